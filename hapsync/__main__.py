@@ -1,0 +1,5 @@
+"""`python -m hapsync`."""
+
+from hapsync.cli import main
+
+main()

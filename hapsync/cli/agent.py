@@ -1,0 +1,51 @@
+"""`hapsync agent`: the daemon."""
+
+import click
+
+from hapsync.cli.options import CONTEXT, config_option
+
+EPILOG = """\b
+Examples:
+  hapsync agent
+  hapsync agent --config ./hapsync.toml
+  kill -HUP PID      read hapsync.toml and the template again (a broken one is
+                     refused and the old one stays; a changed one is reloaded)
+  kill -TERM PID     stop; HAProxy keeps what it has"""
+
+
+@click.command("agent", epilog=EPILOG, context_settings=CONTEXT)
+@config_option
+def command(config_path: str) -> None:
+    """Follow Consul until told to stop.
+
+    Watches the services named in the configuration and brings every change to
+    the running HAProxy through its Runtime API. Logs to standard error, one
+    line for each change and each pass that made one.
+    """
+    import logging  # noqa: PLC0415
+    import os  # noqa: PLC0415
+    import signal  # noqa: PLC0415
+    from pathlib import Path  # noqa: PLC0415
+
+    from hapsync.edge.files import lock  # noqa: PLC0415
+    from hapsync.errors import ConfigError  # noqa: PLC0415
+    from hapsync.worker.loop import Worker  # noqa: PLC0415
+    from hapsync.worker.settings import read_settings  # noqa: PLC0415
+
+    settings = read_settings(config_path)
+    agent = settings.config.agent
+    logging.basicConfig(level=agent.log_level.upper(), format="%(asctime)s %(levelname)s %(message)s", force=True)
+    try:
+        for folder in (agent.state_dir, agent.runtime_dir):
+            Path(folder).mkdir(mode=0o755, parents=True, exist_ok=True)
+        held = lock(str(Path(agent.state_dir, "lock")), f"hapsync agent, pid {os.getpid()},")
+        with held:
+            worker = Worker(settings, lambda: read_settings(config_path))
+            signal.signal(signal.SIGTERM, lambda *_: worker.stop())
+            signal.signal(signal.SIGINT, lambda *_: worker.stop())
+            signal.signal(signal.SIGHUP, lambda *_: worker.reload())
+            worker.run()
+    except OSError as error:
+        raise ConfigError(
+            config_path, (f"agent.state_dir or agent.runtime_dir: {error}; make it, owned by this user",)
+        ) from error

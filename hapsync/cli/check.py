@@ -1,0 +1,35 @@
+"""`hapsync check`: whether everything is in order before the agent is let loose."""
+
+import click
+
+from hapsync.cli.options import CONTEXT, config_option
+
+EPILOG = """\b
+Examples:
+  hapsync check
+  hapsync check --config ./hapsync.toml
+
+\b
+Changes nothing. Exit codes: 0 every line is ok; 2 at least one is not, and
+says what to do; 78 the configuration itself is wrong."""
+
+
+@click.command("check", epilog=EPILOG, context_settings=CONTEXT)
+@config_option
+def command(config_path: str) -> int:
+    """Look whether everything hapsync needs is in order.
+
+    Configuration, template, HAProxy's sockets and version, permissions, the
+    check command, Consul and each service: a line each.
+    """
+    from hapsync.worker.checks import run_checks  # noqa: PLC0415
+    from hapsync.worker.settings import read_settings  # noqa: PLC0415
+
+    settings = read_settings(config_path)
+    found = run_checks(settings)
+    click.echo(f"ok    configuration {config_path}: {len(settings.config.backends)} backend(s)")
+    for finding in found:
+        click.echo(f"{'ok   ' if finding.is_ok else 'WRONG'} {finding.what}")
+    wrong = sum(not finding.is_ok for finding in found)
+    click.echo("everything is in order" if not wrong else f"{wrong} of {len(found) + 1} are not in order")
+    return 2 if wrong else 0

@@ -1,0 +1,65 @@
+"""`hapsync render`: the configuration alone."""
+
+import click
+
+from hapsync.cli.options import CONTEXT, config_option
+
+EPILOG = """\b
+Examples:
+  hapsync render > /tmp/haproxy.cfg && haproxy -c -f /tmp/haproxy.cfg
+  hapsync render --config ./hapsync.toml | diff /etc/haproxy/haproxy.cfg -
+  hapsync render --offline    ask neither HAProxy nor Consul
+
+\b
+Without HAProxy the slots are those of the file on disk, else as many free
+ones as `slots` says; without Consul nothing about them is changed."""
+
+
+@click.command("render", epilog=EPILOG, context_settings=CONTEXT)
+@config_option
+@click.option("--offline", is_flag=True, help="Ask neither HAProxy nor Consul.")
+def command(config_path: str, offline: bool) -> None:  # noqa: FBT001
+    """Write the configuration HAProxy should have to standard output.
+
+    Only the configuration goes there; where it came from is said on standard
+    error.
+    """
+    from hapsync.catalog import Catalog  # noqa: PLC0415
+    from hapsync.desired import desired  # noqa: PLC0415
+    from hapsync.edge.files import read_text_or_none  # noqa: PLC0415
+    from hapsync.errors import CatalogError, ConfigError, RuntimeAPIError  # noqa: PLC0415
+    from hapsync.render import labels_of, picture_now, render  # noqa: PLC0415
+    from hapsync.worker.paper import empty_slots, observe_all, picture_on_paper  # noqa: PLC0415
+    from hapsync.worker.settings import read_settings  # noqa: PLC0415
+
+    settings = read_settings(config_path)
+    config = settings.config
+    wanted = desired(Catalog({}), config)
+    told = []
+    if not offline:
+        from hapsync.cli.reading import read_catalog_aloud  # noqa: PLC0415
+
+        try:
+            wanted = desired(read_catalog_aloud(config), config)
+            told.append("instances from Consul")
+        except CatalogError as error:
+            click.echo(f"hapsync: {error}", err=True)
+    try:
+        current = read_text_or_none(config.haproxy.config)
+    except (OSError, ValueError) as error:
+        raise ConfigError(config.haproxy.config, (str(error),)) from error
+    observed = None
+    if not offline:
+        try:
+            observed = observe_all(settings)
+            told.append("slots from the running HAProxy")
+        except RuntimeAPIError as error:
+            click.echo(f"hapsync: {error}", err=True)
+    if observed is not None and all(backend.exists for backend in observed.backends.values()):
+        picture = picture_now(wanted, observed)
+    else:
+        picture = picture_on_paper(settings, wanted, current)
+        told.append(f"slots from {config.haproxy.config}" if current is not None else "free slots")
+    text = render(settings.template, empty_slots(settings, picture), config, labels_of(wanted, current))
+    click.echo(text, nl=False)
+    click.echo(f"hapsync: rendered {config.haproxy.template}: {', '.join(told)}", err=True)

@@ -1,0 +1,57 @@
+"""`hapsync status`: what HAProxy has, beside what the catalog wants."""
+
+import click
+
+from hapsync.cli.options import CONTEXT, config_option, json_option
+
+EPILOG = """\b
+Examples:
+  hapsync status
+  hapsync status web api     only these backends
+  hapsync status --json | jq .verdict
+  hapsync status --queues    also the accept queues of HAProxy's listeners
+
+\b
+Works with the agent down: it then reads Consul itself.
+Exit codes: 0 in step; 2 out of step, and why is printed; 1 cannot tell."""
+
+
+@click.command("status", epilog=EPILOG, context_settings=CONTEXT)
+@config_option
+@json_option
+@click.option("--queues", is_flag=True, help="Also show how full HAProxy's accept queues are.")
+@click.argument("backends", nargs=-1)
+def command(config_path: str, as_json: bool, queues: bool, backends: tuple[str, ...]) -> int:  # noqa: FBT001
+    """Show every backend and server, desired beside actual.
+
+    HAProxy is read live. The catalog is the running agent's, or Consul's own
+    where no agent runs.
+    """
+    import attrs  # noqa: PLC0415
+
+    from hapsync.status import view_to_json  # noqa: PLC0415
+    from hapsync.worker.look import look_around  # noqa: PLC0415
+    from hapsync.worker.settings import read_config  # noqa: PLC0415
+
+    config = read_config(config_path)
+    unknown = sorted(set(backends) - set(config.backends))
+    if unknown:
+        raise click.UsageError(
+            f"no such backend: {', '.join(unknown)}; {config_path} has {', '.join(sorted(config.backends))}"
+        )
+    view = look_around(config)
+    if backends:
+        view = attrs.evolve(view, backends=tuple(one for one in view.backends if one.name in backends))
+    if as_json:
+        click.echo(view_to_json(view))
+    else:
+        from hapsync.cli.tables import print_view  # noqa: PLC0415
+
+        print_view(view)
+    if queues:
+        from hapsync.cli.tables import print_queues  # noqa: PLC0415
+        from hapsync.edge.sockdiag import read_listen_queues  # noqa: PLC0415
+
+        pid = view.haproxy.pid if view.haproxy else None
+        print_queues(read_listen_queues(pid) if pid is not None else ())
+    return view.verdict.value

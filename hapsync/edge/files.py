@@ -1,0 +1,138 @@
+"""Files: read a text, write one so that a reader sees all of it or nothing, hold a lock."""
+
+import contextlib
+import fcntl
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from hapsync.errors import LockHeld
+
+
+def read_text(path: str) -> str:
+    """Return the text of a file, its bytes as UTF-8; raises OSError, or ValueError where it is no text."""
+    return Path(path).read_text(encoding="utf-8")
+
+
+def read_text_or_none(path: str) -> str | None:
+    """Return the text of a file, or None where there is none."""
+    try:
+        return read_text(path)
+    except FileNotFoundError:
+        return None
+
+
+def write_atomically(path: str, text: str, *, mode: int = 0o644, durable: bool = True) -> None:
+    """Replace the file at `path` in one step; it keeps its mode and owner if it was there.
+
+    With `durable` it is on the disk before it takes the old one's place. Raises OSError; then the old file stands.
+    """
+    with _beside(path, text, mode, durable=durable) as candidate:
+        Path(candidate).replace(path)
+    if durable:
+        _sync_folder(Path(path).parent)
+
+
+@contextlib.contextmanager
+def candidate_file(path: str, text: str) -> Iterator[str]:
+    """Write `text` beside `path` and give its name; unless it was moved away, it is gone after the block."""
+    with _beside(path, text, 0o644, durable=True) as candidate:
+        yield candidate
+
+
+def move_into_place(candidate: str, path: str) -> None:
+    """Let the file `candidate` take the place of `path` in one step; raises OSError."""
+    Path(candidate).replace(path)
+    _sync_folder(Path(path).parent)
+
+
+def keep_aside(path: str, suffix: str) -> str | None:
+    """Copy the file at `path` to `path` + `suffix` unless that is there already; return the copy's name."""
+    aside = Path(path + suffix)
+    source = Path(path)
+    if aside.exists() or not source.exists():
+        return None
+    write_atomically(str(aside), source.read_text(encoding="utf-8", errors="surrogateescape"))
+    return str(aside)
+
+
+def signature(path: str) -> tuple[int, int, int] | None:
+    """Return what changes when a file is replaced or written; None where there is none."""
+    try:
+        found = os.stat(path)  # noqa: PTH116
+    except OSError:
+        return None
+    return found.st_ino, found.st_size, found.st_mtime_ns
+
+
+@contextlib.contextmanager
+def lock(path: str, owner: str) -> Iterator[None]:
+    """Hold the lock file at `path` while the block runs; `owner` tells others who holds it.
+
+    Raises LockHeld when another process does, and OSError where it cannot be made.
+    """
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            holder = os.read(descriptor, 200).decode("utf-8", "replace").strip() or "another hapsync"
+            raise LockHeld(f"{holder} holds {path}; it keeps HAProxy in step already") from None
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, owner.encode(), 0)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def is_locked(path: str) -> bool:
+    """Return whether another process holds the lock file at `path`; False where it cannot be looked at."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False
+
+
+@contextlib.contextmanager
+def _beside(path: str, text: str, mode: int, *, durable: bool) -> Iterator[str]:
+    target = Path(path)
+    # Hidden, and not ending in .cfg: a HAProxy that loads a whole folder must not load a candidate.
+    descriptor, name = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".hapsync", dir=target.parent)
+    try:
+        with os.fdopen(descriptor, "w", encoding="utf-8", errors="surrogateescape") as file:
+            file.write(text)
+            file.flush()
+            _take_after(target, file.fileno(), mode)
+            if durable:
+                os.fsync(file.fileno())
+        yield name
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(name)  # noqa: PTH108
+
+
+def _take_after(target: Path, descriptor: int, mode: int) -> None:
+    try:
+        old = target.stat()
+    except FileNotFoundError:
+        os.fchmod(descriptor, mode)
+        return
+    os.fchmod(descriptor, old.st_mode & 0o777)
+    with contextlib.suppress(PermissionError):
+        os.fchown(descriptor, old.st_uid, old.st_gid)
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,163 @@
+"""Put a rendered configuration in place, and reload HAProxy into it so that a failure leaves what was there."""
+
+import contextlib
+import shlex
+import subprocess
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from hapsync.config import HAProxyConfig
+from hapsync.edge.files import (
+    candidate_file,
+    keep_aside,
+    move_into_place,
+    read_text_or_none,
+    write_atomically,
+)
+from hapsync.edge.master import Processes, read_processes, start_reload
+from hapsync.edge.runtime_socket import RuntimeSession, open_session
+from hapsync.errors import ConfigRefused, ReloadError, RuntimeAPIError
+from hapsync.model import HAProxyProcess, Observed
+from hapsync.render import HEADER, shows
+from hapsync.runtime import drain_commands
+
+_POLL_SECONDS = 0.02
+_SAID_LINES = 12
+
+
+def check_candidate(config: HAProxyConfig, candidate: str) -> None:
+    """Run `haproxy.check_command` on the file `candidate`.
+
+    Raises ConfigRefused with what the command said when it does not end with 0, ReloadError when it cannot be run.
+    """
+    words = [word.replace("{config}", candidate) for word in config.check_command]
+    ended = _run(words, config.check_timeout_seconds, "haproxy.check_command")
+    if ended.returncode != 0:
+        said = _said(ended).replace(candidate, config.config)
+        raise ConfigRefused(f"`{shlex.join(config.check_command)}` refused the rendered configuration:\n{said}")
+
+
+def install(config: HAProxyConfig, text: str) -> None:
+    """Check `text` and let it take the place of `haproxy.config` in one step.
+
+    A file that hapsync did not write is kept beside it first, once.
+
+    Raises ReloadError (ConfigRefused where the check said no); then the old file stands.
+    """
+    try:
+        with candidate_file(config.config, text) as candidate:
+            check_candidate(config, candidate)
+            old = read_text_or_none(config.config)
+            if old is not None and not old.startswith(HEADER):
+                keep_aside(config.config, ".before-hapsync")
+            move_into_place(candidate, config.config)
+    except (OSError, ValueError) as error:
+        raise ReloadError(
+            f"{config.config} cannot be written: {error}; hapsync writes a new file beside it, then renames it"
+        ) from error
+
+
+def reload_into(config: HAProxyConfig, text: str, picture: Observed) -> HAProxyProcess:
+    """Install `text`, reload HAProxy, and return its new worker once that shows `picture`, drained servers included.
+
+    The wait is seen to its end even when hapsync is to stop: a file put back under a new worker would be wrong.
+
+    Raises ReloadError; then the old file is back in place and HAProxy goes on with what it has.
+    """
+    with open_session(config.socket, config.timeout_seconds) as session:
+        before = session.read_process()
+    try:
+        master = read_processes(config.master, config.timeout_seconds) if config.master else None
+    except RuntimeAPIError as error:
+        raise ReloadError(str(error)) from error
+    old = read_text_or_none(config.config)
+    install(config, text)
+    try:
+        _start(config)
+        return _wait_for(config, picture, before, master)
+    except (ReloadError, RuntimeAPIError) as error:
+        _put_back(config, old)
+        raise ReloadError(f"the reload failed, the old file is back: {error}") from error
+
+
+def _start(config: HAProxyConfig) -> None:
+    if config.master is not None:
+        start_reload(config.master, config.reload_timeout_seconds)
+        return
+    ended = _run(config.reload_command or (), config.reload_timeout_seconds, "haproxy.reload_command")
+    if ended.returncode != 0:
+        raise ReloadError(f"haproxy.reload_command ended with {ended.returncode}: {_said(ended)}")
+
+
+def _wait_for(
+    config: HAProxyConfig,
+    picture: Observed,
+    before: HAProxyProcess,
+    master: Processes | None,
+) -> HAProxyProcess:
+    deadline = time.monotonic() + config.reload_timeout_seconds
+    waiting_for = f"a worker other than {before.pid} to answer on {config.socket}"
+    while time.monotonic() < deadline:
+        with (
+            contextlib.suppress(RuntimeAPIError),
+            open_session(config.socket, config.timeout_seconds) as session,
+        ):
+            process = session.read_process()
+            if process.pid != before.pid:
+                _drain(session, picture)
+                differences = shows(session.read_servers(tuple(picture.backends)), picture)
+                if not differences:
+                    return process
+                waiting_for = f"worker {process.pid} to show what was rendered: {'; '.join(differences[:3])}"
+        _look_for_failure(config, master)
+        time.sleep(_POLL_SECONDS)
+    raise ReloadError(f"waited {config.reload_timeout_seconds:g} s for {waiting_for}")
+
+
+def _drain(session: RuntimeSession, picture: Observed) -> None:
+    for backend in picture.backends.values():
+        session.ask(drain_commands(backend.name, backend.slots))
+
+
+def _look_for_failure(config: HAProxyConfig, master: Processes | None) -> None:
+    if master is None or config.master is None:
+        return
+    try:
+        now = read_processes(config.master, config.timeout_seconds)
+    except RuntimeAPIError:
+        return  # the master is being replaced
+    if now.failed_reloads > master.failed_reloads:
+        raise ReloadError("HAProxy's master counts a failed reload; see its log")
+
+
+def _put_back(config: HAProxyConfig, old: str | None) -> None:
+    try:
+        if old is None:
+            Path(config.config).unlink(missing_ok=True)
+        else:
+            write_atomically(config.config, old)
+    except OSError as error:
+        raise ReloadError(f"{config.config} cannot be put back as it was: {error}") from error
+
+
+def _run(words: Sequence[str], timeout_seconds: float, key: str) -> subprocess.CompletedProcess[str]:
+    try:
+        return subprocess.run(
+            words,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            timeout=timeout_seconds,
+            text=True,
+            errors="replace",
+            check=False,
+        )
+    except FileNotFoundError as error:
+        raise ReloadError(f"{key}: there is no program {words[0]!r}") from error
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise ReloadError(f"{key}: {error}") from error
+
+
+def _said(ended: subprocess.CompletedProcess[str]) -> str:
+    lines = [line for line in (ended.stderr + ended.stdout).splitlines() if line.strip()]
+    return "\n".join(lines[:_SAID_LINES])

@@ -1,0 +1,51 @@
+"""The errors hapsync raises, named by what went wrong and so by who can put it right.
+
+HapsyncError
+  ConfigError        the operator: mend hapsync.toml or the template
+  CatalogError       nobody: Consul will answer again; the last reading stays
+  RuntimeAPIError    nobody: HAProxy will answer again; the next pass reads afresh
+  ReloadError        the operator: HAProxy goes on with what it has
+    ConfigRefused    the check command refused the candidate; not tried again until something changes
+  LockHeld           the operator: another hapsync serves this HAProxy
+"""
+
+
+class HapsyncError(Exception):
+    """Base of all errors that end in a message for a person; says what, where and what to do."""
+
+
+class ConfigError(HapsyncError):
+    """The configuration or the template cannot be used.
+
+    `problems` holds every problem found, each with the path of its key or its line.
+    """
+
+    def __init__(self, where: str, problems: tuple[str, ...]) -> None:
+        """Take the file (or template) at fault and the problems in it, one line each."""
+        super().__init__(where, problems)
+        self.where = where
+        self.problems = problems
+
+    def __str__(self) -> str:
+        lines = "\n".join(f"  {problem}" for problem in self.problems)
+        return f"{self.where}: {len(self.problems)} problem(s)\n{lines}"
+
+
+class CatalogError(HapsyncError):
+    """Consul did not give a whole, well-formed answer."""
+
+
+class RuntimeAPIError(HapsyncError):
+    """HAProxy's socket did not answer, or answered something that is not a reading."""
+
+
+class ReloadError(HapsyncError):
+    """A reload did not end with the new worker showing the picture that was meant."""
+
+
+class ConfigRefused(ReloadError):
+    """The check command refused the rendered configuration; nothing was changed."""
+
+
+class LockHeld(HapsyncError):
+    """Another hapsync process holds the lock of this state directory."""

@@ -1,0 +1,55 @@
+"""When to act on something that may still be changing: after a short quiet, but never later than a limit.
+
+Times are seconds of one monotonic clock, which the caller reads.
+"""
+
+from collections.abc import Sequence
+
+import attrs
+
+from hapsync.diff import Shortage
+
+NEED_QUIET_SECONDS = 0.2
+NEED_LIMIT_SECONDS = 1.0
+"""A need that still grows is waited for, so that one deploy costs one reload; meanwhile slots may fall idle."""
+FILE_QUIET_SECONDS = 1.0
+FILE_LIMIT_SECONDS = 5.0
+"""The file follows the live state late enough to be checked once for a burst of changes."""
+
+
+@attrs.frozen
+class Pending:
+    """Something that waits: since when, and when it last changed."""
+
+    since_seconds: float
+    changed_seconds: float
+
+    def due_seconds(self, quiet_seconds: float, limit_seconds: float) -> float:
+        """Return when to act: after the quiet, at the limit at the latest."""
+        return min(self.changed_seconds + quiet_seconds, self.since_seconds + limit_seconds)
+
+
+def touched(pending: Pending | None, now_seconds: float) -> Pending:
+    """Return `pending` with one more change now."""
+    return Pending(pending.since_seconds if pending else now_seconds, now_seconds)
+
+
+@attrs.frozen
+class Need:
+    """The shortages that wait for a reload."""
+
+    shortages: tuple[Shortage, ...]
+    pending: Pending
+
+    @property
+    def due_seconds(self) -> float:
+        return self.pending.due_seconds(NEED_QUIET_SECONDS, NEED_LIMIT_SECONDS)
+
+
+def needed(need: Need | None, shortages: Sequence[Shortage], now_seconds: float) -> Need | None:
+    """Return the need after a reading that was short of `shortages`; None when nothing is short any more."""
+    if not shortages:
+        return None
+    if need is not None and need.shortages == tuple(shortages):
+        return need
+    return Need(tuple(shortages), touched(need.pending if need else None, now_seconds))

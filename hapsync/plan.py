@@ -1,0 +1,146 @@
+"""Diff in, `Plan` out: the same changes in the order they are made, less the ones that must wait."""
+
+from collections.abc import Iterable, Mapping, Sequence
+
+import attrs
+
+from hapsync.diff import (
+    Add,
+    Change,
+    Diff,
+    Disable,
+    Drain,
+    Enable,
+    Held,
+    Reason,
+    Remove,
+    Reweigh,
+    Shortage,
+)
+from hapsync.model import Observed, Server
+from hapsync.text import plural
+
+
+@attrs.frozen
+class Plan:
+    """What one pass does: `incoming` first, then `outgoing`, so that capacity goes in before any goes out.
+
+    `held` is due by the catalog and not done until its reason ends; it does not keep hapsync from being in step.
+    `waiting` is due and will be done once its backend has slots again; `shortages` say which backends have to grow.
+    """
+
+    incoming: tuple[Change, ...] = ()
+    outgoing: tuple[Change, ...] = ()
+    waiting: tuple[Held, ...] = ()
+    held: tuple[Held, ...] = ()
+    shortages: tuple[Shortage, ...] = ()
+
+    @property
+    def changes(self) -> tuple[Change, ...]:
+        return (*self.incoming, *self.outgoing)
+
+    @property
+    def is_empty(self) -> bool:
+        """Nothing to do: HAProxy is what the catalog wants, but for what is held."""
+        return not (self.incoming or self.outgoing or self.waiting or self.shortages)
+
+    def __str__(self) -> str:
+        lines = [describe(change) for change in self.changes]
+        lines += [f"wait    {describe(held.change)}: {held.reason.value}" for held in self.waiting]
+        lines += [f"held    {describe(held.change)}: {held.reason.value}" for held in self.held]
+        lines += [describe_shortage(shortage) for shortage in self.shortages]
+        return "\n".join(lines)
+
+
+def make_plan(found: Diff, observed: Observed) -> Plan:
+    """Return `found` in the order it is done.
+
+    Where a backend is short of slots, at least half of its ready servers stay until their replacements are in.
+    """
+    incoming = [change for change in found.changes if _brings(change)]
+    outgoing = [change for change in found.changes if not _brings(change)]
+    go, wait = keep_half(outgoing, observed, {shortage.backend for shortage in found.shortages})
+    return Plan(
+        tuple(sorted(incoming, key=_order)),
+        tuple(sorted(go, key=_order)),
+        tuple(Held(change, Reason.CAPACITY_FIRST) for change in sorted(wait, key=_order)),
+        found.held,
+        found.shortages,
+    )
+
+
+def keep_half(
+    outgoing: Iterable[Change], observed: Observed, backends: Iterable[str]
+) -> tuple[Sequence[Change], Sequence[Change]]:
+    """Split `outgoing` into what may go and what has to wait, in `backends` whose additions are not all in.
+
+    Half of the servers that are ready (rounded up) stay in each of these; elsewhere everything goes.
+    """
+    left = {name: len(_ready(observed, name)) // 2 for name in backends}
+    serving = {(name, slot.name) for name in left for slot in _ready(observed, name)}
+    go: list[Change] = []
+    wait: list[Change] = []
+    for change in outgoing:
+        if (change.backend, change.server) not in serving or not _takes_out(change):
+            go.append(change)
+        elif left[change.backend] > 0:
+            left[change.backend] -= 1
+            go.append(change)
+        else:
+            wait.append(change)
+    return go, wait
+
+
+def _ready(observed: Observed, name: str) -> Sequence[Server]:
+    backend = observed.backends.get(name)
+    return backend.ready if backend is not None else ()
+
+
+def _brings(change: Change) -> bool:
+    match change:
+        case Add() | Enable():
+            return True
+        case Reweigh(weight=weight, was=was):
+            return weight > was
+        case Drain() | Disable() | Remove():
+            return False
+
+
+def _takes_out(change: Change) -> bool:
+    return not (_brings(change) or (isinstance(change, Reweigh) and change.weight > 0))
+
+
+_ORDER: Mapping[type, int] = {Enable: 0, Add: 1, Reweigh: 2, Drain: 3, Disable: 4, Remove: 5}
+
+
+def _order(change: Change) -> tuple[str, int, int, str]:
+    return change.backend, _ORDER[type(change)], len(change.server), change.server
+
+
+def describe(change: Change) -> str:
+    """Return one line about `change`, as `hapsync plan` and the log show it."""
+    where = f"{change.backend}/{change.server} {change.address}"
+    match change:
+        case Add(weight=weight, reason=reason):
+            return f"add     {where} weight {weight} ({reason.value})"
+        case Enable(weight=weight, reason=reason):
+            return f"enable  {where} weight {weight} ({reason.value})"
+        case Reweigh(weight=weight, was=was):
+            return f"weight  {where} {was} -> {weight}"
+        case Drain(reason=reason):
+            return f"drain   {where} ({reason.value})"
+        case Disable(reason=reason):
+            return f"disable {where} ({reason.value})"
+        case Remove(reason=reason):
+            return f"remove  {where} ({reason.value})"
+
+
+def describe_shortage(shortage: Shortage) -> str:
+    """Return one line about `shortage`."""
+    if not shortage.addresses:
+        return f"grow    {shortage.backend}: HAProxy does not have this backend yet"
+    waiting = ", ".join(str(address) for address in shortage.addresses[:5])
+    more = f" and {len(shortage.addresses) - 5} more" if len(shortage.addresses) > 5 else ""  # noqa: PLR2004
+    return (
+        f"grow    {shortage.backend}: no free slot for {plural(len(shortage.addresses), 'server')}: {waiting}{more}"
+    )

@@ -1,0 +1,348 @@
+"""What the agent publishes, to and from JSON; and what `hapsync status` says of one HAProxy.
+
+Two files carry it: the *report* (how the agent fares) and the *snapshot* (the catalog as it last read it). The JSON
+of `hapsync status --json` is a contract; docs/commands.md lists its fields.
+"""
+
+import enum
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import attrs
+import cattrs
+
+from hapsync.catalog import Catalog, Quarantined, Reading
+from hapsync.config import Config
+from hapsync.desired import Desired, DesiredServer, desired
+from hapsync.diff import diff
+from hapsync.model import AdminState, Backend, HAProxyProcess, Observed, Server
+from hapsync.observed import Health
+from hapsync.plan import Plan, describe, describe_shortage, make_plan
+from hapsync.render import picture_now, says_the_same
+from hapsync.text import quoted, shown
+
+VERSION = 1
+"""Of the JSON; it changes when a field changes its meaning or goes."""
+
+
+@attrs.frozen
+class ServiceReport:
+    """How the watch of one service fares; times are seconds of the wall clock."""
+
+    index: int = 0
+    confirmed_at: float | None = None
+    error: str | None = None
+    is_cached: bool = False
+
+
+@attrs.frozen
+class Event:
+    """Something the agent did, when (seconds of the wall clock), and why."""
+
+    at: float
+    what: str
+
+
+@attrs.frozen
+class ReloadReport:
+    """One reload: when, why, how long it took, and why it failed, if it did."""
+
+    at: float
+    why: str
+    seconds: float
+    error: str | None = None
+
+
+@attrs.frozen
+class Counters:
+    """What the agent has done since it started."""
+
+    passes: int = 0
+    changes: int = 0
+    refused: int = 0
+    reloads: int = 0
+    failed_reloads: int = 0
+    workers_seen: int = 0
+
+
+@attrs.frozen
+class Report:
+    """How the agent fares, as of `written_at`."""
+
+    pid: int
+    started_at: float
+    written_at: float
+    hapsync_version: str
+    in_step: bool
+    haproxy: HAProxyProcess | None = None
+    haproxy_error: str | None = None
+    file_error: str | None = None
+    waiting_reload: str | None = None
+    services: Mapping[str, ServiceReport] = attrs.field(factory=dict)
+    counters: Counters = Counters()
+    changes: tuple[Event, ...] = ()
+    reloads: tuple[ReloadReport, ...] = ()
+    refusals: tuple[Event, ...] = ()
+
+
+@attrs.frozen
+class Snapshot:
+    """The catalog as the agent last read it."""
+
+    readings: Mapping[str, Reading]
+
+    @property
+    def catalog(self) -> Catalog:
+        return Catalog(self.readings)
+
+
+_CONVERTER = cattrs.Converter(forbid_extra_keys=False)
+
+
+def report_to_json(report: Report) -> str:
+    """Return the text of the report's file."""
+    return json.dumps({"version": VERSION, **_CONVERTER.unstructure(report)})
+
+
+def report_from_json(text: str) -> Report | None:
+    """Return the report in `text`; None when it is damaged or of another version."""
+    found = _from_json(text, Report)
+    return found if isinstance(found, Report) else None
+
+
+def snapshot_to_json(snapshot: Snapshot) -> str:
+    """Return the text of the snapshot's file."""
+    return json.dumps({"version": VERSION, **_CONVERTER.unstructure(snapshot)})
+
+
+def snapshot_from_json(text: str) -> Snapshot | None:
+    """Return the snapshot in `text`; None when it is damaged or of another version."""
+    found = _from_json(text, Snapshot)
+    return found if isinstance(found, Snapshot) else None
+
+
+def _from_json(text: str, kind: type[Any]) -> object:
+    try:
+        tree = json.loads(text)
+        if tree.pop("version") != VERSION:
+            return None
+        return _CONVERTER.structure(tree, kind)
+    except (ValueError, KeyError, TypeError, AttributeError, cattrs.BaseValidationError):
+        return None
+
+
+class Verdict(enum.Enum):
+    """What `hapsync status` ends with."""
+
+    IN_STEP = 0
+    CANNOT_TELL = 1
+    OUT_OF_STEP = 2
+
+
+@attrs.frozen
+class ServerRow:
+    """One server as HAProxy has it beside what is desired of it.
+
+    `desired` is None where the catalog asks nothing of the server's address.
+    """
+
+    server: Server
+    desired: DesiredServer | None
+    health: Health | None
+    use: str
+
+
+@attrs.frozen
+class BackendView:
+    """One backend: its servers, the instances that found no place, and what is left out."""
+
+    name: str
+    service: str
+    exists: bool
+    rows: tuple[ServerRow, ...]
+    without_slot: tuple[DesiredServer, ...]
+    quarantined: tuple[Quarantined, ...]
+    is_known: bool
+    slots_used: int
+    slots_free: int
+    slots_emptying: int
+
+
+@attrs.frozen
+class View:
+    """Everything `hapsync status` shows."""
+
+    verdict: Verdict
+    reasons: tuple[str, ...]
+    haproxy: HAProxyProcess | None
+    backends: tuple[BackendView, ...]
+    plan: Plan
+    report: Report | None
+    catalog_from: str
+    catalog_age_seconds: float | None
+
+
+def make_view(
+    *,
+    config: Config,
+    catalog: Catalog | None,
+    catalog_from: str,
+    catalog_age_seconds: float | None,
+    process: HAProxyProcess | None,
+    observed: Observed | None,
+    health: Mapping[tuple[str, str], Health],
+    file_text: str | None,
+    report: Report | None,
+    problems: tuple[str, ...],
+) -> View:
+    """Return what there is to say; `observed` carries loads, and `problems` are what could not be read."""
+    wanted = desired(catalog, config) if catalog is not None else Desired({})
+    plan = Plan()
+    reasons = list(problems)
+    if observed is not None:
+        plan = make_plan(diff(wanted, observed), observed)
+        reasons += [f"due: {' '.join(describe(change).split())}" for change in plan.changes]
+        reasons += [f"waits: {' '.join(describe(held.change).split())}" for held in plan.waiting]
+        reasons += [" ".join(describe_shortage(shortage).split()) for shortage in plan.shortages]
+        if file_text is None:
+            reasons.append(f"{config.haproxy.config} does not exist yet")
+        elif not says_the_same(file_text, picture_now(wanted, observed)):
+            reasons.append(f"{config.haproxy.config} does not say the same as HAProxy")
+    unknown = [name for name in sorted(config.backends) if name not in wanted.backends]
+    if catalog is not None:
+        reasons += [f"service {quoted(config.backends[name].service)} was not read yet" for name in unknown]
+    if observed is None or unknown:
+        verdict = Verdict.CANNOT_TELL
+    else:
+        verdict = Verdict.OUT_OF_STEP if reasons else Verdict.IN_STEP
+    return View(
+        verdict,
+        tuple(reasons),
+        process,
+        tuple(
+            _backend_view(name, config.backends[name].service, wanted, observed, health)
+            for name in sorted(config.backends)
+        ),
+        plan,
+        report,
+        catalog_from,
+        catalog_age_seconds,
+    )
+
+
+def _backend_view(
+    name: str,
+    service: str,
+    wanted: Desired,
+    observed: Observed | None,
+    health: Mapping[tuple[str, str], Health],
+) -> BackendView:
+    want = wanted.backends.get(name)
+    have = observed.backends.get(name, Backend(name, exists=False)) if observed else Backend(name, exists=False)
+    by_address = want.by_address if want else {}
+    rows = []
+    used = free = emptying = 0
+    shown_addresses = set()
+    for slot in sorted(have.slots, key=lambda slot: slot.admin is AdminState.MAINT):
+        due = by_address.get(slot.address) if slot.address and slot.address not in shown_addresses else None
+        if due is not None:
+            shown_addresses.add(slot.address)
+        if due is not None or slot.admin is not AdminState.MAINT:
+            use, used = "used", used + 1
+        elif slot.is_idle or slot.load is None:
+            use, free = "free", free + 1
+        else:
+            use, emptying = "emptying", emptying + 1
+        rows.append(ServerRow(slot, due, health.get((name, slot.name)), use))
+    rows.sort(key=lambda row: (len(row.server.name), row.server.name))
+    rows += [ServerRow(one, None, health.get((name, one.name)), "foreign") for one in have.foreign]
+    return BackendView(
+        name,
+        service,
+        have.exists,
+        tuple(rows),
+        tuple(one for one in (want.servers if want else ()) if one.address not in shown_addresses),
+        want.quarantined if want else (),
+        want is not None,
+        used,
+        free,
+        emptying,
+    )
+
+
+def view_to_json(view: View) -> str:
+    """Return the JSON of `hapsync status --json`; docs/commands.md documents each field."""
+    report = view.report
+    return json.dumps(
+        {
+            "version": VERSION,
+            "verdict": view.verdict.name.lower(),
+            "reasons": [shown(reason, length=500) for reason in view.reasons],
+            "haproxy": _CONVERTER.unstructure(view.haproxy),
+            "catalog": {"from": view.catalog_from, "age_seconds": view.catalog_age_seconds},
+            "counts": {
+                "held": len(view.plan.held),
+                "quarantined": sum(len(backend.quarantined) for backend in view.backends),
+            },
+            "backends": {backend.name: _backend_json(backend) for backend in view.backends},
+            "held": [
+                {
+                    "backend": held.change.backend,
+                    "server": held.change.server,
+                    "change": " ".join(describe(held.change).split()),
+                    "reason": held.reason.value,
+                }
+                for held in (*view.plan.held, *view.plan.waiting)
+            ],
+            "agent": _CONVERTER.unstructure(report),
+        },
+        indent=2,
+    )
+
+
+def _backend_json(backend: BackendView) -> Mapping[str, object]:
+    return {
+        "service": backend.service,
+        "exists": backend.exists,
+        "known": backend.is_known,
+        "slots": {
+            "used": backend.slots_used,
+            "free": backend.slots_free,
+            "emptying": backend.slots_emptying,
+        },
+        "servers": [_row_json(row) for row in backend.rows],
+        "without_slot": [_desired_json(one) for one in backend.without_slot],
+        "quarantined": [
+            {"node": one.node, "service_id": one.instance_id, "reason": one.reason} for one in backend.quarantined
+        ],
+    }
+
+
+def _row_json(row: ServerRow) -> Mapping[str, object]:
+    server, load = row.server, row.server.load
+    return {
+        "server": server.name,
+        "use": row.use,
+        "address": str(server.address) if server.address else None,
+        "state": server.admin.value,
+        "weight": server.weight,
+        "up": server.is_up,
+        "sessions": load.sessions if load else None,
+        "queued": load.queued if load else None,
+        "connections": {"used": load.used_connections, "idle": load.idle_connections} if load else None,
+        "check": row.health.check if row.health else None,
+        "status": row.health.status if row.health else None,
+        "desired": _desired_json(row.desired) if row.desired else None,
+    }
+
+
+def _desired_json(one: DesiredServer) -> Mapping[str, object]:
+    return {
+        "address": str(one.address),
+        "state": one.admin.value,
+        "weight": one.weight,
+        "consul": one.status.value,
+        "node": one.node,
+        "service_id": one.instance_id,
+    }

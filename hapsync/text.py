@@ -1,0 +1,26 @@
+"""Make text from outside safe to show: on a terminal, in a log line, in a comment of haproxy.cfg."""
+
+import json
+
+SHOWN_LENGTH = 128
+"""Longest piece of foreign text shown whole; HAProxy's parser warns about very long lines."""
+
+
+def shown(text: str, *, length: int = SHOWN_LENGTH) -> str:
+    r"""Return `text` in printable ASCII on one line, cut to about `length` characters.
+
+    Control characters, quotes, backslashes and everything outside ASCII become JSON escapes (`\n`, `\u00e9`),
+    so the result can neither end a line or a comment nor move a terminal's cursor.
+    """
+    cut = text if len(text) <= length else text[: length - 3] + "..."
+    return json.dumps(cut)[1:-1].replace("\x7f", "\\u007f")
+
+
+def quoted(text: str, *, length: int = SHOWN_LENGTH) -> str:
+    """Return `shown(text)` between double quotes."""
+    return f'"{shown(text, length=length)}"'
+
+
+def plural(count: int, noun: str) -> str:
+    """Return `1 server`, `2 servers`."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"

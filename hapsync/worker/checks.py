@@ -1,0 +1,181 @@
+"""What `hapsync check` looks at, a finding each; nothing is changed."""
+
+import os
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import attrs
+
+from hapsync.catalog import Catalog
+from hapsync.cfgfile import observed_from_file
+from hapsync.config import Config
+from hapsync.desired import desired
+from hapsync.edge.consul import Agent, endpoint, read_token
+from hapsync.edge.files import candidate_file, is_locked, read_text_or_none
+from hapsync.edge.master import read_processes
+from hapsync.edge.reload import check_candidate
+from hapsync.edge.runtime_socket import open_session
+from hapsync.edge.sweep import read_catalog
+from hapsync.errors import HapsyncError
+from hapsync.model import HAProxyProcess
+from hapsync.render import labels_of, render
+from hapsync.runtime import Command
+from hapsync.text import plural, quoted
+from hapsync.worker.paper import empty_slots
+from hapsync.worker.settings import Settings
+
+OLDEST = (2, 6)
+"""The oldest HAProxy hapsync is tested with."""
+
+
+@attrs.frozen
+class Finding:
+    """One thing that is in order or not; `what` then says what to do."""
+
+    is_ok: bool
+    what: str
+
+
+def run_checks(settings: Settings) -> tuple[Finding, ...]:
+    """Look at everything the agent needs, in the order it needs it."""
+    looks: tuple[Callable[[Settings], Iterator[Finding]], ...] = (
+        _template,
+        _folders,
+        _runtime_socket,
+        _reload_means,
+        _consul,
+    )
+    found: list[Finding] = []
+    for look in looks:
+        try:
+            found += look(settings)
+        except HapsyncError as error:
+            found.append(Finding(is_ok=False, what=str(error)))
+    return tuple(found)
+
+
+def _template(settings: Settings) -> Iterator[Finding]:
+    config = settings.config.haproxy
+    try:
+        current = read_text_or_none(config.config)
+    except (OSError, ValueError) as error:
+        yield Finding(is_ok=False, what=f"haproxy.config {config.config} cannot be read: {error}")
+        return
+    picture = empty_slots(settings, observed_from_file(current or "", tuple(settings.config.backends)))
+    text = render(
+        settings.template, picture, settings.config, labels_of(desired(Catalog({}), settings.config), current)
+    )
+    yield Finding(is_ok=True, what=f"template {config.template} renders")
+    folder = Path(config.config).parent
+    if not os.access(folder, os.W_OK | os.X_OK):
+        yield Finding(
+            is_ok=False,
+            what=f"folder {folder}: this user may not write there; hapsync replaces {config.config} in one step",
+        )
+        return
+    try:
+        with candidate_file(config.config, text) as candidate:
+            check_candidate(config, candidate)
+    except OSError as error:
+        yield Finding(is_ok=False, what=f"folder {folder}: {error}")
+        return
+    yield Finding(is_ok=True, what=f"haproxy.check_command accepts the configuration rendered for {config.config}")
+
+
+def _folders(settings: Settings) -> Iterator[Finding]:
+    agent = settings.config.agent
+    for key, name in (("state_dir", agent.state_dir), ("runtime_dir", agent.runtime_dir)):
+        folder = Path(name)
+        there = next(path for path in (folder, *folder.parents) if path.exists())
+        if os.access(there, os.W_OK | os.X_OK) and there.is_dir():
+            yield Finding(
+                is_ok=True, what=f"agent.{key} {name} {'is' if there == folder else 'can be made'} writable"
+            )
+        else:
+            yield Finding(is_ok=False, what=f"agent.{key} {name}: make it, owned by the user of the agent")
+    if is_locked(str(Path(agent.state_dir, "lock"))):
+        yield Finding(is_ok=True, what="an agent is running here")
+
+
+def _runtime_socket(settings: Settings) -> Iterator[Finding]:
+    config = settings.config.haproxy
+    with open_session(config.socket, config.timeout_seconds) as session:
+        process = session.read_process()
+        (level,) = session.ask((Command("show cli level"),))
+        observed = session.read_servers(tuple(settings.config.backends))
+    yield Finding(
+        is_ok=True,
+        what=f"haproxy.socket {config.socket}: HAProxy {process.version} answers, pid {process.pid}",
+    )
+    if level.strip() == "admin":
+        yield Finding(is_ok=True, what="haproxy.socket has level admin")
+    else:
+        yield Finding(
+            is_ok=False,
+            what=f"haproxy.socket has level {level.strip()}: add `level admin` to its `stats socket` line",
+        )
+    yield _version(process)
+    for backend in observed.backends.values():
+        if backend.exists:
+            foreign = f", {plural(len(backend.foreign), 'foreign server')}" if backend.foreign else ""
+            yield Finding(
+                is_ok=True,
+                what=f"backend {backend.name}: {plural(len(backend.slots), 'slot')} in HAProxy{foreign}",
+            )
+        else:
+            yield Finding(
+                is_ok=True,
+                what=f"backend {backend.name}: not in HAProxy yet; the agent's first reload brings it",
+            )
+
+
+def _version(process: HAProxyProcess) -> Finding:
+    numbers = re.match(r"(\d+)\.(\d+)", process.version)
+    if numbers and (int(numbers[1]), int(numbers[2])) >= OLDEST:
+        return Finding(is_ok=True, what=f"HAProxy {numbers[0]} is new enough")
+    oldest = ".".join(map(str, OLDEST))
+    return Finding(
+        is_ok=False,
+        what=f"HAProxy {process.version} is older than {oldest}, the oldest hapsync is tested with",
+    )
+
+
+def _reload_means(settings: Settings) -> Iterator[Finding]:
+    config = settings.config.haproxy
+    if config.master is None:
+        yield Finding(is_ok=True, what="reloads are made by haproxy.reload_command")
+        return
+    workers = read_processes(config.master, config.timeout_seconds).workers
+    yield Finding(
+        is_ok=True,
+        what=f"haproxy.master_socket {config.master}: the master answers, {plural(len(workers), 'worker')}",
+    )
+
+
+def _consul(settings: Settings) -> Iterator[Finding]:
+    config: Config = settings.config
+    where = endpoint(config.consul)
+    agent = Agent(config.consul, where, read_token(config.consul))
+    leader = agent.read_leader()
+    agent.close()
+    if leader:
+        yield Finding(is_ok=True, what=f"consul.address {config.consul.address}: the agent answers, leader {leader}")
+    else:
+        yield Finding(
+            is_ok=False,
+            what=f"consul.address {config.consul.address}: the agent answers, but its servers have no leader",
+        )
+    catalog, errors = read_catalog(config.consul, config.services)
+    for error in errors.values():
+        yield Finding(is_ok=False, what=error)
+    for name, reading in catalog.readings.items():
+        count = plural(len(reading.instances), "instance")
+        if reading.instances or reading.quarantined:
+            left_out = f", {len(reading.quarantined)} quarantined" if reading.quarantined else ""
+            yield Finding(is_ok=True, what=f"service {quoted(name)}: {count}{left_out}")
+        else:
+            yield Finding(
+                is_ok=False,
+                what=f"service {quoted(name)}: no instance; is the name right, and may the token read it?",
+            )

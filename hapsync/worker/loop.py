@@ -1,0 +1,339 @@
+"""The agent: decides when to make a pass, when to reload, when to write the file.
+
+One thread does all of it, so HAProxy is only ever spoken to by one. The watches of Consul run beside it and only wake
+it. What it remembers is when to act next, never what HAProxy has: killed at any moment, its next pass is right.
+"""
+
+import contextlib
+import logging
+import queue
+import time
+from collections.abc import Callable
+
+from hapsync.catalog import Reading
+from hapsync.desired import Desired, DesiredBackend, desired_backend
+from hapsync.edge.files import signature
+from hapsync.edge.watch import Watches
+from hapsync.errors import ConfigError, ConfigRefused, HapsyncError, ReloadError, RuntimeAPIError
+from hapsync.growth import FILE_LIMIT_SECONDS, FILE_QUIET_SECONDS, Need, Pending, needed, touched
+from hapsync.model import HAProxyProcess
+from hapsync.plan import describe_shortage
+from hapsync.worker.journal import Journal
+from hapsync.worker.one_pass import Outcome, check_alive, run_pass
+from hapsync.worker.paper import observe_all, reload_grown, write_file
+from hapsync.worker.settings import Settings
+
+log = logging.getLogger(__name__)
+
+ALIVE_SECONDS = 0.4
+"""How often HAProxy is asked who it is: a restart or reload is noticed within half a second."""
+RETRY_FIRST_SECONDS = 0.25
+PUBLISH_SECONDS = 1.0
+"""The report is written at most this often; a status that is a second old is good enough for a person."""
+
+
+class Worker:
+    """The agent's one thread; `run` returns after `stop`."""
+
+    def __init__(self, settings: Settings, read_again: Callable[[], Settings]) -> None:
+        """Take what to follow; `read_again` reads the settings afresh for `reload`.
+
+        Raises CatalogError when Consul's certificates cannot be used.
+        """
+        self._settings = settings
+        self._read_again = read_again
+        self._wakes: queue.SimpleQueue[str] = queue.SimpleQueue()
+        self._watches = Watches(settings.config.consul, self._wakes.put)
+        self._journal = Journal(settings.config.agent)
+        self._is_stopping = False
+        self._is_asked_to_reload = False
+        self._desired_from: dict[str, tuple[Reading, DesiredBackend]] = {}
+
+        self._process: HAProxyProcess | None = None
+        self._haproxy_error: str | None = None
+        self._due: set[str] = set()
+        self._unfinished: set[str] = set()
+        self._unread: set[str] = set(settings.config.backends)
+        self._alive_at = self._full_at = 0.0
+        self._retry_at: float | None = None
+        self._retry_seconds = RETRY_FIRST_SECONDS
+
+        self._need: Need | None = None
+        self._new_settings = False
+        self._reloaded_at: float | None = None
+        self._refused: tuple[Desired, Settings] | None = None
+
+        self._file: Pending | None = None
+        self._file_seen: tuple[int, int, int] | None = None
+        self._file_error: str | None = None
+        self._file_refused: tuple[Desired, Settings] | None = None
+
+        self._publish_at: float | None = None
+        self._published_at = 0.0
+
+    def stop(self) -> None:
+        """End `run` soon; safe in a signal handler."""
+        self._is_stopping = True
+        self._wakes.put("")
+
+    def reload(self) -> None:
+        """Read configuration and template again, soon; safe in a signal handler."""
+        self._is_asked_to_reload = True
+        self._wakes.put("")
+
+    def run(self) -> None:
+        """Follow Consul until `stop`."""
+        self._watches.follow(self._settings.config.services)
+        self._touch_file()
+        try:
+            while not self._is_stopping:
+                self._wait()
+                if not self._is_stopping:
+                    self._step()
+        finally:
+            self._watches.stop()
+            self._publish()
+
+    def _wait(self) -> None:
+        """Sleep until something wakes the worker or falls due; several wake-ups become one."""
+        woken: set[str] = set()
+        with contextlib.suppress(queue.Empty):
+            woken.add(self._wakes.get(timeout=max(0.0, self._next_at() - time.monotonic())))
+            while True:
+                woken.add(self._wakes.get_nowait())
+        backends = {name for name, one in self._settings.config.backends.items() if one.service in woken}
+        self._due |= backends
+        if backends and self._process is None:
+            self._touch_file()  # what HAProxy is started with should be what the catalog says by then
+
+    def _next_at(self) -> float:
+        times = (
+            self._alive_at,
+            self._full_at,
+            self._retry_at,
+            self._grow_at(),
+            self._file_at(),
+            self._publish_at,
+        )
+        return min(at for at in times if at is not None)
+
+    def _step(self) -> None:
+        if self._is_asked_to_reload:
+            self._is_asked_to_reload = False
+            self._take_new_settings()
+        now = time.monotonic()
+        if now >= self._full_at:
+            self._full_at = now + self._settings.config.agent.resync_seconds
+            self._due = set(self._settings.config.backends)
+            if self._file_error or signature(self._settings.config.haproxy.config) != self._file_seen:
+                self._touch_file()
+            self._publish_soon()
+        if self._retry_at is not None and now >= self._retry_at:
+            self._retry_at = None
+            self._due |= self._unfinished
+        if now >= self._alive_at:
+            self._alive_at = now + ALIVE_SECONDS
+            self._look_whether_alive()
+        grow_at = self._grow_at()
+        if grow_at is not None and now >= grow_at and self._need is not None:
+            self._due |= {shortage.backend for shortage in self._need.shortages}
+        if self._due and self._process is not None:
+            self._pass()
+        grow_at = self._grow_at()
+        if grow_at is not None and time.monotonic() >= grow_at:
+            self._grow()
+        file_at = self._file_at()
+        if file_at is not None and time.monotonic() >= file_at:
+            self._write_file()
+        if self._publish_at is not None and time.monotonic() >= self._publish_at:
+            self._publish()
+
+    def _take_new_settings(self) -> None:
+        try:
+            settings = self._read_again()
+        except ConfigError as error:
+            log.error("settings not taken, the old ones stay: %s", error)  # noqa: TRY400
+            return
+        old = self._settings
+        if settings == old:
+            log.info("settings unchanged")
+            return
+        if settings.config.consul != old.config.consul:
+            self._watches.stop()
+            self._watches = Watches(settings.config.consul, self._wakes.put)
+        self._settings = settings
+        self._watches.follow(settings.config.services)
+        self._desired_from.clear()
+        self._due = set(settings.config.backends)
+        self._need = None
+        self._new_settings = True
+        log.info("settings taken: %d backends", len(settings.config.backends))
+
+    # -- passes ---------------------------------------------------------------------------------------------
+
+    def _desired(self) -> Desired:
+        """Return what the catalog wants now; a backend whose reading is the same object is not worked out again."""
+        readings = self._watches.catalog().readings
+        backends = {}
+        for name, config in sorted(self._settings.config.backends.items()):
+            reading = readings.get(config.service)
+            if reading is None:
+                continue
+            known = self._desired_from.get(name)
+            if known is None or known[0] is not reading:
+                known = self._desired_from[name] = (reading, desired_backend(name, config, reading))
+            backends[name] = known[1]
+        return Desired(backends)
+
+    def _look_whether_alive(self) -> None:
+        haproxy = self._settings.config.haproxy
+        try:
+            self._answered(check_alive(haproxy.socket, haproxy.timeout_seconds))
+        except RuntimeAPIError as error:
+            self._lost(error)
+        if self._need is not None:  # a slot may have fallen idle
+            self._due |= {shortage.backend for shortage in self._need.shortages}
+
+    def _answered(self, process: HAProxyProcess) -> None:
+        if self._process is None or self._process.pid != process.pid:
+            self._journal.note_worker(process)
+            self._due = set(self._settings.config.backends)
+            self._refused = None
+        self._process, self._haproxy_error = process, None
+
+    def _lost(self, error: RuntimeAPIError) -> None:
+        if self._haproxy_error is None:
+            log.warning("haproxy %s; asked again every %g s", error, ALIVE_SECONDS)
+            self._touch_file()
+            self._publish_soon()
+        self._process, self._haproxy_error, self._need = None, str(error), None
+
+    def _pass(self) -> None:
+        wanted = self._desired()
+        backends = tuple(sorted(self._due & set(wanted.backends)))
+        self._due = set()
+        if not backends:
+            return
+        haproxy = self._settings.config.haproxy
+        begin = time.monotonic()
+        try:
+            outcome = run_pass(haproxy.socket, haproxy.timeout_seconds, wanted, backends)
+        except RuntimeAPIError as error:
+            self._lost(error)
+            return
+        self._answered(outcome.last.process)
+        self._take(outcome, set(backends))
+        self._journal.note_pass(outcome, time.monotonic() - begin)
+        if outcome.done or self._unread & set(backends):
+            self._touch_file()
+        self._unread -= set(backends)
+        self._publish_soon()
+
+    def _take(self, outcome: Outcome, backends: set[str]) -> None:
+        """Note what is still to be done in `backends`: now short of slots, or to be tried again."""
+        left = outcome.last.plan
+        now = time.monotonic()
+        others = [one for one in (self._need.shortages if self._need else ()) if one.backend not in backends]
+        shortages = sorted((*others, *left.shortages), key=lambda shortage: shortage.backend)
+        self._need = needed(self._need, shortages, now)
+        short = {shortage.backend for shortage in shortages}
+        self._unfinished -= backends
+        self._unfinished |= {change.backend for change in left.changes} - short
+        if not self._unfinished:
+            self._retry_at, self._retry_seconds = None, RETRY_FIRST_SECONDS
+        elif self._retry_at is None:
+            self._retry_at = now + self._retry_seconds
+            self._retry_seconds = min(2 * self._retry_seconds, self._settings.config.agent.resync_seconds)
+
+    # -- the reload -----------------------------------------------------------------------------------------
+
+    def _grow_at(self) -> float | None:
+        """Return when to reload: once the need has settled, and not sooner after another than the gap allows."""
+        if self._process is None:
+            return None
+        if self._need is None and not self._new_settings:
+            return None
+        if self._refused == (self._desired(), self._settings):
+            return None
+        at = 0.0 if self._new_settings or self._need is None else self._need.due_seconds
+        if self._reloaded_at is not None:
+            at = max(at, self._reloaded_at + self._settings.config.haproxy.reload_gap_seconds)
+        return at
+
+    def _grow(self) -> None:
+        wanted = self._desired()
+        shortages = self._need.shortages if self._need else ()
+        whys = [" ".join(describe_shortage(shortage).split()) for shortage in shortages]
+        why = "; ".join([*(["new settings"] if self._new_settings else []), *whys])
+        begin = time.monotonic()
+        error: str | None = None
+        try:
+            process = reload_grown(self._settings, wanted, [shortage.backend for shortage in shortages])
+        except RuntimeAPIError as lost:
+            self._lost(lost)
+            return
+        except HapsyncError as refused:
+            error = str(refused)
+            self._refused = (wanted, self._settings)
+        else:
+            self._need, self._new_settings, self._file, self._file_error = None, False, None, None
+            self._answered(process)
+        self._reloaded_at = time.monotonic()
+        self._journal.note_reload(why, time.monotonic() - begin, error)
+        self._file_seen = signature(self._settings.config.haproxy.config)
+        self._publish_soon()
+
+    # -- the file -------------------------------------------------------------------------------------------
+
+    def _touch_file(self) -> None:
+        self._file = touched(self._file, time.monotonic())
+
+    def _file_at(self) -> float | None:
+        return None if self._file is None else self._file.due_seconds(FILE_QUIET_SECONDS, FILE_LIMIT_SECONDS)
+
+    def _write_file(self) -> None:
+        self._file = None
+        wanted = self._desired()
+        if not wanted.backends or self._file_refused == (wanted, self._settings):
+            return
+        try:
+            written = write_file(
+                self._settings, wanted, observe_all(self._settings) if self._process is not None else None
+            )
+        except RuntimeAPIError as error:
+            self._lost(error)
+            return
+        except (ConfigError, ReloadError) as error:
+            if str(error) != self._file_error:
+                log.error("file not written: %s", error)  # noqa: TRY400
+            self._file_error = str(error)
+            if isinstance(error, (ConfigError, ConfigRefused)):  # a full disk may be mended without a change here
+                self._file_refused = (wanted, self._settings)
+        else:
+            self._file_error = self._file_refused = None
+            if written:
+                log.info("file %s written", self._settings.config.haproxy.config)
+        self._file_seen = signature(self._settings.config.haproxy.config)
+        self._publish_soon()
+
+    # -- telling --------------------------------------------------------------------------------------------
+
+    def _publish_soon(self) -> None:
+        if self._publish_at is None:
+            self._publish_at = max(time.monotonic(), self._published_at + PUBLISH_SECONDS)
+
+    def _publish(self) -> None:
+        self._publish_at, self._published_at = None, time.monotonic()
+        self._journal.publish(
+            in_step=self._is_in_step,
+            process=self._process,
+            haproxy_error=self._haproxy_error,
+            file_error=self._file_error,
+            watches=self._watches.states(),
+        )
+
+    @property
+    def _is_in_step(self) -> bool:
+        is_told = self._process is not None and not self._unread
+        is_done = not (self._need or self._unfinished or self._file or self._file_error or self._new_settings)
+        return is_told and is_done

@@ -1,0 +1,128 @@
+"""One pass: read HAProxy, decide, do, read again; the second decision should be to do nothing."""
+
+import time
+from collections.abc import Collection, Sequence
+
+import attrs
+
+from hapsync.desired import Desired
+from hapsync.diff import Change, Diff, diff, needs_loads
+from hapsync.edge.runtime_socket import RuntimeSession, open_session
+from hapsync.model import HAProxyProcess, Observed
+from hapsync.observed import with_loads
+from hapsync.plan import Plan, keep_half, make_plan
+from hapsync.runtime import Command, Refusal, address_commands, arrived, is_done, state_commands
+
+ADDRESS_SECONDS = 1.0
+"""How long a new address may take to show; HAProxy 2.9 and newer set it from a queue, within milliseconds."""
+
+
+@attrs.frozen
+class Look:
+    """One reading and what it asks for."""
+
+    process: HAProxyProcess
+    observed: Observed
+    plan: Plan
+
+
+@attrs.frozen
+class Outcome:
+    """What a pass found first, what came of that, and how it left HAProxy."""
+
+    first: Look
+    last: Look
+    done: tuple[Change, ...] = ()
+    refused: tuple[Refusal, ...] = ()
+
+
+def look(session: RuntimeSession, desired: Desired, backends: Collection[str]) -> Look:
+    """Read `backends` and return what `desired` asks of them.
+
+    States are read first and loads after, only where they decide something, so that "idle" is newer than "in maint".
+
+    Raises RuntimeAPIError.
+    """
+    process = session.read_process()
+    observed, found = _read(session, desired, backends)
+    return Look(process, observed, make_plan(found, observed))
+
+
+def run_pass(socket: str, timeout_seconds: float, desired: Desired, backends: Collection[str]) -> Outcome:
+    """Bring `backends` of the HAProxy behind `socket` to what is `desired`, as far as their slots go.
+
+    All of it happens on one connection, so with one worker.
+
+    Raises RuntimeAPIError; whatever was done until then shows in the next reading.
+    """
+    with open_session(socket, timeout_seconds) as session:
+        first = look(session, desired, backends)
+        if not first.plan.changes:
+            return Outcome(first, first)
+        done, refused = _apply(session, first)
+        touched = {change.backend for change in first.plan.changes}
+        observed, _ = _read(session, desired, [name for name in backends if name in touched])
+        merged = Observed({**first.observed.backends, **observed.backends})
+        last = Look(first.process, merged, make_plan(diff(desired.only(backends), merged), merged))
+        return Outcome(first, last, tuple(done), tuple(refused))
+
+
+def _read(session: RuntimeSession, desired: Desired, backends: Collection[str]) -> tuple[Observed, Diff]:
+    observed = session.read_servers(backends)
+    wanted = desired.only(backends)
+    found = diff(wanted, observed)
+    short = needs_loads(found, observed)
+    if short:
+        observed = with_loads(observed, session.read_loads(short))
+        found = diff(wanted, observed)
+    return observed, found
+
+
+def _apply(session: RuntimeSession, seen: Look) -> tuple[Sequence[Change], Sequence[Refusal]]:
+    plan = seen.plan
+    refused = _send(session, address_commands(plan.incoming))
+    incoming = _without(plan.incoming, refused)
+    incoming, late = _arrive(session, incoming)
+    refused += [Refusal(change, command, "the address does not show") for change, command in address_commands(late)]
+    refused += _send(session, state_commands(incoming))
+    outgoing: Sequence[Change] = plan.outgoing
+    if refused:
+        # What should have come in did not; as with a shortage, half of what serves stays.
+        outgoing, _ = keep_half(outgoing, seen.observed, {refusal.change.backend for refusal in refused})
+    refused += _send(session, state_commands(outgoing))
+    return _without((*incoming, *outgoing), refused), refused
+
+
+def _arrive(session: RuntimeSession, incoming: Sequence[Change]) -> tuple[Sequence[Change], Sequence[Change]]:
+    """Read until every new address shows; return the changes that may go on, and those whose address does not."""
+    added = sorted({change.backend for change, _ in address_commands(incoming)})
+    if not added:
+        return incoming, ()
+    deadline = time.monotonic() + ADDRESS_SECONDS
+    while True:
+        there, missing = arrived(incoming, session.read_servers(added))
+        if not missing or time.monotonic() > deadline:
+            return there, missing
+        time.sleep(0.005)
+
+
+def _send(session: RuntimeSession, commands: Sequence[tuple[Change, Command]]) -> list[Refusal]:
+    if not commands:
+        return []
+    replies = session.ask([command for _, command in commands])
+    return [
+        Refusal(change, command, reply.strip())
+        for (change, command), reply in zip(commands, replies, strict=True)
+        if not is_done(command, reply)
+    ]
+
+
+def _without(changes: Sequence[Change], refused: Sequence[Refusal]) -> Sequence[Change]:
+    names = {(refusal.change.backend, refusal.change.server) for refusal in refused}
+    return [change for change in changes if (change.backend, change.server) not in names]
+
+
+def check_alive(socket: str, timeout_seconds: float) -> HAProxyProcess:
+    """Ask HAProxy the cheapest question that tells a restart or a reload; raises RuntimeAPIError."""
+    with open_session(socket, timeout_seconds) as session:
+        return session.read_process()

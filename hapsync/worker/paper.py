@@ -1,0 +1,79 @@
+"""haproxy.cfg as it should stand, and the reload into it."""
+
+from collections.abc import Iterable
+
+from hapsync.cfgfile import observed_from_file
+from hapsync.desired import Desired, DesiredBackend
+from hapsync.diff import as_new_worker, diff, grow
+from hapsync.edge.files import read_text_or_none
+from hapsync.edge.reload import install, reload_into
+from hapsync.edge.runtime_socket import open_session
+from hapsync.model import HAProxyProcess, Observed
+from hapsync.render import labels_of, picture_grown, picture_now, render
+from hapsync.worker.settings import Settings
+
+
+def observe_all(settings: Settings) -> Observed:
+    """Read all configured backends of the live HAProxy, without loads; raises RuntimeAPIError."""
+    haproxy = settings.config.haproxy
+    with open_session(haproxy.socket, haproxy.timeout_seconds) as session:
+        session.read_process()
+        return session.read_servers(tuple(settings.config.backends))
+
+
+def picture_on_paper(settings: Settings, wanted: Desired, current: str | None) -> Observed:
+    """Return what to start a HAProxy with that is not running: the slots of the file `current`, grown if need be."""
+    on_paper = observed_from_file(current or "", tuple(settings.config.backends))
+    short = [shortage.backend for shortage in diff(wanted, as_new_worker(on_paper)).shortages]
+    return picture_grown(wanted, on_paper, short)
+
+
+def empty_slots(settings: Settings, picture: Observed) -> Observed:
+    """Return `picture` with `slots` free ones where a backend has none and nothing is known of it."""
+    bare = Desired(
+        {
+            name: DesiredBackend(name, config.slots)
+            for name, config in settings.config.backends.items()
+            if not picture.backends[name].slots
+        }
+    )
+    return grow(picture, bare, ())
+
+
+def write_file(settings: Settings, wanted: Desired, observed: Observed | None) -> bool:
+    """Let the file say what a HAProxy started now should be; return whether it had to be written.
+
+    `observed` is the live HAProxy, None while it is away. Where HAProxy lacks a backend the file is left to the
+    reload that brings it.
+
+    Raises ConfigError (the template), ReloadError (the check or the disk).
+    """
+    path = settings.config.haproxy.config
+    current = read_text_or_none(path)
+    picture = picture_now(wanted, observed) if observed else picture_on_paper(settings, wanted, current)
+    if not all(backend.exists for backend in picture.backends.values()):
+        return False
+    text = render(settings.template, picture, settings.config, labels_of(wanted, current))
+    if text == current:
+        return False
+    install(settings.config.haproxy, text)
+    return True
+
+
+def grown(settings: Settings, wanted: Desired, short: Iterable[str]) -> tuple[Observed, str]:
+    """Return the picture with slots for everything and the text that makes it, from the live HAProxy.
+
+    Raises RuntimeAPIError, ConfigError.
+    """
+    picture = picture_grown(wanted, observe_all(settings), short)
+    current = read_text_or_none(settings.config.haproxy.config)
+    return picture, render(settings.template, picture, settings.config, labels_of(wanted, current))
+
+
+def reload_grown(settings: Settings, wanted: Desired, short: Iterable[str]) -> HAProxyProcess:
+    """Reload HAProxy with slots for everything and return its new worker.
+
+    Raises RuntimeAPIError, ConfigError, ReloadError; then the old file stands and HAProxy has what it had.
+    """
+    picture, text = grown(settings, wanted, short)
+    return reload_into(settings.config.haproxy, text, picture)

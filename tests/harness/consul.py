@@ -1,0 +1,260 @@
+"""A real Consul agent, on loopback, with nothing in it but itself."""
+
+import http.client
+import json
+import threading
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal, Self
+from urllib.parse import quote
+
+from tests.harness.ports import free_ports
+from tests.harness.processes import Process, wait_until
+from tests.harness.tools import consul_path
+
+Status = Literal["passing", "warning", "critical"]
+
+
+class ConsulError(Exception):
+    """Consul answered, but not with 200; the message has its status and text."""
+
+
+class Consul:
+    """`consul agent -dev`: one server that keeps everything in memory, so a restart forgets it all.
+
+    Every request goes over a connection that the calling thread keeps; use it from any thread.
+    """
+
+    def __init__(self, work: Path, *, config: Mapping[str, object] | None = None) -> None:
+        """Prepare an agent that logs to `work`.
+
+        `config` is merged over the agent's configuration file at its top level, for example
+        `{"limits": {"http_max_conns_per_client": 50}}` or `{"http_config": {"use_cache": False}}`.
+        """
+        self.host = "127.0.0.1"
+        self.port, serf, server = free_ports(3)
+        self.log = work / f"consul-{self.port}.log"
+        self._config = work / f"consul-{self.port}.json"
+        ports = {"http": self.port, "serf_lan": serf, "server": server}
+        unused = dict.fromkeys(("dns", "grpc", "serf_wan"), -1)
+        base = {"ports": {**ports, **unused}, "disable_update_check": True, "log_level": "warn"}
+        self._config.write_text(json.dumps({**base, **(config or {})}), encoding="utf-8")
+        self._process: Process | None = None
+        self._local = threading.local()
+        self._connections: list[http.client.HTTPConnection] = []
+        self._maintained: set[tuple[str, str]] = set()
+        self._lock = threading.Lock()
+
+    @property
+    def url(self) -> str:
+        return f"http://{self.host}:{self.port}"
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    # The process
+
+    def start(self) -> None:
+        """Start the agent, empty, and wait until it leads and has registered itself (about a second)."""
+        command = (
+            *(consul_path(), "agent", "-dev", "-node=lab", "-bind=127.0.0.1", "-client=127.0.0.1"),
+            *("-config-format=json", f"-config-file={self._config}"),
+        )
+        self._process = Process(command, self.log)
+        with self._lock:
+            self._maintained.clear()
+        try:
+            wait_until(self._ready, 20, "Consul to elect itself leader", process=self._process)
+        except BaseException:
+            self.kill()
+            raise
+
+    def stop(self) -> None:
+        """End the agent with SIGTERM; harmless when it is not running."""
+        if self._process is not None:
+            self._process.stop()
+        self._hang_up()
+
+    def kill(self) -> None:
+        """End the agent with SIGKILL; harmless when it is not running."""
+        if self._process is not None:
+            self._process.kill()
+        self._hang_up()
+
+    def restart(self) -> None:
+        """Stop and start on the same ports; all that was registered is gone, and indexes begin anew."""
+        self.stop()
+        self.start()
+
+    @property
+    def process(self) -> Process:
+        assert self._process is not None, "Consul was not started"
+        return self._process
+
+    def _ready(self) -> bool:
+        return bool(self.request("GET", "/v1/status/leader")) and bool(self.health("consul"))
+
+    # What the local agent holds: instances on its own node
+
+    def register(
+        self,
+        service: str,
+        instance_id: str,
+        address: str,
+        port: int,
+        *,
+        tags: Sequence[str] = (),
+        meta: Mapping[str, str] | None = None,
+        weights: tuple[int, int] | None = None,
+        checks: Sequence[Mapping[str, object]] | None = None,
+    ) -> None:
+        """Register an instance with the agent; `weights` are for passing and for warning.
+
+        `checks` are the agent's check definitions; Consul carries them out itself.
+        """
+        body = {
+            "Name": service,
+            "ID": instance_id,
+            "Address": address,
+            "Port": port,
+            "Tags": list(tags),
+            "Meta": dict(meta or {}),
+            "Checks": [dict(check) for check in checks or ()],
+            **({"Weights": _weights(weights)} if weights else {}),
+        }
+        self.request("PUT", "/v1/agent/service/register", body)
+
+    def deregister(self, instance_id: str) -> None:
+        """Take an instance from the agent; 1.8 says nothing when it does not know it, later ones may."""
+        self.request("PUT", f"/v1/agent/service/deregister/{quote(instance_id, safe='')}")
+
+    # What the catalog holds: any node, any status, any string
+
+    def put(
+        self,
+        service: str,
+        instance_id: str,
+        *,
+        node: str,
+        address: str,
+        port: int,
+        node_address: str = "127.0.0.1",
+        tags: Sequence[str] = (),
+        meta: Mapping[str, str] | None = None,
+        weights: tuple[int, int] = (1, 1),
+        status: Status = "passing",
+        service_maintenance: bool = False,
+        node_maintenance: bool = False,
+    ) -> None:
+        """Have the catalog hold exactly this instance, on a node that no agent runs on.
+
+        An empty `address` means `node_address`. Maintenance of the node holds for all its instances, so the
+        last `put` on a node decides it. Not for the agent's own node, "lab", from which the agent removes
+        what it did not register itself.
+        """
+        checks = [{"CheckID": f"service:{instance_id}", "ServiceID": instance_id, "Name": "check", "Status": status}]
+        maintenance = (
+            (f"_service_maintenance:{instance_id}", instance_id, service_maintenance),
+            ("_node_maintenance", "", node_maintenance),
+        )
+        ended = []
+        for check, of_instance, wanted in maintenance:
+            if wanted:
+                checks.append(
+                    {"CheckID": check, "ServiceID": of_instance, "Name": "maintenance", "Status": "critical"}
+                )
+            with self._lock:
+                if wanted:
+                    self._maintained.add((node, check))
+                elif (node, check) in self._maintained:
+                    self._maintained.remove((node, check))
+                    ended.append(check)
+        body = {
+            "Node": node,
+            "Address": node_address,
+            "Service": {
+                "Service": service,
+                "ID": instance_id,
+                "Address": address,
+                "Port": port,
+                "Tags": list(tags),
+                "Meta": dict(meta or {}),
+                "Weights": _weights(weights),
+            },
+            "Checks": [{"Node": node, **check} for check in checks],
+        }
+        self.request("PUT", "/v1/catalog/register", body)
+        for check in ended:
+            self.request("PUT", "/v1/catalog/deregister", {"Node": node, "CheckID": check})
+
+    def remove(self, node: str, instance_id: str) -> None:
+        """Take an instance, and its checks, from the catalog; harmless when it is not there."""
+        with self._lock:
+            self._maintained.discard((node, f"_service_maintenance:{instance_id}"))
+        self.request("PUT", "/v1/catalog/deregister", {"Node": node, "ServiceID": instance_id})
+
+    def remove_node(self, node: str) -> None:
+        """Take a node, and all its instances, from the catalog; harmless when it is not there."""
+        with self._lock:
+            self._maintained = {held for held in self._maintained if held[0] != node}
+        self.request("PUT", "/v1/catalog/deregister", {"Node": node})
+
+    def health(self, service: str) -> list[dict[str, Any]]:
+        """What /v1/health/service says, decoded; empty for an unknown service."""
+        entries: list[dict[str, Any]] = self.request("GET", f"/v1/health/service/{quote(service, safe='')}")
+        return entries
+
+    # HTTP
+
+    def request(self, method: str, path: str, body: object = None) -> Any:
+        """The decoded JSON answer to one request, which is repeatable: None when the answer is empty.
+
+        Raises `ConsulError` unless the status is 200, `OSError` when Consul cannot be reached in 30 s.
+        """
+        data = None if body is None else json.dumps(body).encode()
+        try:
+            status, text = self._exchange(method, path, data)
+        except (http.client.HTTPException, OSError):
+            # A kept connection may have ended with an earlier agent; a new one has not.
+            status, text = self._exchange(method, path, data)
+        if status != http.client.OK:
+            raise ConsulError(f"{method} {path}: {status} {text.decode(errors='replace').strip()}")
+        return json.loads(text) if text.strip() else None
+
+    def _exchange(self, method: str, path: str, data: bytes | None) -> tuple[int, bytes]:
+        connection = self._connection()
+        try:
+            connection.request(method, path, data)
+            response = connection.getresponse()
+            return response.status, response.read()
+        except BaseException:
+            # It connects anew at its next use.
+            connection.close()
+            raise
+
+    def _connection(self) -> http.client.HTTPConnection:
+        connection: http.client.HTTPConnection | None = getattr(self._local, "connection", None)
+        if connection is None:
+            connection = http.client.HTTPConnection(self.host, self.port, timeout=30)
+            self._local.connection = connection
+            with self._lock:
+                # Held here, so that a connection is closed even when its thread has ended.
+                self._connections.append(connection)
+        return connection
+
+    def _hang_up(self) -> None:
+        with self._lock:
+            for connection in self._connections:
+                connection.close()
+
+
+def _weights(weights: tuple[int, int]) -> dict[str, int]:
+    passing, warning = weights
+    return {"Passing": passing, "Warning": warning}
