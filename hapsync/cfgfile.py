@@ -21,6 +21,8 @@ from hapsync.model import (
     slot_number,
 )
 
+HEADER = "# Written by hapsync. Changes made here are lost: edit the template and send the agent SIGHUP.\n"
+"""The first line of every file hapsync writes, by which it knows its own."""
 SECTIONS = frozenset(
     {
         *("global", "defaults", "frontend", "backend", "listen", "peers", "resolvers", "mailers", "userlist"),

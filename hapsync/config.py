@@ -156,6 +156,14 @@ class Config:
         return tuple(sorted({backend.service for backend in self.backends.values()}))
 
 
+@attrs.frozen
+class Template:
+    """An operator's template: the name of its file, for messages, and its text."""
+
+    name: str
+    text: str
+
+
 def parse_config(text: str, where: str) -> Config:
     """Return the configuration that TOML `text` holds; `where` names the file in messages.
 

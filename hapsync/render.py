@@ -1,64 +1,17 @@
-"""The picture wanted and the operator's template in, the text of haproxy.cfg out.
+"""The picture wanted and the operator's template in, the text of haproxy.cfg out."""
 
-A *picture* is an `Observed`: the slots as they should be. Rendering it and starting HAProxy with the text gives a
-reading equal to it, except that a file cannot say drain: such a server is written `disabled`, to be set to drain on
-the new worker.
-"""
+from collections.abc import Callable, Mapping
 
-from collections.abc import Callable, Iterable, Mapping
-
-import attrs
 import jinja2
 
-from hapsync.cfgfile import parse_file
-from hapsync.config import Config
+from hapsync.cfgfile import HEADER, parse_file
+from hapsync.config import Config, Template
 from hapsync.desired import Desired
-from hapsync.diff import after, as_new_worker, diff, grow
 from hapsync.errors import ConfigError
 from hapsync.model import PLACEHOLDER, Address, AdminState, Backend, Observed, Server
 from hapsync.text import quoted
 
-HEADER = "# Written by hapsync. Changes made here are lost: edit the template and send the agent SIGHUP.\n"
 INDENT = "    "
-
-
-@attrs.frozen
-class Template:
-    """An operator's template: the name of its file, for messages, and its text."""
-
-    name: str
-    text: str
-
-
-def picture_now(desired: Desired, observed: Observed) -> Observed:
-    """Return what a HAProxy started now should be: `observed` as a new worker, with all due changes made."""
-    fresh = as_new_worker(observed)
-    return _tidy(after(fresh, diff(desired, fresh).changes), desired)
-
-
-def picture_grown(desired: Desired, observed: Observed, short: Iterable[str]) -> Observed:
-    """Return the picture with slots for everything; `short` names the backends that need more of them."""
-    return picture_now(desired, as_new_worker(grow(observed, desired, short)))
-
-
-def _tidy(observed: Observed, desired: Desired) -> Observed:
-    """Point the slots that no instance has at the placeholder, so that equal pictures are equal texts."""
-
-    def tidy(backend: Backend) -> Backend:
-        want = desired.backends.get(backend.name)
-        if want is None:
-            return backend
-        taken = want.by_address
-        slots = []
-        seen: set[Address | None] = set()
-        for slot in sorted(backend.slots, key=lambda slot: slot.admin is AdminState.MAINT):
-            kept = slot.admin is not AdminState.MAINT or (slot.address in taken and slot.address not in seen)
-            seen.add(slot.address)
-            slots.append(slot if kept else attrs.evolve(slot, address=PLACEHOLDER, weight=1))
-        order = {slot.name: place for place, slot in enumerate(backend.slots)}
-        return attrs.evolve(backend, slots=tuple(sorted(slots, key=lambda slot: order[slot.name])))
-
-    return Observed({name: tidy(backend) for name, backend in observed.backends.items()})
 
 
 def render(template: Template, picture: Observed, config: Config, labels: Mapping[tuple[str, Address], str]) -> str:
@@ -161,36 +114,3 @@ def labels_of(desired: Desired, current: str | None) -> Mapping[tuple[str, Addre
         for server in backend.servers
     }
     return {**kept, **wanted}
-
-
-def says_the_same(text: str, picture: Observed) -> bool:
-    """Return whether the haproxy.cfg `text` holds exactly the slots of `picture`."""
-    found = parse_file(text)
-    return all(
-        _on_paper(slot.server for slot in found.get(backend.name, ())) == _on_paper(backend.slots)
-        for backend in picture.backends.values()
-        if backend.exists
-    )
-
-
-def _on_paper(slots: Iterable[Server]) -> Mapping[str, tuple[object, ...]]:
-    """Return what a file can say of `slots`: address, weight, and disabled or not."""
-    return {slot.name: (slot.address, slot.weight, slot.admin is AdminState.READY) for slot in slots}
-
-
-def shows(observed: Observed, picture: Observed) -> tuple[str, ...]:
-    """Return what keeps `observed` from being `picture`, one line a server; nothing if it is."""
-    differences = []
-    for backend in picture.backends.values():
-        have = {slot.name: slot for slot in observed.backends.get(backend.name, Backend(backend.name)).slots}
-        for slot in backend.slots:
-            shown = have.pop(slot.name, None)
-            if shown is None:
-                differences.append(f"{backend.name}/{slot.name} is missing")
-            elif (shown.address, shown.admin, shown.weight) != (slot.address, slot.admin, slot.weight):
-                differences.append(
-                    f"{backend.name}/{slot.name} is {shown.address} {shown.admin.value} weight {shown.weight}, "
-                    f"meant was {slot.address} {slot.admin.value} weight {slot.weight}"
-                )
-        differences += [f"{backend.name}/{name} was not meant to be there" for name in have]
-    return tuple(differences)

@@ -24,12 +24,14 @@ def command(config_path: str, commands: bool) -> int:  # noqa: FBT001
     from hapsync.desired import desired  # noqa: PLC0415
     from hapsync.edge.files import read_text_or_none  # noqa: PLC0415
     from hapsync.edge.runtime_socket import open_session  # noqa: PLC0415
-    from hapsync.render import picture_now, says_the_same  # noqa: PLC0415
+    from hapsync.picture import picture_now, says_the_same  # noqa: PLC0415
     from hapsync.runtime import address_commands, state_commands  # noqa: PLC0415
     from hapsync.worker.one_pass import look  # noqa: PLC0415
-    from hapsync.worker.settings import read_config  # noqa: PLC0415
+    from hapsync.worker.paper import is_applied  # noqa: PLC0415
+    from hapsync.worker.settings import read_settings  # noqa: PLC0415
 
-    config = read_config(config_path)
+    settings = read_settings(config_path)
+    config = settings.config
     catalog = read_catalog_aloud(config)
     wanted = desired(catalog, config)
     with open_session(config.haproxy.socket, config.haproxy.timeout_seconds) as session:
@@ -47,9 +49,12 @@ def command(config_path: str, commands: bool) -> int:  # noqa: FBT001
                 click.echo(f"  {line.line}")
     file = read_text_or_none(config.haproxy.config)
     is_same = file is not None and says_the_same(file, picture_now(wanted, seen.observed))
-    if not is_same:
+    applied = is_applied(settings, file)
+    if not applied:
+        click.echo("reload  the template or hapsync.toml changed since the file was written")
+    elif not is_same:
         click.echo(f"write   {config.haproxy.config}: {'does not exist yet' if file is None else 'is behind'}")
-    if plan.is_empty and is_same and len(wanted.backends) == len(config.backends):
+    if plan.is_empty and is_same and applied and len(wanted.backends) == len(config.backends):
         click.echo("HAProxy is in step with Consul: nothing to do")
         return 0
     return 2 if len(wanted.backends) == len(config.backends) else 1

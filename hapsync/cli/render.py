@@ -28,7 +28,8 @@ def command(config_path: str, offline: bool) -> None:  # noqa: FBT001
     from hapsync.desired import desired  # noqa: PLC0415
     from hapsync.edge.files import read_text_or_none  # noqa: PLC0415
     from hapsync.errors import CatalogError, ConfigError, RuntimeAPIError  # noqa: PLC0415
-    from hapsync.render import labels_of, picture_now, render  # noqa: PLC0415
+    from hapsync.picture import picture_now  # noqa: PLC0415
+    from hapsync.render import labels_of, render  # noqa: PLC0415
     from hapsync.worker.paper import empty_slots, observe_all, picture_on_paper  # noqa: PLC0415
     from hapsync.worker.settings import read_settings  # noqa: PLC0415
 

@@ -9,7 +9,8 @@ from rich.table import Table
 from rich.text import Text
 
 from hapsync.edge.sockdiag import ListenQueue
-from hapsync.status import BackendView, Report, ServerRow, Verdict, View
+from hapsync.report import Report
+from hapsync.status import BackendView, ServerRow, Verdict, View
 from hapsync.text import plural, shown
 
 _WORDS = {

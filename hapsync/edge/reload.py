@@ -7,6 +7,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from hapsync.cfgfile import HEADER
 from hapsync.config import HAProxyConfig
 from hapsync.edge.files import (
     candidate_file,
@@ -19,7 +20,7 @@ from hapsync.edge.master import Processes, read_processes, start_reload
 from hapsync.edge.runtime_socket import RuntimeSession, open_session
 from hapsync.errors import ConfigRefused, ReloadError, RuntimeAPIError
 from hapsync.model import HAProxyProcess, Observed
-from hapsync.render import HEADER, shows
+from hapsync.picture import shows
 from hapsync.runtime import drain_commands
 
 _POLL_SECONDS = 0.02

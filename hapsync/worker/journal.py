@@ -16,7 +16,7 @@ from hapsync.edge.files import write_atomically
 from hapsync.edge.watch import WatchState
 from hapsync.model import HAProxyProcess
 from hapsync.plan import describe
-from hapsync.status import (
+from hapsync.report import (
     Counters,
     Event,
     ReloadReport,

@@ -11,8 +11,9 @@ from hapsync.edge.runtime_socket import open_session
 from hapsync.errors import CatalogError, RuntimeAPIError
 from hapsync.model import HAProxyProcess, Observed
 from hapsync.observed import Health, parse_health, parse_loads, with_loads
+from hapsync.report import Report, report_from_json, snapshot_from_json
 from hapsync.runtime import SHOW_STAT_SERVERS
-from hapsync.status import Report, View, make_view, report_from_json, snapshot_from_json
+from hapsync.status import View, make_view
 from hapsync.worker.journal import REPORT_FILE, SNAPSHOT_FILE
 
 STALE_FACTOR = 3

@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 from hapsync.catalog import Reading
 from hapsync.desired import Desired, DesiredBackend, desired_backend
-from hapsync.edge.files import signature
+from hapsync.edge.files import read_text_or_none, signature
 from hapsync.edge.watch import Watches
 from hapsync.errors import ConfigError, ConfigRefused, HapsyncError, ReloadError, RuntimeAPIError
 from hapsync.growth import FILE_LIMIT_SECONDS, FILE_QUIET_SECONDS, Need, Pending, needed, touched
@@ -20,7 +20,7 @@ from hapsync.model import HAProxyProcess
 from hapsync.plan import describe_shortage
 from hapsync.worker.journal import Journal
 from hapsync.worker.one_pass import Outcome, check_alive, run_pass
-from hapsync.worker.paper import observe_all, reload_grown, write_file
+from hapsync.worker.paper import is_applied, observe_all, reload_grown, write_file
 from hapsync.worker.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -28,6 +28,8 @@ log = logging.getLogger(__name__)
 ALIVE_SECONDS = 0.4
 """How often HAProxy is asked who it is: a restart or reload is noticed within half a second."""
 RETRY_FIRST_SECONDS = 0.25
+CATALOG_SECONDS = 3.0
+"""How long a reload into changed settings waits at the start for the catalog, which may ask for one as well."""
 PUBLISH_SECONDS = 1.0
 """The report is written at most this often; a status that is a second old is good enough for a person."""
 
@@ -59,7 +61,8 @@ class Worker:
         self._retry_seconds = RETRY_FIRST_SECONDS
 
         self._need: Need | None = None
-        self._new_settings = False
+        self._new_settings_at: float | None = None
+        self._previous: Settings | None = None
         self._reloaded_at: float | None = None
         self._refused: tuple[Desired, Settings] | None = None
 
@@ -84,6 +87,7 @@ class Worker:
     def run(self) -> None:
         """Follow Consul until `stop`."""
         self._watches.follow(self._settings.config.services)
+        self._look_whether_applied(time.monotonic() + CATALOG_SECONDS)
         self._touch_file()
         try:
             while not self._is_stopping:
@@ -154,10 +158,15 @@ class Worker:
         except ConfigError as error:
             log.error("settings not taken, the old ones stay: %s", error)  # noqa: TRY400
             return
-        old = self._settings
-        if settings == old:
+        if settings == self._settings:
             log.info("settings unchanged")
             return
+        self._previous = self._settings
+        self._use(settings)
+        log.info("settings taken: %d backends", len(settings.config.backends))
+
+    def _use(self, settings: Settings) -> None:
+        old = self._settings
         if settings.config.consul != old.config.consul:
             self._watches.stop()
             self._watches = Watches(settings.config.consul, self._wakes.put)
@@ -165,9 +174,20 @@ class Worker:
         self._watches.follow(settings.config.services)
         self._desired_from.clear()
         self._due = set(settings.config.backends)
+        self._unread = set(settings.config.backends) - set(self._desired().backends)
         self._need = None
-        self._new_settings = True
-        log.info("settings taken: %d backends", len(settings.config.backends))
+        self._look_whether_applied(time.monotonic())
+        self._touch_file()
+
+    def _look_whether_applied(self, reload_at: float) -> None:
+        """Ask for a reload at `reload_at` if the running HAProxy was not made from the settings at hand."""
+        try:
+            current = read_text_or_none(self._settings.config.haproxy.config)
+            applied = is_applied(self._settings, current)
+        except (HapsyncError, OSError, ValueError) as error:
+            log.error("template not usable: %s", error)  # noqa: TRY400
+            applied = False
+        self._new_settings_at = None if applied else reload_at
 
     # -- passes ---------------------------------------------------------------------------------------------
 
@@ -199,6 +219,8 @@ class Worker:
             self._journal.note_worker(process)
             self._due = set(self._settings.config.backends)
             self._refused = None
+            if self._haproxy_error is not None and self._new_settings_at is not None:
+                self._look_whether_applied(time.monotonic())  # it may have been started from the new file
         self._process, self._haproxy_error = process, None
 
     def _lost(self, error: RuntimeAPIError) -> None:
@@ -251,11 +273,11 @@ class Worker:
         """Return when to reload: once the need has settled, and not sooner after another than the gap allows."""
         if self._process is None:
             return None
-        if self._need is None and not self._new_settings:
+        new_settings_at = time.monotonic() if self._new_settings_at and not self._unread else self._new_settings_at
+        causes = (new_settings_at, self._need.due_seconds if self._need else None)
+        if causes == (None, None) or self._refused == (self._desired(), self._settings):
             return None
-        if self._refused == (self._desired(), self._settings):
-            return None
-        at = 0.0 if self._new_settings or self._need is None else self._need.due_seconds
+        at = min(cause for cause in causes if cause is not None)
         if self._reloaded_at is not None:
             at = max(at, self._reloaded_at + self._settings.config.haproxy.reload_gap_seconds)
         return at
@@ -264,7 +286,9 @@ class Worker:
         wanted = self._desired()
         shortages = self._need.shortages if self._need else ()
         whys = [" ".join(describe_shortage(shortage).split()) for shortage in shortages]
-        why = "; ".join([*(["new settings"] if self._new_settings else []), *whys])
+        if self._new_settings_at is not None:
+            whys.insert(0, "the template or hapsync.toml changed")
+        why = "; ".join(whys)
         begin = time.monotonic()
         error: str | None = None
         try:
@@ -275,8 +299,14 @@ class Worker:
         except HapsyncError as refused:
             error = str(refused)
             self._refused = (wanted, self._settings)
+            if self._new_settings_at is not None:
+                self._file_error = error
+                if self._previous is not None:
+                    log.error("settings not taken, the old ones stay")  # noqa: TRY400
+                    self._use(self._previous)
         else:
-            self._need, self._new_settings, self._file, self._file_error = None, False, None, None
+            self._previous = None
+            self._need = self._new_settings_at = self._file = self._file_error = None
             self._answered(process)
         self._reloaded_at = time.monotonic()
         self._journal.note_reload(why, time.monotonic() - begin, error)
@@ -294,6 +324,8 @@ class Worker:
     def _write_file(self) -> None:
         self._file = None
         wanted = self._desired()
+        if self._process is not None and self._new_settings_at is not None:
+            return  # the reload that makes the new settings live writes the file
         if not wanted.backends or self._file_refused == (wanted, self._settings):
             return
         try:
@@ -335,5 +367,5 @@ class Worker:
     @property
     def _is_in_step(self) -> bool:
         is_told = self._process is not None and not self._unread
-        is_done = not (self._need or self._unfinished or self._file or self._file_error or self._new_settings)
+        is_done = not (self._need or self._unfinished or self._file or self._file_error or self._new_settings_at)
         return is_told and is_done

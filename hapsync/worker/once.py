@@ -6,10 +6,12 @@ import attrs
 
 from hapsync.catalog import Catalog
 from hapsync.desired import Desired, desired
+from hapsync.edge.files import read_text_or_none
+from hapsync.errors import RuntimeAPIError
 from hapsync.growth import NEED_LIMIT_SECONDS
 from hapsync.plan import Plan, describe
 from hapsync.worker.one_pass import run_pass
-from hapsync.worker.paper import observe_all, reload_grown, write_file
+from hapsync.worker.paper import is_applied, observe_all, reload_grown, write_file
 from hapsync.worker.settings import Settings
 
 _POLL_SECONDS = 0.1
@@ -35,15 +37,24 @@ def apply_once(settings: Settings, catalog: Catalog) -> Applied:
     """
     wanted = desired(catalog, settings.config)
     lines: list[str] = []
+    try:
+        observe_all(settings)
+    except RuntimeAPIError as error:
+        # What HAProxy is started with later should be what the catalog says now.
+        if wanted.backends and write_file(settings, wanted, None):
+            raise RuntimeAPIError(f"{error}\nwrote {settings.config.haproxy.config} for its next start") from error
+        raise
     plan = _passes(settings, wanted, lines)
     deadline = time.monotonic() + NEED_LIMIT_SECONDS
     while plan.shortages and any(short.addresses for short in plan.shortages) and time.monotonic() < deadline:
         time.sleep(_POLL_SECONDS)
         plan = _passes(settings, wanted, lines)
-    if plan.shortages:
+    is_behind = not is_applied(settings, read_text_or_none(settings.config.haproxy.config))
+    if plan.shortages or is_behind:
         short = [shortage.backend for shortage in plan.shortages]
         process = reload_grown(settings, wanted, short)
-        lines.append(f"reloaded HAProxy with more slots for {', '.join(short)}; its worker is {process.pid}")
+        why = f"more slots for {', '.join(short)}" if short else "the template or hapsync.toml changed"
+        lines.append(f"reloaded HAProxy: {why}; its worker is {process.pid}")
         plan = _passes(settings, wanted, lines)
     if wanted.backends and write_file(settings, wanted, observe_all(settings)):
         lines.append(f"wrote {settings.config.haproxy.config}")

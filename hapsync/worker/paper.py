@@ -3,14 +3,15 @@
 from collections.abc import Iterable
 
 from hapsync.cfgfile import observed_from_file
-from hapsync.desired import Desired, DesiredBackend
-from hapsync.diff import as_new_worker, diff, grow
+from hapsync.desired import Desired
+from hapsync.diff import as_new_worker, diff
 from hapsync.edge.files import read_text_or_none
 from hapsync.edge.reload import install, reload_into
 from hapsync.edge.runtime_socket import open_session
 from hapsync.model import HAProxyProcess, Observed
-from hapsync.render import labels_of, picture_grown, picture_now, render
-from hapsync.worker.settings import Settings
+from hapsync.picture import picture_grown, picture_now
+from hapsync.render import labels_of, render
+from hapsync.worker.settings import Settings, free_slots
 
 
 def observe_all(settings: Settings) -> Observed:
@@ -30,14 +31,24 @@ def picture_on_paper(settings: Settings, wanted: Desired, current: str | None) -
 
 def empty_slots(settings: Settings, picture: Observed) -> Observed:
     """Return `picture` with `slots` free ones where a backend has none and nothing is known of it."""
-    bare = Desired(
-        {
-            name: DesiredBackend(name, config.slots)
-            for name, config in settings.config.backends.items()
-            if not picture.backends[name].slots
-        }
-    )
-    return grow(picture, bare, ())
+    free = free_slots(settings.config).backends
+    return Observed({name: backend if backend.slots else free[name] for name, backend in picture.backends.items()})
+
+
+def is_applied(settings: Settings, current: str | None) -> bool:
+    """Return whether the file `current` was made from these settings, whatever slots it has.
+
+    hapsync writes the file from new settings only together with the reload that makes them live, so this also says
+    whether the running HAProxy has them.
+
+    Raises ConfigError when the template cannot be used.
+    """
+    if current is None:
+        return False
+    on_paper = observed_from_file(current, tuple(settings.config.backends))
+    if not all(backend.exists for backend in on_paper.backends.values()):
+        return False
+    return render(settings.template, on_paper, settings.config, labels_of(Desired({}), current)) == current
 
 
 def write_file(settings: Settings, wanted: Desired, observed: Observed | None) -> bool:
@@ -60,20 +71,12 @@ def write_file(settings: Settings, wanted: Desired, observed: Observed | None) -
     return True
 
 
-def grown(settings: Settings, wanted: Desired, short: Iterable[str]) -> tuple[Observed, str]:
-    """Return the picture with slots for everything and the text that makes it, from the live HAProxy.
-
-    Raises RuntimeAPIError, ConfigError.
-    """
-    picture = picture_grown(wanted, observe_all(settings), short)
-    current = read_text_or_none(settings.config.haproxy.config)
-    return picture, render(settings.template, picture, settings.config, labels_of(wanted, current))
-
-
 def reload_grown(settings: Settings, wanted: Desired, short: Iterable[str]) -> HAProxyProcess:
     """Reload HAProxy with slots for everything and return its new worker.
 
     Raises RuntimeAPIError, ConfigError, ReloadError; then the old file stands and HAProxy has what it had.
     """
-    picture, text = grown(settings, wanted, short)
+    picture = empty_slots(settings, picture_grown(wanted, observe_all(settings), short))
+    current = read_text_or_none(settings.config.haproxy.config)
+    text = render(settings.template, picture, settings.config, labels_of(wanted, current))
     return reload_into(settings.config.haproxy, text, picture)

@@ -2,10 +2,13 @@
 
 import attrs
 
-from hapsync.config import Config, parse_config
+from hapsync.config import Config, Template, parse_config
+from hapsync.desired import Desired, DesiredBackend
+from hapsync.diff import grow
 from hapsync.edge.files import read_text
 from hapsync.errors import ConfigError
-from hapsync.render import Template
+from hapsync.model import Observed
+from hapsync.render import render
 
 
 @attrs.frozen
@@ -43,6 +46,17 @@ def read_template(config: Config) -> Template:
 
 
 def read_settings(path: str) -> Settings:
-    """Return what the file at `path` and its template say; raises ConfigError."""
+    """Return what the file at `path` and its template say, after a trial rendering of it.
+
+    Raises ConfigError.
+    """
     config = read_config(path)
-    return Settings(config, read_template(config))
+    settings = Settings(config, read_template(config))
+    render(settings.template, free_slots(config), config, {})
+    return settings
+
+
+def free_slots(config: Config) -> Observed:
+    """Return the picture of a HAProxy that has nothing but the free slots `config` starts with."""
+    nothing = Desired({name: DesiredBackend(name, backend.slots) for name, backend in config.backends.items()})
+    return grow(Observed({}), nothing, ())
