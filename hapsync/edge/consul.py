@@ -117,7 +117,11 @@ class AgentHTTP(base.HTTPClient):  # type: ignore[misc]  # the library has no ty
         self._timeout_seconds = timeout_seconds
         self._connection: http.client.HTTPConnection | None = None
         self._aborted = False
-        self.base_uri = ""
+
+    def uri(self, path: str, params: Sequence[tuple[str, object]] | None = None) -> str:
+        """Return `path` with `params`; what is percent-encoded already stays so, unlike with the library's own."""
+        query = f"?{urllib.parse.urlencode(params)}" if params else ""
+        return urllib.parse.quote(path, safe="/:%") + query
 
     def get(
         self,
@@ -141,6 +145,15 @@ class AgentHTTP(base.HTTPClient):  # type: ignore[misc]  # the library has no ty
     def delete(self, callback: Any, path: str, params: Any = None, data: Any = "", headers: Any = None) -> Any:
         """Not used by hapsync, which only reads; the library's base class asks for it."""
         return callback(self._request("DELETE", self.uri(path, params), headers, data, 0.0))
+
+    def connect(self) -> None:
+        """Open the connection if there is none; raises CatalogError."""
+        if self._connection is None:
+            try:
+                self._connect(self._timeout_seconds)
+            except OSError as error:
+                self.close()
+                raise CatalogError(f"Consul at {self._name}: {_words(error)}") from error
 
     def abort(self) -> None:
         """End the request under way, if any, and let no other begin: it raises CatalogError in its thread."""
@@ -191,9 +204,9 @@ class AgentHTTP(base.HTTPClient):  # type: ignore[misc]  # the library has no ty
             connection.sock.settimeout(timeout_seconds)
         connection.request(method, uri, body=data or None, headers=dict(headers or {}))
         response = connection.getresponse()
-        body = response.read(MAX_BODY_BYTES)
-        if not response.isclosed():
+        if response.length is not None and response.length > MAX_BODY_BYTES:
             raise http.client.HTTPException("the answer is larger than any service can be")
+        body = response.read()  # without a size, for only then is an answer that breaks off an error
         found = {name.lower(): value for name, value in response.getheaders()}
         return base.Response(response.status, found, body, body)
 
@@ -260,6 +273,10 @@ class Agent(base.Consul):  # type: ignore[misc]  # the library has no types
         if answer.code != http.HTTPStatus.OK:
             raise CatalogError(f"Consul at {self._config.address}: /v1/status/leader answered {answer.code}")
         return str(answer.body.decode("utf-8", "replace").strip().strip('"'))
+
+    def open(self) -> None:
+        """Open the connection now, so that the next request goes out at once; raises CatalogError."""
+        self.http.connect()
 
     def abort(self) -> None:
         """End the request under way at once; to be called from another thread."""

@@ -160,5 +160,5 @@ def _run(words: Sequence[str], timeout_seconds: float, key: str) -> subprocess.C
 
 
 def _said(ended: subprocess.CompletedProcess[str]) -> str:
-    lines = [line for line in (ended.stderr + ended.stdout).splitlines() if line.strip()]
+    lines = [line for line in (ended.stderr + ended.stdout).splitlines() if line.strip() and "[NOTICE]" not in line]
     return "\n".join(lines[:_SAID_LINES])

@@ -23,10 +23,12 @@ def read_catalog(config: ConsulConfig, services: Iterable[str]) -> tuple[Catalog
     token = read_token(config)
     consistency = "default" if config.consistency == "default" else "stale"
     mine = local()
+    agents: list[Agent] = []
 
     def read(service: str) -> Reading | CatalogError:
         if not hasattr(mine, "agent"):
             mine.agent = Agent(config, where, token)
+            agents.append(mine.agent)
         try:
             return parse_reading(service, mine.agent.read_health(service, consistency=consistency).body)
         except CatalogError as error:
@@ -41,4 +43,6 @@ def read_catalog(config: ConsulConfig, services: Iterable[str]) -> tuple[Catalog
                 readings[service] = found
             else:
                 errors[service] = str(found)
+    for agent in agents:
+        agent.close()
     return Catalog(readings), errors

@@ -115,6 +115,13 @@ class Watch(threading.Thread):
 
     def run(self) -> None:
         """Read, wait for something newer, and so on until `stop`."""
+        try:
+            self._follow()
+        finally:
+            if self._agent is not None:
+                self._agent.close()
+
+    def _follow(self) -> None:
         index = 0
         failures = 0
         safety = self._next_safety()
@@ -131,14 +138,19 @@ class Watch(threading.Thread):
                 newer = self._take(answer, is_cached="x-cache" in answer.headers)
                 # Lower: the servers' state was restored or lost; waiting for the old index would only block.
                 index = 0 if newer < index else max(newer, 1)
-                failures = 0
             except CatalogError as error:
                 if self._stopped.is_set():
                     return
                 self._failed(error)
-                index = 0
-                self._stopped.wait(self._backoff_seconds(failures))
-                failures += 1
+            except Exception as error:  # a defect of ours in one answer must not blind the agent to this service
+                log.exception("watch of service %s", quoted(self._service))
+                self._failed(CatalogError(f"a defect of hapsync, please report it: {error!r}"))
+            else:
+                failures = 0
+                continue
+            index = 0
+            self._stopped.wait(self._backoff_seconds(failures))
+            failures += 1
 
     def _read(self, index: int, *, past_cache: bool) -> Answer | None:
         """Make one read when the budget allows it; None when the watch was stopped before."""
@@ -146,12 +158,14 @@ class Watch(threading.Thread):
         is_cached = self._config.consistency == "cached" and (state.is_cached or state.reading is None)
         if self._stopped.wait(self._pace.delay_seconds(CACHED_PER_SECOND if is_cached else UNCACHED_PER_SECOND)):
             return None
-        if self._stopped.wait(self._budget.delay_seconds()):
-            return None
         if self._agent is None:
             self._agent = Agent(self._config, self._where, read_token(self._config))
-            if self._stopped.is_set():  # `stop` may have come before there was an agent to abort
+        self._agent.open()
+        while delay := self._budget.take_or_delay_seconds():
+            if self._stopped.wait(delay):
                 return None
+        if self._stopped.is_set():  # `stop` may have come before there was an agent to abort
+            return None
         consistency = self._config.consistency
         if consistency == "cached" and (past_cache or not is_cached):
             consistency = "stale"

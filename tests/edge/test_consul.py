@@ -1,0 +1,247 @@
+"""Our transport under python-consul2: TCP, TLS and unix sockets, timeouts that end, errors that say what to do."""
+
+import http.server
+import json
+import os
+import socket
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import attrs
+import pytest
+
+from hapsync.catalog import parse_reading
+from hapsync.config import ConsulConfig
+from hapsync.edge.consul import Agent, endpoint, read_token
+from hapsync.edge.sweep import read_catalog
+from hapsync.errors import CatalogError
+from tests.harness.consul import Consul
+from tests.harness.ports import free_port, free_ports
+from tests.harness.processes import Process, wait_until
+from tests.harness.tools import consul_path
+
+
+@contextmanager
+def agent_of(config: ConsulConfig) -> Iterator[Agent]:
+    agent = Agent(config, endpoint(config), read_token(config))
+    try:
+        yield agent
+    finally:
+        agent.close()
+
+
+@contextmanager
+def nonsense(answer: Callable[[http.server.BaseHTTPRequestHandler], None]) -> Iterator[ConsulConfig]:
+    """An HTTP server in Consul's place; it passes `test_the_fake_gives_what_consul_gives` like the real one."""
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_GET(self) -> None:
+            answer(self)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server.daemon_threads = True
+    thread = threading.Thread(target=server.serve_forever, args=(0.02,))
+    thread.start()
+    try:
+        yield ConsulConfig(address=f"http://127.0.0.1:{server.server_port}", timeout_seconds=0.5)
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+def reply(
+    status: int, body: bytes, length: int | None = None
+) -> Callable[[http.server.BaseHTTPRequestHandler], None]:
+    def answer(handler: http.server.BaseHTTPRequestHandler) -> None:
+        handler.send_response(status)
+        handler.send_header("X-Consul-Index", "7")
+        handler.send_header("Content-Length", str(len(body) if length is None else length))
+        handler.end_headers()
+        handler.wfile.write(body)
+        handler.close_connection = length is not None
+
+    return answer
+
+
+def check_contract(config: ConsulConfig) -> None:
+    with agent_of(config) as agent:
+        answer = agent.read_health("nosuch", consistency="default")
+
+    assert (answer.status, parse_reading("nosuch", answer.body).instances) == (200, ())
+    assert int(answer.headers["x-consul-index"]) >= 1
+
+
+def test_the_fake_gives_what_consul_gives(shared_consul: Consul) -> None:
+    check_contract(ConsulConfig(address=shared_consul.url))
+    with nonsense(reply(200, b"[]")) as config:
+        check_contract(config)
+
+
+def test_the_environment_changes_nothing(shared_consul: Consul, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CONSUL_HTTP_ADDR", "a:b:c:d")
+    monkeypatch.setenv("CONSUL_HTTP_SSL", "true")
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")
+
+    check_contract(ConsulConfig(address=shared_consul.url))
+
+    assert os.environ["CONSUL_HTTP_SSL"] == "true"
+
+
+def test_a_token_goes_in_the_header_and_nowhere_else(tmp_path: Path) -> None:
+    seen: list[tuple[str, str | None]] = []
+
+    def answer(handler: http.server.BaseHTTPRequestHandler) -> None:
+        seen.append((handler.path, handler.headers["X-Consul-Token"]))
+        reply(200, b"[]")(handler)
+
+    token_file = tmp_path / "token"
+    token_file.write_text("s3cret\n")
+    with nonsense(answer) as config, agent_of(attrs.evolve(config, token_file=str(token_file))) as agent:
+        agent.read_health("web", consistency="stale")
+
+    assert seen == [("/v1/health/service/web?stale=", "s3cret")]
+
+
+def test_a_unix_socket_is_spoken_to_as_well(work: Path) -> None:
+    path = work / "consul.sock"
+    with Consul(work, config={"addresses": {"http": f"127.0.0.1 unix://{path}"}}) as consul:
+        consul.put("web", "w1", node="n1", address="10.0.0.1", port=80)
+        config = ConsulConfig(address=f"unix://{path}")
+
+        with agent_of(config) as agent:
+            answer = agent.read_health("web", consistency="cached")
+
+    assert [one.instance_id for one in parse_reading("web", answer.body).instances] == ["w1"]
+    assert config.is_local
+
+
+def test_tls_is_verified_and_a_client_certificate_shown(work: Path) -> None:
+    for command in (["ca", "create"], ["cert", "create", "-server"], ["cert", "create", "-client"]):
+        subprocess.run([consul_path(), "tls", *command], cwd=work, check=True, capture_output=True)
+    port, plain, serf, server = free_ports(4)
+    settings = {
+        "ports": {
+            "http": plain,
+            "https": port,
+            "dns": -1,
+            "grpc": -1,
+            "serf_lan": serf,
+            "serf_wan": -1,
+            "server": server,
+        },
+        "ca_file": str(work / "consul-agent-ca.pem"),
+        "cert_file": str(work / "dc1-server-consul-0.pem"),
+        "key_file": str(work / "dc1-server-consul-0-key.pem"),
+        "verify_incoming_https": True,
+    }
+    (work / "tls.json").write_text(json.dumps(settings))
+    process = Process(
+        [consul_path(), "agent", "-dev", "-bind=127.0.0.1", "-client=127.0.0.1", f"-config-file={work}/tls.json"],
+        work / "consul.log",
+    )
+    try:
+        config = ConsulConfig(
+            address=f"https://localhost:{port}",
+            ca_file=str(work / "consul-agent-ca.pem"),
+            cert_file=str(work / "dc1-client-consul-0.pem"),
+            key_file=str(work / "dc1-client-consul-0-key.pem"),
+        )
+
+        def has_leader() -> bool:
+            with agent_of(config) as agent:
+                return bool(agent.read_leader())
+
+        wait_until(has_leader, 20, "a leader over TLS", process=process)
+        check_contract(config)
+        with pytest.raises(CatalogError, match="ertificate"):
+            check_contract(ConsulConfig(address=config.address, ca_file=config.ca_file))
+        with pytest.raises(CatalogError, match=r"self.signed certificate|unable to get"):
+            check_contract(ConsulConfig(address=config.address))
+    finally:
+        process.stop()
+
+
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [
+        (reply(500, b"No cluster leader"), "answered 500: No cluster leader"),
+        (reply(403, b"ACL not found"), "service_prefix"),
+        (reply(429, b"Your IP is issuing too many"), "http_max_conns_per_client"),
+        (reply(200, b"[{", length=500), "broke off"),
+        (lambda handler: handler.wfile.write(b"\x00\x01garbage\r\n\r\n"), "nonsense"),
+        (lambda handler: handler.connection.shutdown(socket.SHUT_RDWR), "closed the connection"),
+        (lambda _handler: time.sleep(1.5), "gave no answer in time"),
+    ],
+)
+def test_whatever_is_not_a_whole_answer_is_an_error_that_says_so(
+    answer: Callable[[http.server.BaseHTTPRequestHandler], None], said: str
+) -> None:
+    with nonsense(answer) as config, agent_of(config) as agent, pytest.raises(CatalogError, match=said):
+        agent.read_health("web", consistency="cached")
+
+
+def test_nobody_listening_is_said_so() -> None:
+    config = ConsulConfig(address=f"http://127.0.0.1:{free_port()}")
+
+    with agent_of(config) as agent, pytest.raises(CatalogError, match="refuses the connection"):
+        agent.read_health("web", consistency="cached")
+
+
+def test_a_blocking_query_may_be_held_longer_than_the_timeout_of_a_plain_one(shared_consul: Consul) -> None:
+    shared_consul.put("held", "h1", node="n1", address="10.0.0.1", port=80)
+    with agent_of(ConsulConfig(address=shared_consul.url, timeout_seconds=0.3)) as agent:
+        index = int(agent.read_health("held", consistency="default").headers["x-consul-index"])
+        begin = time.monotonic()
+
+        answer = agent.read_health("held", consistency="default", index=index, wait_seconds=1)
+
+    assert answer.status == 200
+    assert time.monotonic() - begin > 0.9
+
+
+def test_a_blocked_query_ends_at_once_when_it_is_aborted(shared_consul: Consul) -> None:
+    shared_consul.put("aborted", "a1", node="n1", address="10.0.0.1", port=80)
+    with agent_of(ConsulConfig(address=shared_consul.url)) as agent:
+        index = int(agent.read_health("aborted", consistency="default").headers["x-consul-index"])
+        timer = threading.Timer(0.2, agent.abort)
+        timer.start()
+        begin = time.monotonic()
+
+        with pytest.raises(CatalogError):
+            agent.read_health("aborted", consistency="default", index=index, wait_seconds=60)
+
+    assert time.monotonic() - begin < 10
+
+
+def test_a_sweep_reads_all_services_and_says_which_it_could_not() -> None:
+    def answer(handler: http.server.BaseHTTPRequestHandler) -> None:
+        bad = "/bad" in handler.path
+        reply(500 if bad else 200, b"[]")(handler)
+
+    with nonsense(answer) as config:
+        catalog, errors = read_catalog(config, ("a", "bad", "c"))
+
+    assert (sorted(catalog.readings), sorted(errors)) == (["a", "c"], ["bad"])
+
+
+def test_a_service_name_cannot_change_the_question() -> None:
+    seen: list[str] = []
+
+    def answer(handler: http.server.BaseHTTPRequestHandler) -> None:
+        seen.append(handler.path)
+        reply(200, b"[]")(handler)
+
+    with nonsense(answer) as config, agent_of(config) as agent:
+        agent.read_health("a/b?stale c%", consistency="default")
+
+    assert seen == ["/v1/health/service/a%2Fb%3Fstale%20c%25"]

@@ -1,0 +1,153 @@
+"""The conversation with HAProxy: the same contract for the real one and for the fake that injects faults."""
+
+import contextlib
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from hapsync.edge.runtime_socket import open_session
+from hapsync.errors import RuntimeAPIError
+from hapsync.model import Address, AdminState
+from hapsync.runtime import Command
+from tests.edge.fake_haproxy import byte_by_byte, fake_haproxy, reply_to
+from tests.harness.haproxy import HAProxy, minimal_config
+from tests.harness.ports import free_port
+
+
+@contextlib.contextmanager
+def real_haproxy(work: Path) -> Iterator[Path]:
+    config = work / "haproxy.cfg"
+    lines = ["server srv1 127.0.0.1:9000 weight 1 disabled"]
+    config.write_text(minimal_config(work / "admin.sock", free_port(), {"app": lines}))
+    with HAProxy(config, work):
+        yield work / "admin.sock"
+
+
+@contextlib.contextmanager
+def whole_fake(work: Path) -> Iterator[Path]:
+    with fake_haproxy(work / "fake.sock"):
+        yield work / "fake.sock"
+
+
+@contextlib.contextmanager
+def slow_fake(work: Path) -> Iterator[Path]:
+    with fake_haproxy(work / "fake.sock", send=byte_by_byte):
+        yield work / "fake.sock"
+
+
+@pytest.fixture(params=[real_haproxy, whole_fake, slow_fake])
+def socket_path(request: pytest.FixtureRequest, work: Path) -> Iterator[str]:
+    with request.param(work) as path:
+        yield str(path)
+
+
+def test_each_reply_belongs_to_its_command_silent_wordy_and_unterminated_ones_alike(socket_path: str) -> None:
+    commands = [
+        Command("set server app/srv1 weight 1"),
+        Command("set server app/srv1 weight x"),
+        Command("nonsense"),
+        Command("set server app/srv1 weight 1"),
+        Command("show servers state nosuch"),
+    ]
+
+    with open_session(socket_path, 5) as session:
+        replies = [reply.strip() for reply in session.ask(commands)]
+
+    assert [reply[:15] for reply in replies] == ["", "Empty weight st", "Unknown command", "", "Can't find back"]
+
+
+def test_many_more_commands_than_any_buffer_holds_are_all_answered_in_order(socket_path: str) -> None:
+    commands = [Command(f"set server app/srv1 weight {number % 3 or 'x'}") for number in range(2000)]
+
+    with open_session(socket_path, 20) as session:
+        replies = session.ask(commands)
+
+    refused = [number for number, reply in enumerate(replies) if reply.strip()]
+    assert len(replies) == 2000
+    assert set(refused) == (set(range(0, 2000, 3)) if len(refused) == 667 else set())
+
+
+def test_one_backend_is_read_and_an_unknown_one_is_said_not_to_exist(socket_path: str) -> None:
+    with open_session(socket_path, 5) as session:
+        observed = session.read_servers(("app", "nosuch"))
+
+    [slot] = observed.backends["app"].slots
+    assert (slot.name, slot.address, slot.admin) == ("srv1", Address("127.0.0.1", 9000), AdminState.MAINT)
+    assert not observed.backends["nosuch"].exists
+
+
+def test_who_answers_is_read(socket_path: str) -> None:
+    with open_session(socket_path, 5) as session:
+        process = session.read_process()
+
+    assert process.pid > 0
+    assert process.version.startswith("2.6")
+
+
+def test_a_stopping_worker_is_no_one_to_speak_to(work: Path) -> None:
+    def stopping(command: bytes) -> bytes:
+        return reply_to(command).replace(b"Stopping: 0", b"Stopping: 1")
+
+    with (
+        fake_haproxy(work / "fake.sock", answer=stopping),
+        open_session(str(work / "fake.sock"), 5) as session,
+        pytest.raises(RuntimeAPIError, match="4711, which is stopping"),
+    ):
+        session.read_process()
+
+
+def test_a_worker_that_hangs_up_in_the_middle_is_an_error_and_not_a_short_answer(work: Path) -> None:
+    def dying(command: bytes) -> bytes | None:
+        return None if command.endswith(b"3") else reply_to(command)
+
+    with (
+        fake_haproxy(work / "fake.sock", answer=dying),
+        open_session(str(work / "fake.sock"), 5) as session,
+        pytest.raises(RuntimeAPIError),
+    ):
+        session.ask([Command(f"set server app/srv1 weight {number}") for number in range(5)])
+
+
+def test_a_worker_that_hangs_is_an_error_once_the_timeout_is_over(work: Path) -> None:
+    def hanging(command: bytes) -> bytes:
+        if b"info" in command:
+            time.sleep(1)
+        return reply_to(command)
+
+    with (
+        fake_haproxy(work / "fake.sock", answer=hanging),
+        open_session(str(work / "fake.sock"), 0.2) as session,
+        pytest.raises(RuntimeAPIError, match="no answer in time"),
+    ):
+        session.read_process()
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (lambda _path: None, "does not exist"),
+        (lambda path: path.write_text(""), "refuses the connection"),
+    ],
+)
+def test_a_socket_that_is_not_there_says_what_to_look_at(work: Path, make: object, said: str) -> None:
+    path = work / "admin.sock"
+    make(path)  # type: ignore[operator]
+
+    with pytest.raises(RuntimeAPIError, match=said), open_session(str(path), 1):
+        pass
+
+
+def test_a_path_too_long_for_a_unix_socket_is_said_so() -> None:
+    with pytest.raises(RuntimeAPIError, match="107 bytes"), open_session("/tmp/" + "x" * 120, 1):
+        pass
+
+
+def test_a_full_socket_is_said_to_be_full(work: Path) -> None:
+    with real_haproxy(work) as path, contextlib.ExitStack() as stack:
+        for _ in range(10):
+            stack.enter_context(open_session(str(path), 5)).read_process()
+
+        with pytest.raises(RuntimeAPIError), open_session(str(path), 0.3):
+            pass

@@ -1,0 +1,193 @@
+"""Watching a real Consul: every change is seen at once, within the budget, whatever happens to the agent."""
+
+import http.server
+import queue
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from hapsync.config import ConsulConfig
+from hapsync.edge.pacing import ALL_PER_SECOND, SERVICE_BURST, Budget, Pace
+from hapsync.edge.watch import Watches
+from tests.harness.consul import Consul
+from tests.harness.processes import wait_until
+
+
+@contextmanager
+def watching(config: ConsulConfig, *services: str) -> Iterator[tuple[Watches, "queue.SimpleQueue[str]"]]:
+    woken: queue.SimpleQueue[str] = queue.SimpleQueue()
+    watches = Watches(config, woken.put)
+    watches.follow(services)
+    try:
+        yield watches, woken
+    finally:
+        watches.stop()
+
+
+def ids(watches: Watches, service: str) -> list[str]:
+    reading = watches.catalog().readings.get(service)
+    return [one.instance_id for one in reading.instances] if reading else ["unread"]
+
+
+def test_a_change_wakes_with_the_name_of_its_service_alone(shared_consul: Consul) -> None:
+    shared_consul.put("one", "o1", node="n1", address="10.0.0.1", port=80)
+    with watching(ConsulConfig(address=shared_consul.url), "one", "two") as (watches, woken):
+        assert {woken.get(timeout=5), woken.get(timeout=5)} == {"one", "two"}
+
+        shared_consul.put("one", "o2", node="n2", address="10.0.0.2", port=80)
+
+        assert woken.get(timeout=5) == "one"
+        assert ids(watches, "one") == ["o1", "o2"]
+
+
+def test_the_agents_cache_serves_the_watch_and_says_so(shared_consul: Consul) -> None:
+    with watching(ConsulConfig(address=shared_consul.url), "cached") as (watches, woken):
+        woken.get(timeout=5)
+
+        assert watches.states()["cached"].is_cached
+
+
+def test_an_agent_without_a_cache_is_read_stale_instead(work: Path) -> None:
+    with (
+        Consul(work, config={"http_config": {"use_cache": False}}) as consul,
+        watching(ConsulConfig(address=consul.url), "web") as (watches, woken),
+    ):
+        woken.get(timeout=5)
+        assert not watches.states()["web"].is_cached
+
+        consul.put("web", "w1", node="n1", address="10.0.0.1", port=80)
+
+        assert woken.get(timeout=5) == "web"
+        assert ids(watches, "web") == ["w1"]
+
+
+def test_a_consul_that_comes_back_with_nothing_is_followed_from_its_lower_index(work: Path) -> None:
+    with Consul(work) as consul:
+        for number in range(30):
+            consul.put("web", f"w{number}", node="n1", address="10.0.0.1", port=8000 + number)
+        with watching(ConsulConfig(address=consul.url), "web") as (watches, _):
+            wait_until(lambda: len(ids(watches, "web")) == 30, 10, "all 30 instances")
+            before = watches.states()["web"].index
+            consul.kill()
+            wait_until(lambda: watches.states()["web"].error, 10, "the watch to see Consul gone")
+            assert len(ids(watches, "web")) == 30
+
+            consul.start()
+            consul.put("web", "new", node="n9", address="10.0.0.9", port=80)
+
+            wait_until(lambda: ids(watches, "web") == ["new"], 10, "the new catalog")
+            assert watches.states()["web"].index < before
+            assert watches.states()["web"].error is None
+            consul.put("web", "newer", node="n9", address="10.0.0.9", port=81)
+            wait_until(lambda: ids(watches, "web") == ["new", "newer"], 10, "a change after it")
+
+
+def test_many_blocked_watches_end_at_once(shared_consul: Consul) -> None:
+    services = [f"many-{number}" for number in range(40)]
+    woken: queue.SimpleQueue[str] = queue.SimpleQueue()
+    watches = Watches(ConsulConfig(address=shared_consul.url), woken.put)
+    watches.follow(services)
+    for _ in services:
+        woken.get(timeout=20)
+    time.sleep(0.3)
+    begin = time.monotonic()
+
+    watches.stop()
+
+    assert time.monotonic() - begin < 0.9
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("watch many-")]
+
+
+def test_services_may_come_and_go(shared_consul: Consul) -> None:
+    with watching(ConsulConfig(address=shared_consul.url), "comes") as (watches, woken):
+        woken.get(timeout=5)
+
+        watches.follow(["goes"])
+
+        assert woken.get(timeout=5) == "goes"
+        assert set(watches.catalog().readings) == {"goes"}
+
+
+class _Counting(http.server.BaseHTTPRequestHandler):
+    """Answers every health query at once with a new index: the worst Consul for a careless watch."""
+
+    protocol_version = "HTTP/1.1"
+    reads: list[float]
+    is_cached: bool
+
+    def do_GET(self) -> None:
+        type(self).reads.append(time.monotonic())
+        body = b"[]"
+        self.send_response(200)
+        self.send_header("X-Consul-Index", str(len(type(self).reads)))
+        if type(self).is_cached:
+            self.send_header("X-Cache", "HIT")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@contextmanager
+def busy_consul(*, is_cached: bool) -> Iterator[tuple[ConsulConfig, list[float]]]:
+    reads: list[float] = []
+    handler = type("Handler", (_Counting,), {"reads": reads, "is_cached": is_cached})
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    server.daemon_threads = True
+    thread = threading.Thread(target=server.serve_forever, args=(0.02,))
+    thread.start()
+    try:
+        yield ConsulConfig(address=f"http://127.0.0.1:{server.server_port}"), reads
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+def most_in(reads: list[float], seconds: float) -> int:
+    return max(sum(1 for read in reads if begin <= read < begin + seconds) for begin in reads)
+
+
+def test_a_service_that_never_rests_is_read_ten_times_and_then_five_times_a_second_through_the_cache() -> None:
+    with busy_consul(is_cached=True) as (config, reads), watching(config, "web"):
+        time.sleep(3)
+
+    assert len(reads) <= SERVICE_BURST + 5 * 3 + 1
+    assert len(reads) >= SERVICE_BURST + 5
+
+
+def test_a_service_that_never_rests_is_read_ten_times_and_then_once_a_second_without_a_cache() -> None:
+    with busy_consul(is_cached=False) as (config, reads), watching(config, "web"):
+        time.sleep(3)
+
+    assert SERVICE_BURST <= len(reads) <= SERVICE_BURST + 3 + 1
+
+
+def test_all_watches_together_never_read_more_than_fifty_times_in_any_second_also_at_the_start() -> None:
+    with busy_consul(is_cached=True) as (config, reads), watching(config, *(f"s{number}" for number in range(120))):
+        time.sleep(3.5)
+
+    assert most_in(reads, 0.98) <= ALL_PER_SECOND
+    assert len(reads) >= 120
+
+
+def test_pace_gives_a_burst_and_then_its_rate() -> None:
+    pace = Pace()
+
+    delays = [pace.delay_seconds(5) for _ in range(SERVICE_BURST + 2)]
+
+    assert delays[:SERVICE_BURST] == [0.0] * SERVICE_BURST
+    assert 0.15 < delays[SERVICE_BURST] <= 0.2 < delays[SERVICE_BURST + 1] <= 0.4
+
+
+def test_the_budget_lets_so_many_go_and_says_how_long_the_others_wait() -> None:
+    budget = Budget()
+
+    delays = [budget.take_or_delay_seconds() for _ in range(ALL_PER_SECOND + 2)]
+
+    assert delays[:ALL_PER_SECOND] == [0.0] * ALL_PER_SECOND
+    assert all(1.0 < delay <= 1.25 for delay in delays[ALL_PER_SECOND:])
