@@ -118,13 +118,15 @@ def slot_number(name: str) -> int:
 class Backend:
     """The servers of one backend: our slots, sorted by number, and the foreign ones as they came.
 
-    `exists` is False where HAProxy has no backend of that name (or one without a single server).
+    `exists` is False where HAProxy has no backend of that name (or one without a single server). `proxy_id` is
+    HAProxy's number of it, 0 where it was not read; it changes with the configuration and says nothing of the state.
     """
 
     name: str
     slots: tuple[Server, ...] = ()
     foreign: tuple[Server, ...] = ()
     exists: bool = True
+    proxy_id: int = attrs.field(default=0, eq=False)
 
     @property
     def ready(self) -> tuple[Server, ...]:

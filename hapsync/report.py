@@ -69,7 +69,6 @@ class Report:
     haproxy: HAProxyProcess | None = None
     haproxy_error: str | None = None
     file_error: str | None = None
-    waiting_reload: str | None = None
     services: Mapping[str, ServiceReport] = attrs.field(factory=dict)
     counters: Counters = Counters()
     changes: tuple[Event, ...] = ()

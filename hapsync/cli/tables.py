@@ -18,6 +18,7 @@ _WORDS = {
     Verdict.OUT_OF_STEP: ("OUT OF STEP", "bold red"),
     Verdict.CANNOT_TELL: ("CANNOT TELL", "bold yellow"),
 }
+PIPE_WIDTH = 1000
 _WARN_FRACTION = 0.8
 """Of a backend's slots in use: time to plan for more before they run out."""
 _EVENTS = 5
@@ -54,8 +55,8 @@ def print_queues(queues: Sequence[ListenQueue]) -> None:
 
 
 def _console() -> Console:
-    # Nothing from outside is markup, and a pipe gets whole lines whatever the terminal's width.
-    width = None if sys.stdout.isatty() else 100
+    # Nothing from outside is markup, and a pipe gets a line for each server however long.
+    width = None if sys.stdout.isatty() else PIPE_WIDTH
     return Console(markup=False, highlight=False, emoji=False, width=width, soft_wrap=False)
 
 

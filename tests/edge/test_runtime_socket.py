@@ -9,7 +9,7 @@ import pytest
 
 from hapsync.edge.runtime_socket import open_session
 from hapsync.errors import RuntimeAPIError
-from hapsync.model import Address, AdminState
+from hapsync.model import NO_LOAD, Address, AdminState
 from hapsync.runtime import Command
 from tests.edge.fake_haproxy import byte_by_byte, fake_haproxy, reply_to
 from tests.harness.haproxy import HAProxy, minimal_config
@@ -151,3 +151,14 @@ def test_a_full_socket_is_said_to_be_full(work: Path) -> None:
 
         with pytest.raises(RuntimeAPIError), open_session(str(path), 0.3):
             pass
+
+
+def test_a_frontend_of_the_same_name_does_not_hide_a_backends_loads(work: Path) -> None:
+    config = work / "haproxy.cfg"
+    text = minimal_config(work / "admin.sock", free_port(), {"app": ["server srv1 127.0.0.1:9000 disabled"]})
+    config.write_text(text + f"\nfrontend app\n    bind 127.0.0.1:{free_port()}\n    default_backend app\n")
+    with HAProxy(config, work), open_session(str(work / "admin.sock"), 5) as session:
+        observed = session.read_servers(("app",))
+        loads = session.read_loads(list(observed.backends.values()))
+
+    assert loads == {("app", "srv1"): NO_LOAD}

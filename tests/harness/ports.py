@@ -9,7 +9,7 @@ from collections.abc import Iterator
 _FIRST, _LAST, _BLOCK = 12_000, 31_999, 200
 
 _lock = threading.Lock()
-_claims: list[socket.socket] = []
+_claims: list[int] = []  # descriptors, open until the process ends
 
 
 def free_port() -> int:
@@ -51,7 +51,7 @@ def _claim(block: int) -> bool:
     except OSError:
         claim.close()
         return False
-    _claims.append(claim)
+    _claims.append(claim.detach())
     return True
 
 

@@ -1,0 +1,112 @@
+"""When slots run out: one checked, graceful reload, and nobody notices."""
+
+import re
+import signal
+import time
+
+import attrs
+
+from tests.demo.fleet import Fleet
+from tests.demo.stage import Stage
+from tests.harness.processes import wait_until
+
+
+def test_slots_run_out_under_load_and_one_reload_grows_them() -> None:
+    with Stage({"web": 4}) as stage, Fleet(stage) as fleet:
+        members = [fleet.add() for _ in range(4)]
+        stage.wait_equal()
+        fleet.put(attrs.evolve(members[0], maintenance=True))
+        fleet.put(attrs.evolve(members[1], status="critical"))
+        stage.wait_equal()
+        before = stage.haproxy.worker_pid()
+        with stage.load(rate=300) as load:
+            time.sleep(1)
+            for _ in range(5):
+                fleet.add()
+            wait_until(lambda: stage.haproxy.worker_pid() not in (None, before), 15, "the new worker")
+            # Servers leave right after it, while old connections still live.
+            fleet.remove(members[2].name)
+            fleet.remove(members[3].name)
+            stage.wait_equal(timeout_seconds=10)
+            time.sleep(4)
+            result = load.stop()
+
+        after = stage.haproxy.worker_pid()
+        assert (result.failed, result.failures) == (0, ())
+        assert result.requests > 1000
+        assert stage.reloads() == 1
+        servers = stage.haproxy.servers("web")
+        assert len(servers) >= 8
+        assert [one.draining for one in servers.values() if one.port == members[0].port] == [True]
+        assert [one.in_maintenance for one in servers.values() if one.port == members[1].port] == [True]
+        wait_until(lambda: stage.hapsync("plan").returncode == 0, 10, "an empty plan")
+        assert stage.haproxy.worker_pid() == after
+        assert stage.reloads() == 1
+        assert "no free slot" in stage.status()["agent"]["reloads"][0]["why"]
+
+
+def test_many_causes_at_once_are_one_reload() -> None:
+    with (
+        Stage({"web": 2, "api": 2, "img": 2}) as stage,
+        Fleet(stage, "web") as web,
+        Fleet(stage, "api") as api,
+        Fleet(stage, "img") as img,
+    ):
+        for _ in range(5):
+            for fleet in (web, api, img):
+                fleet.add()
+        for name in stage.backends:
+            stage.wait_equal(name, timeout_seconds=15)
+        time.sleep(1)
+
+        assert stage.reloads() == 1
+
+
+def test_a_configuration_that_haproxy_refuses_changes_nothing_and_is_not_tried_again_and_again() -> None:
+    with Stage({"web": 2}) as stage, Fleet(stage) as fleet:
+        fleet.add()
+        stage.wait_equal()
+        wait_until(lambda: "node-a" in stage.haproxy.config.read_text(), 10, "the file to follow")
+        stage.stop_agent()
+        settings = stage.config_path.read_text()
+        stage.config_path.write_text(settings.replace("check inter 2s", "check inter nonsense"))
+        before, pid = stage.haproxy.config.read_text(), stage.haproxy.worker_pid()
+        stage.start_agent()
+        for _ in range(3):
+            fleet.add()
+        wait_until(lambda: stage.status()["agent"]["counters"]["failed_reloads"], 15, "a refused reload")
+        time.sleep(7)
+
+        status = stage.status()
+        assert "'server web/srv1'" in str(status["agent"]["reloads"][-1]["error"])
+        assert status["agent"]["counters"]["failed_reloads"] <= 3
+        assert (stage.haproxy.config.read_text(), stage.haproxy.worker_pid()) == (before, pid)
+        assert sum(1 for one in stage.haproxy.servers("web").values() if one.running) == 2
+        assert stage.hapsync("status").returncode == 2
+
+        stage.config_path.write_text(settings)
+        stage.agent.signal(signal.SIGHUP)
+
+        stage.wait_equal(timeout_seconds=15)
+
+
+def test_a_reload_that_the_master_refuses_puts_the_old_file_back() -> None:
+    with Stage({"web": 1}, agent=False) as stage, Fleet(stage) as fleet:
+        # A check command that accepts what HAProxy then cannot start with: a port that is taken.
+        settings = stage.config_path.read_text()
+        stage.config_path.write_text(
+            re.sub(r"(?m)^check_command = .*", 'check_command = ["true", "{config}"]', settings)
+        )
+        fleet.add()
+        stage.start_agent()
+        stage.wait_equal()
+        wait_until(lambda: "node-a" in stage.haproxy.config.read_text(), 10, "the file to follow")
+        template = stage.work / "haproxy.cfg.j2"
+        before, pid = stage.haproxy.config.read_text(), stage.haproxy.worker_pid()
+        template.write_text(template.read_text().replace("mode http", "mode nonsense"))
+
+        stage.agent.signal(signal.SIGHUP)
+
+        wait_until(lambda: stage.status()["agent"]["counters"]["failed_reloads"], 20, "the failed reload")
+        assert (stage.haproxy.config.read_text(), stage.haproxy.worker_pid()) == (before, pid)
+        wait_until(lambda: stage.hapsync("status").returncode == 0, 10, "status to say in step")

@@ -1,0 +1,109 @@
+"""Of a haproxy.cfg only the slots that hapsync wrote are understood, each under its section."""
+
+import pytest
+
+from hapsync.cfgfile import SECTIONS, FileServer, observed_from_file, parse_file
+from hapsync.model import NO_LOAD, PLACEHOLDER, Address, AdminState, Backend, Observed, Server
+
+READY, MAINT = AdminState.READY, AdminState.MAINT
+
+FILE = """\
+# server srv1 10.0.0.9:80 weight 1
+global
+    stats socket /run/haproxy/admin.sock
+    server srv1 10.0.0.9:80
+defaults
+    default-server inter 5s
+frontend web
+    bind :80
+    default_backend web
+backend web
+    balance leastconn # server srv9 10.0.0.9:80
+    server srv2 10.0.0.2:8080 weight 256 check  # node "n2" service id "web-2"
+    server srv10 [2001:db8::10]:80 weight 0 check disabled  # node "n10" service id "# \\" x"
+    server mine 10.0.0.99:80 weight 1
+    server srv1 127.0.0.1:1 weight 1 check inter 2s disabled  # free
+    server srv03 10.0.0.3:80
+\tserver  srv3\t10.0.0.3:80
+listen api
+    bind :81
+    server srv1 10.0.1.1:80 check disabled weight 7
+backend empty
+    # nothing
+backend
+    server srv1 10.0.0.9:80
+resolvers dns
+    server srv5 10.0.0.9:80
+"""
+
+
+def slot(name: str, address: Address, admin: AdminState, weight: int) -> Server:
+    return Server(name, address, admin, weight, is_up=admin is READY, load=NO_LOAD)
+
+
+WEB = (
+    FileServer(slot("srv1", PLACEHOLDER, MAINT, 1), "free"),
+    FileServer(slot("srv2", Address("10.0.0.2", 8080), READY, 256), 'node "n2" service id "web-2"'),
+    FileServer(slot("srv3", Address("10.0.0.3", 80), READY, 1), ""),
+    FileServer(slot("srv10", Address("2001:db8::10", 80), MAINT, 0), 'node "n10" service id "# \\" x"'),
+)
+
+
+def test_slots_are_found_under_their_backend_or_listen() -> None:
+    api = (FileServer(slot("srv1", Address("10.0.1.1", 80), MAINT, 7), ""),)
+
+    assert parse_file(FILE) == {"web": WEB, "api": api, "empty": ()}
+
+
+def test_an_empty_file_has_no_backends() -> None:
+    assert parse_file("") == {}
+    assert parse_file("\n# backend web\n") == {}
+
+
+@pytest.mark.parametrize("section", sorted(SECTIONS - {"backend", "listen"}))
+def test_every_other_section_ends_a_backend(section: str) -> None:
+    text = f"backend web\n{section} x\nserver srv1 10.0.0.1:80\n"
+
+    assert parse_file(text) == {"web": ()}
+
+
+def test_a_backend_that_is_there_twice_is_one() -> None:
+    text = "backend web\nserver srv2 10.0.0.2:80\nlisten api\nbackend web\nserver srv1 10.0.0.1:80\n"
+
+    assert [one.server.name for one in parse_file(text)["web"]] == ["srv1", "srv2"]
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        *("web.example.com:80", "10.0.0.1", "10.0.0.1:", ":80", "[::1]", "/run/app.sock", "10.0.0.1:80-90"),
+        *("10.0.0.1:80 weight", "10.0.0.1:80 weight heavy", "[fe80::1%eth0]:80"),
+    ],
+)
+def test_a_slot_that_cannot_be_understood_points_nowhere(words: str) -> None:
+    (found,) = parse_file(f"backend web\n    server srv1 {words}\n")["web"]
+
+    assert slot("srv1", PLACEHOLDER, READY, 1) == found.server
+
+
+def test_a_server_line_without_an_address_is_none() -> None:
+    assert parse_file("backend web\n    server srv1\n    server\n") == {"web": ()}
+
+
+@pytest.mark.parametrize("odd", ["\x0b", "\x0c", "\x1c", "\x85", "\u2028"], ids=ascii)
+def test_only_a_newline_ends_a_line_as_in_haproxy(odd: str) -> None:
+    text = f"backend web\n    # Our servers{odd}backend api{odd}\n    server srv1 10.0.0.1:80\n"
+
+    assert [one.server.name for one in parse_file(text)["web"]] == ["srv1"]
+
+
+def test_a_file_gives_the_reading_of_a_haproxy_started_with_it() -> None:
+    expected = Observed(
+        {
+            "web": Backend("web", tuple(one.server for one in WEB)),
+            "empty": Backend("empty", exists=False),
+            "nosuch": Backend("nosuch", exists=False),
+        }
+    )
+
+    assert expected == observed_from_file(FILE, ("web", "empty", "nosuch"))

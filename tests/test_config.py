@@ -1,0 +1,427 @@
+"""hapsync.toml is read strictly, and all that is wrong with it is said at once."""
+
+import pytest
+
+from hapsync.config import (
+    AgentConfig,
+    BackendConfig,
+    Config,
+    ConsulConfig,
+    HAProxyConfig,
+    parse_config,
+)
+from hapsync.errors import ConfigError
+
+WEB = '[backends.web]\nservice = "web"\n'
+
+
+def problems(text: str) -> list[str]:
+    with pytest.raises(ConfigError) as caught:
+        parse_config(text, "hapsync.toml")
+
+    assert str(caught.value).splitlines()[0] == f"hapsync.toml: {len(caught.value.problems)} problem(s)"
+    assert [f"  {problem}" for problem in caught.value.problems] == str(caught.value).splitlines()[1:]
+    return list(caught.value.problems)
+
+
+def in_table(table: str, line: str) -> str:
+    """Return a file that is right but for `line` in `table`."""
+    return f'[backends.web]\nservice = "web"\n{line}\n' if table == "backends.web" else f"{WEB}[{table}]\n{line}\n"
+
+
+def test_a_file_with_one_backend_is_enough() -> None:
+    config = parse_config(WEB, "hapsync.toml")
+
+    assert Config(backends={"web": BackendConfig(service="web")}) == config
+    assert config.consul == ConsulConfig(address="http://127.0.0.1:8500", consistency="cached", wait_seconds=60.0)
+    assert config.haproxy == HAProxyConfig(
+        socket="/run/haproxy/admin.sock",
+        config="/etc/haproxy/haproxy.cfg",
+        template="/etc/hapsync/haproxy.cfg.j2",
+        check_command=("haproxy", "-c", "-f", "{config}"),
+        reload_gap_seconds=5.0,
+    )
+    assert config.agent == AgentConfig(
+        state_dir="/var/lib/hapsync", runtime_dir="/run/hapsync", resync_seconds=10.0, log_level="info"
+    )
+    assert config.backends["web"] == BackendConfig(service="web", tags=(), slots=8, server_options="check")
+
+
+def test_every_key_is_read() -> None:
+    text = """\
+[consul]
+address = "https://consul.example:8501"
+token = "t0ken"
+datacenter = "dc-1"
+consistency = "stale"
+wait_seconds = 30
+timeout_seconds = 2.5
+ca_file = "/etc/ca.pem"
+cert_file = "/etc/cert.pem"
+key_file = "/etc/key.pem"
+[haproxy]
+socket = "/run/a.sock"
+config = "/etc/h.cfg"
+template = "/etc/h.j2"
+check_command = ["sudo", "haproxy", "-c", "-f", "/etc/common.cfg", "-f", "{config}"]
+reload_command = ["systemctl", "reload", "haproxy"]
+timeout_seconds = 1
+check_timeout_seconds = 2
+reload_timeout_seconds = 3
+reload_gap_seconds = 0
+[agent]
+state_dir = "/s"
+runtime_dir = "/r"
+resync_seconds = 1
+log_level = "debug"
+[backends."a.b:c-d_1"]
+service = "web server"
+tags = ["a b", "`c`", ""]
+slots = 4000
+server_options = "check inter 2s ssl verify none"
+"""
+    expected = Config(
+        consul=ConsulConfig(
+            address="https://consul.example:8501",
+            token="t0ken",
+            datacenter="dc-1",
+            consistency="stale",
+            wait_seconds=30.0,
+            timeout_seconds=2.5,
+            ca_file="/etc/ca.pem",
+            cert_file="/etc/cert.pem",
+            key_file="/etc/key.pem",
+        ),
+        haproxy=HAProxyConfig(
+            socket="/run/a.sock",
+            config="/etc/h.cfg",
+            template="/etc/h.j2",
+            check_command=("sudo", "haproxy", "-c", "-f", "/etc/common.cfg", "-f", "{config}"),
+            reload_command=("systemctl", "reload", "haproxy"),
+            timeout_seconds=1.0,
+            check_timeout_seconds=2.0,
+            reload_timeout_seconds=3.0,
+            reload_gap_seconds=0.0,
+        ),
+        agent=AgentConfig(state_dir="/s", runtime_dir="/r", resync_seconds=1.0, log_level="debug"),
+        backends={
+            "a.b:c-d_1": BackendConfig(
+                service="web server",
+                tags=("a b", "`c`", ""),
+                slots=4000,
+                server_options="check inter 2s ssl verify none",
+            )
+        },
+    )
+
+    assert expected == parse_config(text, "hapsync.toml")
+
+
+def test_all_problems_are_listed_at_once_each_with_its_path() -> None:
+    text = """\
+speed = 1
+[consul]
+adress = "http://127.0.0.1:8500"
+token = "a"
+token_file = "/b"
+cert_file = "/c"
+[haproxy]
+socket = "run/admin.sock"
+check_command = []
+master_socket = "/m"
+reload_command = ["r"]
+[agent]
+resync_seconds = "10"
+[backends.web]
+service = 5
+slots = 0
+[backends."a b"]
+"""
+
+    assert problems(text) == [
+        "agent.resync_seconds: must be a number",
+        'backends."a b": must be 1 to 128 of A-Z a-z 0-9 _ : . - (HAProxy\'s own rule)',
+        "backends.a b.service: is missing",
+        "backends.web.service: must be a text",
+        "backends.web.slots: must be from 1 to 4000",
+        "consul.cert_file: a client certificate needs both cert_file and key_file",
+        "consul.token_file: give either this or consul.token, not both",
+        'consul: unknown key(s): "adress"',
+        'haproxy.check_command: must contain "{config}", which stands for the file to check',
+        "haproxy.check_command: must name a program to run",
+        "haproxy.reload_command: give either this or haproxy.master_socket, not both",
+        "haproxy.socket: must be an absolute path",
+        'the file: unknown key(s): "speed"',
+    ]
+
+
+@pytest.mark.parametrize("table", ["consul", "haproxy", "agent", "backends.web", "backends.web.foo"])
+def test_an_unknown_key_is_a_problem(table: str) -> None:
+    (problem,) = problems(in_table(table, '"od\\nd" = 1'))
+    path = "backends.web" if table.startswith("backends") else table
+    key = "foo" if table.endswith("foo") else "od\\nd"
+
+    assert f'{path}: unknown key(s): "{key}"' == problem
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("", "backends: is missing"),
+        ("backends = {}", "backends: must name at least one backend, for example [backends.web]"),
+        ("backends = 5", "backends: must hold a table for each backend, for example [backends.web]"),
+        ('[[backends]]\nservice = "a"', "backends: must hold a table for each backend, for example [backends.web]"),
+        ("[backends]\nweb = 5", "backends.web: must be a table"),
+        ("[backends.web]", "backends.web.service: is missing"),
+        (f"consul = 5\n{WEB}", "consul: must be a table"),
+        (f"haproxy = []\n{WEB}", "haproxy: must be a table"),
+        (f'agent = "a"\n{WEB}', "agent: must be a table"),
+    ],
+)
+def test_what_should_be_a_table_is_one(text: str, problem: str) -> None:
+    assert [problem] == problems(text)
+
+
+@pytest.mark.parametrize("value", ["5", "5.5", "true", '["a"]', "{ a = 1 }", "2026-01-01"])
+@pytest.mark.parametrize(
+    ("table", "key"),
+    [
+        *(("consul", key) for key in ("address", "token", "token_file", "datacenter", "ca_file")),
+        *(("haproxy", key) for key in ("socket", "config", "template", "master_socket")),
+        *(("agent", key) for key in ("state_dir", "runtime_dir")),
+        *(("backends.web", key) for key in ("server_options",)),
+    ],
+)
+def test_a_text_is_nothing_else(table: str, key: str, value: str) -> None:
+    assert problems(in_table(table, f"{key} = {value}")) == [f"{table}.{key}: must be a text"]
+
+
+@pytest.mark.parametrize("value", ['"5"', "true", "[5]", "{ a = 1 }", "2026-01-01"])
+@pytest.mark.parametrize(
+    ("table", "key"),
+    [
+        *(("consul", key) for key in ("wait_seconds", "timeout_seconds")),
+        *(
+            ("haproxy", key)
+            for key in ("timeout_seconds", "check_timeout_seconds", "reload_timeout_seconds", "reload_gap_seconds")
+        ),
+        ("agent", "resync_seconds"),
+    ],
+)
+def test_a_number_is_nothing_else(table: str, key: str, value: str) -> None:
+    assert problems(in_table(table, f"{key} = {value}")) == [f"{table}.{key}: must be a number"]
+
+
+@pytest.mark.parametrize("value", ['"8"', "true", "8.0", "[8]"])
+def test_a_whole_number_is_nothing_else(value: str) -> None:
+    assert problems(in_table("backends.web", f"slots = {value}")) == ["backends.web.slots: must be a whole number"]
+
+
+@pytest.mark.parametrize("value", ['"a"', "5", "true", "[5]", '["a", 5]', '[["a"]]', "{ a = 1 }"])
+@pytest.mark.parametrize(("table", "key"), [("haproxy", "reload_command"), ("backends.web", "tags")])
+def test_a_list_of_texts_is_nothing_else(table: str, key: str, value: str) -> None:
+    assert problems(in_table(table, f"{key} = {value}")) == [f"{table}.{key}: must be a list of texts"]
+
+
+@pytest.mark.parametrize("value", ['"sometimes"', "5", "true", '["cached"]', '""', '"CACHED"'])
+def test_a_choice_is_one_of_its_words(value: str) -> None:
+    assert problems(in_table("consul", f"consistency = {value}")) == [
+        "consul.consistency: must be one of cached, stale, default"
+    ]
+    assert problems(in_table("agent", f"log_level = {value}")) == [
+        "agent.log_level: must be one of debug, info, warning, error"
+    ]
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        *("http://127.0.0.1:8500", "http://localhost", "https://consul.example:8501/", "http://[::1]:8500"),
+        "unix:///run/consul/http.sock",
+    ],
+)
+def test_consul_is_reached_by_http_https_or_a_unix_socket(address: str) -> None:
+    assert parse_config(in_table("consul", f'address = "{address}"'), "f").consul.address == address
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        *("", "127.0.0.1:8500", "ftp://a", "http://", "http://a b", "http://a/v1", "http://user@a", "unix://run/x"),
+        *("http://a:b", "http://a:123456", "http://a\\n", "unix:///", "HTTP://a", "http://a?x=1"),
+    ],
+)
+def test_consul_is_reached_no_other_way(address: str) -> None:
+    (problem,) = problems(in_table("consul", f'address = "{address}"'))
+
+    assert problem.startswith('consul.address: must look like "http://127.0.0.1:8500"')
+
+
+@pytest.mark.parametrize(
+    ("address", "local"),
+    [
+        ("http://127.0.0.1:8500", True),
+        ("http://127.9.9.9", True),
+        ("https://localhost:8501", True),
+        ("http://localhost", True),
+        ("http://[::1]:8500", True),
+        ("unix:///run/consul.sock", True),
+        ("http://localhost.example", False),
+        ("http://10.0.0.1:8500", False),
+        ("http://consul.service", False),
+        ("http://[::2]:8500", False),
+    ],
+)
+def test_an_agent_on_this_machine_is_local(address: str, local: bool) -> None:  # noqa: FBT001
+    assert local is ConsulConfig(address=address).is_local
+
+
+@pytest.mark.parametrize("path", ["", "run/x", "./x", "~/x", "/a\\nb", "/a\\u0000b"])
+def test_a_path_is_absolute_and_on_one_line(path: str) -> None:
+    assert problems(in_table("haproxy", f'socket = "{path}"')) == ["haproxy.socket: must be an absolute path"]
+
+
+@pytest.mark.parametrize("name", ["", "a b", "a/b", "a;b", "a\\nb", "é", "a" * 129, "<<", "{{ x }}", "#1", "a @ b"])
+def test_a_backend_has_a_name_that_haproxy_allows(name: str) -> None:
+    (problem,) = problems(f'[backends."{name}"]\nservice = "web"\n')
+
+    assert problem.startswith('backends."')
+    assert problem.endswith("must be 1 to 128 of A-Z a-z 0-9 _ : . - (HAProxy's own rule)")
+
+
+@pytest.mark.parametrize("name", ["a @ b", "a\\nb", "a.b", "a'] x"])
+def test_the_path_of_a_problem_is_whole_whatever_its_keys_are(name: str) -> None:
+    found = problems(f'[backends."{name}"]\nservice = "web"\nslots = 0\n')
+
+    assert all(problem.startswith("backends.") and len(problem.splitlines()) == 1 for problem in found)
+    assert any(problem.endswith("slots: must be from 1 to 4000") for problem in found)
+
+
+@pytest.mark.parametrize("name", ["", "é", "a\\nb", "a" * 257])
+def test_a_service_has_a_printable_name(name: str) -> None:
+    assert problems(f'[backends.web]\nservice = "{name}"\n') == [
+        "backends.web.service: must be 1 to 256 printable characters"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("table", "line", "limits"),
+    [
+        ("backends.web", "slots = 0", "1 to 4000"),
+        ("backends.web", "slots = -1", "1 to 4000"),
+        ("backends.web", "slots = 4001", "1 to 4000"),
+        ("consul", "wait_seconds = 0.5", "1 to 600"),
+        ("consul", "wait_seconds = 601", "1 to 600"),
+        ("consul", "timeout_seconds = 0", "0.05 to 86400"),
+        ("agent", "resync_seconds = nan", "0.05 to 86400"),
+        ("agent", "resync_seconds = inf", "0.05 to 86400"),
+        ("haproxy", "reload_gap_seconds = -0.1", "0 to 86400"),
+    ],
+)
+def test_a_number_is_within_its_limits(table: str, line: str, limits: str) -> None:
+    assert problems(in_table(table, line)) == [f"{table}.{line.split(' ', maxsplit=1)[0]}: must be from {limits}"]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        *("check # x", "check\\ninter 2s", 'check \\"x\\"', "check 'x'", "check \\\\", "check\\u0000", "chéck"),
+        *("check disabled", "weight 5", "id 7", "enabled", "check init-state up", "track web/srv1", "redir /x"),
+        "check\\t inter 2s",
+    ],
+)
+def test_server_options_are_plain_keywords(options: str) -> None:
+    (problem,) = problems(in_table("backends.web", f'server_options = "{options}"'))
+
+    assert problem.startswith("backends.web.server_options: must be plain HAProxy keywords on one line")
+
+
+@pytest.mark.parametrize(
+    "options", ["", "check", "check inter 2s fall 3", "ssl verify none sni str(a.b)", "cookie disabled-1"]
+)
+def test_server_options_may_be_any_keywords(options: str) -> None:
+    text = in_table("backends.web", f'server_options = "{options}"')
+
+    assert options == parse_config(text, "f").backends["web"].server_options
+
+
+@pytest.mark.parametrize(
+    ("lines", "master"),
+    [
+        ("", "/run/haproxy-master.sock"),
+        ('master_socket = "/m"', "/m"),
+        ('reload_command = ["r"]', None),
+    ],
+)
+def test_a_reload_is_made_by_the_master_or_by_a_command(lines: str, master: str | None) -> None:
+    assert master == parse_config(in_table("haproxy", lines), "f").haproxy.master
+
+
+def test_both_reload_means_at_once_are_a_problem() -> None:
+    assert problems(in_table("haproxy", 'master_socket = "/m"\nreload_command = ["r"]')) == [
+        "haproxy.reload_command: give either this or haproxy.master_socket, not both"
+    ]
+
+
+@pytest.mark.parametrize("command", ["[]", '[""]', '["", "a"]'])
+def test_a_command_names_a_program(command: str) -> None:
+    assert problems(in_table("haproxy", f"reload_command = {command}")) == [
+        "haproxy.reload_command: must name a program to run"
+    ]
+
+
+def test_the_check_command_says_where_the_candidate_goes() -> None:
+    assert problems(in_table("haproxy", 'check_command = ["haproxy", "-c"]')) == [
+        'haproxy.check_command: must contain "{config}", which stands for the file to check'
+    ]
+
+
+@pytest.mark.parametrize("given", ['cert_file = "/c"', 'key_file = "/k"'])
+def test_a_client_certificate_needs_its_key(given: str) -> None:
+    assert problems(in_table("consul", given)) == [
+        "consul.cert_file: a client certificate needs both cert_file and key_file"
+    ]
+
+
+def test_a_token_is_never_shown() -> None:
+    config = parse_config(in_table("consul", 'token = "s3cret"'), "f")
+
+    assert config.consul.token == "s3cret"
+    assert "s3cret" not in repr(config)
+
+
+@pytest.mark.parametrize("token", ["a b", "a\\n", "é"])
+def test_a_token_can_stand_in_a_header(token: str) -> None:
+    assert problems(in_table("consul", f'token = "{token}"')) == [
+        "consul.token: must be printable ASCII without spaces"
+    ]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[backends.web",
+        "a = ",
+        "a = 1\na = 2",
+        "\0",
+        f"a = {'1' * 5000}",
+        f"a = {'[' * 5000}",
+    ],
+    ids=lambda text: repr(text[:12]),
+)
+def test_what_is_not_toml_is_one_problem(text: str) -> None:
+    (problem,) = problems(text)
+
+    assert problem.startswith("not TOML: ")
+
+
+def test_a_number_too_large_for_a_number_is_a_problem_of_its_size() -> None:
+    assert problems(in_table("agent", f"resync_seconds = 1{'0' * 400}")) == [
+        "agent.resync_seconds: must be from 0.05 to 86400"
+    ]
+
+
+def test_each_service_is_watched_once() -> None:
+    backends = {name: BackendConfig(service=service) for name, service in (("a", "web"), ("b", "api"), ("c", "web"))}
+
+    assert Config(backends=backends).services == ("api", "web")

@@ -1,0 +1,256 @@
+"""HAProxy's own words are read by the names of their columns."""
+
+from pathlib import Path
+
+import attrs
+import pytest
+
+from hapsync.errors import RuntimeAPIError
+from hapsync.model import NO_LOAD, Address, AdminState, Backend, HAProxyProcess, Load, Observed, Server
+from hapsync.observed import Health, parse_health, parse_info, parse_loads, parse_servers_state, with_loads
+
+DATA = Path(__file__).with_name("data")
+STATE = (DATA / "servers_state.txt").read_text()
+STAT = (DATA / "stat.csv").read_text()
+INFO = (DATA / "info.txt").read_text()
+"""What Debian's HAProxy 2.6.12 answered, one connection open to api/srv1."""
+
+ONE = """\
+1
+# be_id be_name srv_id srv_name srv_addr srv_op_state srv_admin_state srv_uweight srv_port
+3 web 1 srv1 10.0.0.1 2 {admin} 1 8080
+"""
+
+
+def backend(text: str, name: str = "web") -> Backend:
+    return parse_servers_state(text, (name,)).backends[name]
+
+
+def by_columns(text: str, order: list[int]) -> str:
+    version, header, *rows = text.splitlines()
+    fields = [row.split(" ") for row in (header.removeprefix("# "), *rows) if row]
+    ordered = [" ".join(row[place] for place in order) for row in fields]
+    return "\n".join((version, f"# {ordered[0]}", *ordered[1:], "", ""))
+
+
+def test_a_real_reading_holds_our_slots_by_number_and_the_foreign_servers() -> None:
+    expected = Backend(
+        "web",
+        slots=(
+            Server("srv1", Address("127.0.0.1", 1), AdminState.MAINT, 1, is_up=False),
+            Server("srv2", Address("10.0.0.2", 8080), AdminState.READY, 1, is_up=True),
+            Server("srv3", Address("10.0.0.3", 8080), AdminState.DRAIN, 1, is_up=True),
+            Server("srv4", Address("10.0.0.4", 8080), AdminState.MAINT, 4, is_up=False),
+            Server("srv5", Address("10.0.0.5", 8080), AdminState.DRAIN, 5, is_up=True),
+            Server("srv6", Address("10.0.0.6", 8080), AdminState.READY, 6, is_up=True),
+            Server("srv10", Address("2001:db8::10", 8080), AdminState.READY, 256, is_up=True),
+        ),
+        foreign=(
+            Server("spare", Address("10.0.0.99", 8080), AdminState.READY, 1, is_up=True),
+            Server("leader", None, AdminState.MAINT, 1, is_up=False),
+            Server("follower", Address("10.0.0.98", 8080), AdminState.MAINT, 1, is_up=False),
+        ),
+    )
+
+    assert expected == backend(STATE)
+
+
+def test_only_the_backends_asked_for_are_read() -> None:
+    assert set(parse_servers_state(STATE, ("api", "web")).backends) == {"api", "web"}
+
+
+def test_a_backend_that_does_not_show_does_not_exist() -> None:
+    assert backend(STATE, "nosuch") == Backend("nosuch", exists=False)
+    assert backend(STATE, "we") == Backend("we", exists=False)
+
+
+def test_a_backend_with_only_foreign_servers_exists() -> None:
+    assert backend(ONE.format(admin=0).replace("srv1", "own1")).exists
+
+
+@pytest.mark.parametrize(
+    ("bits", "admin"),
+    [
+        (0, AdminState.READY),
+        (0x04, AdminState.READY),  # was `disabled` in the file, made ready since
+        (0x40, AdminState.READY),
+        (0x01, AdminState.MAINT),
+        (0x05, AdminState.MAINT),
+        (0x02, AdminState.MAINT),
+        (0x20, AdminState.MAINT),
+        (0x08, AdminState.DRAIN),
+        (0x0C, AdminState.DRAIN),
+        (0x10, AdminState.DRAIN),
+        (0x09, AdminState.MAINT),
+        (0x28, AdminState.MAINT),
+    ],
+)
+def test_the_administrative_state_is_told_by_bits(bits: int, admin: AdminState) -> None:
+    assert backend(ONE.format(admin=bits)).slots[0].admin is admin
+
+
+def test_the_twenty_columns_of_haproxy_2_2_give_the_same_reading() -> None:
+    twenty = by_columns(STATE, list(range(20)))
+
+    assert "srv_use_ssl" not in twenty
+    assert parse_servers_state(STATE, ("web", "api")) == parse_servers_state(twenty, ("web", "api"))
+
+
+def test_the_order_of_the_columns_does_not_matter() -> None:
+    turned = by_columns(STATE, list(reversed(range(25))))
+
+    assert parse_servers_state(STATE, ("web", "api")) == parse_servers_state(turned, ("web", "api"))
+
+
+def test_the_order_of_the_lines_does_not_matter_for_slots() -> None:
+    version, header, *rows = [line for line in STATE.splitlines() if line]
+    turned = "\n".join((version, header, *reversed(rows)))
+
+    assert backend(STATE).slots == backend(turned).slots
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "\n",
+        "2\n# be_name\n",
+        "Can't find backend.\n",
+        "Permission denied\n",
+        "Unknown command: 'show'\n",
+        "1\n",
+        "1\n\n",
+        STATE.replace("srv_admin_state", "srv_admin"),
+        STATE.replace("1\n#", "1\n", 1).replace(" be_name", " name"),
+        ONE.format(admin="x"),
+        ONE.format(admin=""),
+        ONE.format(admin=0).rstrip().removesuffix(" 8080"),
+        ONE.format(admin=0).replace("srv1 10.0.0.1", "srv1"),
+        STATE[: STATE.index("srv10") + 12],
+    ],
+    ids=lambda text: repr(text[:24]),
+)
+def test_a_damaged_reading_is_an_error(text: str) -> None:
+    with pytest.raises(RuntimeAPIError, match="show servers state"):
+        parse_servers_state(text, ("web",))
+
+
+@pytest.mark.parametrize("address", ["-", "", "nowhere", "/run/app.sock"])
+def test_a_server_without_an_ip_address_has_none(address: str) -> None:
+    assert backend(ONE.format(admin=0).replace("10.0.0.1", address)).slots[0].address is None
+
+
+def test_loads_are_read_from_a_real_answer() -> None:
+    loads = parse_loads(STAT)
+
+    assert loads["api", "srv1"] == Load(sessions=1, queued=0, used_connections=0, idle_connections=0)
+    assert loads["web", "srv1"] == NO_LOAD
+    assert ("web", "leader") in loads
+
+
+def test_each_kind_of_load_is_read_from_its_column() -> None:
+    text = "# pxname,svname,qcur,scur,type,idle_conn_cur,used_conn_cur,\nweb,srv1,2,1,2,4,3,\n"
+
+    assert parse_loads(text) == {("web", "srv1"): Load(1, 2, 3, 4)}
+
+
+def test_a_count_that_is_empty_is_zero() -> None:
+    text = "# pxname,svname,qcur,scur,type,idle_conn_cur,used_conn_cur,\nweb,srv1,,,2,,,\n"
+
+    assert parse_loads(text) == {("web", "srv1"): NO_LOAD}
+
+
+def test_frontends_and_backends_are_passed_over() -> None:
+    text = (
+        "# pxname,svname,qcur,scur,type,idle_conn_cur,used_conn_cur,\nweb,FRONTEND,0,1,0,,,\nweb,BACKEND,0,1,1,,,\n"
+    )
+
+    assert parse_loads(text) == {}
+
+
+def test_no_line_at_all_is_no_load() -> None:
+    assert parse_loads("") == {}
+    assert parse_loads("\n") == {}
+
+
+def test_the_last_check_of_a_server_is_read_from_a_real_answer() -> None:
+    health = parse_health(STAT)
+
+    assert health["checked", "srv1"] == Health("DOWN", "L7STS Layer7 wrong status", 3)
+    assert health["web", "srv1"] == Health("MAINT", "", 3)
+    assert health["web", "leader"].status == "MAINT (resolution)"
+
+
+def test_fields_in_quotes_are_read_whole() -> None:
+    assert ',"a,b ""q""",' in STAT
+    assert parse_health(STAT)["checked", "srv2"] == Health("DOWN", "L7STS Layer7 wrong status", 3)
+    assert parse_loads(STAT)["checked", "srv2"] == NO_LOAD
+
+
+@pytest.mark.parametrize(
+    "odd", ["\x0b", "\x0c", "\x1c", "\x1d", "\x1e", "\x85", "\u2028", "\u2029", "\ufffd", "\t"], ids=ascii
+)
+def test_what_an_origin_answers_to_a_check_never_spoils_the_reading(odd: str) -> None:
+    # HAProxy 2.6.12 prints the reason phrase of a failed check (last_chk) as it came.
+    text = STAT.replace(",Plain,", f',"Not{odd}web,srv9,1,1,1,1{odd}Well",')
+
+    assert parse_loads(STAT) == parse_loads(text)
+    assert parse_health(STAT) == parse_health(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "No such proxy.\n",
+        "Permission denied\n",
+        STAT.replace("pxname", "name"),
+        STAT.replace(",type,", ",kind,"),
+        STAT.replace(",scur,", ",sessions,").replace(",check_desc,", ",description,"),
+        STAT[: STAT.index("srv10") + 40],
+        STAT.rstrip() + "\nweb,srv9,0\n",
+    ],
+    ids=lambda text: repr(text[:24]),
+)
+def test_a_damaged_statistic_is_an_error(text: str) -> None:
+    for parse in (parse_loads, parse_health):
+        with pytest.raises(RuntimeAPIError, match="show stat"):
+            parse(text)
+
+
+def test_a_count_that_is_no_number_is_an_error() -> None:
+    text = "# pxname,svname,qcur,scur,type,idle_conn_cur,used_conn_cur,\nweb,srv1,0,many,2,0,0,\n"
+
+    with pytest.raises(RuntimeAPIError, match="show stat"):
+        parse_loads(text)
+
+
+def test_a_time_that_is_no_number_is_an_error() -> None:
+    text = "# pxname,svname,type,status,check_status,check_desc,lastchg,\nweb,srv1,2,UP,,,long ago,\n"
+
+    with pytest.raises(RuntimeAPIError, match="show stat"):
+        parse_health(text)
+
+
+def test_a_load_that_was_not_read_stays_unknown() -> None:
+    slot = Server("srv1", Address("10.0.0.1", 80), AdminState.MAINT, 1)
+    observed = Observed(
+        {"web": Backend("web", (slot, attrs.evolve(slot, name="srv2")), (attrs.evolve(slot, name="x"),))}
+    )
+    loads = {("web", "srv2"): Load(1, 0, 0, 0), ("web", "x"): NO_LOAD, ("api", "srv1"): NO_LOAD}
+    filled = with_loads(observed, loads).backends["web"]
+
+    assert [slot.load for slot in (*filled.slots, *filled.foreign)] == [None, Load(1, 0, 0, 0), NO_LOAD]
+
+
+def test_the_process_is_read_from_a_real_answer() -> None:
+    pid = int(next(line for line in INFO.splitlines() if line.startswith("Pid: "))[5:])
+    version = "2.6.12-1+deb12u4"
+
+    assert parse_info(INFO) == HAProxyProcess(pid, version, uptime_seconds=3, is_stopping=False)
+    assert parse_info(INFO.replace("Stopping: 0", "Stopping: 1")).is_stopping
+
+
+@pytest.mark.parametrize("text", ["", "\n", "Permission denied\n", "Pid: x\nVersion: 2\nUptime_sec: 1\n", "Pid: 1\n"])
+def test_a_damaged_process_is_an_error(text: str) -> None:
+    with pytest.raises(RuntimeAPIError, match="show info"):
+        parse_info(text)

@@ -1,0 +1,149 @@
+"""The picture is what a HAProxy started now should show."""
+
+import attrs
+
+from hapsync.desired import Desired, DesiredBackend, DesiredServer
+from hapsync.diff import FREE_SLOT, diff
+from hapsync.model import NO_LOAD, Address, AdminState, Backend, CheckStatus, Load, Observed, Server
+from hapsync.picture import picture_grown, picture_now, says_the_same, shows
+
+READY, DRAIN, MAINT = AdminState.READY, AdminState.DRAIN, AdminState.MAINT
+STATUS = {READY: CheckStatus.PASSING, DRAIN: CheckStatus.MAINTENANCE, MAINT: CheckStatus.CRITICAL}
+BUSY = Load(1, 0, 0, 0)
+
+
+def at(number: int) -> Address:
+    return Address(f"10.0.0.{number}", 80)
+
+
+def want(number: int, admin: AdminState = READY) -> DesiredServer:
+    return DesiredServer(at(number), admin, 1, f"n{number}", f"web-{number}", STATUS[admin])
+
+
+def wanted(*servers: DesiredServer, slots: int = 3) -> Desired:
+    return Desired({"web": DesiredBackend("web", slots, servers)})
+
+
+def slot(name: int, number: int, admin: AdminState = READY, load: Load | None = NO_LOAD, weight: int = 1) -> Server:
+    return Server(f"srv{name}", at(number), admin, weight, is_up=admin is not MAINT, load=load)
+
+
+def free(name: int) -> Server:
+    return attrs.evolve(FREE_SLOT, name=f"srv{name}")
+
+
+def seen(*slots: Server) -> Observed:
+    return Observed({"web": Backend("web", slots)})
+
+
+def test_a_picture_has_all_due_changes_made() -> None:
+    observed = seen(slot(1, 1), slot(2, 2), free(3))
+    desired = wanted(want(1, DRAIN), want(3))
+
+    assert seen(slot(1, 1, DRAIN), free(2), slot(3, 3)) == picture_now(desired, observed)
+
+
+def test_a_new_worker_has_no_sessions_so_every_slot_in_maint_is_free_in_a_picture() -> None:
+    observed = seen(slot(1, 9, MAINT, BUSY), slot(2, 8, MAINT, load=None))
+
+    assert seen(slot(1, 1), slot(2, 2)) == picture_now(wanted(want(1), want(2)), observed)
+
+
+def test_slots_that_no_instance_has_point_where_nobody_listens() -> None:
+    observed = seen(slot(1, 9, MAINT, weight=7), slot(2, 1, MAINT), slot(3, 1))
+
+    assert seen(free(1), free(2), slot(3, 1)) == picture_now(wanted(want(1)), observed)
+
+
+def test_a_critical_instance_keeps_its_slot_in_a_picture() -> None:
+    observed = seen(slot(1, 1, MAINT, weight=7), slot(2, 2))
+
+    assert observed == picture_now(wanted(want(1, MAINT), want(2)), observed)
+
+
+def test_equal_states_make_equal_pictures_whatever_was_there_before() -> None:
+    desired = wanted(want(1))
+
+    assert picture_now(desired, seen(slot(1, 1), slot(2, 7, MAINT, BUSY))) == picture_now(
+        desired, seen(slot(1, 1), slot(2, 8, MAINT, weight=9))
+    )
+
+
+def test_a_service_that_is_gone_whole_stays_in_the_picture() -> None:
+    observed = seen(slot(1, 1), slot(2, 2))
+
+    assert observed == picture_now(wanted(), observed)
+
+
+def test_a_backend_that_was_not_read_stays_as_it_is_in_the_picture() -> None:
+    observed = seen(slot(1, 9, MAINT, weight=7), slot(2, 2, DRAIN))
+
+    assert observed == picture_now(Desired({}), observed)
+
+
+def test_a_grown_picture_holds_everything() -> None:
+    observed = seen(slot(1, 9, MAINT, BUSY), slot(2, 2))
+    desired = wanted(want(1), want(2), want(3), slots=1)
+    picture = picture_grown(desired, observed, ["web"])
+
+    assert seen(slot(1, 1), slot(2, 2), slot(3, 3), free(4), free(5)) == picture
+    assert diff(desired, picture).changes == ()
+
+
+def test_a_grown_picture_has_the_backends_haproxy_lacks() -> None:
+    observed = Observed({"web": Backend("web", exists=False)})
+
+    assert seen(slot(1, 1), free(2), free(3)) == picture_grown(wanted(want(1)), observed, ["web"])
+
+
+def test_a_picture_is_whole_after_a_backend_was_replaced_while_haproxy_was_down() -> None:
+    observed = seen(*(slot(number, 100 + number) for number in range(1, 9)))
+    desired = wanted(*(want(number) for number in range(1, 10)))
+    picture = picture_grown(desired, observed, ["web"])
+
+    assert {one.address for one in picture.backends["web"].ready} == {at(number) for number in range(1, 10)}
+
+
+FILE = """\
+backend web
+    server srv1 10.0.0.1:80 weight 1 check  # x
+    server srv2 10.0.0.2:80 weight 5 check disabled
+    server srv3 127.0.0.1:1 weight 1 check disabled
+"""
+MEANT = seen(slot(1, 1), slot(2, 2, DRAIN, weight=5), free(3))
+
+
+def test_a_file_that_holds_the_same_slots_says_the_same() -> None:
+    assert says_the_same(FILE, MEANT)
+    assert says_the_same(FILE, seen(*MEANT.backends["web"].slots[:2], attrs.evolve(free(3), load=BUSY)))
+
+
+def test_a_file_that_differs_in_a_slot_does_not_say_the_same() -> None:
+    for old, new in (("10.0.0.1:80", "10.0.0.9:80"), ("weight 5", "weight 6"), ("disabled", ""), ("srv3", "srv4")):
+        assert not says_the_same(FILE.replace(old, new, 1), MEANT)
+    assert not says_the_same(FILE + "    server srv4 127.0.0.1:1 weight 1 disabled\n", MEANT)
+    assert not says_the_same("", MEANT)
+    assert not says_the_same(FILE.replace("backend web", "backend api"), MEANT)
+
+
+def test_backends_that_are_not_in_the_picture_or_do_not_exist_say_nothing() -> None:
+    assert says_the_same(FILE + "backend api\n    server srv1 10.0.0.1:80\n", MEANT)
+    assert says_the_same("", Observed({"web": Backend("web", exists=False)}))
+
+
+def test_a_reading_that_is_the_picture_shows_it() -> None:
+    reading = seen(*(attrs.evolve(one, load=BUSY, is_up=False) for one in MEANT.backends["web"].slots))
+
+    assert shows(reading, MEANT) == ()
+
+
+def test_every_difference_from_the_picture_is_told() -> None:
+    reading = seen(slot(1, 9, weight=2), slot(2, 2, MAINT, weight=5), slot(4, 4))
+
+    assert shows(reading, MEANT) == (
+        "web/srv1 is 10.0.0.9:80 ready weight 2, meant was 10.0.0.1:80 ready weight 1",
+        "web/srv2 is 10.0.0.2:80 maint weight 5, meant was 10.0.0.2:80 drain weight 5",
+        "web/srv3 is missing",
+        "web/srv4 was not meant to be there",
+    )
+    assert shows(Observed({}), seen(slot(1, 1))) == ("web/srv1 is missing",)

@@ -1,0 +1,220 @@
+"""Capacity goes in before any goes out, and half of what serves stays while slots are short."""
+
+import attrs
+import pytest
+
+from hapsync.desired import Desired, DesiredBackend, DesiredServer
+from hapsync.diff import (
+    FREE_SLOT,
+    Add,
+    Change,
+    Diff,
+    Disable,
+    Drain,
+    Enable,
+    Held,
+    Reason,
+    Remove,
+    Reweigh,
+    Shortage,
+    after,
+    diff,
+)
+from hapsync.model import NO_LOAD, Address, AdminState, Backend, CheckStatus, Load, Observed, Server
+from hapsync.plan import Plan, describe, describe_shortage, keep_half, make_plan
+
+BUSY = Load(1, 0, 0, 0)
+
+
+def at(number: int) -> Address:
+    return Address(f"10.0.0.{number}", 80)
+
+
+def ready(name: int, number: int, weight: int = 1, load: Load = NO_LOAD) -> Server:
+    return Server(f"srv{name}", at(number), AdminState.READY, weight, is_up=True, load=load)
+
+
+def removal(name: int, backend: str = "web") -> Remove:
+    return Remove(backend, f"srv{name}", at(name), Reason.GONE)
+
+
+def serving(count: int, backend: str = "web") -> Observed:
+    return Observed({backend: Backend(backend, tuple(ready(number, number) for number in range(1, count + 1)))})
+
+
+def wants(*numbers: int) -> Desired:
+    servers = tuple(
+        DesiredServer(at(number), AdminState.READY, 1, f"n{number}", f"web-{number}", CheckStatus.PASSING)
+        for number in sorted(numbers)
+    )
+    return Desired({"web": DesiredBackend("web", 4, servers)})
+
+
+ADD = Add("web", "srv4", at(4), 1, Reason.PASSING)
+ENABLE = Enable("web", "srv9", at(9), 1, Reason.PASSING)
+MORE = Reweigh("web", "srv2", at(2), 5, 1, Reason.WEIGHT)
+LESS = Reweigh("web", "srv3", at(3), 1, 5, Reason.WEIGHT)
+DRAIN = Drain("web", "srv8", at(8), Reason.MAINTENANCE)
+DISABLE = Disable("web", "srv7", at(7), Reason.CRITICAL)
+REMOVE = removal(6)
+ALL = (REMOVE, DISABLE, DRAIN, LESS, MORE, ADD, ENABLE)
+
+
+def test_what_brings_capacity_comes_before_what_takes_it() -> None:
+    plan = make_plan(Diff(ALL), serving(9))
+
+    assert plan.incoming == (ENABLE, ADD, MORE)
+    assert plan.outgoing == (LESS, DRAIN, DISABLE, REMOVE)
+    assert plan.changes == (*plan.incoming, *plan.outgoing)
+
+
+def test_a_plan_has_one_order() -> None:
+    assert make_plan(Diff(ALL), serving(9)) == make_plan(Diff(tuple(reversed(ALL))), serving(9))
+
+
+def test_slots_are_ordered_by_number_and_backends_by_name() -> None:
+    changes = (removal(10), removal(9), removal(2, "api"))
+
+    assert make_plan(Diff(changes), Observed({})).outgoing == (removal(2, "api"), removal(9), removal(10))
+
+
+@pytest.mark.parametrize(("ready_now", "go"), [(0, 0), (1, 0), (2, 1), (3, 1), (4, 2), (5, 2), (8, 4)])
+def test_half_of_what_is_ready_rounded_up_stays_while_a_backend_is_short(ready_now: int, go: int) -> None:
+    removals = tuple(removal(number) for number in range(1, ready_now + 1))
+    plan = make_plan(Diff(removals, (Shortage("web", (at(99),)),)), serving(ready_now))
+
+    assert plan.outgoing == removals[:go]
+    assert plan.waiting == tuple(Held(one, Reason.CAPACITY_FIRST) for one in removals[go:])
+
+
+def test_everything_goes_where_nothing_is_short() -> None:
+    removals = tuple(removal(number) for number in range(1, 5))
+    plan = make_plan(Diff(removals, (Shortage("api", (at(99),)),)), serving(4))
+
+    assert plan.outgoing == removals
+    assert plan.waiting == ()
+
+
+def test_what_does_not_serve_may_always_go() -> None:
+    slots = (
+        attrs.evolve(ready(1, 1), admin=AdminState.DRAIN),
+        attrs.evolve(ready(2, 2), weight=0),
+        ready(3, 3),
+    )
+    removals = [removal(number) for number in (1, 2, 3)]
+
+    assert keep_half(removals, Observed({"web": Backend("web", slots)}), ["web"]) == (removals[:2], removals[2:])
+
+
+def test_a_weight_that_falls_takes_nothing_out_unless_it_falls_to_zero() -> None:
+    silence = Reweigh("web", "srv1", at(1), 0, 5, Reason.WEIGHT)
+
+    assert keep_half([LESS, silence], serving(1), ["web"]) == ([LESS], [silence])
+    assert keep_half([LESS, silence], serving(3), ["web"]) == ([LESS, silence], [])
+
+
+def test_drains_and_disables_count_as_going_out() -> None:
+    changes: list[Change] = [
+        Drain("web", "srv1", at(1), Reason.MAINTENANCE),
+        Disable("web", "srv2", at(2), Reason.CRITICAL),
+    ]
+
+    assert keep_half(changes, serving(2), ["web"]) == (changes[:1], changes[1:])
+
+
+def test_half_of_a_backend_that_was_not_read_is_nothing() -> None:
+    assert keep_half([removal(1)], Observed({}), ["web"]) == ([removal(1)], [])
+
+
+def test_passes_repeated_while_slots_are_short_never_leave_less_than_half() -> None:
+    observed = Observed({"web": Backend("web", tuple(ready(number, number, load=BUSY) for number in range(1, 9)))})
+    desired = wants(*range(101, 110))
+    for _ in range(5):
+        observed = after(observed, make_plan(diff(desired, observed), observed).changes)
+
+    assert len(observed.backends["web"].ready) >= 4
+
+
+def test_a_plan_is_empty_when_nothing_is_due() -> None:
+    held = Held(removal(1), Reason.SERVICE_GONE)
+
+    assert Plan().is_empty
+    assert Plan(held=(held,)).is_empty
+    assert not Plan(incoming=(ADD,)).is_empty
+    assert not Plan(outgoing=(REMOVE,)).is_empty
+    assert not Plan(waiting=(held,)).is_empty
+    assert not Plan(shortages=(Shortage("web", ()),)).is_empty
+
+
+def test_a_service_that_is_gone_whole_makes_an_empty_plan() -> None:
+    observed = serving(2)
+    plan = make_plan(diff(wants(), observed), observed)
+
+    assert plan.is_empty
+    assert len(plan.held) == 2
+
+
+@pytest.mark.parametrize(
+    ("change", "line"),
+    [
+        (ADD, "add     web/srv4 10.0.0.4:80 weight 1 (passing)"),
+        (ENABLE, "enable  web/srv9 10.0.0.9:80 weight 1 (passing)"),
+        (MORE, "weight  web/srv2 10.0.0.2:80 1 -> 5"),
+        (DRAIN, "drain   web/srv8 10.0.0.8:80 (in maintenance)"),
+        (DISABLE, "disable web/srv7 10.0.0.7:80 (critical)"),
+        (REMOVE, "remove  web/srv6 10.0.0.6:80 (gone from Consul)"),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_a_change_is_one_line(change: Change, line: str) -> None:
+    assert line == describe(change)
+
+
+def test_a_shortage_is_one_line() -> None:
+    assert describe_shortage(Shortage("web", ())) == "grow    web: HAProxy does not have this backend yet"
+    assert describe_shortage(Shortage("web", (at(1),))) == "grow    web: no free slot for 1 server: 10.0.0.1:80"
+    assert describe_shortage(Shortage("web", tuple(map(at, range(1, 8))))) == (
+        "grow    web: no free slot for 7 servers: "
+        "10.0.0.1:80, 10.0.0.2:80, 10.0.0.3:80, 10.0.0.4:80, 10.0.0.5:80 and 2 more"
+    )
+
+
+def test_a_plan_is_read_in_the_order_it_is_done() -> None:
+    plan = Plan(
+        (ADD,),
+        (DRAIN,),
+        (Held(REMOVE, Reason.CAPACITY_FIRST),),
+        (Held(removal(1, "api"), Reason.SERVICE_GONE),),
+        (Shortage("web", (at(5),)),),
+    )
+
+    assert str(plan).splitlines() == [
+        "add     web/srv4 10.0.0.4:80 weight 1 (passing)",
+        "drain   web/srv8 10.0.0.8:80 (in maintenance)",
+        "wait    remove  web/srv6 10.0.0.6:80 (gone from Consul): its replacement has no slot yet",
+        "held    remove  api/srv1 10.0.0.1:80 (gone from Consul): the whole service is gone from Consul",
+        "grow    web: no free slot for 1 server: 10.0.0.5:80",
+    ]
+    assert str(Plan()) == ""
+
+
+def test_a_full_backend_is_replaced_step_by_step() -> None:
+    observed = Observed({"web": Backend("web", tuple(ready(number, number) for number in (1, 2, 3)))})
+    desired = wants(11, 12, 13)
+    ready_counts = []
+    for _ in range(5):
+        plan = make_plan(diff(desired, observed), observed)
+        observed = after(observed, plan.changes)
+        ready_counts.append(len(observed.backends["web"].ready))
+
+    assert min(ready_counts) == 2
+    assert {slot.address for slot in observed.backends["web"].ready} == {at(11), at(12), at(13)}
+    assert make_plan(diff(desired, observed), observed).is_empty
+
+
+def test_a_free_slot_is_enough_to_lose_nothing() -> None:
+    observed = Observed({"web": Backend("web", (ready(1, 1), attrs.evolve(FREE_SLOT, name="srv2")))})
+    plan = make_plan(diff(wants(2), observed), observed)
+
+    assert [type(change) for change in plan.changes] == [Add, Remove]
+    assert plan.waiting == ()
