@@ -29,6 +29,7 @@ DRAIN_BITS = 0x18
 
 NO_SUCH_BACKEND = "Can't find backend."
 _STATE_COLUMNS = (
+    "be_id",
     "be_name",
     "srv_name",
     "srv_addr",
@@ -49,18 +50,20 @@ def parse_servers_state(text: str, backends: Collection[str]) -> Observed:
     Raises RuntimeAPIError when the text is not such a reply.
     """
     servers: dict[str, list[Server]] = {name: [] for name in backends}
+    ids: dict[str, int] = {}
     lines = iter(text.splitlines())
     if next(lines, "") != "1":
         raise RuntimeAPIError(f"`show servers state` answered {text[:80]!r}, not a reading of version 1")
     columns = next(lines, "").removeprefix("# ").split(" ")
     try:
-        name, server, address, port, op_state, admin, weight = map(columns.index, _STATE_COLUMNS)
+        proxy_id, name, server, address, port, op_state, admin, weight = map(columns.index, _STATE_COLUMNS)
         for line in lines:
             if not line:
                 continue
             fields = line.split(" ")
             found = servers.get(fields[name])
             if found is not None:
+                ids[fields[name]] = int(fields[proxy_id])
                 found.append(
                     Server(
                         fields[server],
@@ -72,7 +75,7 @@ def parse_servers_state(text: str, backends: Collection[str]) -> Observed:
                 )
     except (ValueError, IndexError) as error:
         raise RuntimeAPIError(f"`show servers state` gave a line that cannot be read: {error}") from error
-    return Observed({name: _backend(name, found) for name, found in servers.items()})
+    return Observed({name: _backend(name, ids.get(name, 0), found) for name, found in servers.items()})
 
 
 def parse_loads(text: str) -> Mapping[tuple[str, str], Load]:
@@ -142,13 +145,13 @@ def parse_info(text: str) -> HAProxyProcess:
         raise RuntimeAPIError(f"`show info` answered {text[:80]!r}, which lacks {error}") from error
 
 
-def _backend(name: str, servers: Iterable[Server]) -> Backend:
+def _backend(name: str, proxy_id: int, servers: Iterable[Server]) -> Backend:
     slots: list[Server] = []
     foreign: list[Server] = []
     for server in servers:
         (slots if server.is_slot else foreign).append(server)
     slots.sort(key=lambda slot: slot_number(slot.name))
-    return Backend(name, tuple(slots), tuple(foreign), exists=bool(slots or foreign))
+    return Backend(name, tuple(slots), tuple(foreign), exists=bool(slots or foreign), proxy_id=proxy_id)
 
 
 def _address(host: str, port: str) -> Address | None:

@@ -50,9 +50,12 @@ def show_servers_state(backend: str) -> Command:
     return Command(f"show servers state {_checked(backend)}")
 
 
-def show_stat_servers(backend: str) -> Command:
-    """Return the question for the counters of one backend's servers (type 4)."""
-    return Command(f"show stat {_checked(backend)} 4 -1")
+def show_stat_servers(proxy_id: int) -> Command:
+    """Return the question for the counters of one backend's servers (type 4).
+
+    By number: a name means the first proxy that bears it, which may be a frontend, and that has no server (2.6).
+    """
+    return Command(f"show stat {proxy_id} 4 -1")
 
 
 def address_commands(changes: Iterable[Change]) -> Sequence[tuple[Change, Command]]:

@@ -1,4 +1,4 @@
-"""The template is the operator's haproxy.cfg with our server lines in it, and nothing of Consul's can leave a comment."""
+"""The template is the operator's haproxy.cfg with our server lines in it; nothing of Consul's can leave a comment."""
 
 import subprocess
 from collections.abc import Mapping
@@ -25,6 +25,9 @@ defaults
     timeout connect 1s
     timeout client 30s
     timeout server 30s
+frontend public
+    bind 127.0.0.1:8080
+    default_backend web
 backend web
     balance leastconn
     {{ servers("web") }}
@@ -224,7 +227,10 @@ def test_a_label_is_the_node_and_the_service_id_escaped() -> None:
 
 
 def test_a_backend_that_was_not_read_keeps_its_comments() -> None:
-    current = 'backend web\n    server srv1 10.0.0.1:8080 weight 1  # node "n1" # x\nbackend api\n    server srv1 10.0.0.2:8080  # old\n'
+    current = (
+        'backend web\n    server srv1 10.0.0.1:8080 weight 1  # node "n1" # x\n'
+        "backend api\n    server srv1 10.0.0.2:8080  # old\n"
+    )
     new = DesiredServer(at(2), READY, 1, "n2", "api-2", CheckStatus.PASSING)
     desired = Desired({"api": DesiredBackend("api", 1, (new,))})
 

@@ -11,7 +11,7 @@ import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 
 from hapsync.errors import RuntimeAPIError
-from hapsync.model import HAProxyProcess, Load, Observed
+from hapsync.model import Backend, HAProxyProcess, Load, Observed
 from hapsync.observed import NO_SUCH_BACKEND, parse_info, parse_loads, parse_servers_state
 from hapsync.runtime import (
     SHOW_INFO,
@@ -79,8 +79,8 @@ class RuntimeSession:
             found[name] = parse_servers_state(text, (name,)).backends[name]
         return Observed(found)
 
-    def read_loads(self, backends: Collection[str]) -> Mapping[tuple[str, str], Load]:
-        """Return the load of each server of `backends`, which must exist.
+    def read_loads(self, backends: Collection[Backend]) -> Mapping[tuple[str, str], Load]:
+        """Return the load of each server of `backends`, as read a moment ago on this connection.
 
         Raises RuntimeAPIError.
         """
@@ -88,7 +88,7 @@ class RuntimeSession:
             (dump,) = self.ask((SHOW_STAT_SERVERS,))
             return parse_loads(dump)
         loads: dict[tuple[str, str], Load] = {}
-        for dump in self.ask([show_stat_servers(name) for name in backends]):
+        for dump in self.ask([show_stat_servers(backend.proxy_id) for backend in backends]):
             loads.update(parse_loads(dump))
         return loads
 
@@ -117,7 +117,7 @@ class RuntimeSession:
         return [reply.decode("utf-8", "replace") for reply in replies]
 
 
-_NO_COLUMNS = "be_name srv_name srv_addr srv_port srv_op_state srv_admin_state srv_uweight\n"
+_NO_COLUMNS = "be_id be_name srv_name srv_addr srv_port srv_op_state srv_admin_state srv_uweight\n"
 
 
 def _serving(process: HAProxyProcess, path: str) -> HAProxyProcess:

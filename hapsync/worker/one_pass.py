@@ -73,7 +73,7 @@ def _read(session: RuntimeSession, desired: Desired, backends: Collection[str]) 
     found = diff(wanted, observed)
     short = needs_loads(found, observed)
     if short:
-        observed = with_loads(observed, session.read_loads(short))
+        observed = with_loads(observed, session.read_loads([observed.backends[name] for name in short]))
         found = diff(wanted, observed)
     return observed, found
 
