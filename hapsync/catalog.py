@@ -73,7 +73,7 @@ def parse_reading(service: str, body: bytes) -> Reading:
     """
     try:
         entries = json.loads(body)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise CatalogError(f"service {quoted(service)}: Consul's answer is not JSON: {error}") from error
     if not isinstance(entries, list):
         raise CatalogError(f"service {quoted(service)}: Consul's answer is not a list of instances")
@@ -114,7 +114,7 @@ def _parse_entry(service: str, entry: Any) -> Instance | Quarantined:
             status,
             passing,
             warning,
-            tuple(sorted(tag for tag in tags or () if isinstance(tag, str))),
+            tuple(sorted(tag for tag in tags if isinstance(tag, str))) if isinstance(tags, list) else (),
         )
     except ValueError as error:
         return Quarantined(name, instance_id, str(error))

@@ -44,7 +44,7 @@ def parse_file(text: str) -> Mapping[str, tuple[FileServer, ...]]:
     """Return the slots in `text` by backend (or listen), sorted by number; a backend without any is there, empty."""
     found: dict[str, list[FileServer]] = {}
     section: list[FileServer] | None = None
-    for line in text.splitlines():
+    for line in text.split("\n"):  # only LF ends a line for HAProxy
         code, _, comment = line.partition("#")
         words = code.split()
         if not words:

@@ -1,6 +1,8 @@
 """hapsync.toml in, one frozen `Config` out; or every problem of it at once."""
 
+import math
 import re
+import sys
 import tomllib
 import typing
 from collections.abc import Callable, Mapping
@@ -171,7 +173,7 @@ def parse_config(text: str, where: str) -> Config:
     """
     try:
         tree = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+    except (ValueError, RecursionError) as error:
         raise ConfigError(where, (f"not TOML: {error}",)) from error
     problems = list(_problems_between_keys(tree))
     try:
@@ -209,9 +211,13 @@ def _problems_between_keys(tree: Mapping[str, object]) -> typing.Iterator[str]:
 
 def _with_path_first(message: str) -> str:
     """Turn cattrs' `what @ $.a['b'].c` into `a.b.c: what`."""
-    what, _, path = message.rpartition(" @ ")
-    dotted = re.sub(r"\['([^']*)'\]", r".\1", path.removeprefix("$")).lstrip(".")
+    what, _, path = message.partition(" @ $")
+    dotted = re.sub(r"\[(['\"])(.*?)\1\](?=[.\[]|$)", lambda key: f".{_key(key[2])}", path).lstrip(".")
     return f"{dotted or 'the file'}: {what}"
+
+
+def _key(name: str) -> str:
+    return name if re.fullmatch(r"[A-Za-z0-9_:.-]+", name) else quoted(name)
 
 
 def _say(error: BaseException, _type: type | None) -> str:
@@ -239,7 +245,7 @@ def _converter() -> cattrs.Converter:
         if type(value) is kind:
             return value
         if kind is float and type(value) is int:
-            return float(value)
+            return float(value) if abs(value) < sys.maxsize else math.inf * (1 if value > 0 else -1)
         raise ValueError(f"must be {words[kind]}")
 
     for kind in words:

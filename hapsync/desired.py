@@ -48,6 +48,11 @@ class DesiredBackend:
     quarantined: tuple[Quarantined, ...] = ()
 
     @property
+    def serving(self) -> int:
+        """How many of them should be ready with a weight above 0."""
+        return sum(server.needs_slot and server.weight > 0 for server in self.servers)
+
+    @property
     def by_address(self) -> Mapping[Address, DesiredServer]:
         return {server.address: server for server in self.servers}
 

@@ -111,13 +111,14 @@ Change = Add | Enable | Reweigh | Drain | Disable | Remove
 
 @attrs.frozen
 class Shortage:
-    """Addresses of a backend that should serve and found no free slot.
+    """Addresses of a backend that should serve and found no free slot, of `wanted` that should serve in all.
 
     No address at all means that HAProxy does not have the backend yet.
     """
 
     backend: str
     addresses: tuple[Address, ...]
+    wanted: int
 
 
 @attrs.frozen
@@ -166,7 +167,8 @@ def needs_loads(found: Diff, observed: Observed) -> tuple[str, ...]:
 
 def _diff_backend(want: DesiredBackend, have: Backend) -> Diff:
     if not have.exists:
-        return Diff(shortages=(Shortage(want.name, tuple(s.address for s in want.servers if s.needs_slot)),))
+        missing_all = tuple(server.address for server in want.servers if server.needs_slot)
+        return Diff(shortages=(Shortage(want.name, missing_all, len(missing_all)),))
     by_address = want.by_address
     holders, others = _holders(by_address, have.slots)
     changes: list[Change] = []
@@ -191,7 +193,7 @@ def _diff_backend(want: DesiredBackend, have: Backend) -> Diff:
         if slot.admin is not AdminState.MAINT
     ]
     short = tuple(server.address for server in missing[len(free) :])
-    shortages = (Shortage(want.name, short),) if short else ()
+    shortages = (Shortage(want.name, short, want.serving),) if short else ()
     if not want.servers and removals:
         # No instance at all is what a broken question looks like too; it is never reason enough to stop serving.
         return Diff(tuple(changes), shortages, tuple(Held(one, Reason.SERVICE_GONE) for one in removals))
@@ -287,9 +289,10 @@ def grow(observed: Observed, desired: Desired, short: Iterable[str]) -> Observed
         have = observed.backends.get(name, Backend(name))
         count = max(want.slots, len(have.slots))
         if name in doubled:
-            holders, _ = _holders(want.by_address, have.slots)
+            holders, others = _holders(want.by_address, have.slots)
             need = len({server.address for server in want.servers if server.needs_slot} | set(holders))
-            count = max(want.slots, 2 * len(have.slots), math.ceil(1.5 * need))
+            occupied = sum(not slot.is_idle for slot in others)
+            count = max(want.slots, 2 * len(have.slots), math.ceil(1.5 * need), need + occupied)
         return attrs.evolve(have, slots=_filled_up(have.slots, count), exists=True)
 
     return Observed(

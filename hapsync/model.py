@@ -36,13 +36,16 @@ PLACEHOLDER = Address("127.0.0.1", 1)
 def canonical_host(text: str) -> str:
     """Return the one spelling of an IP literal both sides are compared in.
 
-    An IPv6 address with a zone is not accepted: the zone means nothing on another machine.
+    An IPv6 address with a zone is not accepted: the zone means nothing on another machine. An IPv4 address written
+    as IPv6 (`::ffff:10.0.0.1`) is that IPv4 address.
 
     Raises ValueError when `text` is not an IP literal.
     """
     if "%" in text:
         raise ValueError("an IPv6 zone means nothing on another machine")
-    return str(ipaddress.ip_address(text))
+    address = ipaddress.ip_address(text)
+    mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
+    return str(mapped or address)
 
 
 class AdminState(enum.Enum):

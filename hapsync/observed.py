@@ -51,7 +51,7 @@ def parse_servers_state(text: str, backends: Collection[str]) -> Observed:
     """
     servers: dict[str, list[Server]] = {name: [] for name in backends}
     ids: dict[str, int] = {}
-    lines = iter(text.splitlines())
+    lines = iter(text.split("\n"))
     if next(lines, "") != "1":
         raise RuntimeAPIError(f"`show servers state` answered {text[:80]!r}, not a reading of version 1")
     columns = next(lines, "").removeprefix("# ").split(" ")
@@ -85,7 +85,7 @@ def parse_loads(text: str) -> Mapping[tuple[str, str], Load]:
     """
     loads: dict[tuple[str, str], Load] = {}
     for backend, server, *counts in _stat_rows(text, _LOAD_COLUMNS):
-        sessions, queued, used, idle = (int(count or 0) for count in counts)
+        sessions, queued, used, idle = map(_count, counts)
         loads[backend, server] = Load(sessions, queued, used, idle)
     return loads
 
@@ -105,7 +105,7 @@ def parse_health(text: str) -> Mapping[tuple[str, str], Health]:
     Raises RuntimeAPIError when the text is not such a reply.
     """
     return {
-        (backend, server): Health(status, " ".join(filter(None, (check, description))), int(changed or 0))
+        (backend, server): Health(status, " ".join(filter(None, (check, description))), _count(changed))
         for backend, server, status, check, description, changed in _stat_rows(
             text, ("pxname", "svname", *_HEALTH_COLUMNS)
         )
@@ -133,7 +133,7 @@ def parse_info(text: str) -> HAProxyProcess:
 
     Raises RuntimeAPIError when the text is not such a reply.
     """
-    fields = dict(line.split(": ", 1) for line in text.splitlines() if ": " in line)
+    fields = dict(line.split(": ", 1) for line in text.split("\n") if ": " in line)
     try:
         return HAProxyProcess(
             pid=int(fields["Pid"]),
@@ -170,7 +170,7 @@ def _admin(bits: int) -> AdminState:
 def _stat_rows(text: str, wanted: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
     if text.strip() == "":
         return
-    header, *rows = text.splitlines()
+    header, *rows = text.strip("\n").split("\n")  # only LF: a check's description may hold other line ends
     columns = header.removeprefix("# ").split(",")
     try:
         places = [columns.index(name) for name in wanted]
@@ -186,6 +186,13 @@ def _stat_rows(text: str, wanted: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
             raise RuntimeAPIError(f"`show stat` gave a line that cannot be read: {row[:80]!r}")
         if fields[kind] == "2":  # a server; 0 is a frontend, 1 a backend
             yield tuple(fields[place] for place in places)
+
+
+def _count(text: str) -> int:
+    try:
+        return int(text or 0)
+    except ValueError as error:
+        raise RuntimeAPIError(f"`show stat` gave {text[:80]!r} where a number belongs") from error
 
 
 def _fields(row: str) -> list[str]:

@@ -15,9 +15,14 @@ from hapsync.model import PLACEHOLDER, Address, AdminState, Backend, Observed, S
 
 
 def picture_now(desired: Desired, observed: Observed) -> Observed:
-    """Return what a HAProxy started now should be: `observed` as a new worker, with all due changes made."""
-    fresh = as_new_worker(observed)
-    return _tidy(after(fresh, diff(desired, fresh).changes), desired)
+    """Return what a HAProxy started now should be: `observed` as a new worker, with all due changes made.
+
+    On a new worker nothing runs, so what is removed makes room at once for what still lacks a slot.
+    """
+    picture = as_new_worker(observed)
+    for _ in ("the free slots", "those that the removals freed"):
+        picture = after(picture, diff(desired, picture).changes)
+    return _tidy(picture, desired)
 
 
 def picture_grown(desired: Desired, observed: Observed, short: Iterable[str]) -> Observed:

@@ -1,5 +1,6 @@
 """Diff in, `Plan` out: the same changes in the order they are made, less the ones that must wait."""
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 
 import attrs
@@ -55,11 +56,12 @@ class Plan:
 def make_plan(found: Diff, observed: Observed) -> Plan:
     """Return `found` in the order it is done.
 
-    Where a backend is short of slots, at least half of its ready servers stay until their replacements are in.
+    Where a backend is short of slots, as many of its servers stay as make half of what it should have, until their
+    replacements are in.
     """
     incoming = [change for change in found.changes if _brings(change)]
     outgoing = [change for change in found.changes if not _brings(change)]
-    go, wait = keep_half(outgoing, observed, {shortage.backend for shortage in found.shortages})
+    go, wait = keep_half(outgoing, observed, {one.backend: one.wanted for one in found.shortages}, incoming)
     return Plan(
         tuple(sorted(incoming, key=_order)),
         tuple(sorted(go, key=_order)),
@@ -70,13 +72,18 @@ def make_plan(found: Diff, observed: Observed) -> Plan:
 
 
 def keep_half(
-    outgoing: Iterable[Change], observed: Observed, backends: Iterable[str]
+    outgoing: Iterable[Change], observed: Observed, wanted: Mapping[str, int], incoming: Iterable[Change]
 ) -> tuple[Sequence[Change], Sequence[Change]]:
-    """Split `outgoing` into what may go and what has to wait, in `backends` whose additions are not all in.
+    """Split `outgoing` into what may go and what has to wait, in backends whose additions are not all in.
 
-    Half of the servers that are ready (rounded up) stay in each of these; elsewhere everything goes.
+    In each backend of `wanted`, no more go than leave half (rounded up) of the number given there ready, what is
+    `incoming` before them included; elsewhere everything goes. Half of what is wanted, not of what is there: so passes
+    may repeat and never halve it again.
     """
-    left = {name: len(_ready(observed, name)) // 2 for name in backends}
+    left = {name: len(_ready(observed, name)) - math.ceil(number / 2) for name, number in wanted.items()}
+    for change in incoming:
+        if change.backend in left and isinstance(change, Add | Enable) and change.weight > 0:
+            left[change.backend] += 1
     serving = {(name, slot.name) for name in left for slot in _ready(observed, name)}
     go: list[Change] = []
     wait: list[Change] = []

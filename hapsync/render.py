@@ -59,6 +59,7 @@ def _expand(template: Template, servers: Callable[[str], str]) -> str:
         ArithmeticError,
         LookupError,
         AttributeError,
+        RecursionError,
     ) as error:
         raise ConfigError(template.name, (f"{_line_of(error)}{error}",)) from error
 

@@ -118,5 +118,5 @@ def _from_json(text: str, kind: type[Any]) -> object:
         if tree.pop("version") != VERSION:
             return None
         return _CONVERTER.structure(tree, kind)
-    except (ValueError, KeyError, TypeError, AttributeError, cattrs.BaseValidationError):
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, cattrs.BaseValidationError):
         return None

@@ -105,25 +105,25 @@ def test_an_instance_that_should_not_serve_takes_no_slot(admin: AdminState) -> N
 def test_a_slot_that_is_not_known_to_be_idle_is_not_given_another_address(load: Load | None) -> None:
     found = diff(wanted(want(1)), seen(slot(1, 9, MAINT, load=load)))
 
-    assert found == Diff(shortages=(Shortage("web", (at(1),)),))
+    assert found == Diff(shortages=(Shortage("web", (at(1),), 1),))
 
 
 def test_a_slot_that_is_left_now_is_free_only_at_the_next_reading() -> None:
     found = diff(wanted(want(1)), seen(slot(1, 9)))
 
-    assert found == Diff((Remove("web", "srv1", at(9), Reason.GONE),), (Shortage("web", (at(1),)),))
+    assert found == Diff((Remove("web", "srv1", at(9), Reason.GONE),), (Shortage("web", (at(1),), 1),))
 
 
 def test_what_found_no_slot_is_a_shortage_in_the_order_of_addresses() -> None:
     found = diff(wanted(want(3), want(1), want(2)), seen(free(1)))
 
-    assert found == Diff((Add("web", "srv1", at(1), 1, Reason.PASSING),), (Shortage("web", (at(2), at(3))),))
+    assert found == Diff((Add("web", "srv1", at(1), 1, Reason.PASSING),), (Shortage("web", (at(2), at(3)), 3),))
 
 
 def test_a_critical_instance_keeps_its_slot_from_others() -> None:
     found = diff(wanted(want(1, MAINT), want(2)), seen(slot(1, 1, MAINT)))
 
-    assert found == Diff(shortages=(Shortage("web", (at(2),)),))
+    assert found == Diff(shortages=(Shortage("web", (at(2),), 1),))
 
 
 @pytest.mark.parametrize("address", [at(9), PLACEHOLDER, None])
@@ -186,14 +186,14 @@ def test_a_service_whose_last_instance_is_critical_is_not_gone() -> None:
 def test_a_backend_that_haproxy_lacks_is_short_of_everything() -> None:
     lacking = Observed({"web": Backend("web", exists=False)})
 
-    assert diff(wanted(want(1), want(2, MAINT)), lacking) == Diff(shortages=(Shortage("web", (at(1),)),))
-    assert diff(wanted(), lacking) == Diff(shortages=(Shortage("web", ()),))
+    assert diff(wanted(want(1), want(2, MAINT)), lacking) == Diff(shortages=(Shortage("web", (at(1),), 1),))
+    assert diff(wanted(), lacking) == Diff(shortages=(Shortage("web", (), 0),))
 
 
 def test_a_backend_with_only_foreign_servers_is_short_when_something_is_wanted() -> None:
     found = diff(wanted(want(1)), seen(foreign=(attrs.evolve(slot(1, 1), name="mine"),)))
 
-    assert found == Diff(shortages=(Shortage("web", (at(1),)),))
+    assert found == Diff(shortages=(Shortage("web", (at(1),), 1),))
 
 
 def test_backends_that_are_not_in_both_are_not_looked_at() -> None:

@@ -4,8 +4,8 @@ from hapsync.diff import Shortage
 from hapsync.growth import Need, Pending, needed, touched
 from hapsync.model import Address
 
-SHORT = (Shortage("web", (Address("10.0.0.1", 80),)),)
-SHORTER = (Shortage("web", (Address("10.0.0.1", 80), Address("10.0.0.2", 80))),)
+SHORT = (Shortage("web", (Address("10.0.0.1", 80),), 1),)
+SHORTER = (Shortage("web", (Address("10.0.0.1", 80), Address("10.0.0.2", 80)), 2),)
 
 
 def test_something_is_due_after_a_quiet() -> None:

@@ -254,3 +254,10 @@ def test_the_process_is_read_from_a_real_answer() -> None:
 def test_a_damaged_process_is_an_error(text: str) -> None:
     with pytest.raises(RuntimeAPIError, match="show info"):
         parse_info(text)
+
+
+def test_the_number_of_a_backend_is_read_and_says_nothing_of_its_state() -> None:
+    text = STATE.replace("\n3 web", "\n7 web")
+
+    assert (backend(STATE).proxy_id, backend(text).proxy_id, backend(STATE, "nosuch").proxy_id) == (3, 7, 0)
+    assert backend(STATE) == backend(text)

@@ -78,10 +78,27 @@ def test_slots_are_ordered_by_number_and_backends_by_name() -> None:
     assert make_plan(Diff(changes), Observed({})).outgoing == (removal(2, "api"), removal(9), removal(10))
 
 
-@pytest.mark.parametrize(("ready_now", "go"), [(0, 0), (1, 0), (2, 1), (3, 1), (4, 2), (5, 2), (8, 4)])
-def test_half_of_what_is_ready_rounded_up_stays_while_a_backend_is_short(ready_now: int, go: int) -> None:
+@pytest.mark.parametrize(
+    ("ready_now", "wanted", "go"),
+    [
+        (0, 2, 0),
+        (1, 2, 0),
+        (2, 2, 1),
+        (3, 3, 1),
+        (4, 4, 2),
+        (5, 5, 2),
+        (8, 8, 4),
+        (8, 1, 7),
+        (8, 0, 8),
+        (3, 9, 0),
+        (2, 9, 0),
+    ],
+)
+def test_half_of_what_is_wanted_rounded_up_stays_while_a_backend_is_short(
+    ready_now: int, wanted: int, go: int
+) -> None:
     removals = tuple(removal(number) for number in range(1, ready_now + 1))
-    plan = make_plan(Diff(removals, (Shortage("web", (at(99),)),)), serving(ready_now))
+    plan = make_plan(Diff(removals, (Shortage("web", (at(99),), wanted),)), serving(ready_now))
 
     assert plan.outgoing == removals[:go]
     assert plan.waiting == tuple(Held(one, Reason.CAPACITY_FIRST) for one in removals[go:])
@@ -89,7 +106,7 @@ def test_half_of_what_is_ready_rounded_up_stays_while_a_backend_is_short(ready_n
 
 def test_everything_goes_where_nothing_is_short() -> None:
     removals = tuple(removal(number) for number in range(1, 5))
-    plan = make_plan(Diff(removals, (Shortage("api", (at(99),)),)), serving(4))
+    plan = make_plan(Diff(removals, (Shortage("api", (at(99),), 9),)), serving(4))
 
     assert plan.outgoing == removals
     assert plan.waiting == ()
@@ -103,14 +120,14 @@ def test_what_does_not_serve_may_always_go() -> None:
     )
     removals = [removal(number) for number in (1, 2, 3)]
 
-    assert keep_half(removals, Observed({"web": Backend("web", slots)}), ["web"]) == (removals[:2], removals[2:])
+    assert keep_half(removals, Observed({"web": Backend("web", slots)}), {"web": 2}) == (removals[:2], removals[2:])
 
 
 def test_a_weight_that_falls_takes_nothing_out_unless_it_falls_to_zero() -> None:
     silence = Reweigh("web", "srv1", at(1), 0, 5, Reason.WEIGHT)
 
-    assert keep_half([LESS, silence], serving(1), ["web"]) == ([LESS], [silence])
-    assert keep_half([LESS, silence], serving(3), ["web"]) == ([LESS, silence], [])
+    assert keep_half([LESS, silence], serving(1), {"web": 1}) == ([LESS], [silence])
+    assert keep_half([LESS, silence], serving(2), {"web": 2}) == ([LESS, silence], [])
 
 
 def test_drains_and_disables_count_as_going_out() -> None:
@@ -119,11 +136,11 @@ def test_drains_and_disables_count_as_going_out() -> None:
         Disable("web", "srv2", at(2), Reason.CRITICAL),
     ]
 
-    assert keep_half(changes, serving(2), ["web"]) == (changes[:1], changes[1:])
+    assert keep_half(changes, serving(2), {"web": 2}) == (changes[:1], changes[1:])
 
 
-def test_half_of_a_backend_that_was_not_read_is_nothing() -> None:
-    assert keep_half([removal(1)], Observed({}), ["web"]) == ([removal(1)], [])
+def test_half_of_a_backend_that_was_not_read_is_kept() -> None:
+    assert keep_half([removal(1)], Observed({}), {"web": 0}) == ([removal(1)], [])
 
 
 def test_passes_repeated_while_slots_are_short_never_leave_less_than_half() -> None:
@@ -143,7 +160,7 @@ def test_a_plan_is_empty_when_nothing_is_due() -> None:
     assert not Plan(incoming=(ADD,)).is_empty
     assert not Plan(outgoing=(REMOVE,)).is_empty
     assert not Plan(waiting=(held,)).is_empty
-    assert not Plan(shortages=(Shortage("web", ()),)).is_empty
+    assert not Plan(shortages=(Shortage("web", (), 0),)).is_empty
 
 
 def test_a_service_that_is_gone_whole_makes_an_empty_plan() -> None:
@@ -171,9 +188,9 @@ def test_a_change_is_one_line(change: Change, line: str) -> None:
 
 
 def test_a_shortage_is_one_line() -> None:
-    assert describe_shortage(Shortage("web", ())) == "grow    web: HAProxy does not have this backend yet"
-    assert describe_shortage(Shortage("web", (at(1),))) == "grow    web: no free slot for 1 server: 10.0.0.1:80"
-    assert describe_shortage(Shortage("web", tuple(map(at, range(1, 8))))) == (
+    assert describe_shortage(Shortage("web", (), 0)) == "grow    web: HAProxy does not have this backend yet"
+    assert describe_shortage(Shortage("web", (at(1),), 1)) == "grow    web: no free slot for 1 server: 10.0.0.1:80"
+    assert describe_shortage(Shortage("web", tuple(map(at, range(1, 8))), 9)) == (
         "grow    web: no free slot for 7 servers: "
         "10.0.0.1:80, 10.0.0.2:80, 10.0.0.3:80, 10.0.0.4:80, 10.0.0.5:80 and 2 more"
     )
@@ -185,7 +202,7 @@ def test_a_plan_is_read_in_the_order_it_is_done() -> None:
         (DRAIN,),
         (Held(REMOVE, Reason.CAPACITY_FIRST),),
         (Held(removal(1, "api"), Reason.SERVICE_GONE),),
-        (Shortage("web", (at(5),)),),
+        (Shortage("web", (at(5),), 5),),
     )
 
     assert str(plan).splitlines() == [

@@ -7,13 +7,13 @@ from pathlib import Path
 import attrs
 import pytest
 
-from hapsync.cfgfile import parse_file
-from hapsync.config import BackendConfig, Config
+from hapsync.cfgfile import HEADER, parse_file
+from hapsync.config import BackendConfig, Config, Template
 from hapsync.desired import Desired, DesiredBackend, DesiredServer
 from hapsync.diff import FREE_SLOT
 from hapsync.errors import ConfigError
 from hapsync.model import NO_LOAD, PLACEHOLDER, Address, AdminState, Backend, CheckStatus, Observed, Server
-from hapsync.render import HEADER, Template, labels_of, render
+from hapsync.render import labels_of, render
 from tests.harness.tools import haproxy_path
 
 READY, DRAIN, MAINT = AdminState.READY, AdminState.DRAIN, AdminState.MAINT

@@ -43,7 +43,7 @@ def parse_processes(text: str, path: str) -> Processes:
     failed = _FAILED.search(text)
     workers = []
     reloads = None
-    for line in text.splitlines():
+    for line in text.split("\n"):
         words = line.split()
         if len(words) > 2 and words[0].isdigit():  # noqa: PLR2004
             if words[1] == "master":

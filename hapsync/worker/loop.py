@@ -52,6 +52,7 @@ class Worker:
         self._desired_from: dict[str, tuple[Reading, DesiredBackend]] = {}
 
         self._process: HAProxyProcess | None = None
+        self._last_pid = 0
         self._haproxy_error: str | None = None
         self._due: set[str] = set()
         self._unfinished: set[str] = set()
@@ -216,7 +217,11 @@ class Worker:
 
     def _answered(self, process: HAProxyProcess) -> None:
         if self._process is None or self._process.pid != process.pid:
-            self._journal.note_worker(process)
+            if process.pid != self._last_pid:
+                self._journal.note_worker(process)
+            elif self._haproxy_error is not None:
+                log.info("haproxy pid=%d answers again", process.pid)
+            self._last_pid = process.pid
             self._due = set(self._settings.config.backends)
             self._refused = None
             if self._haproxy_error is not None and self._new_settings_at is not None:

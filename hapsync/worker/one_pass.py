@@ -59,7 +59,7 @@ def run_pass(socket: str, timeout_seconds: float, desired: Desired, backends: Co
         first = look(session, desired, backends)
         if not first.plan.changes:
             return Outcome(first, first)
-        done, refused = _apply(session, first)
+        done, refused = _apply(session, first, desired)
         touched = {change.backend for change in first.plan.changes}
         observed, _ = _read(session, desired, [name for name in backends if name in touched])
         merged = Observed({**first.observed.backends, **observed.backends})
@@ -78,7 +78,7 @@ def _read(session: RuntimeSession, desired: Desired, backends: Collection[str]) 
     return observed, found
 
 
-def _apply(session: RuntimeSession, seen: Look) -> tuple[Sequence[Change], Sequence[Refusal]]:
+def _apply(session: RuntimeSession, seen: Look, desired: Desired) -> tuple[Sequence[Change], Sequence[Refusal]]:
     plan = seen.plan
     refused = _send(session, address_commands(plan.incoming))
     incoming = _without(plan.incoming, refused)
@@ -87,8 +87,10 @@ def _apply(session: RuntimeSession, seen: Look) -> tuple[Sequence[Change], Seque
     refused += _send(session, state_commands(incoming))
     outgoing: Sequence[Change] = plan.outgoing
     if refused:
-        # What should have come in did not; as with a shortage, half of what serves stays.
-        outgoing, _ = keep_half(outgoing, seen.observed, {refusal.change.backend for refusal in refused})
+        # What should have come in did not; as with a shortage, half of what should serve stays.
+        backends = {refusal.change.backend for refusal in refused}
+        wanted = {name: desired.backends[name].serving for name in backends}
+        outgoing, _ = keep_half(outgoing, seen.observed, wanted, _without(incoming, refused))
     refused += _send(session, state_commands(outgoing))
     return _without((*incoming, *outgoing), refused), refused
 

@@ -25,6 +25,7 @@ SMALLEST, LARGEST = 3, 6  # instances while they change at random: a slot or two
 LOOK_SECONDS = 1.6  # for a person to read what happened
 CHURN_SECONDS = 10.0
 CHURN_PERIOD_SECONDS = 0.23  # inside the agent's budget of five readings a second for a service
+KEEP_PERIOD_SECONDS = 4.0  # time enough for the file to follow, so that a visitor mostly sees it in step
 INSTANCES = 12
 
 
@@ -56,12 +57,12 @@ class Story:
         return self._sum_up()
 
     def go_on(self) -> None:
-        """Change something at random every other second, until interrupted."""
+        """Change something at random every few seconds, until interrupted."""
         churn = Churn(self._fleet, self._haproxy, smallest=SMALLEST, largest=INSTANCES)
         while True:
             change = churn.next_change()
             self._change(change.what, change.make, is_terse=True)
-            time.sleep(2.0)
+            time.sleep(KEEP_PERIOD_SECONDS)
 
     def end_traffic(self) -> LoadResult:
         """Stop the clients; what all of them saw, from the beginning."""
@@ -168,6 +169,9 @@ class Story:
         ms = (time.monotonic() - begin) * 1000
         self._screen.line("HAProxy", f"reloaded: {len(before)} > {len(after)} slots, all {INSTANCES} there", ms)
         self._screen.line("HAProxy", f"worker {old} replaced by {self._haproxy.worker_pid()}")
+        still = [name for name, server in after.items() if address(server) == drained.address]
+        assert still, f"{drained.name}, which was draining, lost its slot"
+        self._screen.line("HAProxy", f"{still[0]} still drains, in the new worker")
         for member in new[:3]:
             # They stop while the old worker, which never learns of it, still has clients.
             self._change(f"{member.name} deregistered", partial(self._fleet.remove, member.name))

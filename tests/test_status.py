@@ -1,0 +1,276 @@
+"""`hapsync status` says whether HAProxy is in step, and shows each server beside what is desired of it."""
+
+import json
+from collections.abc import Mapping
+
+import attrs
+
+from hapsync.catalog import Catalog, Instance, Quarantined, Reading
+from hapsync.config import BackendConfig, Config
+from hapsync.diff import FREE_SLOT
+from hapsync.model import NO_LOAD, Address, AdminState, Backend, CheckStatus, HAProxyProcess, Load, Observed, Server
+from hapsync.observed import Health
+from hapsync.report import Report
+from hapsync.status import Verdict, View, make_view, view_to_json
+
+READY, DRAIN, MAINT = AdminState.READY, AdminState.DRAIN, AdminState.MAINT
+CONFIG = Config(backends={"web": BackendConfig(service="web", slots=3)})
+PROCESS = HAProxyProcess(7, "2.6.12-1", 100, is_stopping=False)
+BUSY = Load(3, 2, 1, 4)
+FILE = """\
+backend web
+    server srv1 10.0.0.1:80 weight 1 check
+    server srv2 10.0.0.2:80 weight 1 check
+    server srv3 127.0.0.1:1 weight 1 check disabled
+"""
+
+
+def at(number: int) -> Address:
+    return Address(f"10.0.0.{number}", 80)
+
+
+def instance(number: int, status: CheckStatus = CheckStatus.PASSING, weight: int = 1) -> Instance:
+    return Instance(f"n{number}", f"web-{number}", at(number), status, weight)
+
+
+def catalog(*instances: Instance, quarantined: tuple[Quarantined, ...] = ()) -> Catalog:
+    return Catalog({"web": Reading("web", instances, quarantined)})
+
+
+def slot(name: int, number: int, admin: AdminState = READY, load: Load | None = NO_LOAD) -> Server:
+    return Server(f"srv{name}", at(number), admin, 1, is_up=admin is not MAINT, load=load)
+
+
+FREE = attrs.evolve(FREE_SLOT, name="srv3")
+BOTH = (instance(1), instance(2))
+
+
+def seen(*slots: Server, foreign: tuple[Server, ...] = ()) -> Observed:
+    return Observed({"web": Backend("web", slots, foreign)})
+
+
+def view(
+    catalog: Catalog | None,
+    observed: Observed | None,
+    *,
+    file_text: str | None = FILE,
+    problems: tuple[str, ...] = (),
+    health: Mapping[tuple[str, str], Health] = {},
+    config: Config = CONFIG,
+    report: Report | None = None,
+) -> View:
+    return make_view(
+        config=config,
+        catalog=catalog,
+        catalog_from="consul",
+        catalog_age_seconds=0.5,
+        process=PROCESS if observed is not None else None,
+        observed=observed,
+        health=health,
+        file_text=file_text,
+        report=report,
+        problems=problems,
+    )
+
+
+IN_STEP = view(catalog(*BOTH), seen(slot(1, 1), slot(2, 2), FREE))
+
+
+def test_haproxy_is_in_step_when_nothing_is_due_and_the_file_says_the_same() -> None:
+    assert IN_STEP.verdict is Verdict.IN_STEP
+    assert IN_STEP.reasons == ()
+
+
+def test_the_verdict_is_the_exit_code() -> None:
+    assert [verdict.value for verdict in (Verdict.IN_STEP, Verdict.CANNOT_TELL, Verdict.OUT_OF_STEP)] == [0, 1, 2]
+
+
+def test_whatever_is_due_puts_it_out_of_step() -> None:
+    found = view(catalog(instance(1, weight=5), instance(3)), seen(slot(1, 1), slot(2, 2), FREE))
+
+    assert found.verdict is Verdict.OUT_OF_STEP
+    assert found.reasons == (
+        "due: add web/srv3 10.0.0.3:80 weight 1 (passing)",
+        "due: weight web/srv1 10.0.0.1:80 1 -> 5",
+        "due: remove web/srv2 10.0.0.2:80 (gone from Consul)",
+        "/etc/haproxy/haproxy.cfg does not say the same as HAProxy",
+    )
+
+
+def test_a_shortage_puts_it_out_of_step() -> None:
+    found = view(catalog(instance(1), instance(9)), seen(slot(1, 1), slot(2, 2)))
+
+    assert found.verdict is Verdict.OUT_OF_STEP
+    assert "grow web: no free slot for 1 server: 10.0.0.9:80" in found.reasons
+
+
+def test_what_waits_for_its_replacement_is_said() -> None:
+    found = view(catalog(instance(8), instance(9)), seen(slot(1, 1)))
+
+    assert "waits: remove web/srv1 10.0.0.1:80 (gone from Consul)" in found.reasons
+
+
+def test_a_file_that_differs_or_lacks_puts_it_out_of_step() -> None:
+    observed = seen(slot(1, 1), slot(2, 2), FREE)
+
+    for text, reason in (
+        (FILE.replace("10.0.0.1", "10.0.0.9"), "does not say the same as HAProxy"),
+        (None, "not exist"),
+    ):
+        found = view(catalog(*BOTH), observed, file_text=text)
+
+        assert found.verdict is Verdict.OUT_OF_STEP
+        assert len(found.reasons) == 1
+        assert reason in found.reasons[0]
+
+
+def test_what_is_held_or_quarantined_is_counted_and_does_not_put_it_out_of_step() -> None:
+    left_out = Quarantined("n9", "web-9", "it has no address")
+    found = view(catalog(quarantined=(left_out,)), seen(slot(1, 1), slot(2, 2), FREE))
+
+    assert found.verdict is Verdict.IN_STEP
+    assert [held.change.server for held in found.plan.held] == ["srv1", "srv2"]
+    assert found.backends[0].quarantined == (left_out,)
+
+
+def test_it_cannot_tell_without_haproxy() -> None:
+    found = view(catalog(*BOTH), None, problems=("HAProxy's socket /x: does not exist",))
+
+    assert found.verdict is Verdict.CANNOT_TELL
+    assert found.reasons == ("HAProxy's socket /x: does not exist",)
+    assert found.haproxy is None
+    assert found.backends[0].without_slot != ()
+
+
+def test_it_cannot_tell_without_a_catalog() -> None:
+    found = view(None, seen(slot(1, 1), slot(2, 2), FREE), problems=("Consul refuses",))
+
+    assert found.verdict is Verdict.CANNOT_TELL
+    assert found.reasons == ("Consul refuses",)
+    assert not found.backends[0].is_known
+
+
+def test_it_cannot_tell_of_a_service_that_was_not_read() -> None:
+    config = Config(backends={**CONFIG.backends, "api": BackendConfig(service="a\npi")})
+    found = view(catalog(*BOTH), seen(slot(1, 1), slot(2, 2), FREE), config=config)
+
+    assert found.verdict is Verdict.CANNOT_TELL
+    assert found.reasons == ('service "a\\npi" was not read yet',)
+    assert [backend.is_known for backend in found.backends] == [False, True]
+
+
+def test_every_server_stands_beside_what_is_desired_of_it() -> None:
+    foreign = attrs.evolve(slot(1, 9), name="mine")
+    observed = seen(slot(1, 1), slot(2, 8), slot(3, 7, MAINT, BUSY), FREE, slot(10, 2, DRAIN), foreign=(foreign,))
+    (backend,) = view(catalog(*BOTH, instance(5)), observed).backends
+    rows = [(row.server.name, row.use, row.desired.instance_id if row.desired else None) for row in backend.rows]
+
+    assert rows == [
+        ("srv1", "used", "web-1"),
+        ("srv2", "used", None),
+        ("srv3", "emptying", None),
+        ("srv3", "free", None),
+        ("srv10", "used", "web-2"),
+        ("mine", "foreign", None),
+    ]
+    assert (backend.slots_used, backend.slots_free, backend.slots_emptying) == (3, 1, 1)
+    assert [one.instance_id for one in backend.without_slot] == ["web-5"]
+
+
+def test_of_two_slots_with_one_address_the_one_that_serves_is_shown_as_desired() -> None:
+    (backend,) = view(catalog(instance(1)), seen(slot(1, 1, MAINT), slot(2, 1))).backends
+
+    assert [row.desired is not None for row in backend.rows] == [False, True]
+
+
+def test_a_backend_that_haproxy_lacks_is_shown_with_all_its_instances() -> None:
+    (backend,) = view(catalog(*BOTH), Observed({"web": Backend("web", exists=False)})).backends
+
+    assert not backend.exists
+    assert [one.instance_id for one in backend.without_slot] == ["web-1", "web-2"]
+
+
+def test_the_json_is_the_documented_one() -> None:
+    left_out = Quarantined("n\n9", "web-9", "it has no address")
+    found = view(
+        catalog(instance(1), instance(9), quarantined=(left_out,)),
+        seen(slot(1, 1, load=BUSY), attrs.evolve(slot(2, 2), address=None, load=None)),
+        health={("web", "srv1"): Health("DOWN", "L4CON refused", 3)},
+        report=Report(pid=1, started_at=1.0, written_at=2.0, hapsync_version="0", in_step=False),
+    )
+    tree = json.loads(view_to_json(found))
+    desired = {
+        "address": "10.0.0.1:80",
+        "state": "ready",
+        "weight": 1,
+        "consul": "passing",
+        "node": "n1",
+        "service_id": "web-1",
+    }
+
+    assert list(tree) == [
+        *("version", "verdict", "reasons", "haproxy", "catalog", "counts", "backends", "held", "agent")
+    ]
+    assert (tree["version"], tree["verdict"]) == (1, "out_of_step")
+    assert tree["haproxy"] == {"pid": 7, "version": "2.6.12-1", "uptime_seconds": 100, "is_stopping": False}
+    assert tree["catalog"] == {"from": "consul", "age_seconds": 0.5}
+    assert tree["counts"] == {"held": 0, "quarantined": 1}
+    assert tree["agent"]["pid"] == 1
+    assert tree["held"] == []
+    assert tree["backends"]["web"] == {
+        "service": "web",
+        "exists": True,
+        "known": True,
+        "slots": {"used": 2, "free": 0, "emptying": 0},
+        "servers": [
+            {
+                "server": "srv1",
+                "use": "used",
+                "address": "10.0.0.1:80",
+                "state": "ready",
+                "weight": 1,
+                "up": True,
+                "sessions": 3,
+                "queued": 2,
+                "connections": {"used": 1, "idle": 4},
+                "check": "L4CON refused",
+                "status": "DOWN",
+                "desired": desired,
+            },
+            {
+                "server": "srv2",
+                "use": "used",
+                "address": None,
+                "state": "ready",
+                "weight": 1,
+                "up": True,
+                "sessions": None,
+                "queued": None,
+                "connections": None,
+                "check": None,
+                "status": None,
+                "desired": None,
+            },
+        ],
+        "without_slot": [{**desired, "address": "10.0.0.9:80", "node": "n9", "service_id": "web-9"}],
+        "quarantined": [{"node": "n\n9", "service_id": "web-9", "reason": "it has no address"}],
+    }
+
+
+def test_the_json_is_ascii_and_shows_reasons_escaped() -> None:
+    text = view_to_json(view(catalog(*BOTH), None, problems=("a\x1b[2J\u2028é",)))
+
+    assert text.isascii()
+    assert json.loads(text)["reasons"] == ["a\\u001b[2J\\u2028\\u00e9"]
+    assert json.loads(text)["agent"] is None
+
+
+def test_the_json_tells_what_is_held_and_what_waits() -> None:
+    gone = json.loads(view_to_json(view(catalog(), seen(slot(1, 1)))))
+    short = json.loads(view_to_json(view(catalog(instance(8), instance(9)), seen(slot(1, 1)))))
+    held = {"backend": "web", "server": "srv1", "change": "remove web/srv1 10.0.0.1:80 (gone from Consul)"}
+
+    assert gone["held"] == [{**held, "reason": "the whole service is gone from Consul"}]
+    assert gone["counts"] == {"held": 1, "quarantined": 0}
+    assert short["held"] == [{**held, "reason": "its replacement has no slot yet"}]
+    assert short["counts"] == {"held": 0, "quarantined": 0}
