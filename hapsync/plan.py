@@ -77,8 +77,8 @@ def keep_half(
     """Split `outgoing` into what may go and what has to wait, in backends whose additions are not all in.
 
     In each backend of `wanted`, no more go than leave half (rounded up) of the number given there ready, what is
-    `incoming` before them included; elsewhere everything goes. Half of what is wanted, not of what is there: so passes
-    may repeat and never halve it again.
+    `incoming` before them included; elsewhere everything goes. Half of what is wanted, not of what is there: so
+    passes may repeat and never halve it again.
     """
     left = {name: len(_ready(observed, name)) - math.ceil(number / 2) for name, number in wanted.items()}
     for change in incoming:

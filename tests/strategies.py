@@ -9,7 +9,7 @@ import json
 import random
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import attrs
 from hypothesis import strategies as st
@@ -93,6 +93,10 @@ def _any_of(table: Sequence[Item]) -> st.SearchStrategy[Item]:
     return st.integers(0, len(table) - 1).map(table.__getitem__)
 
 
+def _mostly(usual: st.SearchStrategy[Any], odd: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
+    return st.integers(0, 7).flatmap(lambda one: usual if one else odd)
+
+
 def _server(name: str, address: Address, admin: AdminState, weight: int, load: Load | None) -> Server:
     return Server(name, address, admin, weight, is_up=admin is not AdminState.MAINT, load=load)
 
@@ -105,7 +109,7 @@ def _numbered(found: Sequence[tuple[int, Address, int, tuple[AdminState, Load | 
     )
 
 
-_STATUSES = (*CheckStatus, *(CheckStatus.PASSING,) * 4)
+_STATUSES = (*CheckStatus, *(CheckStatus.PASSING,) * 4, CheckStatus.MAINTENANCE)
 _WEIGHTS = tuple(itertools.product((1, 1, 0, 10, 256, 300, 65535), (1, 0, 7, 65535)))
 _TAGS = ((), ("a b",), ("`c`", "a b"))
 _INSTANCES = st.lists(_any_of(tuple(itertools.product(ADDRESSES, _STATUSES, _WEIGHTS, _TAGS))), max_size=16).map(
@@ -166,22 +170,23 @@ def hostile_texts() -> st.SearchStrategy[str]:
 def hostile_answers() -> st.SearchStrategy[bytes]:
     """Answers of Consul that are whole, with anything in them."""
     anything = st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), hostile_texts())
-    mostly_whole = (
-        st.one_of(_any_of([address.host for address in ADDRESSES]), hostile_texts()),
-        st.one_of(_any_of((80, 8080)), st.integers(1, 65535), anything),
-        st.one_of(st.just({"Passing": 1, "Warning": 1}), st.dictionaries(st.just("Passing"), anything), anything),
-    )
+    names = _mostly(_any_of([f"id{end}" for end in HOSTILE]), hostile_texts())
+    hosts = _mostly(_any_of([address.host for address in ADDRESSES]), hostile_texts())
+    ports = _mostly(_any_of((80, 8080)), anything)
+    weights = _mostly(_any_of(({"Passing": 1}, {}, None)), st.dictionaries(st.just("Passing"), anything) | anything)
     entry = st.builds(
         lambda node, one, host, port, weights, tags, status: {
             "Node": {"Node": node, "Address": host},
             "Service": {"ID": one, "Address": host, "Port": port, "Weights": weights, "Tags": tags},
             "Checks": [{"CheckID": one, "Status": status}],
         },
-        hostile_texts(),
-        hostile_texts(),
-        *mostly_whole,
+        names,
+        names,
+        hosts,
+        ports,
+        weights,
         st.one_of(st.none(), st.lists(anything, max_size=2)),
-        _any_of(("passing", "warning", "critical", "\n; quit")),
+        _any_of(("passing", "passing", "warning", "critical", "\n; quit")),
     )
     return st.lists(entry, max_size=6).map(lambda entries: json.dumps(entries).encode())
 

@@ -140,8 +140,8 @@ slots = 0
 
     assert problems(text) == [
         "agent.resync_seconds: must be a number",
-        'backends."a b": must be 1 to 128 of A-Z a-z 0-9 _ : . - (HAProxy\'s own rule)',
         'backends."a b".service: is missing',
+        'backends."a b": must be 1 to 128 of A-Z a-z 0-9 _ : . - (HAProxy\'s own rule)',
         "backends.web.service: must be a text",
         "backends.web.slots: must be from 1 to 4000",
         "consul.cert_file: a client certificate needs both cert_file and key_file",

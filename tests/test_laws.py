@@ -46,7 +46,7 @@ laws = settings(
 
 
 orders = st.randoms(use_true_random=False)
-answers = st.dictionaries(st.sampled_from(SERVICES), hostile_answers())
+answers = st.fixed_dictionaries({name: hostile_answers() for name in SERVICES})
 
 
 def planned(wanted: Desired, observed: Observed) -> Plan:
@@ -289,8 +289,11 @@ def test_a_file_that_is_rendered_says_what_the_picture_says(world: World, told: 
         if name in world.config.backends
     }
 
+    lines = [1 + max(1, len(picture.backends[name].slots)) for name in world.config.backends]
+
     assert observed_from_file(text, tuple(world.config.backends)).backends == on_paper
     assert text.isascii()
+    assert text.count("\n") == 1 + sum(lines)
 
 
 def test_the_worlds_are_of_every_kind() -> None:

@@ -219,7 +219,7 @@ def test_a_full_backend_is_replaced_step_by_step() -> None:
     observed = Observed({"web": Backend("web", tuple(ready(number, number) for number in (1, 2, 3)))})
     desired = wants(11, 12, 13)
     ready_counts = []
-    for _ in range(5):
+    for _ in range(6):
         plan = make_plan(diff(desired, observed), observed)
         observed = after(observed, plan.changes)
         ready_counts.append(len(observed.backends["web"].ready))

@@ -4,6 +4,7 @@ import sys
 import time
 from collections.abc import Sequence
 
+import click
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -51,7 +52,7 @@ def print_queues(queues: Sequence[ListenQueue]) -> None:
         table.add_row(f"{host}:{queue.port}", str(queue.waiting), str(queue.limit))
     console = _console()
     console.print()
-    console.print(table)
+    _print_table(console, table)
 
 
 def _console() -> Console:
@@ -124,7 +125,7 @@ def _print_backend(console: Console, backend: BackendView) -> None:
         for one in backend.without_slot:
             who = f"{shown(one.node)}/{shown(one.instance_id)}"
             table.add_row("-", str(one.address), "no slot", "", "", "", one.status.value, who)
-        console.print(table)
+        _print_table(console, table)
     for left_out in backend.quarantined:
         who = f"{shown(left_out.node, length=40)}/{shown(left_out.instance_id, length=60)}"
         console.print(Text(f"  quarantined {who}: {left_out.reason}"))
@@ -160,6 +161,14 @@ def _table(*columns: str) -> Table:
             overflow="fold" if is_last else "ellipsis",
         )
     return table
+
+
+def _print_table(console: Console, table: Table) -> None:
+    # rich pads every cell to its column; at the end of a line that is only in the way of whoever copies it.
+    with console.capture() as captured:
+        console.print(table)
+    for line in captured.get().splitlines():
+        click.echo(line.rstrip())
 
 
 def _ago(at: float) -> str:

@@ -14,13 +14,14 @@ from hapsync.catalog import Reading
 from hapsync.desired import Desired, DesiredBackend, desired_backend
 from hapsync.edge.files import read_text_or_none, signature
 from hapsync.edge.watch import Watches
-from hapsync.errors import ConfigError, ConfigRefused, HapsyncError, ReloadError, RuntimeAPIError
+from hapsync.errors import ConfigError, ConfigRefused, HapsyncError, RuntimeAPIError
 from hapsync.growth import FILE_LIMIT_SECONDS, FILE_QUIET_SECONDS, Need, Pending, needed, touched
 from hapsync.model import HAProxyProcess
 from hapsync.plan import describe_shortage
+from hapsync.worker.file_job import FileJob
 from hapsync.worker.journal import Journal
 from hapsync.worker.one_pass import Outcome, check_alive, run_pass
-from hapsync.worker.paper import is_applied, observe_all, reload_grown, write_file
+from hapsync.worker.paper import is_applied, new_text, observe_all, reload_grown
 from hapsync.worker.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -71,6 +72,7 @@ class Worker:
         self._file_seen: tuple[int, int, int] | None = None
         self._file_error: str | None = None
         self._file_refused: tuple[Desired, Settings] | None = None
+        self._file_job: FileJob | None = None
 
         self._publish_at: float | None = None
         self._published_at = 0.0
@@ -97,6 +99,7 @@ class Worker:
                     self._step()
         finally:
             self._watches.stop()
+            self._finish_file(wait=True)
             self._publish()
 
     def _wait(self) -> None:
@@ -147,6 +150,7 @@ class Worker:
         grow_at = self._grow_at()
         if grow_at is not None and time.monotonic() >= grow_at:
             self._grow()
+        self._finish_file()
         file_at = self._file_at()
         if file_at is not None and time.monotonic() >= file_at:
             self._write_file()
@@ -288,6 +292,7 @@ class Worker:
         return at
 
     def _grow(self) -> None:
+        self._finish_file(wait=True)  # or it would put an older file over the reload's
         wanted = self._desired()
         shortages = self._need.shortages if self._need else ()
         whys = [" ".join(describe_shortage(shortage).split()) for shortage in shortages]
@@ -324,32 +329,59 @@ class Worker:
         self._file = touched(self._file, time.monotonic())
 
     def _file_at(self) -> float | None:
-        return None if self._file is None else self._file.due_seconds(FILE_QUIET_SECONDS, FILE_LIMIT_SECONDS)
+        if self._file is None or self._file_job is not None:
+            return None
+        return self._file.due_seconds(FILE_QUIET_SECONDS, FILE_LIMIT_SECONDS)
 
     def _write_file(self) -> None:
+        """Begin to write the file, if it does not say what it should."""
         self._file = None
-        wanted = self._desired()
+        wanted, settings = self._desired(), self._settings
         if self._process is not None and self._new_settings_at is not None:
             return  # the reload that makes the new settings live writes the file
-        if not wanted.backends or self._file_refused == (wanted, self._settings):
+        if not wanted.backends or self._file_refused == (wanted, settings):
             return
         try:
-            written = write_file(
-                self._settings, wanted, observe_all(self._settings) if self._process is not None else None
-            )
+            text = new_text(settings, wanted, observe_all(settings) if self._process is not None else None)
         except RuntimeAPIError as error:
             self._lost(error)
             return
-        except (ConfigError, ReloadError) as error:
-            if str(error) != self._file_error:
-                log.error("file not written: %s", error)  # noqa: TRY400
-            self._file_error = str(error)
-            if isinstance(error, (ConfigError, ConfigRefused)):  # a full disk may be mended without a change here
-                self._file_refused = (wanted, self._settings)
+        except (HapsyncError, OSError, ValueError) as error:
+            self._file_failed(error, wanted, settings)
+            return
+        if text is None:
+            self._file_written()
+            return
+        self._file_job = FileJob(text, wanted, settings, lambda: self._wakes.put(""))
+        self._file_job.start()
+
+    def _finish_file(self, *, wait: bool = False) -> None:
+        """Take the result of the job that writes the file, once there is one."""
+        job = self._file_job
+        if job is None:
+            return
+        if wait:
+            job.join()
+        if job.is_alive():
+            return
+        self._file_job = None
+        if job.error is not None:
+            self._file_failed(job.error, job.wanted, job.settings)
         else:
-            self._file_error = self._file_refused = None
-            if written:
-                log.info("file %s written", self._settings.config.haproxy.config)
+            log.info("file %s written", job.settings.config.haproxy.config)
+            self._file_written()
+
+    def _file_written(self) -> None:
+        self._file_error = self._file_refused = None
+        self._file_seen = signature(self._settings.config.haproxy.config)
+        self._publish_soon()
+
+    def _file_failed(self, error: Exception, wanted: Desired, settings: Settings) -> None:
+        if str(error) != self._file_error:
+            log.error("file not written: %s", error)
+        self._file_error = str(error)
+        if isinstance(error, ConfigError | ConfigRefused):  # a full disk may be mended without a change here
+            self._file_refused = (wanted, settings)
         self._file_seen = signature(self._settings.config.haproxy.config)
         self._publish_soon()
 
@@ -372,5 +404,12 @@ class Worker:
     @property
     def _is_in_step(self) -> bool:
         is_told = self._process is not None and not self._unread
-        is_done = not (self._need or self._unfinished or self._file or self._file_error or self._new_settings_at)
+        is_done = not (
+            self._need
+            or self._unfinished
+            or self._file
+            or self._file_job
+            or self._file_error
+            or self._new_settings_at
+        )
         return is_told and is_done

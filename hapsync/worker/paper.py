@@ -54,21 +54,29 @@ def is_applied(settings: Settings, current: str | None) -> bool:
 def write_file(settings: Settings, wanted: Desired, observed: Observed | None) -> bool:
     """Let the file say what a HAProxy started now should be; return whether it had to be written.
 
+    Raises ConfigError (the template), ReloadError (the check or the disk).
+    """
+    text = new_text(settings, wanted, observed)
+    if text is not None:
+        install(settings.config.haproxy, text)
+    return text is not None
+
+
+def new_text(settings: Settings, wanted: Desired, observed: Observed | None) -> str | None:
+    """Return what the file should say, None where it says so already.
+
     `observed` is the live HAProxy, None while it is away. Where HAProxy lacks a backend the file is left to the
     reload that brings it.
 
-    Raises ConfigError (the template), ReloadError (the check or the disk).
+    Raises ConfigError.
     """
     path = settings.config.haproxy.config
     current = read_text_or_none(path)
     picture = picture_now(wanted, observed) if observed else picture_on_paper(settings, wanted, current)
     if not all(backend.exists for backend in picture.backends.values()):
-        return False
+        return None
     text = render(settings.template, picture, settings.config, labels_of(wanted, current))
-    if text == current:
-        return False
-    install(settings.config.haproxy, text)
-    return True
+    return text if text != current else None
 
 
 def reload_grown(settings: Settings, wanted: Desired, short: Iterable[str]) -> HAProxyProcess:
