@@ -109,7 +109,7 @@ def _numbered(found: Sequence[tuple[int, Address, int, tuple[AdminState, Load | 
     )
 
 
-_STATUSES = (*CheckStatus, *(CheckStatus.PASSING,) * 4, CheckStatus.MAINTENANCE)
+_STATUSES = (*CheckStatus, *(CheckStatus.PASSING,) * 4, CheckStatus.MAINTENANCE, CheckStatus.CRITICAL)
 _WEIGHTS = tuple(itertools.product((1, 1, 0, 10, 256, 300, 65535), (1, 0, 7, 65535)))
 _TAGS = ((), ("a b",), ("`c`", "a b"))
 _INSTANCES = st.lists(_any_of(tuple(itertools.product(ADDRESSES, _STATUSES, _WEIGHTS, _TAGS))), max_size=16).map(

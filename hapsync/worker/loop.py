@@ -12,16 +12,16 @@ from collections.abc import Callable
 
 from hapsync.catalog import Reading
 from hapsync.desired import Desired, DesiredBackend, desired_backend
-from hapsync.edge.files import read_text_or_none, signature
+from hapsync.edge.files import read_text_or_none
 from hapsync.edge.watch import Watches
-from hapsync.errors import ConfigError, ConfigRefused, HapsyncError, RuntimeAPIError
-from hapsync.growth import FILE_LIMIT_SECONDS, FILE_QUIET_SECONDS, Need, Pending, needed, touched
+from hapsync.errors import ConfigError, HapsyncError, RuntimeAPIError
+from hapsync.growth import Need, needed
 from hapsync.model import HAProxyProcess
 from hapsync.plan import describe_shortage
-from hapsync.worker.file_job import FileJob
+from hapsync.worker.file_keeper import FileKeeper
 from hapsync.worker.journal import Journal
 from hapsync.worker.one_pass import Outcome, check_alive, run_pass
-from hapsync.worker.paper import is_applied, new_text, observe_all, reload_grown
+from hapsync.worker.paper import is_applied, observe_all, reload_grown
 from hapsync.worker.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -68,11 +68,7 @@ class Worker:
         self._reloaded_at: float | None = None
         self._refused: tuple[Desired, Settings] | None = None
 
-        self._file: Pending | None = None
-        self._file_seen: tuple[int, int, int] | None = None
-        self._file_error: str | None = None
-        self._file_refused: tuple[Desired, Settings] | None = None
-        self._file_job: FileJob | None = None
+        self._file = FileKeeper(lambda: self._wakes.put(""))
 
         self._publish_at: float | None = None
         self._published_at = 0.0
@@ -91,7 +87,7 @@ class Worker:
         """Follow Consul until `stop`."""
         self._watches.follow(self._settings.config.services)
         self._look_whether_applied(time.monotonic() + CATALOG_SECONDS)
-        self._touch_file()
+        self._file.touch()
         try:
             while not self._is_stopping:
                 self._wait()
@@ -99,7 +95,7 @@ class Worker:
                     self._step()
         finally:
             self._watches.stop()
-            self._finish_file(wait=True)
+            self._file.finish(wait=True)
             self._publish()
 
     def _wait(self) -> None:
@@ -112,7 +108,7 @@ class Worker:
         backends = {name for name, one in self._settings.config.backends.items() if one.service in woken}
         self._due |= backends
         if backends and self._process is None:
-            self._touch_file()  # what HAProxy is started with should be what the catalog says by then
+            self._file.touch()  # what HAProxy is started with should be what the catalog says by then
 
     def _next_at(self) -> float:
         times = (
@@ -120,7 +116,7 @@ class Worker:
             self._full_at,
             self._retry_at,
             self._grow_at(),
-            self._file_at(),
+            self._file.due_seconds,
             self._publish_at,
         )
         return min(at for at in times if at is not None)
@@ -133,8 +129,8 @@ class Worker:
         if now >= self._full_at:
             self._full_at = now + self._settings.config.agent.resync_seconds
             self._due = set(self._settings.config.backends)
-            if self._file_error or signature(self._settings.config.haproxy.config) != self._file_seen:
-                self._touch_file()
+            if self._file.is_suspect(self._settings):
+                self._file.touch()
             self._publish_soon()
         if self._retry_at is not None and now >= self._retry_at:
             self._retry_at = None
@@ -150,8 +146,9 @@ class Worker:
         grow_at = self._grow_at()
         if grow_at is not None and time.monotonic() >= grow_at:
             self._grow()
-        self._finish_file()
-        file_at = self._file_at()
+        if self._file.finish():
+            self._publish_soon()
+        file_at = self._file.due_seconds
         if file_at is not None and time.monotonic() >= file_at:
             self._write_file()
         if self._publish_at is not None and time.monotonic() >= self._publish_at:
@@ -182,7 +179,7 @@ class Worker:
         self._unread = set(settings.config.backends) - set(self._desired().backends)
         self._need = None
         self._look_whether_applied(time.monotonic())
-        self._touch_file()
+        self._file.touch()
 
     def _look_whether_applied(self, reload_at: float) -> None:
         """Ask for a reload at `reload_at` if the running HAProxy was not made from the settings at hand."""
@@ -235,7 +232,7 @@ class Worker:
     def _lost(self, error: RuntimeAPIError) -> None:
         if self._haproxy_error is None:
             log.warning("haproxy %s; asked again every %g s", error, ALIVE_SECONDS)
-            self._touch_file()
+            self._file.touch()
             self._publish_soon()
         self._process, self._haproxy_error, self._need = None, str(error), None
 
@@ -256,7 +253,7 @@ class Worker:
         self._take(outcome, set(backends))
         self._journal.note_pass(outcome, time.monotonic() - begin)
         if outcome.done or self._unread & set(backends):
-            self._touch_file()
+            self._file.touch()
         self._unread -= set(backends)
         self._publish_soon()
 
@@ -292,7 +289,7 @@ class Worker:
         return at
 
     def _grow(self) -> None:
-        self._finish_file(wait=True)  # or it would put an older file over the reload's
+        self._file.finish(wait=True)  # or it would put an older file over the reload's
         wanted = self._desired()
         shortages = self._need.shortages if self._need else ()
         whys = [" ".join(describe_shortage(shortage).split()) for shortage in shortages]
@@ -310,79 +307,32 @@ class Worker:
             error = str(refused)
             self._refused = (wanted, self._settings)
             if self._new_settings_at is not None:
-                self._file_error = error
+                self._file.error = error
                 if self._previous is not None:
                     log.error("settings not taken, the old ones stay")  # noqa: TRY400
                     self._use(self._previous)
         else:
             self._previous = None
-            self._need = self._new_settings_at = self._file = self._file_error = None
+            self._need = self._new_settings_at = None
+            self._file.forget(is_current=True)
             self._answered(process)
         self._reloaded_at = time.monotonic()
         self._journal.note_reload(why, time.monotonic() - begin, error)
-        self._file_seen = signature(self._settings.config.haproxy.config)
+        self._file.look(self._settings)
         self._publish_soon()
 
     # -- the file -------------------------------------------------------------------------------------------
 
-    def _touch_file(self) -> None:
-        self._file = touched(self._file, time.monotonic())
-
-    def _file_at(self) -> float | None:
-        if self._file is None or self._file_job is not None:
-            return None
-        return self._file.due_seconds(FILE_QUIET_SECONDS, FILE_LIMIT_SECONDS)
-
     def _write_file(self) -> None:
-        """Begin to write the file, if it does not say what it should."""
-        self._file = None
-        wanted, settings = self._desired(), self._settings
         if self._process is not None and self._new_settings_at is not None:
-            return  # the reload that makes the new settings live writes the file
-        if not wanted.backends or self._file_refused == (wanted, settings):
+            self._file.forget()  # the reload that makes the new settings live writes the file
             return
         try:
-            text = new_text(settings, wanted, observe_all(settings) if self._process is not None else None)
+            observed = observe_all(self._settings) if self._process is not None else None
         except RuntimeAPIError as error:
             self._lost(error)
             return
-        except (HapsyncError, OSError, ValueError) as error:
-            self._file_failed(error, wanted, settings)
-            return
-        if text is None:
-            self._file_written()
-            return
-        self._file_job = FileJob(text, wanted, settings, lambda: self._wakes.put(""))
-        self._file_job.start()
-
-    def _finish_file(self, *, wait: bool = False) -> None:
-        """Take the result of the job that writes the file, once there is one."""
-        job = self._file_job
-        if job is None:
-            return
-        if wait:
-            job.join()
-        if job.is_alive():
-            return
-        self._file_job = None
-        if job.error is not None:
-            self._file_failed(job.error, job.wanted, job.settings)
-        else:
-            log.info("file %s written", job.settings.config.haproxy.config)
-            self._file_written()
-
-    def _file_written(self) -> None:
-        self._file_error = self._file_refused = None
-        self._file_seen = signature(self._settings.config.haproxy.config)
-        self._publish_soon()
-
-    def _file_failed(self, error: Exception, wanted: Desired, settings: Settings) -> None:
-        if str(error) != self._file_error:
-            log.error("file not written: %s", error)
-        self._file_error = str(error)
-        if isinstance(error, ConfigError | ConfigRefused):  # a full disk may be mended without a change here
-            self._file_refused = (wanted, settings)
-        self._file_seen = signature(self._settings.config.haproxy.config)
+        self._file.write(self._settings, self._desired(), observed)
         self._publish_soon()
 
     # -- telling --------------------------------------------------------------------------------------------
@@ -397,19 +347,12 @@ class Worker:
             in_step=self._is_in_step,
             process=self._process,
             haproxy_error=self._haproxy_error,
-            file_error=self._file_error,
+            file_error=self._file.error,
             watches=self._watches.states(),
         )
 
     @property
     def _is_in_step(self) -> bool:
         is_told = self._process is not None and not self._unread
-        is_done = not (
-            self._need
-            or self._unfinished
-            or self._file
-            or self._file_job
-            or self._file_error
-            or self._new_settings_at
-        )
+        is_done = not (self._need or self._unfinished or self._file.is_behind or self._new_settings_at)
         return is_told and is_done

@@ -1,0 +1,136 @@
+"""Keeps haproxy.cfg current: when to write it, and the job that checks and installs it while passes go on."""
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+
+from hapsync.desired import Desired
+from hapsync.edge.files import signature
+from hapsync.edge.reload import install
+from hapsync.errors import ConfigError, ConfigRefused, HapsyncError, ReloadError
+from hapsync.growth import FILE_LIMIT_SECONDS, FILE_QUIET_SECONDS, Pending, touched
+from hapsync.model import Observed
+from hapsync.worker.paper import new_text
+from hapsync.worker.settings import Settings
+
+log = logging.getLogger(__name__)
+
+
+class FileKeeper:
+    """What the worker knows of the file: whether it is behind, when to write it, and why it could not be written.
+
+    `error` is None while the file can be written. All methods are the worker's; only the job runs beside it.
+    """
+
+    def __init__(self, when_done: Callable[[], None]) -> None:
+        """Take what wakes the worker when a file was written."""
+        self.error: str | None = None
+        self._when_done = when_done
+        self._pending: Pending | None = None
+        self._seen: tuple[int, int, int] | None = None
+        self._refused: tuple[Desired, Settings] | None = None
+        self._job: FileJob | None = None
+
+    @property
+    def is_behind(self) -> bool:
+        """The file may not say what HAProxy should start with, or could not be written."""
+        return bool(self._pending or self._job or self.error)
+
+    @property
+    def due_seconds(self) -> float | None:
+        """When to call `write`, on the monotonic clock; None while there is nothing to write, or a job is at it."""
+        if self._pending is None or self._job is not None:
+            return None
+        return self._pending.due_seconds(FILE_QUIET_SECONDS, FILE_LIMIT_SECONDS)
+
+    def touch(self) -> None:
+        """Something changed that the file should say."""
+        self._pending = touched(self._pending, time.monotonic())
+
+    def forget(self, *, is_current: bool = False) -> None:
+        """Let go of what was pending: a reload writes the file, or (`is_current`) has just written it."""
+        self._pending = None
+        if is_current:
+            self.error = self._refused = None
+
+    def look(self, settings: Settings) -> None:
+        """Remember the file as it is now."""
+        self._seen = signature(settings.config.haproxy.config)
+
+    def is_suspect(self, settings: Settings) -> bool:
+        """Return whether somebody else wrote the file since, or it could not be written."""
+        return self.error is not None or signature(settings.config.haproxy.config) != self._seen
+
+    def write(self, settings: Settings, wanted: Desired, observed: Observed | None) -> None:
+        """Begin to write what a HAProxy started now should be, if the file does not say so already.
+
+        `observed` is the live HAProxy, None while it is away.
+        """
+        self._pending = None
+        if not wanted.backends or self._refused == (wanted, settings):
+            return
+        try:
+            text = new_text(settings, wanted, observed)
+        except (HapsyncError, OSError, ValueError) as error:
+            self._failed(error, wanted, settings)
+            return
+        if text is None:
+            self._written(settings)
+            return
+        self._job = FileJob(text, wanted, settings, self._when_done)
+        self._job.start()
+
+    def finish(self, *, wait: bool = False) -> bool:
+        """Take the result of the job, once there is one or (`wait`) when there is; return whether there was."""
+        job = self._job
+        if job is None or not (wait or job.is_done.is_set()):
+            return False
+        job.join()
+        self._job = None
+        if job.error is not None:
+            self._failed(job.error, job.wanted, job.settings)
+        else:
+            log.info("file %s written", job.settings.config.haproxy.config)
+            self._written(job.settings)
+        return True
+
+    def _written(self, settings: Settings) -> None:
+        self.error = self._refused = None
+        self.look(settings)
+
+    def _failed(self, error: Exception, wanted: Desired, settings: Settings) -> None:
+        if str(error) != self.error:
+            log.error("file not written: %s", error)
+        self.error = str(error)
+        if isinstance(error, ConfigError | ConfigRefused):  # a full disk may be mended without a change here
+            self._refused = (wanted, settings)
+        self.look(settings)
+
+
+class FileJob(threading.Thread):
+    """Checks and installs `text`; the check takes longer than a change may wait, so it runs beside the passes.
+
+    It speaks to no HAProxy. Once `is_done` is set, `error` says how it ended. `wanted` and `settings` are what the
+    text was made from.
+    """
+
+    def __init__(self, text: str, wanted: Desired, settings: Settings, when_done: Callable[[], None]) -> None:
+        super().__init__(name="file", daemon=True)
+        self.wanted = wanted
+        self.settings = settings
+        self.error: HapsyncError | None = ReloadError("the job ended without a result")
+        self.is_done = threading.Event()
+        self._text = text
+        self._when_done = when_done
+
+    def run(self) -> None:
+        """Do it, and tell."""
+        try:
+            install(self.settings.config.haproxy, self._text)
+            self.error = None
+        except HapsyncError as error:
+            self.error = error
+        finally:
+            self.is_done.set()
+            self._when_done()
