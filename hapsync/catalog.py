@@ -7,6 +7,7 @@ answer one bad instance is left out alone, as a value with its reason.
 import ipaddress
 import json
 from collections.abc import Iterable, Mapping
+from functools import lru_cache
 from typing import Any
 
 import attrs
@@ -127,8 +128,7 @@ def _address(host: object, port: object) -> Address:
         canonical = canonical_host(host)
     except ValueError:
         raise ValueError(f"its address {quoted(host, length=60)} is not an IP address") from None
-    ip = ipaddress.ip_address(canonical)
-    if ip.is_unspecified or ip.is_multicast or ip.is_link_local:
+    if _means_nothing_elsewhere(canonical):
         raise ValueError(f"its address {canonical} is unspecified, multicast or link-local")
     if type(port) is not int or not 1 <= port <= MAX_PORT:
         raise ValueError(f"its port {quoted(str(port), length=20)} is not from 1 to {MAX_PORT}")
@@ -136,6 +136,12 @@ def _address(host: object, port: object) -> Address:
     if address == PLACEHOLDER:
         raise ValueError(f"its address {address} is where free slots point")
     return address
+
+
+@lru_cache(maxsize=65536)
+def _means_nothing_elsewhere(host: str) -> bool:
+    address = ipaddress.ip_address(host)
+    return address.is_unspecified or address.is_multicast or address.is_link_local
 
 
 def _weights(weights: Any) -> tuple[int, int]:

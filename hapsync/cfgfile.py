@@ -4,6 +4,7 @@ Only what hapsync wrote itself is understood: server lines named `srvN` under a 
 where HAProxy cannot be asked, and to see that a template put the servers under the backend they belong to.
 """
 
+import re
 from collections.abc import Collection, Mapping
 
 import attrs
@@ -59,6 +60,41 @@ def parse_file(text: str) -> Mapping[str, tuple[FileServer, ...]]:
     return {
         name: tuple(sorted(servers, key=lambda one: slot_number(one.server.name))) for name, servers in found.items()
     }
+
+
+def skeleton(text: str) -> str:
+    """Return `text` with each run of slots as one line without name, address, weight, state and comment.
+
+    Two files made from the same template and options have the same skeleton, whatever their slots hold.
+    """
+    lines: list[str] = []
+    for line in text.split("\n"):
+        found = _SLOT_LINE.fullmatch(line)
+        bare = f"server {found[1]}" if found else line
+        if not (found and lines and lines[-1] == bare):
+            lines.append(bare)
+    return "\n".join(lines)
+
+
+_SLOT_LINE = re.compile(r" *server srv[1-9][0-9]* \S+ weight [0-9]+(.*?)(?: disabled)?  #.*")
+"""As `render` writes them."""
+
+
+def slot_names(text: str) -> Mapping[str, frozenset[str]]:
+    """Return the names of the slots in `text` by backend (or listen); a fifth of the cost of `parse_file`."""
+    found: dict[str, set[str]] = {}
+    section: set[str] | None = None
+    for line in text.split("\n"):
+        words = line.split(None, 2)
+        if not words:
+            continue
+        if words[0] == "server":
+            if section is not None and len(words) > 2 and SLOT_NAME.fullmatch(words[1]):  # noqa: PLR2004
+                section.add(words[1])
+        elif words[0] in SECTIONS:
+            in_backend = words[0] in ("backend", "listen") and len(words) > 1
+            section = found.setdefault(words[1], set()) if in_backend else None
+    return {name: frozenset(names) for name, names in found.items()}
 
 
 def observed_from_file(text: str, backends: Collection[str]) -> Observed:

@@ -107,10 +107,14 @@ def desired_backend(name: str, config: BackendConfig, reading: Reading) -> Desir
                 instance.instance_id,
                 instance.status,
             )
-            for address, instance in sorted(chosen.items())
+            for address, instance in sorted(chosen.items(), key=_by_address)
         ),
         tuple(sorted(left_out, key=lambda one: (one.node, one.instance_id, one.reason))),
     )
+
+
+def _by_address(chosen: tuple[Address, Instance]) -> tuple[str, int]:
+    return chosen[0].host, chosen[0].port
 
 
 def scale_weights(weights: Mapping[Address, int]) -> Mapping[Address, int]:

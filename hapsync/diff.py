@@ -255,7 +255,7 @@ def after(observed: Observed, changes: Iterable[Change]) -> Observed:
 def _changed(slot: Server, change: Change) -> Server:
     match change:
         case Add(address=address, weight=weight) | Enable(address=address, weight=weight):
-            return attrs.evolve(slot, address=address, weight=weight, admin=AdminState.READY, is_up=True)
+            return Server(slot.name, address, AdminState.READY, weight, is_up=True, load=slot.load)
         case Reweigh(weight=weight):
             return attrs.evolve(slot, weight=weight)
         case Drain():
@@ -271,7 +271,7 @@ def as_new_worker(observed: Observed) -> Observed:
     """Return `observed` as a new worker would start with it: the same servers, no session on any of them."""
     return Observed(
         {
-            name: attrs.evolve(backend, slots=tuple(attrs.evolve(slot, load=NO_LOAD) for slot in backend.slots))
+            name: attrs.evolve(backend, slots=tuple(slot.with_load(NO_LOAD) for slot in backend.slots))
             for name, backend in observed.backends.items()
         }
     )

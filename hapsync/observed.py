@@ -6,6 +6,7 @@ newer 25, and `show stat` grows with every release.
 
 import csv
 from collections.abc import Collection, Iterable, Iterator, Mapping
+from functools import lru_cache
 
 import attrs
 
@@ -116,14 +117,10 @@ def with_loads(observed: Observed, loads: Mapping[tuple[str, str], Load]) -> Obs
     """Return `observed` with the load of its slots filled in; a slot that `loads` lacks stays unknown."""
 
     def filled(backend: Backend) -> Backend:
-        slots = tuple(
-            attrs.evolve(slot, load=loads.get((backend.name, slot.name), slot.load)) for slot in backend.slots
-        )
-        foreign = tuple(
-            attrs.evolve(server, load=loads.get((backend.name, server.name), server.load))
-            for server in backend.foreign
-        )
-        return attrs.evolve(backend, slots=slots, foreign=foreign)
+        def loaded(servers: Iterable[Server]) -> tuple[Server, ...]:
+            return tuple(server.with_load(loads.get((backend.name, server.name), server.load)) for server in servers)
+
+        return attrs.evolve(backend, slots=loaded(backend.slots), foreign=loaded(backend.foreign))
 
     return Observed({name: filled(backend) for name, backend in observed.backends.items()})
 
@@ -154,6 +151,7 @@ def _backend(name: str, proxy_id: int, servers: Iterable[Server]) -> Backend:
     return Backend(name, tuple(slots), tuple(foreign), exists=bool(slots or foreign), proxy_id=proxy_id)
 
 
+@lru_cache(maxsize=65536)
 def _address(host: str, port: str) -> Address | None:
     try:
         return Address(canonical_host(host), int(port))

@@ -1,10 +1,10 @@
 """The picture wanted and the operator's template in, the text of haproxy.cfg out."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 
 import jinja2
 
-from hapsync.cfgfile import HEADER, parse_file
+from hapsync.cfgfile import HEADER, parse_file, slot_names
 from hapsync.config import Config, Template
 from hapsync.desired import Desired
 from hapsync.errors import ConfigError
@@ -34,12 +34,11 @@ def render(template: Template, picture: Observed, config: Config, labels: Mappin
         if used.count(name) > 1
     ]
     if not problems:
-        found = parse_file(rendered)
+        found = slot_names(rendered)
         problems += [
             f'{{{{ servers("{name}") }}}} does not stand under `backend {name}` (or `listen {name}`)'
             for name in sorted(used)
-            if {one.server.name for one in found.get(name, ())}
-            != {slot.name for slot in picture.backends.get(name, Backend(name)).slots}
+            if found.get(name, frozenset()) != {slot.name for slot in picture.backends.get(name, Backend(name)).slots}
         ]
     if problems:
         raise ConfigError(template.name, tuple(problems))
@@ -98,16 +97,17 @@ def _server_line(backend: str, slot: Server, options: str, labels: Mapping[tuple
     return f"{' '.join(words)}  # {label}"
 
 
-def labels_of(desired: Desired, current: str | None) -> Mapping[tuple[str, Address], str]:
-    """Return the comment of each address: the Consul node and service id, escaped.
+def labels_of(desired: Desired, current: str | None, backends: Collection[str]) -> Mapping[tuple[str, Address], str]:
+    """Return the comment of each address in `backends`: the Consul node and service id, escaped.
 
     A backend that is not in `desired` keeps the comments it has in `current`, the file as it stands.
     """
+    unknown = set(backends) - set(desired.backends)
     kept = {
         (name, one.server.address): one.comment
-        for name, servers in parse_file(current or "").items()
+        for name, servers in (parse_file(current or "") if unknown else {}).items()
         for one in servers
-        if name not in desired.backends and one.server.address is not None
+        if name in unknown and one.server.address is not None
     }
     wanted = {
         (backend.name, server.address): f"node {quoted(server.node)} service id {quoted(server.instance_id)}"

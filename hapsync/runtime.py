@@ -7,6 +7,7 @@ states. Only values that passed a whitelist can be in a command at all.
 
 import re
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 
 import attrs
 
@@ -137,6 +138,7 @@ def _where(change: Change) -> str:
     return f"{_checked(change.backend)}/{_checked(change.server)}"
 
 
+@lru_cache(maxsize=65536)
 def _checked(name: str) -> str:
     if not _NAME.fullmatch(name):
         raise ValueError(f"not a name for the Runtime API: {name!r}")

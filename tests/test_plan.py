@@ -120,14 +120,28 @@ def test_what_does_not_serve_may_always_go() -> None:
     )
     removals = [removal(number) for number in (1, 2, 3)]
 
-    assert keep_half(removals, Observed({"web": Backend("web", slots)}), {"web": 2}) == (removals[:2], removals[2:])
+    assert keep_half(removals, Observed({"web": Backend("web", slots)}), {"web": 2}, ()) == (
+        removals[:2],
+        removals[2:],
+    )
+
+
+def test_what_comes_in_before_counts_as_serving() -> None:
+    removals = [removal(number) for number in (1, 2)]
+    silent = attrs.evolve(ADD, weight=0)
+
+    assert keep_half(removals, serving(2), {"web": 4}, ()) == ([], removals)
+    assert keep_half(removals, serving(2), {"web": 4}, [ADD]) == (removals[:1], removals[1:])
+    assert keep_half(removals, serving(2), {"web": 4}, [ADD, ENABLE]) == (removals, [])
+    assert keep_half(removals, serving(2), {"web": 4}, [silent, MORE]) == ([], removals)
+    assert keep_half(removals, serving(2), {"web": 4}, [attrs.evolve(ADD, backend="api")]) == ([], removals)
 
 
 def test_a_weight_that_falls_takes_nothing_out_unless_it_falls_to_zero() -> None:
     silence = Reweigh("web", "srv1", at(1), 0, 5, Reason.WEIGHT)
 
-    assert keep_half([LESS, silence], serving(1), {"web": 1}) == ([LESS], [silence])
-    assert keep_half([LESS, silence], serving(2), {"web": 2}) == ([LESS, silence], [])
+    assert keep_half([LESS, silence], serving(1), {"web": 1}, ()) == ([LESS], [silence])
+    assert keep_half([LESS, silence], serving(2), {"web": 2}, ()) == ([LESS, silence], [])
 
 
 def test_drains_and_disables_count_as_going_out() -> None:
@@ -136,11 +150,11 @@ def test_drains_and_disables_count_as_going_out() -> None:
         Disable("web", "srv2", at(2), Reason.CRITICAL),
     ]
 
-    assert keep_half(changes, serving(2), {"web": 2}) == (changes[:1], changes[1:])
+    assert keep_half(changes, serving(2), {"web": 2}, ()) == (changes[:1], changes[1:])
 
 
 def test_half_of_a_backend_that_was_not_read_is_kept() -> None:
-    assert keep_half([removal(1)], Observed({}), {"web": 0}) == ([removal(1)], [])
+    assert keep_half([removal(1)], Observed({}), {"web": 0}, ()) == ([removal(1)], [])
 
 
 def test_passes_repeated_while_slots_are_short_never_leave_less_than_half() -> None:

@@ -229,7 +229,7 @@ def test_a_label_is_the_node_and_the_service_id_escaped() -> None:
 def test_a_backend_that_was_not_read_keeps_its_comments() -> None:
     current = (
         'backend web\n    server srv1 10.0.0.1:8080 weight 1  # node "n1" # x\n'
-        "backend api\n    server srv1 10.0.0.2:8080  # old\n"
+        "backend api\n    server srv1 10.0.0.2:8080  # old\n    server srv2 10.0.0.3:8080  # gone\n"
     )
     new = DesiredServer(at(2), READY, 1, "n2", "api-2", CheckStatus.PASSING)
     desired = Desired({"api": DesiredBackend("api", 1, (new,))})

@@ -61,6 +61,8 @@ def command(config_path: str, offline: bool) -> None:  # noqa: FBT001
     else:
         picture = picture_on_paper(settings, wanted, current)
         told.append(f"slots from {config.haproxy.config}" if current is not None else "free slots")
-    text = render(settings.template, empty_slots(settings, picture), config, labels_of(wanted, current))
+    text = render(
+        settings.template, empty_slots(settings, picture), config, labels_of(wanted, current, config.backends)
+    )
     click.echo(text, nl=False)
     click.echo(f"hapsync: rendered {config.haproxy.template}: {', '.join(told)}", err=True)

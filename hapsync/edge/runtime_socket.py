@@ -37,6 +37,7 @@ class RuntimeSession:
         self._path = path
         self._timeout_seconds = timeout_seconds
         self._unread = b""
+        self._is_prompting = False
 
     def ask(self, commands: Sequence[Command]) -> Sequence[str]:
         """Send `commands` and return HAProxy's reply to each, in order.
@@ -70,14 +71,23 @@ class RuntimeSession:
 
         Raises RuntimeAPIError.
         """
-        if len(backends) > _PARTIAL_LIMIT:
-            (dump,) = self.ask((SHOW_SERVERS_STATE,))
-            return parse_servers_state(dump, backends)
-        found = {}
-        for name, dump in zip(backends, self.ask([show_servers_state(name) for name in backends]), strict=True):
-            text = "1\n# " + _NO_COLUMNS if dump.strip() == NO_SUCH_BACKEND else dump
-            found[name] = parse_servers_state(text, (name,)).backends[name]
-        return Observed(found)
+        return _parse_servers(backends, self.ask(_state_commands(backends)))
+
+    def read_all(self, backends: Collection[str]) -> tuple[HAProxyProcess, Observed]:
+        """Return who answers and the servers of `backends`, in one exchange; see `read_process`, `read_servers`.
+
+        Raises RuntimeAPIError.
+        """
+        info, *dumps = self.ask((SHOW_INFO, *_state_commands(backends)))
+        return _serving(parse_info(info), self._path), _parse_servers(backends, dumps)
+
+    def ask_and_read(self, commands: Sequence[Command], backends: Collection[str]) -> tuple[Sequence[str], Observed]:
+        """Send `commands`, and return the replies and the servers of `backends` as they are right after them.
+
+        Raises RuntimeAPIError.
+        """
+        replies = self.ask((*commands, *_state_commands(backends)))
+        return replies[: len(commands)], _parse_servers(backends, replies[len(commands) :])
 
     def read_loads(self, backends: Collection[Backend]) -> Mapping[tuple[str, str], Load]:
         """Return the load of each server of `backends`, as read a moment ago on this connection.
@@ -93,9 +103,11 @@ class RuntimeSession:
         return loads
 
     def _exchange(self, lines: Sequence[bytes]) -> Sequence[str]:
+        opening = () if self._is_prompting else (b"prompt\n",)
+        self._is_prompting = True
         try:
-            self._socket.sendall(b"".join(lines))
-            return self._replies(len(lines))
+            self._socket.sendall(b"".join((*opening, *lines)))
+            return self._replies(len(opening) + len(lines))[len(opening) :]
         except OSError as error:
             raise RuntimeAPIError(f"HAProxy's socket {self._path}: {_words(error)}") from error
 
@@ -115,6 +127,22 @@ class RuntimeSession:
             ends += received.count(_END_OF_REPLY, seen)
         *replies, self._unread = bytes(received).split(_END_OF_REPLY, count)
         return [reply.decode("utf-8", "replace") for reply in replies]
+
+
+def _state_commands(backends: Collection[str]) -> Sequence[Command]:
+    if len(backends) > _PARTIAL_LIMIT:
+        return (SHOW_SERVERS_STATE,)
+    return [show_servers_state(name) for name in backends]
+
+
+def _parse_servers(backends: Collection[str], dumps: Sequence[str]) -> Observed:
+    if len(backends) > _PARTIAL_LIMIT:
+        return parse_servers_state(dumps[0], backends)
+    found = {}
+    for name, dump in zip(backends, dumps, strict=True):
+        text = "1\n# " + _NO_COLUMNS if dump.strip() == NO_SUCH_BACKEND else dump
+        found[name] = parse_servers_state(text, (name,)).backends[name]
+    return Observed(found)
 
 
 _NO_COLUMNS = "be_id be_name srv_name srv_addr srv_port srv_op_state srv_admin_state srv_uweight\n"
@@ -144,8 +172,6 @@ def open_session(path: str, timeout_seconds: float) -> Iterator[RuntimeSession]:
         session = RuntimeSession(connection, path, timeout_seconds)
         try:
             connection.connect(path)
-            connection.sendall(b"prompt\n")
-            session._replies(1)  # noqa: SLF001
         except OSError as error:
             raise RuntimeAPIError(f"HAProxy's socket {path}: {_words(error)}") from error
         yield session

@@ -26,6 +26,8 @@ UNCACHED_WAIT_SECONDS = 300.0
 BACKOFF_FIRST_SECONDS = 0.25
 BACKOFF_LOCAL_SECONDS = 1.0
 BACKOFF_REMOTE_SECONDS = 30.0
+YIELD_SECONDS = 0.001
+"""Before a watch asks again it lets go of the interpreter, so that the worker acts on the change first."""
 SAFETY_SECONDS = (300.0, 600.0)
 """Between these a service is read once without waiting and past the cache, should a wake-up have been lost."""
 
@@ -190,6 +192,7 @@ class Watch(threading.Thread):
         self.state = WatchState(reading, index, time.time(), None, is_cached)
         if changed:
             self._on_change(self._service)
+            time.sleep(YIELD_SECONDS)
         return index
 
     def _failed(self, error: CatalogError) -> None:

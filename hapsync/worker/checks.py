@@ -64,7 +64,10 @@ def _template(settings: Settings) -> Iterator[Finding]:
         return
     picture = empty_slots(settings, observed_from_file(current or "", tuple(settings.config.backends)))
     text = render(
-        settings.template, picture, settings.config, labels_of(desired(Catalog({}), settings.config), current)
+        settings.template,
+        picture,
+        settings.config,
+        labels_of(desired(Catalog({}), settings.config), current, settings.config.backends),
     )
     yield Finding(is_ok=True, what=f"template {config.template} renders")
     folder = Path(config.config).parent

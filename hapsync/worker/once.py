@@ -38,13 +38,12 @@ def apply_once(settings: Settings, catalog: Catalog) -> Applied:
     wanted = desired(catalog, settings.config)
     lines: list[str] = []
     try:
-        observe_all(settings)
+        plan = _passes(settings, wanted, lines)
     except RuntimeAPIError as error:
         # What HAProxy is started with later should be what the catalog says now.
         if wanted.backends and write_file(settings, wanted, None):
             raise RuntimeAPIError(f"{error}\nwrote {settings.config.haproxy.config} for its next start") from error
         raise
-    plan = _passes(settings, wanted, lines)
     deadline = time.monotonic() + NEED_LIMIT_SECONDS
     while plan.shortages and any(short.addresses for short in plan.shortages) and time.monotonic() < deadline:
         time.sleep(_POLL_SECONDS)

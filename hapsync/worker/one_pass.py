@@ -39,12 +39,12 @@ class Outcome:
 def look(session: RuntimeSession, desired: Desired, backends: Collection[str]) -> Look:
     """Read `backends` and return what `desired` asks of them.
 
-    States are read first and loads after, only where they decide something, so that "idle" is newer than "in maint".
+    States are read first and loads after, only where they decide something, so "idle" is newer than "in maint".
 
     Raises RuntimeAPIError.
     """
-    process = session.read_process()
-    observed, found = _read(session, desired, backends)
+    process, observed = session.read_all(backends)
+    observed, found = _decide(session, desired, backends, observed)
     return Look(process, observed, make_plan(found, observed))
 
 
@@ -61,14 +61,21 @@ def run_pass(socket: str, timeout_seconds: float, desired: Desired, backends: Co
             return Outcome(first, first)
         done, refused = _apply(session, first, desired)
         touched = {change.backend for change in first.plan.changes}
-        observed, _ = _read(session, desired, [name for name in backends if name in touched])
-        merged = Observed({**first.observed.backends, **observed.backends})
-        last = Look(first.process, merged, make_plan(diff(desired.only(backends), merged), merged))
+        observed, found = _read(session, desired, tuple(name for name in backends if name in touched))
+        if len(touched) < len(backends):
+            observed = Observed({**first.observed.backends, **observed.backends})
+            found = diff(desired.only(backends), observed)
+        last = Look(first.process, observed, make_plan(found, observed))
         return Outcome(first, last, tuple(done), tuple(refused))
 
 
 def _read(session: RuntimeSession, desired: Desired, backends: Collection[str]) -> tuple[Observed, Diff]:
-    observed = session.read_servers(backends)
+    return _decide(session, desired, backends, session.read_servers(backends))
+
+
+def _decide(
+    session: RuntimeSession, desired: Desired, backends: Collection[str], observed: Observed
+) -> tuple[Observed, Diff]:
     wanted = desired.only(backends)
     found = diff(wanted, observed)
     short = needs_loads(found, observed)
@@ -80,10 +87,7 @@ def _read(session: RuntimeSession, desired: Desired, backends: Collection[str]) 
 
 def _apply(session: RuntimeSession, seen: Look, desired: Desired) -> tuple[Sequence[Change], Sequence[Refusal]]:
     plan = seen.plan
-    refused = _send(session, address_commands(plan.incoming))
-    incoming = _without(plan.incoming, refused)
-    incoming, late = _arrive(session, incoming)
-    refused += [Refusal(change, command, "the address does not show") for change, command in address_commands(late)]
+    incoming, refused = _set_addresses(session, plan.incoming)
     refused += _send(session, state_commands(incoming))
     outgoing: Sequence[Change] = plan.outgoing
     if refused:
@@ -95,23 +99,32 @@ def _apply(session: RuntimeSession, seen: Look, desired: Desired) -> tuple[Seque
     return _without((*incoming, *outgoing), refused), refused
 
 
-def _arrive(session: RuntimeSession, incoming: Sequence[Change]) -> tuple[Sequence[Change], Sequence[Change]]:
-    """Read until every new address shows; return the changes that may go on, and those whose address does not."""
-    added = sorted({change.backend for change, _ in address_commands(incoming)})
-    if not added:
-        return incoming, ()
+def _set_addresses(session: RuntimeSession, incoming: Sequence[Change]) -> tuple[Sequence[Change], list[Refusal]]:
+    """Set the addresses of additions and read until they show; return the changes that may go on, and the others."""
+    commands = address_commands(incoming)
+    if not commands:
+        return incoming, []
+    backends = sorted({change.backend for change, _ in commands})
+    replies, observed = session.ask_and_read([command for _, command in commands], backends)
+    refused = _refusals(commands, replies)
+    there, missing = arrived(_without(incoming, refused), observed)
     deadline = time.monotonic() + ADDRESS_SECONDS
-    while True:
-        there, missing = arrived(incoming, session.read_servers(added))
-        if not missing or time.monotonic() > deadline:
-            return there, missing
-        time.sleep(0.005)
+    while missing and time.monotonic() < deadline:
+        time.sleep(0.002)
+        there, missing = arrived(_without(incoming, refused), session.read_servers(backends))
+    refused += [
+        Refusal(change, command, "the address does not show") for change, command in address_commands(missing)
+    ]
+    return there, refused
 
 
 def _send(session: RuntimeSession, commands: Sequence[tuple[Change, Command]]) -> list[Refusal]:
     if not commands:
         return []
-    replies = session.ask([command for _, command in commands])
+    return _refusals(commands, session.ask([command for _, command in commands]))
+
+
+def _refusals(commands: Sequence[tuple[Change, Command]], replies: Sequence[str]) -> list[Refusal]:
     return [
         Refusal(change, command, reply.strip())
         for (change, command), reply in zip(commands, replies, strict=True)

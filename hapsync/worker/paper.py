@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 
-from hapsync.cfgfile import observed_from_file
+from hapsync.cfgfile import observed_from_file, skeleton
 from hapsync.desired import Desired
 from hapsync.diff import as_new_worker, diff
 from hapsync.edge.files import read_text_or_none
@@ -45,10 +45,8 @@ def is_applied(settings: Settings, current: str | None) -> bool:
     """
     if current is None:
         return False
-    on_paper = observed_from_file(current, tuple(settings.config.backends))
-    if not all(backend.exists for backend in on_paper.backends.values()):
-        return False
-    return render(settings.template, on_paper, settings.config, labels_of(Desired({}), current)) == current
+    anew = render(settings.template, free_slots(settings.config, 1), settings.config, {})
+    return skeleton(anew) == skeleton(current)
 
 
 def write_file(settings: Settings, wanted: Desired, observed: Observed | None) -> bool:
@@ -75,7 +73,7 @@ def new_text(settings: Settings, wanted: Desired, observed: Observed | None) -> 
     picture = picture_now(wanted, observed) if observed else picture_on_paper(settings, wanted, current)
     if not all(backend.exists for backend in picture.backends.values()):
         return None
-    text = render(settings.template, picture, settings.config, labels_of(wanted, current))
+    text = render(settings.template, picture, settings.config, labels_of(wanted, current, settings.config.backends))
     return text if text != current else None
 
 
@@ -86,5 +84,5 @@ def reload_grown(settings: Settings, wanted: Desired, short: Iterable[str]) -> H
     """
     picture = empty_slots(settings, picture_grown(wanted, observe_all(settings), short))
     current = read_text_or_none(settings.config.haproxy.config)
-    text = render(settings.template, picture, settings.config, labels_of(wanted, current))
+    text = render(settings.template, picture, settings.config, labels_of(wanted, current, settings.config.backends))
     return reload_into(settings.config.haproxy, text, picture)

@@ -52,11 +52,11 @@ def read_settings(path: str) -> Settings:
     """
     config = read_config(path)
     settings = Settings(config, read_template(config))
-    render(settings.template, free_slots(config), config, {})
+    render(settings.template, free_slots(config, 1), config, {})
     return settings
 
 
-def free_slots(config: Config) -> Observed:
-    """Return the picture of a HAProxy that has nothing but the free slots `config` starts with."""
-    nothing = Desired({name: DesiredBackend(name, backend.slots) for name, backend in config.backends.items()})
+def free_slots(config: Config, count: int | None = None) -> Observed:
+    """Return the picture of a HAProxy with nothing but free slots: `count` a backend, else as `config` starts."""
+    nothing = Desired({name: DesiredBackend(name, count or one.slots) for name, one in config.backends.items()})
     return grow(Observed({}), nothing, ())

@@ -9,7 +9,7 @@ from attrs import frozen
 
 @frozen
 class Spread:
-    """What many measurements of one thing come to, in seconds."""
+    """What many measurements of one thing come to, in seconds; of fewer than 100 `p99` is the largest."""
 
     count: int
     least: float
@@ -29,7 +29,8 @@ def title(text: str) -> None:
 def print_spreads(ours: Sequence[float], floor: Sequence[float], *, aim_median: float, aim_p99: float | None) -> None:
     """Print both in milliseconds, and how they stand to each other."""
     we, they = spread(ours), spread(floor)
-    print(f"{'':14}{'n':>5}{'min':>10}{'median':>10}{'p99':>10}")
+    last = "p99" if we.count >= 100 else "max"
+    print(f"{'':14}{'n':>5}{'min':>10}{'median':>10}{last:>10}")
     for name, one in (("hapsync", we), ("floor", they)):
         cells = "".join(f"{1000 * value:>10.2f}" for value in (one.least, one.median, one.p99))
         print(f"  {name:12}{one.count:>5}{cells}  ms")

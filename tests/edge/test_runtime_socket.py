@@ -149,8 +149,8 @@ def test_a_full_socket_is_said_to_be_full(work: Path) -> None:
         for _ in range(10):
             stack.enter_context(open_session(str(path), 5)).read_process()
 
-        with pytest.raises(RuntimeAPIError), open_session(str(path), 0.3):
-            pass
+        with pytest.raises(RuntimeAPIError), open_session(str(path), 0.3) as session:
+            session.read_process()
 
 
 def test_a_frontend_of_the_same_name_does_not_hide_a_backends_loads(work: Path) -> None:

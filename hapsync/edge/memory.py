@@ -1,0 +1,19 @@
+"""Keep the agent's memory small: what glibc may hold back for later."""
+
+import ctypes
+
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8
+"""Of glibc's <malloc.h>, mallopt(3)."""
+
+
+def give_back_memory() -> None:
+    """Let freed memory go back to the kernel; does nothing where the C library has no `mallopt`.
+
+    A hundred threads that each parse an answer now and then otherwise leave their arenas full of holes: 65 MB
+    instead of 57 with 100 services of 50 instances, measured after 200 changes.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(_M_ARENA_MAX, 1)
+        mallopt(_M_MMAP_THRESHOLD, 64 * 1024)
+        mallopt(_M_TRIM_THRESHOLD, 128 * 1024)
