@@ -2,7 +2,7 @@
 
 import pytest
 
-from hapsync.cfgfile import SECTIONS, FileServer, observed_from_file, parse_file
+from hapsync.cfgfile import SECTIONS, FileServer, observed_from_file, parse_file, slot_names
 from hapsync.model import NO_LOAD, PLACEHOLDER, Address, AdminState, Backend, Observed, Server
 
 READY, MAINT = AdminState.READY, AdminState.MAINT
@@ -107,3 +107,23 @@ def test_a_file_gives_the_reading_of_a_haproxy_started_with_it() -> None:
     )
 
     assert expected == observed_from_file(FILE, ("web", "empty", "nosuch"))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        FILE,
+        "",
+        "backend web\n    #server srv1 10.0.0.1:80\n    # server srv2 10.0.0.1:80\n",
+        "backend web # ours\n    server srv1 10.0.0.1:80\n",
+        "backend web#ours\n    server srv1 10.0.0.1:80\n",
+        "backend web\n    server srv1 #10.0.0.1:80\n",
+        "backend web\n    server\n    server srv1\n    server srv01 10.0.0.1:80\n",
+        "backend web\n    # \x0cbackend api\n    server srv1 10.0.0.1:80\n",
+    ],
+    ids=lambda text: repr(text[:30]),
+)
+def test_the_names_of_the_slots_alone_are_the_same(text: str) -> None:
+    expected = {name: {one.server.name for one in servers} for name, servers in parse_file(text).items()}
+
+    assert expected == slot_names(text)

@@ -12,7 +12,7 @@ from hapsync.cfgfile import observed_from_file
 from hapsync.config import Config, Template
 from hapsync.desired import Desired, DesiredBackend, desired
 from hapsync.diff import Change, Diff, after, as_new_worker, diff, grow
-from hapsync.model import NO_LOAD, AdminState, Load, Observed
+from hapsync.model import NO_LOAD, PLACEHOLDER, AdminState, Load, Observed, Server
 from hapsync.observed import parse_servers_state, with_loads
 from hapsync.picture import picture_grown, picture_now
 from hapsync.plan import Plan, make_plan
@@ -68,8 +68,9 @@ def half_of(want: DesiredBackend) -> int:
     return (sum(one.admin is AdminState.READY and one.weight > 0 for one in want.servers) + 1) // 2
 
 
-def is_free(load: Load | None) -> bool:
-    return load is not None and attrs.astuple(load) == (0, 0, 0, 0)
+def is_free(slot: Server) -> bool:
+    """Nothing is on it; what it would be is not known of a slot no instance was ever given."""
+    return slot.address == PLACEHOLDER if slot.load is None else attrs.astuple(slot.load) == (0, 0, 0, 0)
 
 
 def template_of(config: Config) -> Template:
@@ -96,7 +97,7 @@ def test_no_server_that_may_be_in_use_is_given_another_address(world: World) -> 
     later = applied(world.observed, planned(world.desired, world.observed))
     for name, backend in world.observed.backends.items():
         for before, now in zip(backend.slots, later.backends[name].slots, strict=True):
-            if before.admin is not AdminState.MAINT or not is_free(before.load):
+            if before.admin is not AdminState.MAINT or not is_free(before):
                 assert (before.name, before.address) == (now.name, now.address)
 
 
@@ -186,8 +187,8 @@ def test_the_order_of_what_is_read_never_matters(world: World, shuffle: random.R
     assert pictures[0] == pictures[1]
     template = template_of(world.config)
     texts = (
-        render(template, pictures[0], world.config, labels_of(world.desired, None)),
-        render(template, pictures[1], config, labels_of(wanted, None)),
+        render(template, pictures[0], world.config, labels_of(world.desired, None, ())),
+        render(template, pictures[1], config, labels_of(wanted, None, ())),
     )
     assert texts[0] == texts[1]
 
@@ -274,7 +275,7 @@ def test_a_file_that_is_rendered_says_what_the_picture_says(world: World, told: 
     wanted = desired(Catalog({**world.catalog.readings, **hostile}), world.config)
     short = short_of(diff(wanted, world.observed))
     picture = picture_grown(wanted, world.observed, short)
-    text = render(template_of(world.config), picture, world.config, labels_of(wanted, None))
+    text = render(template_of(world.config), picture, world.config, labels_of(wanted, None, ()))
     on_paper = {
         name: attrs.evolve(
             backend,

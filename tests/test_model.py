@@ -3,7 +3,17 @@
 import attrs
 import pytest
 
-from hapsync.model import NO_LOAD, Address, AdminState, Backend, Load, Server, canonical_host, slot_number
+from hapsync.model import (
+    NO_LOAD,
+    PLACEHOLDER,
+    Address,
+    AdminState,
+    Backend,
+    Load,
+    Server,
+    canonical_host,
+    slot_number,
+)
 
 IDLE = Server("srv1", Address("10.0.0.1", 8080), AdminState.MAINT, 1, load=NO_LOAD)
 
@@ -76,6 +86,21 @@ def test_a_slot_with_any_load_or_an_unknown_one_is_not_idle(load: Load | None) -
 @pytest.mark.parametrize("admin", [AdminState.READY, AdminState.DRAIN])
 def test_a_slot_that_is_not_in_maint_is_not_idle(admin: AdminState) -> None:
     assert not attrs.evolve(IDLE, admin=admin).is_idle
+
+
+def test_a_slot_that_no_instance_was_ever_given_is_idle_whatever_is_known() -> None:
+    fresh = attrs.evolve(IDLE, address=PLACEHOLDER, load=None)
+
+    assert fresh.is_idle
+    assert not attrs.evolve(fresh, load=Load(1, 0, 0, 0)).is_idle
+    assert not attrs.evolve(fresh, admin=AdminState.READY).is_idle
+    assert not attrs.evolve(fresh, address=None).is_idle
+
+
+def test_a_load_can_be_put_in_another_s_place() -> None:
+    busy = attrs.evolve(IDLE, is_up=True, load=Load(1, 2, 3, 4))
+
+    assert busy == attrs.evolve(IDLE, is_up=True, load=None).with_load(Load(1, 2, 3, 4))
 
 
 def test_a_slot_in_maint_with_nothing_on_it_is_idle() -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import attrs
 import pytest
 
-from hapsync.cfgfile import HEADER, parse_file
+from hapsync.cfgfile import HEADER, parse_file, skeleton
 from hapsync.config import BackendConfig, Config, Template
 from hapsync.desired import Desired, DesiredBackend, DesiredServer
 from hapsync.diff import FREE_SLOT
@@ -221,7 +221,7 @@ def test_all_backends_that_a_template_lacks_are_said_at_once() -> None:
 def test_a_label_is_the_node_and_the_service_id_escaped() -> None:
     one = DesiredServer(at(1), READY, 1, "n\n1", 'web"1', CheckStatus.PASSING)
 
-    assert labels_of(Desired({"web": DesiredBackend("web", 1, (one,))}), None) == {
+    assert labels_of(Desired({"web": DesiredBackend("web", 1, (one,))}), None, ["web"]) == {
         ("web", at(1)): 'node "n\\n1" service id "web\\"1"'
     }
 
@@ -234,7 +234,7 @@ def test_a_backend_that_was_not_read_keeps_its_comments() -> None:
     new = DesiredServer(at(2), READY, 1, "n2", "api-2", CheckStatus.PASSING)
     desired = Desired({"api": DesiredBackend("api", 1, (new,))})
 
-    assert labels_of(desired, current) == {
+    assert labels_of(desired, current, ["web", "api"]) == {
         ("web", at(1)): 'node "n1" # x',
         ("api", at(2)): 'node "n2" service id "api-2"',
     }
@@ -246,10 +246,40 @@ def test_no_node_or_id_can_end_its_comment_or_its_line(work: Path) -> None:
     )
     desired = Desired({"web": DesiredBackend("web", len(servers), servers)})
     meant = picture(*(slot(number, server.address) for number, server in enumerate(servers, 1)))
-    text = rendered(TEMPLATE, meant, labels=labels_of(desired, None))
+    text = rendered(TEMPLATE, meant, labels=labels_of(desired, None, ["web"]))
 
     assert len(text.splitlines()) == len((HEADER + TEMPLATE).splitlines()) + len(HOSTILE) - 1
     assert text.isascii()
     assert [one.server for one in parse_file(text)["web"]] == list(meant.backends["web"].slots)
     assert check(work, text) == ""
-    assert labels_of(Desired({}), text) == labels_of(desired, None)
+    assert labels_of(Desired({}), text, ["web"]) == labels_of(desired, None, ["web"])
+
+
+def test_files_of_one_template_and_options_have_one_skeleton_whatever_their_slots_hold() -> None:
+    labels = {("web", at(1)): 'node "n # disabled" service id "  # x weight 5"'}
+    pictures = (
+        picture(free(1)),
+        picture(slot(1, at(1), weight=256), slot(2, at(2), MAINT), slot(3, Address("2001:db8::1", 80), DRAIN, 0)),
+        picture(slot(10, at(1)), free(11)),
+    )
+
+    assert len({skeleton(rendered(TEMPLATE, one, labels=labels)) for one in pictures}) == 1
+    for options in ("", "check"):
+        config = Config(backends={"web": BackendConfig(service="web", server_options=options)})
+
+        assert len({skeleton(rendered(TEMPLATE, one, config, labels)) for one in pictures}) == 1
+
+
+def test_a_file_of_another_template_or_other_options_has_another_skeleton() -> None:
+    other = Config(backends={"web": BackendConfig(service="web", server_options="check inter 3s")})
+    more = TEMPLATE.replace("    retries 3", "    server sorry 10.0.0.9:80 backup\n    retries 3")
+    texts = (
+        rendered(TEMPLATE, picture(free(1))),
+        rendered(TEMPLATE, picture(free(1)), other),
+        rendered(TEMPLATE.replace("retries 3", "retries 4"), picture(free(1))),
+        rendered(TEMPLATE.replace("    retries 3\n", ""), picture(free(1))),
+        rendered(more, picture(free(1))),
+        rendered(more.replace("sorry 10.0.0.9", "sorry 10.0.0.8"), picture(free(1))),
+    )
+
+    assert len({skeleton(text) for text in texts}) == len(texts)

@@ -28,12 +28,13 @@ def command(config_path: str) -> None:
     from pathlib import Path  # noqa: PLC0415
 
     from hapsync.edge.files import lock  # noqa: PLC0415
-    from hapsync.edge.memory import give_back_memory  # noqa: PLC0415
+    from hapsync.edge.memory import collect_seldom, give_back_memory  # noqa: PLC0415
     from hapsync.errors import ConfigError  # noqa: PLC0415
     from hapsync.worker.loop import Worker  # noqa: PLC0415
     from hapsync.worker.settings import read_settings  # noqa: PLC0415
 
     give_back_memory()
+    collect_seldom()
     settings = read_settings(config_path)
     agent = settings.config.agent
     logging.basicConfig(level=agent.log_level.upper(), format="%(asctime)s %(levelname)s %(message)s", force=True)

@@ -8,7 +8,6 @@ from hapsync.diff import grow
 from hapsync.edge.files import read_text
 from hapsync.errors import ConfigError
 from hapsync.model import Observed
-from hapsync.render import render
 
 
 @attrs.frozen
@@ -50,6 +49,8 @@ def read_settings(path: str) -> Settings:
 
     Raises ConfigError.
     """
+    from hapsync.render import render  # noqa: PLC0415  (Jinja2 takes 60 ms, and not all who read settings render)
+
     config = read_config(path)
     settings = Settings(config, read_template(config))
     render(settings.template, free_slots(config, 1), config, {})
