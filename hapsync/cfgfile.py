@@ -85,7 +85,7 @@ def slot_names(text: str) -> Mapping[str, frozenset[str]]:
     found: dict[str, set[str]] = {}
     section: set[str] | None = None
     for line in text.split("\n"):
-        words = line.split(None, 2)
+        words = line.partition("#")[0].split(None, 2)
         if not words:
             continue
         if words[0] == "server":

@@ -113,12 +113,13 @@ Change = Add | Enable | Reweigh | Drain | Disable | Remove
 class Shortage:
     """Addresses of a backend that should serve and found no free slot, of `wanted` that should serve in all.
 
-    No address at all means that HAProxy does not have the backend yet.
+    `is_missing`: HAProxy does not have the backend yet; there may then be no address at all.
     """
 
     backend: str
     addresses: tuple[Address, ...]
     wanted: int
+    is_missing: bool = False
 
 
 @attrs.frozen
@@ -168,7 +169,7 @@ def needs_loads(found: Diff, observed: Observed) -> tuple[str, ...]:
 def _diff_backend(want: DesiredBackend, have: Backend) -> Diff:
     if not have.exists:
         missing_all = tuple(server.address for server in want.servers if server.needs_slot)
-        return Diff(shortages=(Shortage(want.name, missing_all, len(missing_all)),))
+        return Diff(shortages=(Shortage(want.name, missing_all, len(missing_all), is_missing=True),))
     by_address = want.by_address
     holders, others = _holders(by_address, have.slots)
     changes: list[Change] = []

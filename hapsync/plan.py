@@ -144,7 +144,7 @@ def describe(change: Change) -> str:
 
 def describe_shortage(shortage: Shortage) -> str:
     """Return one line about `shortage`."""
-    if not shortage.addresses:
+    if shortage.is_missing:
         return f"grow    {shortage.backend}: HAProxy does not have this backend yet"
     waiting = ", ".join(str(address) for address in shortage.addresses[:5])
     more = f" and {len(shortage.addresses) - 5} more" if len(shortage.addresses) > 5 else ""  # noqa: PLR2004

@@ -1,5 +1,6 @@
 """The picture wanted and the operator's template in, the text of haproxy.cfg out."""
 
+import re
 from collections.abc import Callable, Collection, Mapping
 
 import jinja2
@@ -12,6 +13,9 @@ from hapsync.model import PLACEHOLDER, Address, AdminState, Backend, Observed, S
 from hapsync.text import quoted
 
 INDENT = "    "
+_BEGIN, _END = "\x01", "\x02"
+"""Around the lines of one `servers()` while it is looked at; no file for HAProxy holds them otherwise."""
+_ALONE = re.compile(rf"^[ \t]*{_BEGIN}[^{_END}]*{_END}[ \t]*$", re.MULTILINE)
 
 
 def render(template: Template, picture: Observed, config: Config, labels: Mapping[tuple[str, Address], str]) -> str:
@@ -23,7 +27,8 @@ def render(template: Template, picture: Observed, config: Config, labels: Mappin
     without its `servers()`, or server lines that end up under another section.
     """
     used: list[str] = []
-    rendered = HEADER + _expand(template, _servers(picture, config, labels, used))
+    marked = HEADER + _expand(template, _servers(picture, config, labels, used))
+    rendered = marked.replace(_BEGIN, "").replace(_END, "")
     problems = [
         f'backends.{name} has no {{{{ servers("{name}") }}}} in the template'
         for name in sorted(set(config.backends) - set(used))
@@ -33,6 +38,8 @@ def render(template: Template, picture: Observed, config: Config, labels: Mappin
         for name in sorted(set(used))
         if used.count(name) > 1
     ]
+    if len(_ALONE.findall(marked)) != len(used):
+        problems.append("a {{ servers() }} does not stand alone on its line")
     if not problems:
         found = slot_names(rendered)
         problems += [
@@ -47,6 +54,9 @@ def render(template: Template, picture: Observed, config: Config, labels: Mappin
 
 def _expand(template: Template, servers: Callable[[str], str]) -> str:
     environment = jinja2.Environment(undefined=jinja2.StrictUndefined, keep_trailing_newline=True)  # noqa: S701
+    # Equal input gives equal bytes: nothing by chance.
+    environment.globals.pop("lipsum")
+    environment.filters.pop("random")
     try:
         return environment.from_string(template.text).render(servers=servers)
     except jinja2.TemplateSyntaxError as error:
@@ -83,7 +93,7 @@ def _servers(
         used.append(backend)
         options = config.backends[backend].server_options
         slots = picture.backends.get(backend, Backend(backend)).slots
-        return f"\n{INDENT}".join(_server_line(backend, slot, options, labels) for slot in slots)
+        return _BEGIN + f"\n{INDENT}".join(_server_line(backend, slot, options, labels) for slot in slots) + _END
 
     return servers
 

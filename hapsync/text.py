@@ -13,7 +13,7 @@ def shown(text: str, *, length: int = SHOWN_LENGTH) -> str:
     so the result can neither end a line or a comment nor move a terminal's cursor.
     """
     cut = text if len(text) <= length else text[: length - 3] + "..."
-    return json.dumps(cut)[1:-1].replace("\x7f", "\\u007f")
+    return json.dumps(cut)[1:-1]
 
 
 def quoted(text: str, *, length: int = SHOWN_LENGTH) -> str:

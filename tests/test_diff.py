@@ -186,8 +186,10 @@ def test_a_service_whose_last_instance_is_critical_is_not_gone() -> None:
 def test_a_backend_that_haproxy_lacks_is_short_of_everything() -> None:
     lacking = Observed({"web": Backend("web", exists=False)})
 
-    assert diff(wanted(want(1), want(2, MAINT)), lacking) == Diff(shortages=(Shortage("web", (at(1),), 1),))
-    assert diff(wanted(), lacking) == Diff(shortages=(Shortage("web", (), 0),))
+    assert diff(wanted(want(1), want(2, MAINT)), lacking) == Diff(
+        shortages=(Shortage("web", (at(1),), 1, is_missing=True),)
+    )
+    assert diff(wanted(), lacking) == Diff(shortages=(Shortage("web", (), 0, is_missing=True),))
 
 
 def test_a_backend_with_only_foreign_servers_is_short_when_something_is_wanted() -> None:

@@ -202,7 +202,8 @@ def test_a_change_is_one_line(change: Change, line: str) -> None:
 
 
 def test_a_shortage_is_one_line() -> None:
-    assert describe_shortage(Shortage("web", (), 0)) == "grow    web: HAProxy does not have this backend yet"
+    missing = Shortage("web", (at(1),), 1, is_missing=True)
+    assert describe_shortage(missing) == "grow    web: HAProxy does not have this backend yet"
     assert describe_shortage(Shortage("web", (at(1),), 1)) == "grow    web: no free slot for 1 server: 10.0.0.1:80"
     assert describe_shortage(Shortage("web", tuple(map(at, range(1, 8))), 9)) == (
         "grow    web: no free slot for 7 servers: "

@@ -14,6 +14,7 @@ from hapsync.diff import FREE_SLOT
 from hapsync.errors import ConfigError
 from hapsync.model import NO_LOAD, PLACEHOLDER, Address, AdminState, Backend, CheckStatus, Observed, Server
 from hapsync.render import labels_of, render
+from hapsync.worker.settings import free_slots
 from tests.harness.tools import haproxy_path
 
 READY, DRAIN, MAINT = AdminState.READY, AdminState.DRAIN, AdminState.MAINT
@@ -164,8 +165,6 @@ def test_a_slot_without_an_address_points_where_nobody_listens() -> None:
                 'backend api\n    {{ servers("web") }}\n',
                 'frontend web\n    {{ servers("web") }}\n',
                 'backend web\ndefaults\n    {{ servers("web") }}\n',
-                'backend web\n    # {{ servers("web") }}\n',
-                'backend web\n    option {{ servers("web") }}\n',
                 'backend web\n    server srv9 10.0.0.9:80\n    {{ servers("web") }}\n',
             )
         ),
@@ -283,3 +282,23 @@ def test_a_file_of_another_template_or_other_options_has_another_skeleton() -> N
     )
 
     assert len({skeleton(text) for text in texts}) == len(texts)
+
+
+@pytest.mark.parametrize(
+    "line",
+    ['# {{ servers("web") }}', '{{ servers("web") }} ssl', 'option x {{ servers("web") }}', '{{ servers("web") }}#'],
+)
+def test_servers_that_share_their_line_are_a_problem_for_the_rest_of_it_would_be_lost(line: str) -> None:
+    with pytest.raises(ConfigError, match="does not stand alone on its line"):
+        render(Template("t", f"backend web\n    {line}\n"), free_slots(CONFIG), CONFIG, {})
+
+
+@pytest.mark.parametrize("chance", ["{{ lipsum() }}", "{{ [1, 2] | random }}"])
+def test_a_template_holds_nothing_by_chance(chance: str) -> None:
+    with pytest.raises(ConfigError):
+        render(
+            Template("t", f"backend web\n    {{{{ servers('web') }}}}\n    # {chance}\n"),
+            free_slots(CONFIG),
+            CONFIG,
+            {},
+        )

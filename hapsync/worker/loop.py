@@ -10,8 +10,7 @@ import queue
 import time
 from collections.abc import Callable
 
-from hapsync.catalog import Reading
-from hapsync.desired import Desired, DesiredBackend, desired_backend
+from hapsync.desired import Desired
 from hapsync.edge.files import read_text_or_none
 from hapsync.edge.watch import Watches
 from hapsync.errors import ConfigError, HapsyncError, RuntimeAPIError
@@ -23,6 +22,7 @@ from hapsync.worker.journal import Journal
 from hapsync.worker.one_pass import Outcome, check_alive, run_pass
 from hapsync.worker.paper import is_applied, observe_all, reload_grown
 from hapsync.worker.settings import Settings
+from hapsync.worker.wanted import Wanted
 
 log = logging.getLogger(__name__)
 
@@ -50,7 +50,7 @@ class Worker:
         self._journal = Journal(settings.config.agent)
         self._is_stopping = False
         self._is_asked_to_reload = False
-        self._desired_from: dict[str, tuple[Reading, DesiredBackend]] = {}
+        self._wanted = Wanted()
 
         self._process: HAProxyProcess | None = None
         self._last_pid = 0
@@ -174,7 +174,7 @@ class Worker:
             self._watches = Watches(settings.config.consul, self._wakes.put)
         self._settings = settings
         self._watches.follow(settings.config.services)
-        self._desired_from.clear()
+        self._wanted = Wanted()
         self._due = set(settings.config.backends)
         self._unread = set(settings.config.backends) - set(self._desired().backends)
         self._need = None
@@ -194,18 +194,7 @@ class Worker:
     # -- passes ---------------------------------------------------------------------------------------------
 
     def _desired(self) -> Desired:
-        """Return what the catalog wants now; a backend whose reading is the same object is not worked out again."""
-        readings = self._watches.catalog().readings
-        backends = {}
-        for name, config in sorted(self._settings.config.backends.items()):
-            reading = readings.get(config.service)
-            if reading is None:
-                continue
-            known = self._desired_from.get(name)
-            if known is None or known[0] is not reading:
-                known = self._desired_from[name] = (reading, desired_backend(name, config, reading))
-            backends[name] = known[1]
-        return Desired(backends)
+        return self._wanted.desired(self._watches.catalog(), self._settings.config)
 
     def _look_whether_alive(self) -> None:
         haproxy = self._settings.config.haproxy

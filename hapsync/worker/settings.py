@@ -49,10 +49,10 @@ def read_settings(path: str) -> Settings:
 
     Raises ConfigError.
     """
-    from hapsync.render import render  # noqa: PLC0415  (Jinja2 takes 60 ms, and not all who read settings render)
-
     config = read_config(path)
     settings = Settings(config, read_template(config))
+    from hapsync.render import render  # noqa: PLC0415  (Jinja2 takes 60 ms, and a wrong configuration does not need it)
+
     render(settings.template, free_slots(config, 1), config, {})
     return settings
 

@@ -102,9 +102,7 @@ def test_a_missing_configuration_says_how_to_name_another(tmp_path: Path) -> Non
         ('backend web\n{{ servers("web") }}\n{{ servers("web") }}', "stands 2 times"),
     ],
 )
-def test_a_broken_template_is_78_and_says_where(
-    quiet: Stage, copy: Path, tmp_path: Path, text: str, said: str
-) -> None:
+def test_a_broken_template_is_78_and_says_where(copy: Path, tmp_path: Path, text: str, said: str) -> None:
     template = tmp_path / "broken.j2"
     template.write_text(text)
     spoil(copy, "template", json.dumps(str(template)))
