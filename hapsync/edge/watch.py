@@ -135,7 +135,10 @@ class Watch(threading.Thread):
                     return
                 if is_safety:
                     safety = self._next_safety()
-                    self._take(answer, is_cached=self.state.is_cached)
+                    # A server that lags answers with an older state; whatever else differs was missed.
+                    if self._index(answer) >= self.state.index and self._is_new(answer):
+                        self._take(answer, is_cached=self.state.is_cached)
+                        index = 0
                     continue
                 newer = self._take(answer, is_cached="x-cache" in answer.headers)
                 # Lower: the servers' state was restored or lost; waiting for the old index would only block.
@@ -179,14 +182,10 @@ class Watch(threading.Thread):
 
         Raises CatalogError when the answer is not whole.
         """
-        try:
-            index = int(answer.headers["x-consul-index"])
-        except (KeyError, ValueError) as error:
-            raise CatalogError(f"service {quoted(self._service)}: Consul's answer has no index") from error
-        digest = hashlib.blake2b(answer.body, digest_size=16).digest()
-        changed = digest != self._digest
+        index = self._index(answer)
+        changed = self._is_new(answer)
         reading = parse_reading(self._service, answer.body) if changed else self.state.reading
-        self._digest = digest
+        self._digest = _digest(answer)
         if self.state.error is not None:
             log.info("consul service=%s answers again", quoted(self._service))
         self.state = WatchState(reading, index, time.time(), None, is_cached)
@@ -194,6 +193,15 @@ class Watch(threading.Thread):
             self._on_change(self._service)
             time.sleep(YIELD_SECONDS)
         return index
+
+    def _index(self, answer: Answer) -> int:
+        try:
+            return int(answer.headers["x-consul-index"])
+        except (KeyError, ValueError) as error:
+            raise CatalogError(f"service {quoted(self._service)}: Consul's answer has no index") from error
+
+    def _is_new(self, answer: Answer) -> bool:
+        return _digest(answer) != self._digest
 
     def _failed(self, error: CatalogError) -> None:
         if self._agent is not None:
@@ -209,3 +217,7 @@ class Watch(threading.Thread):
 
     def _next_safety(self) -> float:
         return time.monotonic() + random.uniform(*SAFETY_SECONDS)  # noqa: S311
+
+
+def _digest(answer: Answer) -> bytes:
+    return hashlib.blake2b(answer.body, digest_size=16).digest()

@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import pytest
+
 from hapsync.config import ConsulConfig
 from hapsync.edge.pacing import ALL_PER_SECOND, SERVICE_BURST, Budget, Pace
 from hapsync.edge.watch import Watches
@@ -133,19 +135,24 @@ class _Counting(http.server.BaseHTTPRequestHandler):
 
 
 @contextmanager
-def busy_consul(*, is_cached: bool) -> Iterator[tuple[ConsulConfig, list[float]]]:
-    reads: list[float] = []
-    handler = type("Handler", (_Counting,), {"reads": reads, "is_cached": is_cached})
+def serving(handler: type[http.server.BaseHTTPRequestHandler]) -> Iterator[ConsulConfig]:
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
     server.daemon_threads = True
     thread = threading.Thread(target=server.serve_forever, args=(0.02,))
     thread.start()
     try:
-        yield ConsulConfig(address=f"http://127.0.0.1:{server.server_port}"), reads
+        yield ConsulConfig(address=f"http://127.0.0.1:{server.server_port}")
     finally:
         server.shutdown()
         server.server_close()
         thread.join()
+
+
+@contextmanager
+def busy_consul(*, is_cached: bool) -> Iterator[tuple[ConsulConfig, list[float]]]:
+    reads: list[float] = []
+    with serving(type("Handler", (_Counting,), {"reads": reads, "is_cached": is_cached})) as config:
+        yield config, reads
 
 
 def most_in(reads: list[float], seconds: float) -> int:
@@ -191,3 +198,45 @@ def test_the_budget_lets_so_many_go_and_says_how_long_the_others_wait() -> None:
 
     assert delays[:ALL_PER_SECOND] == [0.0] * ALL_PER_SECOND
     assert all(1.0 < delay <= 1.25 for delay in delays[ALL_PER_SECOND:])
+
+
+class _Lagging(_Counting):
+    """The cache gives index 10 for ever; past it a lagging server gives an older state first, then a newer one."""
+
+    past_cache: list[tuple[int, bytes]]
+
+    def do_GET(self) -> None:
+        index, body = 10, b"[]"
+        if "stale" in self.path:
+            kind = type(self)
+            index, body = kind.past_cache[min(len(kind.reads), len(kind.past_cache) - 1)]
+            kind.reads.append(index)
+        elif "index=" in self.path:
+            time.sleep(0.2)
+        self.send_response(200)
+        self.send_header("X-Consul-Index", str(index))
+        if "cached" in self.path:
+            self.send_header("X-Cache", "HIT")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+
+def test_a_safety_read_catches_what_the_cache_missed_and_never_goes_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hapsync.edge.watch.SAFETY_SECONDS", (0.3, 0.4))
+    entry = b'[{"Node":{"Node":"n","Address":"10.0.0.1"},"Service":{"ID":"%s","Address":"","Port":80},"Checks":[]}]'
+    reads: list[float] = []
+    handler = type(
+        "Handler", (_Lagging,), {"reads": reads, "past_cache": [(5, entry % b"old"), (12, entry % b"new")]}
+    )
+    seen: list[list[str]] = []
+    with serving(handler) as config:
+        watches = Watches(config, lambda service: seen.append(ids(watches, service)))
+        watches.follow(["web"])
+        try:
+            wait_until(lambda: seen[-1] == ["new"], 10, "what the second safety read gives")
+        finally:
+            watches.stop()
+
+    assert seen == [[], ["new"]]
+    assert reads[0] == 5
