@@ -22,6 +22,7 @@ def command(config_path: str) -> None:
     the running HAProxy through its Runtime API. Logs to standard error, one
     line for each change and each pass that made one.
     """
+    import contextlib  # noqa: PLC0415
     import logging  # noqa: PLC0415
     import os  # noqa: PLC0415
     import signal  # noqa: PLC0415
@@ -38,17 +39,17 @@ def command(config_path: str) -> None:
     settings = read_settings(config_path)
     agent = settings.config.agent
     logging.basicConfig(level=agent.log_level.upper(), format="%(asctime)s %(levelname)s %(message)s", force=True)
-    try:
-        for folder in (agent.state_dir, agent.runtime_dir):
-            Path(folder).mkdir(mode=0o755, parents=True, exist_ok=True)
-        held = lock(str(Path(agent.state_dir, "lock")), f"hapsync agent, pid {os.getpid()},")
-        with held:
-            worker = Worker(settings, lambda: read_settings(config_path))
-            signal.signal(signal.SIGTERM, lambda *_: worker.stop())
-            signal.signal(signal.SIGINT, lambda *_: worker.stop())
-            signal.signal(signal.SIGHUP, lambda *_: worker.reload())
-            worker.run()
-    except OSError as error:
-        raise ConfigError(
-            config_path, (f"agent.state_dir or agent.runtime_dir: {error}; make it, owned by this user",)
-        ) from error
+    with contextlib.ExitStack() as stack:
+        try:
+            for folder in (agent.state_dir, agent.runtime_dir):
+                Path(folder).mkdir(mode=0o755, parents=True, exist_ok=True)
+            lock_file = str(Path(agent.state_dir, "lock"))
+            stack.enter_context(lock(lock_file, f"hapsync agent, pid {os.getpid()},"))
+        except OSError as error:
+            what = f"agent.state_dir or agent.runtime_dir: {error}; make it, owned by this user"
+            raise ConfigError(config_path, (what,)) from error
+        worker = Worker(settings, lambda: read_settings(config_path))
+        signal.signal(signal.SIGTERM, lambda *_: worker.stop())
+        signal.signal(signal.SIGINT, lambda *_: worker.stop())
+        signal.signal(signal.SIGHUP, lambda *_: worker.reload())
+        worker.run()

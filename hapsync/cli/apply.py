@@ -23,6 +23,7 @@ def command(config_path: str) -> int:
     like the agent would; then it writes the file, so that a restart comes up
     right.
     """
+    import contextlib  # noqa: PLC0415
     import os  # noqa: PLC0415
     from pathlib import Path  # noqa: PLC0415
 
@@ -36,16 +37,14 @@ def command(config_path: str) -> int:
     collect_never()
     settings = read_settings(config_path)
     state_dir = Path(settings.config.agent.state_dir)
-    try:
-        state_dir.mkdir(mode=0o755, parents=True, exist_ok=True)
-        held = lock(str(state_dir / "lock"), f"hapsync apply, pid {os.getpid()},")
-        with held:
-            catalog = read_catalog_aloud(settings.config)
-            result = apply_once(settings, catalog)
-    except OSError as error:
-        raise ConfigError(
-            config_path, (f"agent.state_dir {state_dir}: {error}; make it, owned by this user",)
-        ) from error
+    with contextlib.ExitStack() as stack:
+        try:
+            state_dir.mkdir(mode=0o755, parents=True, exist_ok=True)
+            stack.enter_context(lock(str(state_dir / "lock"), f"hapsync apply, pid {os.getpid()},"))
+        except OSError as error:
+            what = f"agent.state_dir {state_dir}: {error}; make it, owned by this user"
+            raise ConfigError(config_path, (what,)) from error
+        result = apply_once(settings, read_catalog_aloud(settings.config))
     for line in result.lines:
         click.echo(line)
     if not result.is_whole:

@@ -11,8 +11,11 @@ from hapsync.errors import LockHeld
 
 
 def read_text(path: str) -> str:
-    """Return the text of a file, its bytes as UTF-8; raises OSError, or ValueError where it is no text."""
-    return Path(path).read_text(encoding="utf-8")
+    """Return the text of a file; raises OSError.
+
+    What is not UTF-8 in it (an old comment in Latin-1) is kept, and written back by this module as it was.
+    """
+    return Path(path).read_text(encoding="utf-8", errors="surrogateescape")
 
 
 def read_text_or_none(path: str) -> str | None:
@@ -28,10 +31,11 @@ def write_atomically(path: str, text: str, *, mode: int = 0o644, durable: bool =
 
     With `durable` it is on the disk before it takes the old one's place. Raises OSError; then the old file stands.
     """
+    target = _real(path)
     with _beside(path, text, mode, durable=durable) as candidate:
-        Path(candidate).replace(path)
+        Path(candidate).replace(target)
     if durable:
-        _sync_folder(Path(path).parent)
+        _sync_folder(target.parent)
 
 
 @contextlib.contextmanager
@@ -43,8 +47,9 @@ def candidate_file(path: str, text: str) -> Iterator[str]:
 
 def move_into_place(candidate: str, path: str) -> None:
     """Let the file `candidate` take the place of `path` in one step; raises OSError."""
-    Path(candidate).replace(path)
-    _sync_folder(Path(path).parent)
+    target = _real(path)
+    Path(candidate).replace(target)
+    _sync_folder(target.parent)
 
 
 def keep_aside(path: str, suffix: str) -> str | None:
@@ -53,7 +58,7 @@ def keep_aside(path: str, suffix: str) -> str | None:
     source = Path(path)
     if aside.exists() or not source.exists():
         return None
-    write_atomically(str(aside), source.read_text(encoding="utf-8", errors="surrogateescape"))
+    write_atomically(str(aside), read_text(path))
     return str(aside)
 
 
@@ -103,7 +108,7 @@ def is_locked(path: str) -> bool:
 
 @contextlib.contextmanager
 def _beside(path: str, text: str, mode: int, *, durable: bool) -> Iterator[str]:
-    target = Path(path)
+    target = _real(path)
     # Hidden, and not ending in .cfg: a HAProxy that loads a whole folder must not load a candidate.
     descriptor, name = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".hapsync", dir=target.parent)
     try:
@@ -117,6 +122,11 @@ def _beside(path: str, text: str, mode: int, *, durable: bool) -> Iterator[str]:
     finally:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(name)  # noqa: PTH108
+
+
+def _real(path: str) -> Path:
+    """Return the file itself where `path` is a link to it, so that the link stays."""
+    return Path(path).resolve()
 
 
 def _take_after(target: Path, descriptor: int, mode: int) -> None:

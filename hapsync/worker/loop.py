@@ -292,7 +292,7 @@ class Worker:
         except RuntimeAPIError as lost:
             self._lost(lost)
             return
-        except HapsyncError as refused:
+        except (HapsyncError, OSError) as refused:
             error = str(refused)
             self._refused = (wanted, self._settings)
             if self._new_settings_at is not None:

@@ -4,7 +4,15 @@ from pathlib import Path
 
 import pytest
 
-from hapsync.edge.files import candidate_file, is_locked, keep_aside, lock, read_text_or_none, write_atomically
+from hapsync.edge.files import (
+    candidate_file,
+    is_locked,
+    keep_aside,
+    lock,
+    read_text,
+    read_text_or_none,
+    write_atomically,
+)
 from hapsync.errors import LockHeld
 
 
@@ -65,3 +73,23 @@ def test_a_lock_is_held_by_one_and_tells_who_it_is(tmp_path: Path) -> None:
             pass
 
     assert not is_locked(path)
+
+
+def test_a_link_to_the_file_stays_a_link(tmp_path: Path) -> None:
+    real, link = tmp_path / "real" / "haproxy.cfg", tmp_path / "haproxy.cfg"
+    real.parent.mkdir()
+    real.write_text("old")
+    link.symlink_to(real)
+
+    write_atomically(str(link), "new")
+
+    assert (link.is_symlink(), real.read_text()) == (True, "new")
+
+
+def test_bytes_that_are_no_utf8_are_read_and_written_back_as_they_were(tmp_path: Path) -> None:
+    path = tmp_path / "haproxy.cfg"
+    path.write_bytes(b"# caf\xe9\n")
+
+    write_atomically(str(path), read_text(str(path)) + "# more\n")
+
+    assert path.read_bytes() == b"# caf\xe9\n# more\n"
