@@ -64,5 +64,5 @@ def command(config_path: str, offline: bool) -> None:  # noqa: FBT001
     text = render(
         settings.template, empty_slots(settings, picture), config, labels_of(wanted, current, config.backends)
     )
-    click.echo(text, nl=False)
+    click.echo(text.encode("utf-8", "surrogateescape"), nl=False)
     click.echo(f"hapsync: rendered {config.haproxy.template}: {', '.join(told)}", err=True)
