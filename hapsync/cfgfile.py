@@ -76,7 +76,7 @@ def skeleton(text: str) -> str:
     return "\n".join(lines)
 
 
-_SLOT_LINE = re.compile(r" *server srv[1-9][0-9]* \S+ weight [0-9]+(.*?)(?: disabled)?  #.*")
+_SLOT_LINE = re.compile(r"[ \t]*server srv[1-9][0-9]* \S+ weight [0-9]+(.*?)(?: disabled)?  #.*")
 """As `render` writes them."""
 
 

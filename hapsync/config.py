@@ -1,10 +1,12 @@
 """hapsync.toml in, one frozen `Config` out; or every problem of it at once."""
 
+import ipaddress
 import math
 import re
 import sys
 import tomllib
 import typing
+import urllib.parse
 from collections.abc import Callable, Mapping
 from typing import Annotated, Any, Literal
 
@@ -45,12 +47,25 @@ def _options_are_plain(value: str) -> bool:
     return printable and not set(value.split()) & OWN_WORDS
 
 
+def _is_consul_url(value: str) -> bool:
+    if not re.fullmatch(r"https?://(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9_.-]+)(:[0-9]{1,5})?/?|unix:///[^\0\n]+", value):
+        return False
+    try:
+        parts = urllib.parse.urlsplit(value)
+        _ = parts.port  # looks whether it is one
+        if value.startswith(("http://[", "https://[")):
+            ipaddress.IPv6Address(parts.hostname or "")
+    except ValueError:
+        return False
+    return True
+
+
 _PATH = _matching(r"/[^\0\n]*", "must be an absolute path")
 Path = Annotated[str, _PATH]
 ConsulURL = Annotated[
     str,
-    _matching(
-        r"https?://(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9_.-]+)(:[0-9]{1,5})?/?|unix:///[^\0\n]+",
+    Rule(
+        _is_consul_url,
         'must look like "http://127.0.0.1:8500", "https://host:8501" or "unix:///run/consul/http.sock"',
     ),
 ]

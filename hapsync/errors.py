@@ -5,6 +5,7 @@ HapsyncError
   CatalogError       nobody: Consul will answer again; the last reading stays
   RuntimeAPIError    nobody: HAProxy will answer again; the next pass reads afresh
   ReloadError        the operator: HAProxy goes on with what it has
+    ReloadUnavailable  nobody: it could not be tried; tried again after a while
     ConfigRefused    the check command refused the candidate; not tried again until something changes
   LockHeld           the operator: another hapsync serves this HAProxy
 """
@@ -41,6 +42,10 @@ class RuntimeAPIError(HapsyncError):
 
 class ReloadError(HapsyncError):
     """A reload did not end with the new worker showing the picture that was meant."""
+
+
+class ReloadUnavailable(ReloadError):
+    """The reload could not even be begun: HAProxy's master does not answer. Nothing was changed."""
 
 
 class ConfigRefused(ReloadError):

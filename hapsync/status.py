@@ -85,6 +85,7 @@ def make_view(
     observed: Observed | None,
     health: Mapping[tuple[str, str], Health],
     file_text: str | None,
+    file_is_readable: bool = True,
     report: Report | None,
     problems: tuple[str, ...],
 ) -> View:
@@ -97,14 +98,16 @@ def make_view(
         reasons += [f"due: {' '.join(describe(change).split())}" for change in plan.changes]
         reasons += [f"waits: {' '.join(describe(held.change).split())}" for held in plan.waiting]
         reasons += [" ".join(describe_shortage(shortage).split()) for shortage in plan.shortages]
-        if file_text is None:
+        if not file_is_readable:
+            pass  # said already
+        elif file_text is None:
             reasons.append(f"{config.haproxy.config} does not exist yet")
         elif not says_the_same(file_text, picture_now(wanted, observed)):
             reasons.append(f"{config.haproxy.config} does not say the same as HAProxy")
     unknown = [name for name in sorted(config.backends) if name not in wanted.backends]
     if catalog is not None:
         reasons += [f"service {quoted(config.backends[name].service)} was not read yet" for name in unknown]
-    if observed is None or unknown:
+    if observed is None or unknown or not file_is_readable:
         verdict = Verdict.CANNOT_TELL
     else:
         verdict = Verdict.OUT_OF_STEP if reasons else Verdict.IN_STEP

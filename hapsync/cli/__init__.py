@@ -95,6 +95,9 @@ def run(arguments: list[str]) -> int:
     except BrokenPipeError:
         sys.stderr.close()
         return EXIT_CANNOT_TELL
+    except OSError as error:
+        click.echo(f"hapsync: {error}", err=True)
+        return EXIT_CANNOT_TELL
     return code if isinstance(code, int) else 0
 
 

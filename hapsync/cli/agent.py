@@ -28,13 +28,15 @@ def command(config_path: str) -> None:
     import signal  # noqa: PLC0415
     from pathlib import Path  # noqa: PLC0415
 
-    from hapsync.edge.files import lock  # noqa: PLC0415
-    from hapsync.edge.memory import collect_seldom, give_back_memory  # noqa: PLC0415
+    from hapsync.edge.files import lock, remove_leftovers  # noqa: PLC0415
+    from hapsync.edge.process import allow_many_files, collect_seldom, give_back_memory  # noqa: PLC0415
     from hapsync.errors import ConfigError  # noqa: PLC0415
     from hapsync.worker.loop import Worker  # noqa: PLC0415
     from hapsync.worker.settings import read_settings  # noqa: PLC0415
 
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until there is something to reload
     give_back_memory()
+    allow_many_files()
     collect_seldom()
     settings = read_settings(config_path)
     agent = settings.config.agent
@@ -48,6 +50,7 @@ def command(config_path: str) -> None:
         except OSError as error:
             what = f"agent.state_dir or agent.runtime_dir: {error}; make it, owned by this user"
             raise ConfigError(config_path, (what,)) from error
+        remove_leftovers(settings.config.haproxy.config)
         worker = Worker(settings, lambda: read_settings(config_path))
         signal.signal(signal.SIGTERM, lambda *_: worker.stop())
         signal.signal(signal.SIGINT, lambda *_: worker.stop())

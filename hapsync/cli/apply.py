@@ -29,7 +29,7 @@ def command(config_path: str) -> int:
 
     from hapsync.cli.reading import read_catalog_aloud  # noqa: PLC0415
     from hapsync.edge.files import lock  # noqa: PLC0415
-    from hapsync.edge.memory import collect_never  # noqa: PLC0415
+    from hapsync.edge.process import collect_never  # noqa: PLC0415
     from hapsync.errors import ConfigError  # noqa: PLC0415
     from hapsync.worker.once import apply_once  # noqa: PLC0415
     from hapsync.worker.settings import read_settings  # noqa: PLC0415

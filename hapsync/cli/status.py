@@ -51,7 +51,10 @@ def command(config_path: str, as_json: bool, queues: bool, backends: tuple[str, 
     if queues:
         from hapsync.cli.tables import print_queues  # noqa: PLC0415
         from hapsync.edge.sockdiag import read_listen_queues  # noqa: PLC0415
+        from hapsync.errors import HapsyncError  # noqa: PLC0415
 
-        pid = view.haproxy.pid if view.haproxy else None
-        print_queues(read_listen_queues(pid) if pid is not None else ())
+        try:
+            print_queues(read_listen_queues(view.haproxy.pid) if view.haproxy else ())
+        except HapsyncError as error:
+            click.echo(f"hapsync: {error}", err=True)
     return view.verdict.value

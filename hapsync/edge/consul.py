@@ -9,9 +9,11 @@ import contextlib
 import http
 import http.client
 import os
+import re
 import socket
 import ssl
 import sys
+import threading
 import types
 import urllib.parse
 import warnings
@@ -42,14 +44,20 @@ def _without_requests() -> Iterator[None]:
         del sys.modules["requests"]
 
 
+_environment = threading.Lock()
+"""Held by whoever changes or reads the `CONSUL_HTTP_*` variables; every watch has a thread of its own."""
+
+
 @contextlib.contextmanager
 def _without_environment() -> Iterator[None]:
     # The library lets these override its arguments; what the configuration file says is what holds.
-    hidden = {name: os.environ.pop(name) for name in list(os.environ) if name.startswith("CONSUL_HTTP_")}
-    try:
-        yield
-    finally:
-        os.environ.update(hidden)
+    with _environment, warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        hidden = {name: os.environ.pop(name) for name in list(os.environ) if name.startswith("CONSUL_HTTP_")}
+        try:
+            yield
+        finally:
+            os.environ.update(hidden)
 
 
 with _without_requests():
@@ -204,9 +212,11 @@ class AgentHTTP(base.HTTPClient):  # type: ignore[misc]  # the library has no ty
             connection.sock.settimeout(timeout_seconds)
         connection.request(method, uri, body=data or None, headers=dict(headers or {}))
         response = connection.getresponse()
-        if response.length is not None and response.length > MAX_BODY_BYTES:
+        # With a size, a plain answer that breaks off is no error for http.client; a chunked one is.
+        too_long = response.length is not None and response.length > MAX_BODY_BYTES
+        body = response.read(MAX_BODY_BYTES + 1) if response.chunked or too_long else response.read()
+        if len(body) > MAX_BODY_BYTES:
             raise http.client.HTTPException("the answer is larger than any service can be")
-        body = response.read()  # without a size, for only then is an answer that breaks off an error
         found = {name.lower(): value for name, value in response.getheaders()}
         return base.Response(response.status, found, body, body)
 
@@ -233,8 +243,7 @@ class Agent(base.Consul):  # type: ignore[misc]  # the library has no types
     def __init__(self, config: ConsulConfig, where: Endpoint, token: str) -> None:
         self._config = config
         self._where = where
-        with _without_environment(), warnings.catch_warnings():
-            warnings.simplefilter("ignore", DeprecationWarning)
+        with _without_environment():
             super().__init__(token=token or None, dc=config.datacenter or None)
 
     def http_connect(self, *_args: object, **_kwargs: object) -> AgentHTTP:
@@ -290,14 +299,21 @@ class Agent(base.Consul):  # type: ignore[misc]  # the library has no types
 def read_token(config: ConsulConfig) -> str:
     """Return the token to use: the file's first line, else the configured one, else CONSUL_HTTP_TOKEN's.
 
-    Raises CatalogError when the file cannot be read.
+    Raises CatalogError when the file cannot be read, or holds what can be no token.
     """
     if config.token_file is not None:
         try:
-            return Path(config.token_file).read_text(encoding="ascii").strip()
-        except (OSError, ValueError) as error:
-            raise CatalogError(f"[consul] token_file {config.token_file}: {error}") from error
-    return config.token or os.environ.get("CONSUL_HTTP_TOKEN", "")
+            text = Path(config.token_file).read_text(encoding="utf-8", errors="replace")
+        except OSError as error:
+            raise CatalogError(f"[consul] token_file {config.token_file}: {error.strerror}") from error
+        token = (text.splitlines() or [""])[0].strip()
+    else:
+        with _environment:
+            token = config.token or os.environ.get("CONSUL_HTTP_TOKEN", "")
+    if not re.fullmatch(r"[\x21-\x7e]*", token):
+        where = f"token_file {config.token_file}" if config.token_file else "CONSUL_HTTP_TOKEN"
+        raise CatalogError(f"[consul] {where}: not a token; it must be printable ASCII without spaces")
+    return token
 
 
 def _refused(address: str, service: str, answer: Answer) -> str:

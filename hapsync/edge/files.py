@@ -2,8 +2,10 @@
 
 import contextlib
 import fcntl
+import glob
 import os
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,9 +15,11 @@ from hapsync.errors import LockHeld
 def read_text(path: str) -> str:
     """Return the text of a file; raises OSError.
 
-    What is not UTF-8 in it (an old comment in Latin-1) is kept, and written back by this module as it was.
+    What is not UTF-8 in it (an old comment in Latin-1) is kept, and so are its line ends; this module writes both
+    back as they were.
     """
-    return Path(path).read_text(encoding="utf-8", errors="surrogateescape")
+    with open(path, encoding="utf-8", errors="surrogateescape", newline="") as file:  # noqa: PTH123
+        return file.read()
 
 
 def read_text_or_none(path: str) -> str | None:
@@ -58,7 +62,10 @@ def keep_aside(path: str, suffix: str) -> str | None:
     source = Path(path)
     if aside.exists() or not source.exists():
         return None
-    write_atomically(str(aside), read_text(path))
+    kept = source.stat()
+    write_atomically(str(aside), read_text(path), mode=kept.st_mode & 0o777)
+    with contextlib.suppress(PermissionError):
+        os.chown(aside, kept.st_uid, kept.st_gid)
     return str(aside)
 
 
@@ -80,7 +87,7 @@ def lock(path: str, owner: str) -> Iterator[None]:
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     try:
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _take_lock(descriptor)
         except BlockingIOError:
             holder = os.read(descriptor, 200).decode("utf-8", "replace").strip() or "another hapsync"
             raise LockHeld(f"{holder} holds {path}; it keeps HAProxy in step already") from None
@@ -91,19 +98,36 @@ def lock(path: str, owner: str) -> Iterator[None]:
         os.close(descriptor)
 
 
-def is_locked(path: str) -> bool:
-    """Return whether another process holds the lock file at `path`; False where it cannot be looked at."""
+def lock_owner(path: str) -> str | None:
+    """Return what the process that holds the lock file at `path` says of itself; None where nobody does."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except OSError:
-        return False
+        return None
     try:
         fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
-        return True
+        return os.read(descriptor, 200).decode("utf-8", "replace")
     finally:
         os.close(descriptor)
-    return False
+    return None
+
+
+def remove_leftovers(path: str) -> None:
+    """Remove candidates for `path` that a killed hapsync left beside it; only for whoever holds the lock."""
+    target = _real(path)
+    for candidate in target.parent.glob(f".{glob.escape(target.name)}.*.hapsync"):
+        with contextlib.suppress(OSError):
+            candidate.unlink()
+
+
+def _take_lock(descriptor: int) -> None:
+    """Raises BlockingIOError when it stays held; somebody who only looks holds it for a moment."""
+    for pause_seconds in (0.02, 0.05, 0.1):
+        with contextlib.suppress(BlockingIOError):
+            return fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        time.sleep(pause_seconds)
+    return fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 @contextlib.contextmanager
@@ -112,7 +136,7 @@ def _beside(path: str, text: str, mode: int, *, durable: bool) -> Iterator[str]:
     # Hidden, and not ending in .cfg: a HAProxy that loads a whole folder must not load a candidate.
     descriptor, name = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".hapsync", dir=target.parent)
     try:
-        with os.fdopen(descriptor, "w", encoding="utf-8", errors="surrogateescape") as file:
+        with os.fdopen(descriptor, "w", encoding="utf-8", errors="surrogateescape", newline="") as file:
             file.write(text)
             file.flush()
             _take_after(target, file.fileno(), mode)
@@ -136,8 +160,9 @@ def _take_after(target: Path, descriptor: int, mode: int) -> None:
         os.fchmod(descriptor, mode)
         return
     os.fchmod(descriptor, old.st_mode & 0o777)
-    with contextlib.suppress(PermissionError):
-        os.fchown(descriptor, old.st_uid, old.st_gid)
+    for owner in ((-1, old.st_gid), (old.st_uid, -1)):  # one may be allowed where both are not
+        with contextlib.suppress(PermissionError):
+            os.fchown(descriptor, *owner)
 
 
 def _sync_folder(folder: Path) -> None:

@@ -3,6 +3,7 @@
 import contextlib
 import shlex
 import subprocess
+import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,7 +19,7 @@ from hapsync.edge.files import (
 )
 from hapsync.edge.master import Processes, read_processes, start_reload
 from hapsync.edge.runtime_socket import RuntimeSession, open_session
-from hapsync.errors import ConfigRefused, ReloadError, RuntimeAPIError
+from hapsync.errors import ConfigRefused, ReloadError, ReloadUnavailable, RuntimeAPIError
 from hapsync.model import HAProxyProcess, Observed
 from hapsync.picture import shows
 from hapsync.runtime import drain_commands
@@ -36,7 +37,9 @@ def check_candidate(config: HAProxyConfig, candidate: str) -> None:
     ended = _run(words, config.check_timeout_seconds, "haproxy.check_command")
     if ended.returncode != 0:
         said = _said(ended).replace(candidate, config.config)
-        raise ConfigRefused(f"`{shlex.join(config.check_command)}` refused the rendered configuration:\n{said}")
+        raise ConfigRefused(
+            f"`{shlex.join(words).replace(candidate, config.config)}` refused the rendered configuration:\n{said}"
+        )
 
 
 def install(config: HAProxyConfig, text: str) -> None:
@@ -64,14 +67,15 @@ def reload_into(config: HAProxyConfig, text: str, picture: Observed) -> HAProxyP
 
     The wait is seen to its end even when hapsync is to stop: a file put back under a new worker would be wrong.
 
-    Raises ReloadError; then the old file is back in place and HAProxy goes on with what it has.
+    Raises ReloadError; then the old file is back in place, and where a new worker runs that does not show the
+    picture, HAProxy was reloaded into the old file again. ReloadUnavailable is raised before anything was changed.
     """
     with open_session(config.socket, config.timeout_seconds) as session:
         before = session.read_process()
     try:
         master = read_processes(config.master, config.timeout_seconds) if config.master else None
     except RuntimeAPIError as error:
-        raise ReloadError(str(error)) from error
+        raise ReloadUnavailable(str(error)) from error
     old = read_text_or_none(config.config)
     install(config, text)
     try:
@@ -79,7 +83,8 @@ def reload_into(config: HAProxyConfig, text: str, picture: Observed) -> HAProxyP
         return _wait_for(config, picture, before, master)
     except (ReloadError, RuntimeAPIError) as error:
         _put_back(config, old)
-        raise ReloadError(f"the reload failed, the old file is back: {error}") from error
+        back = _reload_back(config, before)
+        raise ReloadError(f"the reload failed, the old file is back{back}: {error}") from error
 
 
 def _start(config: HAProxyConfig) -> None:
@@ -132,6 +137,18 @@ def _look_for_failure(config: HAProxyConfig, master: Processes | None) -> None:
         raise ReloadError("HAProxy's master counts a failed reload; see its log")
 
 
+def _reload_back(config: HAProxyConfig, before: HAProxyProcess) -> str:
+    """Reload into the old file if a new worker has the refused one; return what to say of it."""
+    try:
+        with open_session(config.socket, config.timeout_seconds) as session:
+            if session.read_process().pid == before.pid:
+                return ""
+        _start(config)
+    except (ReloadError, RuntimeAPIError) as error:
+        return f", but HAProxy could not be reloaded into it ({error})"
+    return " and HAProxy was reloaded into it"
+
+
 def _put_back(config: HAProxyConfig, old: str | None) -> None:
     try:
         if old is None:
@@ -143,20 +160,23 @@ def _put_back(config: HAProxyConfig, old: str | None) -> None:
 
 
 def _run(words: Sequence[str], timeout_seconds: float, key: str) -> subprocess.CompletedProcess[str]:
-    try:
-        return subprocess.run(
-            words,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            timeout=timeout_seconds,
-            text=True,
-            errors="replace",
-            check=False,
-        )
-    except FileNotFoundError as error:
-        raise ReloadError(f"{key}: there is no program {words[0]!r}") from error
-    except (OSError, subprocess.TimeoutExpired) as error:
-        raise ReloadError(f"{key}: {error}") from error
+    # Into a file, not a pipe: a command that leaves a daemon behind holds a pipe open, and would never seem to end.
+    with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as output:
+        try:
+            ended = subprocess.run(
+                words,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                timeout=timeout_seconds,
+                check=False,
+            )
+        except FileNotFoundError as error:
+            raise ReloadError(f"{key}: there is no program {words[0]!r}") from error
+        except (OSError, subprocess.TimeoutExpired) as error:
+            raise ReloadError(f"{key}: {error}") from error
+        output.seek(0)
+        return subprocess.CompletedProcess(words, ended.returncode, output.read(65536), "")
 
 
 def _said(ended: subprocess.CompletedProcess[str]) -> str:

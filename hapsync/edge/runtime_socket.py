@@ -166,7 +166,10 @@ def open_session(path: str, timeout_seconds: float) -> Iterator[RuntimeSession]:
         raise RuntimeAPIError(
             f"HAProxy's socket {path}: the path is longer than the 107 bytes a unix socket may have"
         )
-    connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    except OSError as error:
+        raise RuntimeAPIError(f"HAProxy's socket {path}: {_words(error)}") from error
     try:
         connection.settimeout(timeout_seconds)
         session = RuntimeSession(connection, path, timeout_seconds)

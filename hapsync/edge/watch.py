@@ -26,6 +26,8 @@ UNCACHED_WAIT_SECONDS = 300.0
 BACKOFF_FIRST_SECONDS = 0.25
 BACKOFF_LOCAL_SECONDS = 1.0
 BACKOFF_REMOTE_SECONDS = 30.0
+QUIET_SECONDS = 5.0
+"""Without a failure for this long, the next one is the first again."""
 YIELD_SECONDS = 0.001
 """Before a watch asks again it lets go of the interpreter, so that the worker acts on the change first."""
 SAFETY_SECONDS = (300.0, 600.0)
@@ -112,8 +114,9 @@ class Watch(threading.Thread):
     def stop(self) -> None:
         """End the watch at once, also in the middle of a blocking query; called from another thread."""
         self._stopped.set()
-        if self._agent is not None:
-            self._agent.abort()
+        agent = self._agent
+        if agent is not None:
+            agent.abort()
 
     def run(self) -> None:
         """Read, wait for something newer, and so on until `stop`."""
@@ -126,23 +129,21 @@ class Watch(threading.Thread):
     def _follow(self) -> None:
         index = 0
         failures = 0
-        safety = self._next_safety()
+        failed_at = -QUIET_SECONDS
+        safety_at = self._next_safety()
         while not self._stopped.is_set():
-            is_safety = index > 0 and time.monotonic() >= safety
             try:
-                answer = self._read(0 if is_safety else index, past_cache=is_safety)
+                if index > 0 and time.monotonic() >= safety_at:
+                    safety_at = self._next_safety()
+                    if self._looked_past_cache():
+                        index = 0
+                answer = self._read(index, past_cache=False)
                 if answer is None:
                     return
-                if is_safety:
-                    safety = self._next_safety()
-                    # A server that lags answers with an older state; whatever else differs was missed.
-                    if self._index(answer) >= self.state.index and self._is_new(answer):
-                        self._take(answer, is_cached=self.state.is_cached)
-                        index = 0
-                    continue
                 newer = self._take(answer, is_cached="x-cache" in answer.headers)
                 # Lower: the servers' state was restored or lost; waiting for the old index would only block.
                 index = 0 if newer < index else max(newer, 1)
+                continue
             except CatalogError as error:
                 if self._stopped.is_set():
                     return
@@ -150,12 +151,27 @@ class Watch(threading.Thread):
             except Exception as error:  # a defect of ours in one answer must not blind the agent to this service
                 log.exception("watch of service %s", quoted(self._service))
                 self._failed(CatalogError(f"a defect of hapsync, please report it: {error!r}"))
-            else:
-                failures = 0
-                continue
             index = 0
+            # Not the first good answer ends a run of failures, but some time without one.
+            failures = 0 if time.monotonic() - failed_at > QUIET_SECONDS else failures + 1
             self._stopped.wait(self._backoff_seconds(failures))
-            failures += 1
+            failed_at = time.monotonic()
+
+    def _looked_past_cache(self) -> bool:
+        """Read once past the cache; keep it if it is newer than what is known, and return whether it was.
+
+        A server that lags answers with an older state, and one that fails says nothing: both are passed over, for the
+        watch itself tells how Consul fares.
+        """
+        try:
+            answer = self._read(0, past_cache=True)
+            if answer is None or self._index(answer) < self.state.index or not self._is_new(answer):
+                return False
+            self._take(answer, is_cached=self.state.is_cached)
+        except CatalogError as error:
+            log.debug("consul safety read: %s", error)
+            return False
+        return True
 
     def _read(self, index: int, *, past_cache: bool) -> Answer | None:
         """Make one read when the budget allows it; None when the watch was stopped before."""

@@ -12,7 +12,7 @@ from hapsync.cfgfile import observed_from_file
 from hapsync.config import Config
 from hapsync.desired import desired
 from hapsync.edge.consul import Agent, endpoint, read_token
-from hapsync.edge.files import candidate_file, is_locked, read_text_or_none
+from hapsync.edge.files import candidate_file, lock_owner, read_text_or_none
 from hapsync.edge.master import read_processes
 from hapsync.edge.reload import check_candidate
 from hapsync.edge.runtime_socket import open_session
@@ -97,7 +97,7 @@ def _folders(settings: Settings) -> Iterator[Finding]:
             )
         else:
             yield Finding(is_ok=False, what=f"agent.{key} {name}: make it, owned by the user of the agent")
-    if is_locked(str(Path(agent.state_dir, "lock"))):
+    if lock_owner(str(Path(agent.state_dir, "lock"))) is not None:
         yield Finding(is_ok=True, what="an agent is running here")
 
 

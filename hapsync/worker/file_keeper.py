@@ -31,6 +31,7 @@ class FileKeeper:
         self._seen: tuple[int, int, int] | None = None
         self._refused: tuple[Desired, Settings] | None = None
         self._job: FileJob | None = None
+        self._live: object = None
 
     @property
     def is_behind(self) -> bool:
@@ -61,6 +62,15 @@ class FileKeeper:
     def is_suspect(self, settings: Settings) -> bool:
         """Return whether somebody else wrote the file since, or it could not be written."""
         return self.error is not None or signature(settings.config.haproxy.config) != self._seen
+
+    def is_new_to(self, observed: Observed) -> bool:
+        """Return whether the live HAProxy is another than when this was last asked, by whomever it was changed."""
+        live = tuple(
+            (backend.name, tuple((slot.name, slot.address, slot.admin, slot.weight) for slot in backend.slots))
+            for backend in observed.backends.values()
+        )
+        is_new, self._live = live != self._live, live
+        return is_new
 
     def write(self, settings: Settings, wanted: Desired, observed: Observed | None) -> None:
         """Begin to write what a HAProxy started now should be, if the file does not say so already.

@@ -48,6 +48,8 @@ class Journal:
         self._reloads: deque[ReloadReport] = deque(maxlen=RECENT)
         self._readings: Mapping[str, Reading] | None = None
         self._publish_error: str | None = None
+        self._refused: set[str] = set()
+        self._reload_error: str | None = None
 
     def note_worker(self, process: HAProxyProcess) -> None:
         """A worker answers that was not seen before."""
@@ -68,11 +70,14 @@ class Journal:
             what = " ".join(describe(change).split())
             self._changes.append(Event(now, what))
             log.info("change %s", what)
-        for refusal in outcome.refused:
-            what = f"{refusal.command.line}: {shown(refusal.reply)}"
+        refused = {f"{refusal.command.line}: {shown(refusal.reply)}" for refusal in outcome.refused}
+        for what in sorted(refused):
             self._refusals.append(Event(now, what))
-            log.warning("refused %s", what)
-        if outcome.done or outcome.refused:
+            if what not in self._refused:
+                log.warning("refused %s", what)
+        is_news = bool(outcome.done) or not refused <= self._refused
+        self._refused = refused
+        if is_news:
             left = outcome.last.plan
             log.info(
                 "pass done=%d refused=%d left=%d short=%d ms=%.1f",
@@ -92,7 +97,9 @@ class Journal:
             log.info("reload done ms=%.0f why: %s", seconds * 1000, why)
         else:
             self._counters = attrs.evolve(counters, failed_reloads=counters.failed_reloads + 1)
-            log.error("reload not made why: %s; %s; not tried again until something changes", why, error)
+            if error != self._reload_error:
+                log.error("reload not made why: %s; %s; the same is not tried again", why, error)
+        self._reload_error = error
 
     def publish(
         self,

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from hapsync.catalog import Catalog
 from hapsync.config import Config
-from hapsync.edge.files import is_locked, read_text_or_none
+from hapsync.edge.files import lock_owner, read_text_or_none
 from hapsync.edge.runtime_socket import open_session
 from hapsync.errors import CatalogError, RuntimeAPIError
 from hapsync.model import HAProxyProcess, Observed
@@ -28,9 +28,10 @@ def look_around(config: Config) -> View:
     process, observed, health = _read_haproxy(config, problems)
     try:
         file_text = read_text_or_none(config.haproxy.config)
-    except (OSError, ValueError) as error:
-        problems.append(f"{config.haproxy.config}: {error}")
-        file_text = None
+        file_is_readable = True
+    except OSError as error:
+        problems.append(f"{config.haproxy.config} cannot be read: {error.strerror}")
+        file_text, file_is_readable = None, False
     return make_view(
         config=config,
         catalog=catalog,
@@ -40,13 +41,15 @@ def look_around(config: Config) -> View:
         observed=observed,
         health=health,
         file_text=file_text,
+        file_is_readable=file_is_readable,
         report=report,
         problems=tuple(problems),
     )
 
 
 def _read_report(config: Config, problems: list[str]) -> Report | None:
-    if not is_locked(str(Path(config.agent.state_dir, "lock"))):
+    owner = lock_owner(str(Path(config.agent.state_dir, "lock")))
+    if owner is None:
         return None
     try:
         text = read_text_or_none(str(Path(config.agent.runtime_dir, REPORT_FILE)))
@@ -54,7 +57,7 @@ def _read_report(config: Config, problems: list[str]) -> Report | None:
         problems.append(f"the agent's report cannot be read: {error}")
         return None
     report = report_from_json(text) if text is not None else None
-    if report is None:
+    if report is None or f"agent, pid {report.pid}," not in owner:  # `apply`, or an agent that has only just started
         return None
     age = time.time() - report.written_at
     if age > STALE_FACTOR * config.agent.resync_seconds:

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from hapsync.desired import Desired
 from hapsync.edge.files import read_text_or_none
 from hapsync.edge.watch import Watches
-from hapsync.errors import ConfigError, HapsyncError, RuntimeAPIError
+from hapsync.errors import ConfigError, HapsyncError, ReloadUnavailable, RuntimeAPIError
 from hapsync.growth import Need, needed
 from hapsync.model import HAProxyProcess
 from hapsync.plan import describe_shortage
@@ -92,10 +92,13 @@ class Worker:
             while not self._is_stopping:
                 self._wait()
                 if not self._is_stopping:
-                    self._step()
+                    self._step_safely()
         finally:
             self._watches.stop()
             self._file.finish(wait=True)
+            if self._file.is_behind and self._process is not None:
+                self._write_file()  # HAProxy may be restarted before hapsync is
+                self._file.finish(wait=True)
             self._publish()
 
     def _wait(self) -> None:
@@ -120,6 +123,15 @@ class Worker:
             self._publish_at,
         )
         return min(at for at in times if at is not None)
+
+    def _step_safely(self) -> None:
+        """Make a step; a defect in it is logged, and everything is read afresh a moment later."""
+        try:
+            self._step()
+        except Exception:
+            log.exception("a defect of hapsync, please report it; HAProxy keeps what it has")
+            self._due = set(self._settings.config.backends)
+            time.sleep(RETRY_FIRST_SECONDS)
 
     def _step(self) -> None:
         if self._is_asked_to_reload:
@@ -163,22 +175,31 @@ class Worker:
         if settings == self._settings:
             log.info("settings unchanged")
             return
-        self._previous = self._settings
-        self._use(settings)
+        if self._new_settings_at is None:  # else the last ones that were live stay the ones to go back to
+            self._previous = self._settings
+        if settings.config.agent != self._settings.config.agent:
+            log.warning("settings [agent] changed: that needs a restart of hapsync")
+        try:
+            self._use(settings)
+        except HapsyncError as error:
+            log.error("settings not taken, the old ones stay: %s", error)  # noqa: TRY400
+            return
         log.info("settings taken: %d backends", len(settings.config.backends))
 
     def _use(self, settings: Settings) -> None:
         old = self._settings
         if settings.config.consul != old.config.consul:
+            watches = Watches(settings.config.consul, self._wakes.put)
             self._watches.stop()
-            self._watches = Watches(settings.config.consul, self._wakes.put)
+            self._watches = watches
         self._settings = settings
         self._watches.follow(settings.config.services)
         self._wanted = Wanted()
         self._due = set(settings.config.backends)
         self._unread = set(settings.config.backends) - set(self._desired().backends)
         self._need = None
-        self._look_whether_applied(time.monotonic())
+        self._unfinished &= set(settings.config.backends)
+        self._look_whether_applied(time.monotonic() + CATALOG_SECONDS)
         self._file.touch()
 
     def _look_whether_applied(self, reload_at: float) -> None:
@@ -207,14 +228,16 @@ class Worker:
 
     def _answered(self, process: HAProxyProcess) -> None:
         if self._process is None or self._process.pid != process.pid:
-            if process.pid != self._last_pid:
+            is_another = process.pid != self._last_pid
+            if is_another:
                 self._journal.note_worker(process)
             elif self._haproxy_error is not None:
                 log.info("haproxy pid=%d answers again", process.pid)
             self._last_pid = process.pid
             self._due = set(self._settings.config.backends)
             self._refused = None
-            if self._haproxy_error is not None and self._new_settings_at is not None:
+            self._file.touch()
+            if is_another and self._haproxy_error is not None and self._new_settings_at is not None:
                 self._look_whether_applied(time.monotonic())  # it may have been started from the new file
         self._process, self._haproxy_error = process, None
 
@@ -241,7 +264,9 @@ class Worker:
         self._answered(outcome.last.process)
         self._take(outcome, set(backends))
         self._journal.note_pass(outcome, time.monotonic() - begin)
-        if outcome.done or self._unread & set(backends):
+        is_full = len(backends) == len(wanted.backends)
+        changed_by_others = is_full and self._file.is_new_to(outcome.last.observed)
+        if outcome.done or changed_by_others or self._unread & set(backends):
             self._file.touch()
         self._unread -= set(backends)
         self._publish_soon()
@@ -270,12 +295,17 @@ class Worker:
             return None
         new_settings_at = time.monotonic() if self._new_settings_at and not self._unread else self._new_settings_at
         causes = (new_settings_at, self._need.due_seconds if self._need else None)
-        if causes == (None, None) or self._refused == (self._desired(), self._settings):
+        if causes == (None, None) or self._refused == self._attempt():
             return None
         at = min(cause for cause in causes if cause is not None)
         if self._reloaded_at is not None:
             at = max(at, self._reloaded_at + self._settings.config.haproxy.reload_gap_seconds)
         return at
+
+    def _attempt(self) -> tuple[Desired, Settings]:
+        """Return what a reload would be made for: the same again is not worth another try."""
+        short = [shortage.backend for shortage in self._need.shortages] if self._need else ()
+        return self._desired().only(short), self._settings
 
     def _grow(self) -> None:
         self._file.finish(wait=True)  # or it would put an older file over the reload's
@@ -294,7 +324,8 @@ class Worker:
             return
         except (HapsyncError, OSError) as refused:
             error = str(refused)
-            self._refused = (wanted, self._settings)
+            if not isinstance(refused, ReloadUnavailable):  # that one is tried again after the gap
+                self._refused = self._attempt()
             if self._new_settings_at is not None:
                 self._file.error = error
                 if self._previous is not None:

@@ -7,9 +7,10 @@ import attrs
 from hapsync.catalog import Catalog
 from hapsync.desired import Desired, desired
 from hapsync.edge.files import read_text_or_none
-from hapsync.errors import RuntimeAPIError
+from hapsync.errors import ConfigError, ReloadError, RuntimeAPIError
 from hapsync.growth import NEED_LIMIT_SECONDS
 from hapsync.plan import Plan, describe
+from hapsync.text import shown
 from hapsync.worker.one_pass import run_pass
 from hapsync.worker.paper import is_applied, observe_all, reload_grown, write_file
 from hapsync.worker.settings import Settings
@@ -41,7 +42,9 @@ def apply_once(settings: Settings, catalog: Catalog) -> Applied:
         plan = _passes(settings, wanted, lines)
     except RuntimeAPIError as error:
         # What HAProxy is started with later should be what the catalog says now.
-        if wanted.backends and write_file(settings, wanted, None):
+        current = read_text_or_none(settings.config.haproxy.config)
+        may_write = wanted.backends and (current is None or is_applied(settings, current))
+        if may_write and write_file(settings, wanted, None):
             raise RuntimeAPIError(f"{error}\nwrote {settings.config.haproxy.config} for its next start") from error
         raise
     deadline = time.monotonic() + NEED_LIMIT_SECONDS
@@ -51,7 +54,10 @@ def apply_once(settings: Settings, catalog: Catalog) -> Applied:
     is_behind = not is_applied(settings, read_text_or_none(settings.config.haproxy.config))
     if plan.shortages or is_behind:
         short = [shortage.backend for shortage in plan.shortages]
-        process = reload_grown(settings, wanted, short)
+        try:
+            process = reload_grown(settings, wanted, short)
+        except (ReloadError, ConfigError) as error:
+            return Applied((*lines, f"not reloaded: {error}"), is_whole=True, in_step=False)
         why = f"more slots for {', '.join(short)}" if short else "the template or hapsync.toml changed"
         lines.append(f"reloaded HAProxy: {why}; its worker is {process.pid}")
         plan = _passes(settings, wanted, lines)
@@ -68,7 +74,7 @@ def _passes(settings: Settings, wanted: Desired, lines: list[str]) -> Plan:
     for _ in range(_ROUNDS):
         outcome = run_pass(haproxy.socket, haproxy.timeout_seconds, wanted, tuple(wanted.backends))
         lines += [describe(change) for change in outcome.done]
-        lines += [f"refused {one.command.line}: {one.reply}" for one in outcome.refused]
+        lines += [f"refused {one.command.line}: {shown(one.reply)}" for one in outcome.refused]
         plan = outcome.last.plan
         if outcome.refused or not plan.changes or not outcome.done:
             break

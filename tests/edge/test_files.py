@@ -6,9 +6,9 @@ import pytest
 
 from hapsync.edge.files import (
     candidate_file,
-    is_locked,
     keep_aside,
     lock,
+    lock_owner,
     read_text,
     read_text_or_none,
     write_atomically,
@@ -67,12 +67,12 @@ def test_a_file_that_is_not_there_is_none(tmp_path: Path) -> None:
 def test_a_lock_is_held_by_one_and_tells_who_it_is(tmp_path: Path) -> None:
     path = str(tmp_path / "lock")
     with lock(path, "hapsync agent, pid 42,"):
-        assert is_locked(path)
+        assert lock_owner(path) == "hapsync agent, pid 42,"
 
         with pytest.raises(LockHeld, match="hapsync agent, pid 42, holds"), lock(path, "another"):
             pass
 
-    assert not is_locked(path)
+    assert lock_owner(path) is None
 
 
 def test_a_link_to_the_file_stays_a_link(tmp_path: Path) -> None:

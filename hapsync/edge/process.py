@@ -1,7 +1,8 @@
-"""Keep the agent's memory small, and the interpreter's collector out of the way of a change."""
+"""What the agent asks of its own process: a small heap, a collector out of the way, enough descriptors."""
 
 import ctypes
 import gc
+import resource
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8
 """Of glibc's <malloc.h>, mallopt(3)."""
@@ -33,3 +34,9 @@ def collect_seldom() -> None:
 def collect_never() -> None:
     """Switch the collector off, for a command that ends within seconds."""
     gc.disable()
+
+
+def allow_many_files() -> None:
+    """Raise the limit of open files as far as it may go: each watched service holds a connection."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
