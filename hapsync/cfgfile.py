@@ -80,6 +80,21 @@ _SLOT_LINE = re.compile(r"[ \t]*server srv[1-9][0-9]* \S+ weight [0-9]+(.*?)(?: 
 """As `render` writes them."""
 
 
+def enabled_servers(text: str) -> Mapping[str, int]:
+    """Return how many servers, of whatever name, each backend (or listen) in `text` starts with enabled."""
+    found: dict[str, int] = {}
+    section: str | None = None
+    for line in text.split("\n"):
+        words = line.partition("#")[0].split()
+        if not words:
+            continue
+        if words[0] in SECTIONS:
+            section = words[1] if words[0] in ("backend", "listen") and len(words) > 1 else None
+        elif words[0].startswith("server") and section is not None and "disabled" not in words:
+            found[section] = found.get(section, 0) + 1
+    return found
+
+
 def slot_names(text: str) -> Mapping[str, frozenset[str]]:
     """Return the names of the slots in `text` by backend (or listen); a fifth of the cost of `parse_file`."""
     found: dict[str, set[str]] = {}

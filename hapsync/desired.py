@@ -92,7 +92,8 @@ def desired_backend(name: str, config: BackendConfig, reading: Reading) -> Desir
     for instance in sorted(tagged, key=lambda one: (_BEST_FIRST.index(one.status), one.node, one.instance_id)):
         first = chosen.setdefault(instance.address, instance)
         if first is not instance:
-            reason = f"its address {instance.address} is that of {quoted(first.instance_id, length=60)} too"
+            other = f"{quoted(first.instance_id, length=60)} on {quoted(first.node, length=60)}"
+            reason = f"its address {instance.address} is that of {other} too"
             left_out.append(Quarantined(instance.node, instance.instance_id, reason))
     weights = scale_weights({address: instance.weight for address, instance in chosen.items()})
     return DesiredBackend(

@@ -5,10 +5,13 @@ HapsyncError
   CatalogError       nobody: Consul will answer again; the last reading stays
   RuntimeAPIError    nobody: HAProxy will answer again; the next pass reads afresh
   ReloadError        the operator: HAProxy goes on with what it has
+    WouldEmpty       the operator: is the service's name right, may the token read it, is Consul up?
     ReloadUnavailable  nobody: it could not be tried; tried again after a while
     ConfigRefused    the check command refused the candidate; not tried again until something changes
   LockHeld           the operator: another hapsync serves this HAProxy
 """
+
+from hapsync.text import plural
 
 
 class HapsyncError(Exception):
@@ -29,7 +32,7 @@ class ConfigError(HapsyncError):
 
     def __str__(self) -> str:
         lines = "\n".join(f"  {problem}" for problem in self.problems)
-        return f"{self.where}: {len(self.problems)} problem(s)\n{lines}"
+        return f"{self.where}: {plural(len(self.problems), 'problem')}\n{lines}"
 
 
 class CatalogError(HapsyncError):
@@ -46,6 +49,10 @@ class ReloadError(HapsyncError):
 
 class ReloadUnavailable(ReloadError):
     """The reload could not even be begun: HAProxy's master does not answer. Nothing was changed."""
+
+
+class WouldEmpty(ReloadError):
+    """The rendered configuration would leave a backend that serves now without any server; nothing was changed."""
 
 
 class ConfigRefused(ReloadError):

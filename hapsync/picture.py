@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 
 import attrs
 
-from hapsync.cfgfile import parse_file
+from hapsync.cfgfile import enabled_servers, parse_file
 from hapsync.desired import Desired
 from hapsync.diff import after, as_new_worker, diff, grow
 from hapsync.model import PLACEHOLDER, Address, AdminState, Backend, Observed, Server
@@ -48,6 +48,16 @@ def _tidy(observed: Observed, desired: Desired) -> Observed:
         return attrs.evolve(backend, slots=tuple(sorted(slots, key=lambda slot: order[slot.name])))
 
     return Observed({name: tidy(backend) for name, backend in observed.backends.items()})
+
+
+def emptied(observed: Observed, text: str) -> tuple[str, ...]:
+    """Return the backends that serve in the live HAProxy and would have no enabled server if started with `text`."""
+    enabled = enabled_servers(text)
+    return tuple(
+        name
+        for name, backend in sorted(observed.backends.items())
+        if any(server.can_serve for server in (*backend.slots, *backend.foreign)) and not enabled.get(name)
+    )
 
 
 def says_the_same(text: str, picture: Observed) -> bool:

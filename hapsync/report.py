@@ -69,6 +69,7 @@ class Report:
     haproxy: HAProxyProcess | None = None
     haproxy_error: str | None = None
     file_error: str | None = None
+    settings_error: str | None = None
     services: Mapping[str, ServiceReport] = attrs.field(factory=dict)
     counters: Counters = Counters()
     changes: tuple[Event, ...] = ()

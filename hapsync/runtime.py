@@ -13,6 +13,7 @@ import attrs
 
 from hapsync.diff import Add, Change, Disable, Drain, Enable, Remove, Reweigh
 from hapsync.model import AdminState, Observed, Server
+from hapsync.text import shown
 
 _NAME = re.compile(r"[A-Za-z0-9_:.-]{1,128}")
 _LINE = re.compile(r"[A-Za-z0-9_:./ -]+")
@@ -115,6 +116,12 @@ def is_done(command: Command, reply: str) -> bool:
     if " addr " not in command.line:
         return text == ""
     return any(words in text for words in _ADDRESS_SET)
+
+
+def explained(refusal: Refusal) -> str:
+    """Return one line about `refusal`, with what to do where that is known."""
+    hint = "; the `stats socket` needs `level admin`" if "Permission denied" in refusal.reply else ""
+    return f"{refusal.command.line}: {shown(refusal.reply)}{hint}"
 
 
 _ADDRESS_SET = (

@@ -18,7 +18,7 @@ from hapsync.observed import Health
 from hapsync.picture import picture_now, says_the_same
 from hapsync.plan import Plan, describe, describe_shortage, make_plan
 from hapsync.report import Report
-from hapsync.text import quoted, shown
+from hapsync.text import one_line, quoted
 
 VERSION = 1
 """Of the JSON; it changes when a field changes its meaning or goes."""
@@ -173,7 +173,7 @@ def view_to_json(view: View) -> str:
         {
             "version": VERSION,
             "verdict": view.verdict.name.lower(),
-            "reasons": [shown(reason, length=500) for reason in view.reasons],
+            "reasons": [one_line(reason, length=500) for reason in view.reasons],
             "haproxy": attrs.asdict(view.haproxy) if view.haproxy else None,
             "catalog": {"from": view.catalog_from, "age_seconds": view.catalog_age_seconds},
             "counts": {

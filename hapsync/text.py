@@ -16,6 +16,13 @@ def shown(text: str, *, length: int = SHOWN_LENGTH) -> str:
     return json.dumps(cut)[1:-1]
 
 
+def one_line(text: str, *, length: int = 400) -> str:
+    """Return `text`, one of our own messages, on one line: what is no printable ASCII is escaped, quotes are not."""
+    flat = "; ".join(part.strip() for part in text.split("\n") if part.strip())
+    cut = flat if len(flat) <= length else flat[: length - 3] + "..."
+    return "".join(sign if " " <= sign <= "~" else json.dumps(sign)[1:-1] for sign in cut)
+
+
 def quoted(text: str, *, length: int = SHOWN_LENGTH) -> str:
     """Return `shown(text)` between double quotes."""
     return f'"{shown(text, length=length)}"'

@@ -11,6 +11,7 @@ from hapsync.config import (
     parse_config,
 )
 from hapsync.errors import ConfigError
+from hapsync.text import plural
 
 WEB = '[backends.web]\nservice = "web"\n'
 
@@ -19,7 +20,7 @@ def problems(text: str) -> list[str]:
     with pytest.raises(ConfigError) as caught:
         parse_config(text, "hapsync.toml")
 
-    assert str(caught.value).splitlines()[0] == f"hapsync.toml: {len(caught.value.problems)} problem(s)"
+    assert str(caught.value).splitlines()[0] == f"hapsync.toml: {plural(len(caught.value.problems), 'problem')}"
     assert [f"  {problem}" for problem in caught.value.problems] == str(caught.value).splitlines()[1:]
     return list(caught.value.problems)
 

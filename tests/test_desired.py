@@ -118,7 +118,9 @@ def test_of_instances_on_one_address_the_healthiest_counts(one: CheckStatus, oth
     found = wanted(instance(1, other), healthier)
 
     assert [(server.instance_id, server.status) for server in found.servers] == [("web-9", one)]
-    assert found.quarantined == (Quarantined("n1", "web-1", 'its address 10.0.0.1:80 is that of "web-9" too'),)
+    assert found.quarantined == (
+        Quarantined("n1", "web-1", 'its address 10.0.0.1:80 is that of "web-9" on "n9" too'),
+    )
     assert found == wanted(healthier, instance(1, other))
 
 
@@ -127,7 +129,8 @@ def test_of_equal_instances_on_one_address_the_first_by_node_and_id_counts() -> 
     found = wanted(instance(1), twin)
 
     assert [server.instance_id for server in found.servers] == ['web-0 "\n']
-    assert found.quarantined == (Quarantined("n1", "web-1", 'its address 10.0.0.1:80 is that of "web-0 \\"\\n" too'),)
+    reason = 'its address 10.0.0.1:80 is that of "web-0 \\"\\n" on "n1" too'
+    assert found.quarantined == (Quarantined("n1", "web-1", reason),)
 
 
 def test_an_instance_without_the_tags_takes_no_address_from_another() -> None:

@@ -87,7 +87,11 @@ def test_help_imports_next_to_nothing(work: Path) -> None:
     found = imported(work, "--help", code=0)
 
     assert unneeded(found, "rich", "jinja2", "consul", "cattrs", "asyncio", "http", "ssl", "logging") == set()
-    assert {name for name in found if name.startswith("hapsync.")} == {"hapsync.cli", "hapsync.errors"}
+    assert {name for name in found if name.startswith("hapsync.")} == {
+        "hapsync.cli",
+        "hapsync.errors",
+        "hapsync.text",
+    }
 
 
 @pytest.mark.parametrize("command", ["status", "plan", "apply", "render", "check", "agent"])

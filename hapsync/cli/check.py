@@ -22,14 +22,15 @@ def command(config_path: str) -> int:
     Configuration, template, HAProxy's sockets and version, permissions, the
     check command, Consul and each service: a line each.
     """
+    from hapsync.text import plural  # noqa: PLC0415
     from hapsync.worker.checks import run_checks  # noqa: PLC0415
     from hapsync.worker.settings import read_settings  # noqa: PLC0415
 
     settings = read_settings(config_path)
     found = run_checks(settings)
-    click.echo(f"ok    configuration {config_path}: {len(settings.config.backends)} backend(s)")
+    click.echo(f"ok    configuration {config_path}: {plural(len(settings.config.backends), 'backend')}")
     for finding in found:
         click.echo(f"{'ok   ' if finding.is_ok else 'WRONG'} {finding.what}")
     wrong = sum(not finding.is_ok for finding in found)
-    click.echo("everything is in order" if not wrong else f"{wrong} of {len(found) + 1} are not in order")
+    click.echo("everything is in order" if not wrong else f"not in order: {wrong} of {len(found) + 1}")
     return 2 if wrong else 0

@@ -25,12 +25,12 @@ def command(config_path: str, offline: bool) -> None:  # noqa: FBT001
     error.
     """
     from hapsync.catalog import Catalog  # noqa: PLC0415
+    from hapsync.cfgfile import observed_from_file  # noqa: PLC0415
     from hapsync.desired import desired  # noqa: PLC0415
     from hapsync.edge.files import read_text_or_none  # noqa: PLC0415
     from hapsync.errors import CatalogError, ConfigError, RuntimeAPIError  # noqa: PLC0415
-    from hapsync.picture import picture_now  # noqa: PLC0415
     from hapsync.render import labels_of, render  # noqa: PLC0415
-    from hapsync.worker.paper import empty_slots, observe_all, picture_on_paper  # noqa: PLC0415
+    from hapsync.worker.paper import empty_slots, observe_all, picture_to_start_with  # noqa: PLC0415
     from hapsync.worker.settings import read_settings  # noqa: PLC0415
 
     settings = read_settings(config_path)
@@ -56,11 +56,10 @@ def command(config_path: str, offline: bool) -> None:  # noqa: FBT001
             told.append("slots from the running HAProxy")
         except RuntimeAPIError as error:
             click.echo(f"hapsync: {error}", err=True)
-    if observed is not None and all(backend.exists for backend in observed.backends.values()):
-        picture = picture_now(wanted, observed)
-    else:
-        picture = picture_on_paper(settings, wanted, current)
+    if observed is None:
+        observed = observed_from_file(current or "", tuple(config.backends))
         told.append(f"slots from {config.haproxy.config}" if current is not None else "free slots")
+    picture = picture_to_start_with(wanted, observed)
     text = render(
         settings.template, empty_slots(settings, picture), config, labels_of(wanted, current, config.backends)
     )

@@ -12,7 +12,7 @@ from rich.text import Text
 from hapsync.edge.sockdiag import ListenQueue
 from hapsync.report import Report
 from hapsync.status import BackendView, ServerRow, Verdict, View
-from hapsync.text import plural, shown
+from hapsync.text import one_line, plural, shown
 
 _WORDS = {
     Verdict.IN_STEP: ("in step", "green"),
@@ -33,13 +33,13 @@ def print_view(view: View) -> None:
     console.print(Text(word, style=style), end="")
     console.print(Text(f"  {_summary(view)}"))
     for reason in view.reasons[:_REASONS]:
-        console.print(Text(f"  - {shown(reason, length=400)}"))
+        console.print(Text(f"  - {one_line(reason)}"))
     if len(view.reasons) > _REASONS:
         console.print(Text(f"  - and {len(view.reasons) - _REASONS} more; --json has them all"))
     _print_agent(console, view)
     for backend in view.backends:
         console.print()
-        _print_backend(console, backend)
+        _print_backend(console, backend, haproxy_answers=view.haproxy is not None)
     for held in (*view.plan.held, *view.plan.waiting):
         console.print(Text(f"held  {held.change.backend}/{held.change.server}: {held.reason.value}"))
 
@@ -92,30 +92,36 @@ def _print_agent(console: Console, view: View) -> None:
             f"{plural(counters.reloads, 'reload')}, {counters.refused} refused"
         )
     )
+    if report.settings_error:
+        console.print(Text(f"  settings not taken: {one_line(report.settings_error)}"))
     for service, one in report.services.items():
         if one.error:
-            console.print(Text(f"  service {shown(service)}: {shown(one.error, length=300)}"))
+            console.print(Text(f"  service {shown(service)}: {one_line(one.error, length=300)}"))
     _print_events(console, report)
 
 
 def _print_events(console: Console, report: Report) -> None:
     for reload in report.reloads[-2:]:
-        outcome = "done" if reload.error is None else f"FAILED: {shown(reload.error, length=300)}"
-        console.print(Text(f"  reload {_ago(reload.at)} ago, {outcome} ({shown(reload.why, length=120)})"))
+        outcome = "done" if reload.error is None else f"FAILED: {one_line(reload.error, length=300)}"
+        console.print(Text(f"  reload {_ago(reload.at)} ago, {outcome} ({one_line(reload.why, length=120)})"))
     for event in report.changes[-_EVENTS:]:
-        console.print(Text(f"  {_ago(event.at)} ago  {shown(event.what)}"))
+        console.print(Text(f"  {_ago(event.at)} ago  {one_line(event.what, length=200)}"))
     for event in report.refusals[-2:]:
-        console.print(Text(f"  {_ago(event.at)} ago  refused {shown(event.what)}"))
+        console.print(Text(f"  {_ago(event.at)} ago  refused {one_line(event.what, length=200)}"))
 
 
-def _print_backend(console: Console, backend: BackendView) -> None:
+def _print_backend(console: Console, backend: BackendView, *, haproxy_answers: bool) -> None:
     total = backend.slots_used + backend.slots_free + backend.slots_emptying
     slots = f"slots {backend.slots_used} used, {backend.slots_free} free"
     if backend.slots_emptying:
         slots += f", {backend.slots_emptying} emptying"
-    if total and backend.slots_used >= _WARN_FRACTION * total:
+    if total and backend.slots_used == total:
+        slots += " (full)"
+    elif total and backend.slots_used >= _WARN_FRACTION * total:
         slots += " (nearly full)"
-    missing = "" if backend.exists else "  NOT IN HAPROXY"
+    missing = "" if backend.exists else "  not in HAProxy yet"
+    if not haproxy_answers:
+        slots, missing = "", ""
     console.print(Text(f"{backend.name}  service {shown(backend.service)}  {slots}{missing}"))
     rows = [row for row in backend.rows if row.use != "free"]
     if rows or backend.without_slot:
@@ -124,7 +130,9 @@ def _print_backend(console: Console, backend: BackendView) -> None:
             table.add_row(*_cells(row))
         for one in backend.without_slot:
             who = f"{shown(one.node)}/{shown(one.instance_id)}"
-            table.add_row("-", str(one.address), "no slot", "", "", "", one.status.value, who)
+            table.add_row(
+                "-", str(one.address), "no slot" if haproxy_answers else "?", "", "", "", one.status.value, who
+            )
         _print_table(console, table)
     for left_out in backend.quarantined:
         who = f"{shown(left_out.node, length=40)}/{shown(left_out.instance_id, length=60)}"

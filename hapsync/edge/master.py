@@ -99,4 +99,8 @@ def _ask_once(path: str, command: str, timeout_seconds: float) -> str:
 
 def _not_answered(path: str, error: OSError) -> RuntimeAPIError:
     words = "no answer in time" if isinstance(error, TimeoutError) else (error.strerror or str(error))
-    return RuntimeAPIError(f"HAProxy's master socket {path}: {words}; start HAProxy with -W -S {path},level,admin")
+    if isinstance(error, PermissionError):
+        hint = "this user may not open it; see `mode`, `user` and `group` of haproxy's -S option"
+    else:
+        hint = f"start HAProxy with -W -S {path},level,admin"
+    return RuntimeAPIError(f"HAProxy's master socket {path}: {words}; {hint}")

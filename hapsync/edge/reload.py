@@ -1,7 +1,9 @@
 """Put a rendered configuration in place, and reload HAProxy into it so that a failure leaves what was there."""
 
 import contextlib
+import os
 import shlex
+import signal
 import subprocess
 import tempfile
 import time
@@ -163,20 +165,22 @@ def _run(words: Sequence[str], timeout_seconds: float, key: str) -> subprocess.C
     # Into a file, not a pipe: a command that leaves a daemon behind holds a pipe open, and would never seem to end.
     with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as output:
         try:
-            ended = subprocess.run(
-                words,
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=output,
-                timeout=timeout_seconds,
-                check=False,
+            # In a session of its own, so that its children end with it when it takes too long.
+            process = subprocess.Popen(
+                words, stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True
             )
         except FileNotFoundError as error:
             raise ReloadError(f"{key}: there is no program {words[0]!r}") from error
-        except (OSError, subprocess.TimeoutExpired) as error:
-            raise ReloadError(f"{key}: {error}") from error
+        except OSError as error:
+            raise ReloadError(f"{key}: {words[0]!r} cannot be run: {error.strerror}") from error
+        try:
+            process.wait(timeout_seconds)
+        except subprocess.TimeoutExpired as error:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+            raise ReloadError(f"{key}: not done after {timeout_seconds:g} s, so it was ended") from error
         output.seek(0)
-        return subprocess.CompletedProcess(words, ended.returncode, output.read(65536), "")
+        return subprocess.CompletedProcess(words, process.returncode, output.read(65536), "")
 
 
 def _said(ended: subprocess.CompletedProcess[str]) -> str:

@@ -8,6 +8,7 @@ from hapsync.catalog import Catalog, Reading, parse_reading
 from hapsync.config import ConsulConfig
 from hapsync.edge.consul import Agent, endpoint, read_token
 from hapsync.errors import CatalogError
+from hapsync.text import quoted
 
 AT_ONCE = 20
 
@@ -30,7 +31,10 @@ def read_catalog(config: ConsulConfig, services: Iterable[str]) -> tuple[Catalog
             mine.agent = Agent(config, where, token)
             agents.append(mine.agent)
         try:
-            return parse_reading(service, mine.agent.read_health(service, consistency=consistency).body)
+            answer = mine.agent.read_health(service, consistency=consistency)
+            if "x-consul-index" not in answer.headers:
+                return CatalogError(f"service {quoted(service)}: Consul's answer has no index; is it Consul?")
+            return parse_reading(service, answer.body)
         except CatalogError as error:
             return error
 

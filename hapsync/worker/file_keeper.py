@@ -45,8 +45,10 @@ class FileKeeper:
             return None
         return self._pending.due_seconds(FILE_QUIET_SECONDS, FILE_LIMIT_SECONDS)
 
-    def touch(self) -> None:
-        """Something changed that the file should say."""
+    def touch(self, *, anew: bool = False) -> None:
+        """Something changed that the file should say; `anew`: also what was refused is worth another try."""
+        if anew:
+            self._refused = None
         self._pending = touched(self._pending, time.monotonic())
 
     def forget(self, *, is_current: bool = False) -> None:

@@ -4,7 +4,7 @@ import logging
 import os
 import time
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 import attrs
@@ -15,7 +15,7 @@ from hapsync.config import AgentConfig
 from hapsync.edge.files import write_atomically
 from hapsync.edge.watch import WatchState
 from hapsync.model import HAProxyProcess
-from hapsync.plan import describe
+from hapsync.plan import Plan, describe
 from hapsync.report import (
     Counters,
     Event,
@@ -26,7 +26,8 @@ from hapsync.report import (
     report_to_json,
     snapshot_to_json,
 )
-from hapsync.text import shown
+from hapsync.runtime import explained
+from hapsync.text import plural
 from hapsync.worker.one_pass import Outcome
 
 log = logging.getLogger(__name__)
@@ -49,6 +50,7 @@ class Journal:
         self._readings: Mapping[str, Reading] | None = None
         self._publish_error: str | None = None
         self._refused: set[str] = set()
+        self._held: dict[str, str] = {}
         self._reload_error: str | None = None
 
     def note_worker(self, process: HAProxyProcess) -> None:
@@ -70,7 +72,7 @@ class Journal:
             what = " ".join(describe(change).split())
             self._changes.append(Event(now, what))
             log.info("change %s", what)
-        refused = {f"{refusal.command.line}: {shown(refusal.reply)}" for refusal in outcome.refused}
+        refused = {explained(refusal) for refusal in outcome.refused}
         for what in sorted(refused):
             self._refusals.append(Event(now, what))
             if what not in self._refused:
@@ -87,6 +89,19 @@ class Journal:
                 sum(len(shortage.addresses) for shortage in left.shortages),
                 seconds * 1000,
             )
+
+    def note_held(self, plan: Plan, backends: Collection[str]) -> None:
+        """What is held now in `backends`; each beginning and end of it is logged once."""
+        now = {held.change.backend: held.reason.value for held in plan.held}
+        for name in backends:
+            before = self._held.pop(name, None)
+            if name in now:
+                self._held[name] = now[name]
+            if before is None and name in now:
+                count = sum(held.change.backend == name for held in plan.held)
+                log.warning("held backend %s: %s kept, %s", name, plural(count, "server"), now[name])
+            elif before is not None and name not in now:
+                log.info("held backend %s: no more", name)
 
     def note_reload(self, why: str, seconds: float, error: str | None) -> None:
         """A reload ended, well or not."""
@@ -108,6 +123,7 @@ class Journal:
         process: HAProxyProcess | None,
         haproxy_error: str | None,
         file_error: str | None,
+        settings_error: str | None,
         watches: Mapping[str, WatchState],
     ) -> None:
         """Write the report, and the snapshot where the catalog changed; a full disk is logged, no more."""
@@ -120,6 +136,7 @@ class Journal:
             haproxy=process,
             haproxy_error=haproxy_error,
             file_error=file_error,
+            settings_error=settings_error,
             services={
                 service: ServiceReport(state.index, state.confirmed_at, state.error, state.is_cached)
                 for service, state in watches.items()

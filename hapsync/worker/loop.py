@@ -65,6 +65,7 @@ class Worker:
         self._need: Need | None = None
         self._new_settings_at: float | None = None
         self._previous: Settings | None = None
+        self._settings_error: str | None = None
         self._reloaded_at: float | None = None
         self._refused: tuple[Desired, Settings] | None = None
 
@@ -167,11 +168,15 @@ class Worker:
             self._publish()
 
     def _take_new_settings(self) -> None:
+        self._refused = None  # whatever refused may have been mended
+        self._file.touch(anew=True)
         try:
             settings = self._read_again()
         except ConfigError as error:
             log.error("settings not taken, the old ones stay: %s", error)  # noqa: TRY400
+            self._settings_error = str(error)
             return
+        self._settings_error = None
         if settings == self._settings:
             log.info("settings unchanged")
             return
@@ -183,6 +188,7 @@ class Worker:
             self._use(settings)
         except HapsyncError as error:
             log.error("settings not taken, the old ones stay: %s", error)  # noqa: TRY400
+            self._settings_error = str(error)
             return
         log.info("settings taken: %d backends", len(settings.config.backends))
 
@@ -263,6 +269,7 @@ class Worker:
             return
         self._answered(outcome.last.process)
         self._take(outcome, set(backends))
+        self._journal.note_held(outcome.last.plan, backends)
         self._journal.note_pass(outcome, time.monotonic() - begin)
         is_full = len(backends) == len(wanted.backends)
         changed_by_others = is_full and self._file.is_new_to(outcome.last.observed)
@@ -304,8 +311,10 @@ class Worker:
 
     def _attempt(self) -> tuple[Desired, Settings]:
         """Return what a reload would be made for: the same again is not worth another try."""
-        short = [shortage.backend for shortage in self._need.shortages] if self._need else ()
-        return self._desired().only(short), self._settings
+        wanted = self._desired()
+        if self._new_settings_at is not None or self._need is None:
+            return wanted, self._settings
+        return wanted.only([shortage.backend for shortage in self._need.shortages]), self._settings
 
     def _grow(self) -> None:
         self._file.finish(wait=True)  # or it would put an older file over the reload's
@@ -324,15 +333,17 @@ class Worker:
             return
         except (HapsyncError, OSError) as refused:
             error = str(refused)
+            self._file.touch()
             if not isinstance(refused, ReloadUnavailable):  # that one is tried again after the gap
                 self._refused = self._attempt()
             if self._new_settings_at is not None:
                 self._file.error = error
+                self._settings_error = error
                 if self._previous is not None:
                     log.error("settings not taken, the old ones stay")  # noqa: TRY400
                     self._use(self._previous)
         else:
-            self._previous = None
+            self._previous = self._settings_error = None
             self._need = self._new_settings_at = None
             self._file.forget(is_current=True)
             self._answered(process)
@@ -368,6 +379,7 @@ class Worker:
             process=self._process,
             haproxy_error=self._haproxy_error,
             file_error=self._file.error,
+            settings_error=self._settings_error,
             watches=self._watches.states(),
         )
 

@@ -10,7 +10,7 @@ from hapsync.edge.files import read_text_or_none
 from hapsync.errors import ConfigError, ReloadError, RuntimeAPIError
 from hapsync.growth import NEED_LIMIT_SECONDS
 from hapsync.plan import Plan, describe
-from hapsync.text import shown
+from hapsync.runtime import explained
 from hapsync.worker.one_pass import run_pass
 from hapsync.worker.paper import is_applied, observe_all, reload_grown, write_file
 from hapsync.worker.settings import Settings
@@ -74,7 +74,7 @@ def _passes(settings: Settings, wanted: Desired, lines: list[str]) -> Plan:
     for _ in range(_ROUNDS):
         outcome = run_pass(haproxy.socket, haproxy.timeout_seconds, wanted, tuple(wanted.backends))
         lines += [describe(change) for change in outcome.done]
-        lines += [f"refused {one.command.line}: {shown(one.reply)}" for one in outcome.refused]
+        lines += [f"refused {explained(one)}" for one in outcome.refused]
         plan = outcome.last.plan
         if outcome.refused or not plan.changes or not outcome.done:
             break

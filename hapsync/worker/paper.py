@@ -4,13 +4,15 @@ from collections.abc import Iterable
 
 from hapsync.cfgfile import observed_from_file, skeleton
 from hapsync.desired import Desired
-from hapsync.diff import as_new_worker, diff
+from hapsync.diff import diff
 from hapsync.edge.files import read_text_or_none
 from hapsync.edge.reload import install, reload_into
 from hapsync.edge.runtime_socket import open_session
+from hapsync.errors import WouldEmpty
 from hapsync.model import HAProxyProcess, Observed
-from hapsync.picture import picture_grown, picture_now
+from hapsync.picture import emptied, picture_grown, picture_now
 from hapsync.render import labels_of, render
+from hapsync.text import quoted
 from hapsync.worker.settings import Settings, free_slots
 
 
@@ -22,11 +24,10 @@ def observe_all(settings: Settings) -> Observed:
         return session.read_servers(tuple(settings.config.backends))
 
 
-def picture_on_paper(settings: Settings, wanted: Desired, current: str | None) -> Observed:
-    """Return what to start a HAProxy with that is not running: the slots of the file `current`, grown if need be."""
-    on_paper = observed_from_file(current or "", tuple(settings.config.backends))
-    short = [shortage.backend for shortage in diff(wanted, as_new_worker(on_paper)).shortages]
-    return picture_grown(wanted, on_paper, short)
+def picture_to_start_with(wanted: Desired, observed: Observed) -> Observed:
+    """Return what to start a HAProxy with that has the slots of `observed`, grown where they do not suffice."""
+    short = [shortage.backend for shortage in diff(wanted, picture_now(wanted, observed)).shortages]
+    return picture_grown(wanted, observed, short) if short else picture_now(wanted, observed)
 
 
 def empty_slots(settings: Settings, picture: Observed) -> Observed:
@@ -70,7 +71,11 @@ def new_text(settings: Settings, wanted: Desired, observed: Observed | None) -> 
     """
     path = settings.config.haproxy.config
     current = read_text_or_none(path)
-    picture = picture_now(wanted, observed) if observed else picture_on_paper(settings, wanted, current)
+    if observed is None:
+        on_paper = observed_from_file(current or "", tuple(settings.config.backends))
+        picture = picture_to_start_with(wanted, on_paper)
+    else:
+        picture = picture_now(wanted, observed)
     if not all(backend.exists for backend in picture.backends.values()):
         return None
     text = render(settings.template, picture, settings.config, labels_of(wanted, current, settings.config.backends))
@@ -82,7 +87,15 @@ def reload_grown(settings: Settings, wanted: Desired, short: Iterable[str]) -> H
 
     Raises RuntimeAPIError, ConfigError, ReloadError; then the old file stands and HAProxy has what it had.
     """
-    picture = empty_slots(settings, picture_grown(wanted, observe_all(settings), short))
+    observed = observe_all(settings)
+    picture = empty_slots(settings, picture_grown(wanted, observed, short))
     current = read_text_or_none(settings.config.haproxy.config)
     text = render(settings.template, picture, settings.config, labels_of(wanted, current, settings.config.backends))
+    for name in emptied(observed, text):
+        service = quoted(settings.config.backends[name].service)
+        seen = "has no instance that may serve" if name in wanted.backends else "could not be read"
+        raise WouldEmpty(
+            f"backend {name} serves now and would be left without a server, for service {service} {seen} in Consul; "
+            f"look at the service's name, the token and Consul itself"
+        )
     return reload_into(settings.config.haproxy, text, picture)

@@ -257,10 +257,13 @@ class Stage:
 
     def reloads(self) -> int:
         """How often the master has reloaded since it started, by its own count."""
+        answer = wait_until(self._ask_master, 5, "the master to answer: after a reload it is deaf for a moment")
+        [master] = [line.split() for line in answer.splitlines() if line.split()[1:2] == ["master"]]
+        return int(master[2])
+
+    def _ask_master(self) -> str:
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
             connection.settimeout(10)
             connection.connect(str(self.haproxy.master_path))
             connection.sendall(b"show proc;quit\n")
-            answer = b"".join(iter(lambda: connection.recv(65536), b"")).decode()
-        [master] = [line.split() for line in answer.splitlines() if line.split()[1:2] == ["master"]]
-        return int(master[2])
+            return b"".join(iter(lambda: connection.recv(65536), b"")).decode()

@@ -5,6 +5,7 @@ import signal
 import time
 
 import attrs
+import pytest
 
 from tests.demo.fleet import Fleet
 from tests.demo.stage import Stage
@@ -110,3 +111,85 @@ def test_a_reload_that_the_master_refuses_puts_the_old_file_back() -> None:
         wait_until(lambda: stage.status()["agent"]["counters"]["failed_reloads"], 20, "the failed reload")
         assert (stage.haproxy.config.read_text(), stage.haproxy.worker_pid()) == (before, pid)
         wait_until(lambda: stage.hapsync("status").returncode == 0, 10, "status to say in step")
+
+
+HAND_WRITTEN = """\
+global
+    stats socket {socket} mode 600 level admin
+defaults
+    mode http
+    timeout connect 1s
+    timeout client 10s
+    timeout server 10s
+frontend public
+    bind 127.0.0.1:{port}
+    default_backend web
+backend web
+    server alpha 127.0.0.1:{origin}
+"""
+
+
+@pytest.mark.parametrize("cause", ["consul is away", "the service's name is wrong"])
+def test_a_hand_written_backend_that_serves_is_never_replaced_by_one_that_serves_nothing(cause: str) -> None:
+    with Stage({"web": 4}, agent=False) as stage, Fleet(stage) as fleet:
+        member = fleet.start_server()
+        text = HAND_WRITTEN.format(socket=stage.haproxy.socket_path, port=stage.frontend_port, origin=member.port)
+        stage.haproxy.config.write_text(text)
+        stage.haproxy.reload()
+        if cause == "consul is away":
+            stage.consul.kill()
+        with stage.load(rate=50) as load:
+            applied = stage.hapsync("apply")
+            stage.start_agent()
+            time.sleep(5)
+            result = load.stop()
+
+        assert (result.failed, result.failures) == (0, ())
+        assert applied.returncode in (1, 2)
+        assert stage.haproxy.config.read_text() == text
+        assert stage.hapsync("status").returncode != 0 or cause != "consul is away"
+        if cause == "consul is away":
+            stage.consul.start()
+        fleet.put(member)
+        stage.wait_equal(timeout_seconds=15)
+        assert stage.reloads() == 2  # the test's own, and the one that brought the template
+
+
+def test_a_template_indented_with_tabs_is_reloaded_into_once() -> None:
+    with Stage({"web": 2}, agent=False) as stage, Fleet(stage) as fleet:
+        template = stage.work / "haproxy.cfg.j2"
+        template.write_text(template.read_text().replace('    {{ servers("web") }}', '\t{{ servers("web") }}'))
+        fleet.add()
+        for _ in range(3):
+            assert stage.hapsync("apply").returncode == 0
+        stage.start_agent()
+        time.sleep(4)
+
+        assert stage.reloads() <= 1
+        assert stage.hapsync("plan").returncode == 0
+
+
+def test_a_reload_that_could_not_be_tried_is_tried_again_when_the_master_is_back() -> None:
+    with Stage({"web": 1}) as stage, Fleet(stage) as fleet:
+        aside = stage.work / "aside.sock"
+        stage.haproxy.master_path.rename(aside)
+        fleet.add()
+        fleet.add()
+        wait_until(lambda: stage.status()["agent"]["counters"]["failed_reloads"], 15, "a failed reload")
+        aside.rename(stage.haproxy.master_path)
+
+        stage.wait_equal(timeout_seconds=15)
+
+
+def test_a_change_made_by_hand_is_repaired_and_the_file_follows() -> None:
+    with Stage({"web": 4}) as stage, Fleet(stage) as fleet:
+        one = fleet.add()
+        stage.wait_equal()
+        wait_until(lambda: stage.hapsync("status").returncode == 0, 10, "status to say in step")
+        stage.haproxy.ask(f"set server web/srv3 addr 127.0.0.1 port {one.port}")
+        stage.haproxy.ask("set server web/srv3 weight 10")
+        stage.haproxy.ask("set server web/srv3 state ready")
+        stage.haproxy.ask("set server web/srv1 state maint")
+
+        wait_until(lambda: stage.hapsync("status").returncode == 0, 25, "status to say in step again")
+        assert stage.differences() == []
