@@ -240,3 +240,31 @@ def test_a_safety_read_catches_what_the_cache_missed_and_never_goes_back(monkeyp
 
     assert seen == [[], ["new"]]
     assert reads[0] == 5
+
+
+class _NoServers(_Counting):
+    """The agent's cache answers and blocks as it should; whatever goes past it fails, as with all servers gone."""
+
+    def do_GET(self) -> None:
+        if "index=" in self.path:
+            time.sleep(0.5)
+        is_fine = "cached" in self.path
+        body = b"[]" if is_fine else b"No cluster leader"
+        type(self).reads.append(time.monotonic())
+        self.send_response(200 if is_fine else 500)
+        self.send_header("X-Consul-Index", "10" if is_fine else "1")
+        self.send_header("X-Cache", "HIT")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+
+def test_a_safety_read_that_fails_disturbs_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hapsync.edge.watch.SAFETY_SECONDS", (0.5, 0.6))
+    reads: list[float] = []
+    with serving(type("Handler", (_NoServers,), {"reads": reads})) as config, watching(config, "web") as (watches, _):
+        time.sleep(3)
+        state = watches.states()["web"]
+
+    assert (state.error, state.index, ids(watches, "web")) == (None, 10, [])
+    assert 6 <= len(reads) <= 15  # one blocking query and one safety read every half second, no hot loop
