@@ -26,6 +26,8 @@ from hapsync.model import HAProxyProcess, Observed
 from hapsync.picture import shows
 from hapsync.runtime import drain_commands
 
+SHOWN_SECONDS = 1.0
+"""A new worker shows what it was started with at once; one that does not by then has traffic it should not have."""
 _POLL_SECONDS = 0.02
 _SAID_LINES = 12
 
@@ -104,7 +106,9 @@ def _wait_for(
     before: HAProxyProcess,
     master: Processes | None,
 ) -> HAProxyProcess:
-    deadline = time.monotonic() + config.reload_timeout_seconds
+    begin = time.monotonic()
+    deadline = begin + config.reload_timeout_seconds
+    is_there = False
     waiting_for = f"a worker other than {before.pid} to answer on {config.socket}"
     while time.monotonic() < deadline:
         with (
@@ -118,9 +122,11 @@ def _wait_for(
                 if not differences:
                     return process
                 waiting_for = f"worker {process.pid} to show what was rendered: {'; '.join(differences[:3])}"
+                deadline = min(deadline, time.monotonic() + SHOWN_SECONDS) if not is_there else deadline
+                is_there = True
         _look_for_failure(config, master)
         time.sleep(_POLL_SECONDS)
-    raise ReloadError(f"waited {config.reload_timeout_seconds:g} s for {waiting_for}")
+    raise ReloadError(f"waited {time.monotonic() - begin:.1f} s for {waiting_for}")
 
 
 def _drain(session: RuntimeSession, picture: Observed) -> None:

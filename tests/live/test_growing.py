@@ -193,3 +193,28 @@ def test_a_change_made_by_hand_is_repaired_and_the_file_follows() -> None:
 
         wait_until(lambda: stage.hapsync("status").returncode == 0, 25, "status to say in step again")
         assert stage.differences() == []
+
+
+def test_a_new_worker_that_is_not_what_was_meant_is_reloaded_away_at_once() -> None:
+    with Stage({"web": 2}) as stage, Fleet(stage) as fleet:
+        fleet.add()
+        stage.wait_equal()
+        wait_until(lambda: "node-a" in stage.haproxy.config.read_text(), 10, "the file to follow")
+        before = stage.haproxy.config.read_text()
+        template = stage.work / "haproxy.cfg.j2"
+        template.write_text(
+            template.read_text().replace("\nbackend web\n", "\nbackend web\n    default-server disabled\n")
+        )
+
+        stage.agent.signal(signal.SIGHUP)
+        wait_until(lambda: stage.status()["agent"]["counters"]["failed_reloads"], 10, "the failed reload")
+
+        stage.wait_equal(timeout_seconds=5)
+        assert stage.haproxy.config.read_text() == before
+        assert stage.reloads() == 2
+        shown = stage.hapsync("status").stdout
+        assert "settings not taken" in shown
+        assert "HAProxy was reloaded into it" in shown
+        template.write_text(template.read_text().replace("    default-server disabled\n", ""))
+        stage.agent.signal(signal.SIGHUP)
+        wait_until(lambda: "settings not taken" not in stage.hapsync("status").stdout, 10, "the mended template")
