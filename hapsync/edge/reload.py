@@ -69,7 +69,7 @@ def install(config: HAProxyConfig, text: str) -> None:
 def reload_into(config: HAProxyConfig, text: str, picture: Observed) -> HAProxyProcess:
     """Install `text`, reload HAProxy, and return its new worker once that shows `picture`, drained servers included.
 
-    The wait is seen to its end even when hapsync is to stop: a file put back under a new worker would be wrong.
+    The wait is seen to its end even when hapsync is to stop: half a reload would leave file and worker at odds.
 
     Raises ReloadError; then the old file is back in place, and where a new worker runs that does not show the
     picture, HAProxy was reloaded into the old file again. ReloadUnavailable is raised before anything was changed.

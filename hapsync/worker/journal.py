@@ -103,8 +103,8 @@ class Journal:
             elif before is not None and name not in now:
                 log.info("held backend %s: no more", name)
 
-    def note_reload(self, why: str, seconds: float, error: str | None) -> None:
-        """A reload ended, well or not."""
+    def note_reload(self, why: str, seconds: float, error: str | None, *, is_tried_again: bool = False) -> None:
+        """A reload ended, well or not; `is_tried_again`: by itself, before anything changes."""
         self._reloads.append(ReloadReport(time.time(), why, round(seconds, 3), error))
         counters = self._counters
         if error is None:
@@ -113,7 +113,8 @@ class Journal:
         else:
             self._counters = attrs.evolve(counters, failed_reloads=counters.failed_reloads + 1)
             if error != self._reload_error:
-                log.error("reload not made why: %s; %s; the same is not tried again", why, error)
+                next_try = "again soon" if is_tried_again else "once something changes, or on SIGHUP"
+                log.error("reload not made why: %s; %s; tried %s", why, error, next_try)
         self._reload_error = error
 
     def publish(

@@ -31,6 +31,8 @@ ALIVE_SECONDS = 0.4
 RETRY_FIRST_SECONDS = 0.25
 CATALOG_SECONDS = 3.0
 """How long a reload into changed settings waits at the start for the catalog, which may ask for one as well."""
+UNAVAILABLE_SECONDS = 2.0
+"""A reload that could not be begun is tried again after this long, or after the gap if that is longer."""
 PUBLISH_SECONDS = 1.0
 """The report is written at most this often; a status that is a second old is good enough for a person."""
 
@@ -67,6 +69,7 @@ class Worker:
         self._previous: Settings | None = None
         self._settings_error: str | None = None
         self._reloaded_at: float | None = None
+        self._grow_after = 0.0
         self._refused: tuple[Desired, Settings] | None = None
 
         self._file = FileKeeper(lambda: self._wakes.put(""))
@@ -304,7 +307,7 @@ class Worker:
         causes = (new_settings_at, self._need.due_seconds if self._need else None)
         if causes == (None, None) or self._refused == self._attempt():
             return None
-        at = min(cause for cause in causes if cause is not None)
+        at = max(self._grow_after, min(cause for cause in causes if cause is not None))
         if self._reloaded_at is not None:
             at = max(at, self._reloaded_at + self._settings.config.haproxy.reload_gap_seconds)
         return at
@@ -326,6 +329,7 @@ class Worker:
         why = "; ".join(whys)
         begin = time.monotonic()
         error: str | None = None
+        is_tried_again = False
         try:
             process = reload_grown(self._settings, wanted, [shortage.backend for shortage in shortages])
         except RuntimeAPIError as lost:
@@ -334,7 +338,10 @@ class Worker:
         except (HapsyncError, OSError) as refused:
             error = str(refused)
             self._file.touch()
-            if not isinstance(refused, ReloadUnavailable):  # that one is tried again after the gap
+            is_tried_again = isinstance(refused, ReloadUnavailable)
+            if is_tried_again:
+                self._grow_after = time.monotonic() + UNAVAILABLE_SECONDS
+            else:
                 self._refused = self._attempt()
             if self._new_settings_at is not None:
                 self._file.error = error
@@ -348,7 +355,7 @@ class Worker:
             self._file.forget(is_current=True)
             self._answered(process)
         self._reloaded_at = time.monotonic()
-        self._journal.note_reload(why, time.monotonic() - begin, error)
+        self._journal.note_reload(why, time.monotonic() - begin, error, is_tried_again=is_tried_again)
         self._file.look(self._settings)
         self._publish_soon()
 

@@ -26,8 +26,9 @@ def observe_all(settings: Settings) -> Observed:
 
 def picture_to_start_with(wanted: Desired, observed: Observed) -> Observed:
     """Return what to start a HAProxy with that has the slots of `observed`, grown where they do not suffice."""
-    short = [shortage.backend for shortage in diff(wanted, picture_now(wanted, observed)).shortages]
-    return picture_grown(wanted, observed, short) if short else picture_now(wanted, observed)
+    picture = picture_now(wanted, observed)
+    short = [shortage.backend for shortage in diff(wanted, picture).shortages]
+    return picture_grown(wanted, observed, short) if short else picture
 
 
 def empty_slots(settings: Settings, picture: Observed) -> Observed:
@@ -39,8 +40,8 @@ def empty_slots(settings: Settings, picture: Observed) -> Observed:
 def is_applied(settings: Settings, current: str | None) -> bool:
     """Return whether the file `current` was made from these settings, whatever slots it has.
 
-    hapsync writes the file from new settings only together with the reload that makes them live, so this also says
-    whether the running HAProxy has them.
+    While HAProxy answers, the file is written from new settings only together with the reload that makes them live,
+    so this then says whether the running HAProxy has them, too.
 
     Raises ConfigError when the template cannot be used.
     """
@@ -62,10 +63,10 @@ def write_file(settings: Settings, wanted: Desired, observed: Observed | None) -
 
 
 def new_text(settings: Settings, wanted: Desired, observed: Observed | None) -> str | None:
-    """Return what the file should say, None where it says so already.
+    """Return what the file should say, None where it has not to be written.
 
-    `observed` is the live HAProxy, None while it is away. Where HAProxy lacks a backend the file is left to the
-    reload that brings it.
+    That is where it says so already, and where HAProxy lacks a backend: then the reload that brings it writes the
+    file. `observed` is the live HAProxy, None while it is away.
 
     Raises ConfigError.
     """
