@@ -1,17 +1,48 @@
 # Every target but help and clean first makes the machine ready; see tests/bootstrap.sh.
 .DEFAULT_GOAL := help
-.PHONY: help bootstrap test demo bench lint types format clean
+.PHONY: help bootstrap test test-faults test-versions test-lab matrix matrix-churn matrix-latency soak lab demo bench lint types format clean
 
 PYTHON := .venv/bin/python
+MINUTES ?= 30
+VERSIONS ?= 2.6 2.8 3.0 3.2 3.4
+MATRIX = $(PYTHON) -m tests.matrix $(if $(FRESH),--fresh)
 
 help:  ## print this list
-	@sed -n 's/^\([a-z]*\):[^#]*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
+	@sed -n 's/^\([a-z-]*\):[^#]*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
 
 bootstrap:  ## install HAProxy, Consul and .venv where they are missing
 	@tests/bootstrap.sh
 
-test: lint types  ## run every check and every test, with a real HAProxy and a real Consul
+test: lint types  ## run every check and every test but the long faults, with a real HAProxy and a real Consul
 	$(PYTHON) -m pytest tests
+
+test-faults: bootstrap  ## break Consul, HAProxy and what is between, and count the requests that are lost
+	$(PYTHON) -m pytest tests/faults
+
+test-versions: bootstrap  ## run what depends on HAProxy's version with each; VERSIONS="2.6 3.4" for some
+	set -e; for version in $(VERSIONS); do \
+		haproxy=$$(tests/roots.sh $$version); \
+		echo "HAProxy $$version"; \
+		HAPROXY=$$haproxy $(PYTHON) -m pytest tests/versions; \
+	done
+
+test-lab: bootstrap  ## the tests of the lab; needs root
+	$(PYTHON) -m pytest tests/lab
+
+matrix: bootstrap  ## play every story on each HAProxy and print one table; VERSIONS="2.6 3.0" for some, FRESH=1 fetches them anew
+	$(MATRIX) --versions $(VERSIONS)
+
+matrix-churn: bootstrap  ## 1,000 instances in and 1,000 out on each HAProxy that adds servers
+	$(MATRIX) --versions $(filter-out 2.6 2.8,$(VERSIONS)) --stories churn
+
+matrix-latency: bootstrap  ## how fast requests are while servers come and go, beside the same load without, on each HAProxy
+	$(MATRIX) --versions $(VERSIONS) --stories latency
+
+lab: bootstrap  ## each way of keeping HAProxy in step, measured beside the others; needs root; QUICK=1: few of them
+	$(PYTHON) -m tests.lab $(if $(QUICK),--quick)
+
+soak: bootstrap  ## churn and faults at random, under load; MINUTES=30 unless given
+	$(PYTHON) -m tests.soak --minutes $(MINUTES)
 
 demo: bootstrap  ## show hapsync at work; KEEP=1 leaves everything running afterwards
 	$(PYTHON) -m tests.demo $(if $(KEEP),--keep)

@@ -4,19 +4,18 @@ A reading is whole or it is not made: an answer that is not a list of entries is
 answer one bad instance is left out alone, as a value with its reason.
 """
 
-import ipaddress
+import enum
 import json
 from collections.abc import Iterable, Mapping
-from functools import lru_cache
 from typing import Any
 
 import attrs
 
+from hapsync.addresses import MAX_PORT, means_nothing_elsewhere
 from hapsync.errors import CatalogError
 from hapsync.model import PLACEHOLDER, Address, CheckStatus, canonical_host
 from hapsync.text import quoted
 
-MAX_PORT = 65535
 MAX_CONSUL_WEIGHT = 65535
 """Consul refuses larger weights in a registration (agent/structs, ValidateWeights)."""
 
@@ -51,13 +50,38 @@ class Quarantined:
     reason: str
 
 
+@enum.unique
+class Doubt(enum.Enum):
+    """Why nothing may be taken away because of a reading; the values are the words shown to people."""
+
+    SNAPSHOT = "Consul has not answered since the start"
+    FALLBACK = "Consul has not answered and there is no snapshot"
+    AWAY = "Consul does not answer"
+    NO_LEADER = "Consul's servers have no leader"
+    STALE = "the answer is too old"
+    FILTERED = "the token may not read all of it"
+    UNCONFIRMED = "too much is gone at once and Consul did not confirm it"
+
+
+NOT_TELLING = (Doubt.AWAY, Doubt.SNAPSHOT, Doubt.FALLBACK)
+"""With such a doubt nobody knows what Consul says now."""
+
+
 @attrs.frozen
 class Reading:
-    """Everything Consul says of one service, sorted by node and instance id."""
+    """Everything Consul says of one service, sorted by node and instance id.
+
+    Additions act on any reading; removals only on one without `doubt`. `is_backwards`: Consul's index fell since the
+    answer before, as it does when its servers lost their state or restored an old one. `index` is Consul's when this
+    was first read, 0 where it is not known.
+    """
 
     service: str
     instances: tuple[Instance, ...]
     quarantined: tuple[Quarantined, ...] = ()
+    doubt: Doubt | None = None
+    is_backwards: bool = False
+    index: int = attrs.field(default=0, eq=False)
 
 
 @attrs.frozen
@@ -128,7 +152,7 @@ def _address(host: object, port: object) -> Address:
         canonical = canonical_host(host)
     except ValueError:
         raise ValueError(f"its address {quoted(host, length=60)} is not an IP address") from None
-    if _means_nothing_elsewhere(canonical):
+    if means_nothing_elsewhere(canonical):
         raise ValueError(f"its address {canonical} is unspecified, multicast or link-local")
     if type(port) is not int or not 1 <= port <= MAX_PORT:
         raise ValueError(f"its port {quoted(str(port), length=20)} is not from 1 to {MAX_PORT}")
@@ -136,12 +160,6 @@ def _address(host: object, port: object) -> Address:
     if address == PLACEHOLDER:
         raise ValueError(f"its address {address} is where free slots point")
     return address
-
-
-@lru_cache(maxsize=65536)
-def _means_nothing_elsewhere(host: str) -> bool:
-    address = ipaddress.ip_address(host)
-    return address.is_unspecified or address.is_multicast or address.is_link_local
 
 
 def _weights(weights: Any) -> tuple[int, int]:

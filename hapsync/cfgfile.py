@@ -1,29 +1,32 @@
 """The text of a haproxy.cfg in, the slots that stand in it out.
 
-Only what hapsync wrote itself is understood: server lines named `srvN` under a `backend` or `listen`. It serves
-where HAProxy cannot be asked, and to see that a template put the servers under the backend they belong to.
+Only what hapsync wrote itself is understood: its server lines (`srvN`, `dyn-...`) under a `backend` or `listen`. It
+serves where HAProxy cannot be asked, and to see that a template put the servers under the backend they belong to.
 """
 
+import hashlib
 import re
-from collections.abc import Collection, Mapping
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping
 
 import attrs
 
 from hapsync.model import (
     NO_LOAD,
     PLACEHOLDER,
-    SLOT_NAME,
     Address,
     AdminState,
     Backend,
     Observed,
     Server,
     canonical_host,
-    slot_number,
+    is_ours,
+    server_order,
 )
 
 HEADER = "# Written by hapsync. Changes made here are lost: edit the template and send the agent SIGHUP.\n"
 """The first line of every file hapsync writes, by which it knows its own."""
+_SEAL = "# Checksum of what follows, to notice edits: "
 SECTIONS = frozenset(
     {
         *("global", "defaults", "frontend", "backend", "listen", "peers", "resolvers", "mailers", "userlist"),
@@ -31,6 +34,21 @@ SECTIONS = frozenset(
     }
 )
 """The words that begin a section (configuration manual 2.6 to 3.4, sections 3 to 12)."""
+
+
+def sealed(body: str) -> str:
+    """Return the file that holds `body`: the header, a line with the checksum of the body, the body."""
+    return f"{HEADER}{_SEAL}{_checksum(body)}\n{body}"
+
+
+def is_sealed(text: str) -> bool:
+    """Return whether `text` is a file as hapsync wrote it, and nobody changed it since."""
+    seal, _, body = text.removeprefix(HEADER).partition("\n")
+    return text.startswith(HEADER) and seal == f"{_SEAL}{_checksum(body)}"
+
+
+def _checksum(body: str) -> str:
+    return hashlib.blake2b(body.encode("utf-8", "surrogateescape"), digest_size=8).hexdigest()
 
 
 @attrs.frozen
@@ -41,24 +59,32 @@ class FileServer:
     comment: str
 
 
-def parse_file(text: str) -> Mapping[str, tuple[FileServer, ...]]:
-    """Return the slots in `text` by backend (or listen), sorted by number; a backend without any is there, empty."""
-    found: dict[str, list[FileServer]] = {}
-    section: list[FileServer] | None = None
-    for line in text.split("\n"):  # only LF ends a line for HAProxy
-        code, _, comment = line.partition("#")
-        words = code.split()
+def backend_lines(text: str) -> Iterator[tuple[int, str, str, list[str]]]:
+    """Yield each line of a `backend` (or `listen`) in `text` that says something, its head first.
+
+    That is its number, counted from 1, the backend's name, the line, and its words without the comment.
+    """
+    name: str | None = None
+    for number, line in enumerate(text.split("\n"), 1):  # only LF ends a line for HAProxy
+        words = line.partition("#")[0].split()
         if not words:
             continue
         if words[0] in SECTIONS:
-            in_backend = words[0] in ("backend", "listen") and len(words) > 1
-            section = found.setdefault(words[1], []) if in_backend else None
-        elif words[0] == "server" and section is not None and len(words) > 2:  # noqa: PLR2004
-            server = _server(words)
-            if server is not None:
-                section.append(FileServer(server, comment.strip()))
+            name = words[1] if words[0] in ("backend", "listen") and len(words) > 1 else None
+        if name is not None:
+            yield number, name, line, words
+
+
+def parse_file(text: str) -> Mapping[str, tuple[FileServer, ...]]:
+    """Return the slots in `text` by backend (or listen), sorted by number; a backend without any is there, empty."""
+    found: dict[str, list[FileServer]] = {}
+    for _, name, line, words in backend_lines(text):
+        section = found.setdefault(name, [])
+        server = _server(words) if words[0] == "server" and len(words) > 2 else None  # noqa: PLR2004
+        if server is not None:
+            section.append(FileServer(server, line.partition("#")[2].strip()))
     return {
-        name: tuple(sorted(servers, key=lambda one: slot_number(one.server.name))) for name, servers in found.items()
+        name: tuple(sorted(servers, key=lambda one: server_order(one.server.name))) for name, servers in found.items()
     }
 
 
@@ -69,6 +95,8 @@ def skeleton(text: str) -> str:
     """
     lines: list[str] = []
     for line in text.split("\n"):
+        if line.startswith(_SEAL):
+            continue
         found = _SLOT_LINE.fullmatch(line)
         bare = f"server {found[1]}" if found else line
         if not (found and lines and lines[-1] == bare):
@@ -76,40 +104,36 @@ def skeleton(text: str) -> str:
     return "\n".join(lines)
 
 
-_SLOT_LINE = re.compile(r"[ \t]*server srv[1-9][0-9]* \S+ weight [0-9]+(.*?)(?: disabled)?  #.*")
+_SLOT_LINE = re.compile(
+    r"[ \t]*server (?:srv[1-9][0-9]*|dyn-\S+) \S+(?: id [0-9]+)? weight [0-9]+(.*?)(?: disabled)?  #.*"
+)
 """As `render` writes them."""
 
 
 def enabled_servers(text: str) -> Mapping[str, int]:
     """Return how many servers, of whatever name, each backend (or listen) in `text` starts with enabled."""
-    found: dict[str, int] = {}
-    section: str | None = None
-    for line in text.split("\n"):
-        words = line.partition("#")[0].split()
-        if not words:
-            continue
-        if words[0] in SECTIONS:
-            section = words[1] if words[0] in ("backend", "listen") and len(words) > 1 else None
-        elif words[0].startswith("server") and section is not None and "disabled" not in words:
-            found[section] = found.get(section, 0) + 1
-    return found
+    return Counter(
+        name for _, name, _, words in backend_lines(text) if words[0].startswith("server") and "disabled" not in words
+    )
 
 
 def slot_names(text: str) -> Mapping[str, frozenset[str]]:
     """Return the names of the slots in `text` by backend (or listen); a fifth of the cost of `parse_file`."""
     found: dict[str, set[str]] = {}
-    section: set[str] | None = None
-    for line in text.split("\n"):
-        words = line.partition("#")[0].split(None, 2)
-        if not words:
-            continue
-        if words[0] == "server":
-            if section is not None and len(words) > 2 and SLOT_NAME.fullmatch(words[1]):  # noqa: PLR2004
-                section.add(words[1])
-        elif words[0] in SECTIONS:
-            in_backend = words[0] in ("backend", "listen") and len(words) > 1
-            section = found.setdefault(words[1], set()) if in_backend else None
+    for _, name, _, words in backend_lines(text):
+        section = found.setdefault(name, set())
+        if words[0] == "server" and len(words) > 2 and is_ours(words[1]):  # noqa: PLR2004
+            section.add(words[1])
     return {name: frozenset(names) for name, names in found.items()}
+
+
+def server_options_in(text: str) -> Mapping[str, str]:
+    """Return the options of the servers of ours in `text`, a file that hapsync wrote, by backend (or listen)."""
+    found: dict[str, str] = {}
+    for _, name, line, _ in backend_lines(text):
+        if name not in found and (ours := _SLOT_LINE.fullmatch(line)):
+            found[name] = " ".join(ours[1].split())
+    return found
 
 
 def observed_from_file(text: str, backends: Collection[str]) -> Observed:
@@ -125,7 +149,7 @@ def observed_from_file(text: str, backends: Collection[str]) -> Observed:
 
 def _server(words: list[str]) -> Server | None:
     name, where, *options = words[1:]
-    if not SLOT_NAME.fullmatch(name):
+    if not is_ours(name):
         return None
     try:
         host, _, port = where.rpartition(":")

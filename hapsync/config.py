@@ -1,20 +1,18 @@
 """hapsync.toml in, one frozen `Config` out; or every problem of it at once."""
 
 import ipaddress
-import math
 import re
-import sys
 import tomllib
-import typing
 import urllib.parse
-from collections.abc import Callable, Mapping
-from typing import Annotated, Any, Literal
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Literal
 
 import attrs
-import cattrs
-from cattrs.v import transform_error
 
+from hapsync.addresses import Network, parse_address, parse_network, within
 from hapsync.errors import ConfigError
+from hapsync.model import HAPROXY_NAME, Address
+from hapsync.structure import Each, Rule, between, dotted, matching, structured
 from hapsync.text import quoted
 
 DEFAULT_PATH = "/etc/hapsync/hapsync.toml"
@@ -23,23 +21,6 @@ DEFAULT_MASTER_SOCKET = "/run/haproxy-master.sock"
 
 OWN_WORDS = frozenset({"disabled", "enabled", "weight", "id", "init-state", "track", "redir"})
 """Words of a server line that hapsync writes itself, or that would undo what it does."""
-
-
-@attrs.frozen
-class Rule:
-    """What a value must be, and how to say so."""
-
-    holds: Callable[[Any], bool]
-    must: str
-
-
-def _between(low: float, high: float) -> Rule:
-    return Rule(lambda value: low <= value <= high, f"must be from {low} to {high}")
-
-
-def _matching(pattern: str, must: str) -> Rule:
-    compiled = re.compile(pattern)
-    return Rule(lambda value: compiled.fullmatch(value) is not None, must)
 
 
 def _options_are_plain(value: str) -> bool:
@@ -60,7 +41,7 @@ def _is_consul_url(value: str) -> bool:
     return True
 
 
-_PATH = _matching(r"/[^\0\n]*", "must be an absolute path")
+_PATH = matching(r"/[^\0\n]*", "must be an absolute path")
 Path = Annotated[str, _PATH]
 ConsulURL = Annotated[
     str,
@@ -69,15 +50,14 @@ ConsulURL = Annotated[
         'must look like "http://127.0.0.1:8500", "https://host:8501" or "unix:///run/consul/http.sock"',
     ),
 ]
-Token = Annotated[str, _matching(r"[\x21-\x7e]*", "must be printable ASCII without spaces")]
-Name = Annotated[
-    str, _matching(r"[A-Za-z0-9_:.-]{1,128}", "must be 1 to 128 of A-Z a-z 0-9 _ : . - (HAProxy's own rule)")
-]
+Token = Annotated[str, matching(r"[\x21-\x7e]*", "must be printable ASCII without spaces")]
 ServiceName = Annotated[
     str,
-    _matching(r"[ -~]{1,256}", "must be 1 to 256 printable characters"),
+    matching(r"[ -~]{1,256}", "must be 1 to 256 printable characters"),
 ]
-SlotCount = Annotated[int, _between(1, 4000)]
+Networks = Annotated[tuple[Network, ...], Each(parse_network)]
+Addresses = Annotated[tuple[Address, ...], Each(parse_address)]
+SlotCount = Annotated[int, between(1, 4000)]
 ServerOptions = Annotated[
     str,
     Rule(
@@ -88,8 +68,10 @@ ServerOptions = Annotated[
     ),
 ]
 Command = Annotated[tuple[str, ...], Rule(lambda value: bool(value and value[0]), "must name a program to run")]
-Seconds = Annotated[float, _between(0.05, 86400)]
-Gap = Annotated[float, _between(0, 86400)]
+Seconds = Annotated[float, between(0.05, 86400)]
+Gap = Annotated[float, between(0, 86400)]
+Grace = Annotated[float, between(0, 31 * 86400)]
+Fraction = Annotated[float, between(0, 1)]
 
 
 @attrs.frozen(kw_only=True)
@@ -99,9 +81,10 @@ class ConsulConfig:
     address: ConsulURL = "http://127.0.0.1:8500"
     token: Token = attrs.field(default="", repr=False)
     token_file: Path | None = None
-    datacenter: Annotated[str, _matching(r"[A-Za-z0-9_-]*", "must be a datacenter's name")] = ""
+    datacenter: Annotated[str, matching(r"[A-Za-z0-9_-]*", "must be a datacenter's name")] = ""
     consistency: Literal["cached", "stale", "default"] = "cached"
-    wait_seconds: Annotated[float, _between(1, 600)] = 60.0
+    canary: Annotated[str, matching(r"[ -~]{0,256}", "must be a service's name, or empty for none")] = "consul"
+    wait_seconds: Annotated[float, between(1, 600)] = 60.0
     timeout_seconds: Seconds = 10.0
     ca_file: Path | None = None
     cert_file: Path | None = None
@@ -117,7 +100,10 @@ class ConsulConfig:
 
 @attrs.frozen(kw_only=True)
 class HAProxyConfig:
-    """`[haproxy]`: its sockets, its file, how to check and how to reload."""
+    """`[haproxy]`: its sockets, its file, how to check and how to reload.
+
+    What an old worker still has on a server that is gone is ended after `old_worker_grace_seconds`; with 0 never.
+    """
 
     socket: Path = "/run/haproxy/admin.sock"
     config: Path = "/etc/haproxy/haproxy.cfg"
@@ -129,6 +115,7 @@ class HAProxyConfig:
     check_timeout_seconds: Seconds = 30.0
     reload_timeout_seconds: Seconds = 30.0
     reload_gap_seconds: Gap = 5.0
+    old_worker_grace_seconds: Grace = 0.0
 
     @property
     def master(self) -> str | None:
@@ -140,8 +127,9 @@ class HAProxyConfig:
 
 @attrs.frozen(kw_only=True)
 class AgentConfig:
-    """`[agent]`: its folders and its rhythm."""
+    """`[agent]`: whether it acts or only looks, its folders and its rhythm."""
 
+    mode: Literal["active", "observe"] = "active"
     state_dir: Path = "/var/lib/hapsync"
     runtime_dir: Path = "/run/hapsync"
     resync_seconds: Seconds = 10.0
@@ -149,13 +137,86 @@ class AgentConfig:
 
 
 @attrs.frozen(kw_only=True)
-class BackendConfig:
-    """`[backends.NAME]`: the Consul service behind an HAProxy backend, and the shape of its server lines."""
+class BackendKeys:
+    """What can be said of a backend, whatever service is behind it: its limits, the shape of its server lines.
+
+    `means`: how instances that find no free slot come in; `auto` adds servers where this HAProxy does that well.
+    `start`: whether a newcomer gets traffic at once, or only after HAProxy's own first check of it has passed.
+    What still runs on a server that left is ended after `drain_seconds`; with 0 never.
+
+    Of the servers that serve, `max_loss_fraction` may go within `guard_window_seconds`, and `min_ready` stay in any
+    case. An instance that comes and goes is kept out for up to `hold_down_seconds`.
+    """
+
+    slots: SlotCount = 8
+    means: Literal["auto", "slots", "dynamic"] = "auto"
+    start: Literal["trusted", "checked"] = "trusted"
+    drain_seconds: Gap = 0.0
+    server_options: ServerOptions = "check"
+    networks: Networks = ()
+    max_servers: Annotated[int, between(1, 4000)] = 1000
+    max_loss_fraction: Fraction = 0.5
+    guard_window_seconds: Gap = 60.0
+    min_ready: Annotated[int, between(0, 4000)] = 1
+    hold_down_seconds: Gap = 60.0
+
+    def __attrs_post_init__(self) -> None:
+        """Raise ValueError where keys contradict each other."""
+        if self.start == "checked" and "check" not in self.server_options.split():
+            raise ValueError('start "checked" needs `check` in server_options')
+        if self.min_ready > self.max_servers:
+            raise ValueError(f"min_ready {self.min_ready} is more than max_servers {self.max_servers}")
+
+
+@attrs.frozen(kw_only=True)
+class BackendConfig(BackendKeys):
+    """`[backends.NAME]`: the Consul service behind an HAProxy backend, and what else can be said of it.
+
+    `fallback` is what to start with when neither Consul nor a snapshot says anything.
+    """
 
     service: ServiceName
     tags: tuple[str, ...] = ()
-    slots: SlotCount = 8
-    server_options: ServerOptions = "check"
+    fallback: Addresses = ()
+
+    def __attrs_post_init__(self) -> None:
+        """Raise ValueError where keys contradict each other."""
+        super().__attrs_post_init__()
+        if len(self.fallback) > self.max_servers:
+            raise ValueError(f"fallback has {len(self.fallback)} addresses, max_servers is {self.max_servers}")
+        seen = set()
+        for address in self.fallback:
+            if address in seen:
+                raise ValueError(f"fallback has {address} twice")
+            seen.add(address)
+            if not within(self.networks)(address.host):
+                raise ValueError(f"fallback has {address}, which is outside networks")
+
+
+@attrs.frozen(kw_only=True)
+class DiscoverConfig:
+    """`[discover.NAME]`: every service with `tag` gets a backend, named `prefix` and the service's name.
+
+    A service that has been gone for `forget_seconds` loses its backend. `each` is what can be said of every one.
+    """
+
+    tag: Annotated[str, matching(r"[ -~]{1,256}", "must be 1 to 256 printable characters")]
+    prefix: Annotated[str, matching(r"[A-Za-z0-9_:.-]{1,64}", "must be 1 to 64 of A-Z a-z 0-9 _ : . -")]
+    max_backends: Annotated[int, between(1, 1000)] = 100
+    forget_seconds: Gap = 600.0
+    each: BackendKeys = BackendKeys()
+
+
+@attrs.frozen(kw_only=True)
+class FleetConfig:
+    """`[fleet]`: at most `reloads_at_once` balancers of `group` reload at a time, by keys in Consul.
+
+    A reload waits for its turn for `patience_seconds` at most; nothing else ever does.
+    """
+
+    group: Annotated[str, matching(r"[A-Za-z0-9_.-]{1,64}", "must be 1 to 64 of A-Z a-z 0-9 _ . -")]
+    reloads_at_once: Annotated[int, between(1, 100)] = 1
+    patience_seconds: Seconds = 60.0
 
 
 @attrs.frozen(kw_only=True)
@@ -165,7 +226,9 @@ class Config:
     consul: ConsulConfig = ConsulConfig()
     haproxy: HAProxyConfig = HAProxyConfig()
     agent: AgentConfig = AgentConfig()
-    backends: Mapping[str, BackendConfig]
+    fleet: FleetConfig | None = None
+    discover: Mapping[str, DiscoverConfig] = attrs.field(factory=dict)
+    backends: Mapping[str, BackendConfig] = attrs.field(factory=dict)
 
     @property
     def services(self) -> tuple[str, ...]:
@@ -191,24 +254,23 @@ def parse_config(text: str, where: str) -> Config:
     except (ValueError, RecursionError) as error:
         raise ConfigError(where, (f"not TOML: {error}",)) from error
     problems = list(_problems_between_keys(tree))
-    try:
-        config = _CONVERTER.structure(tree, Config)
-    except cattrs.BaseValidationError as error:
-        found = transform_error(error, format_exception=_say)
-        raise ConfigError(where, tuple(sorted({*map(_with_path_first, found), *problems}))) from error
+    config = structured(tree, Config)
+    if isinstance(config, tuple):
+        raise ConfigError(where, tuple(sorted({*config, *problems})))
     if problems:
         raise ConfigError(where, tuple(problems))
     return config
 
 
-def _problems_between_keys(tree: Mapping[str, object]) -> typing.Iterator[str]:
-    backends = tree.get("backends")
-    if isinstance(backends, dict):
-        if not backends:
+def _problems_between_keys(tree: Mapping[str, object]) -> Iterator[str]:
+    backends, discover = tree.get("backends", {}), tree.get("discover", {})
+    if isinstance(backends, dict) and isinstance(discover, dict):
+        if not backends and not discover:
             yield "backends: must name at least one backend, for example [backends.web]"
         for name in backends:
-            if not re.fullmatch(r"[A-Za-z0-9_:.-]{1,128}", name):
+            if not HAPROXY_NAME.fullmatch(name):
                 yield (f"backends.{quoted(name)}: must be 1 to 128 of A-Z a-z 0-9 _ : . - (HAProxy's own rule)")
+        yield from _problems_of_prefixes(backends, discover)
     haproxy = tree.get("haproxy")
     if isinstance(haproxy, dict):
         if "master_socket" in haproxy and "reload_command" in haproxy:
@@ -224,81 +286,16 @@ def _problems_between_keys(tree: Mapping[str, object]) -> typing.Iterator[str]:
             yield "consul.cert_file: a client certificate needs both cert_file and key_file"
 
 
-def _with_path_first(message: str) -> str:
-    """Turn cattrs' `what @ $.a['b'].c` into `a.b.c: what`."""
-    what, _, path = message.partition(" @ $")
-    dotted = re.sub(r"\[(['\"])(.*?)\1\](?=[.\[]|$)", lambda key: f".{_key(key[2])}", path).lstrip(".")
-    return f"{dotted or 'the file'}: {what}"
-
-
-def _key(name: str) -> str:
-    return name if re.fullmatch(r"[A-Za-z0-9_:.-]+", name) else quoted(name)
-
-
-def _say(error: BaseException, _type: type | None) -> str:
-    match error:
-        case cattrs.ForbiddenExtraKeysError():
-            return "unknown key(s): " + ", ".join(sorted(quoted(key) for key in error.extra_fields))
-        case KeyError():
-            return "is missing"
-        case ValueError():
-            return str(error)
-        case _:
-            return "must be a table"
-
-
-def _is_a(kind: Any, form: object) -> bool:
-    return typing.get_origin(kind) is form
-
-
-def _converter() -> cattrs.Converter:
-    converter = cattrs.Converter(forbid_extra_keys=True)
-    words = {int: "a whole number", str: "a text", float: "a number"}
-
-    def strict(value: object, kind: Any) -> object:
-        # cattrs would turn 5 into '5'; a configuration that needs guessing is a wrong one.
-        if type(value) is kind:
-            return value
-        if kind is float and type(value) is int:
-            return float(value) if abs(value) < sys.maxsize else math.inf * (1 if value > 0 else -1)
-        raise ValueError(f"must be {words[kind]}")
-
-    for kind in words:
-        converter.register_structure_hook(kind, strict)
-
-    def ruled(annotated: Any) -> Callable[[object, object], object]:
-        kind, *rules = typing.get_args(annotated)
-
-        def structure(value: object, _type: object) -> object:
-            parsed = converter.structure(value, kind)
-            for rule in rules:
-                if not rule.holds(parsed):
-                    raise ValueError(rule.must)
-            return parsed
-
-        return structure
-
-    def texts(value: object, _type: object) -> tuple[str, ...]:
-        if not isinstance(value, list) or not all(type(item) is str for item in value):
-            raise ValueError("must be a list of texts")
-        return tuple(value)
-
-    def table(value: object, _type: object) -> Mapping[str, BackendConfig]:
-        if not isinstance(value, dict):
-            raise ValueError("must hold a table for each backend, for example [backends.web]")
-        return typing.cast(Mapping[str, BackendConfig], converter.structure(value, dict[str, BackendConfig]))
-
-    def one_of(value: object, choice: Any) -> object:
-        words = typing.get_args(choice)
-        if value not in words:
-            raise ValueError("must be one of " + ", ".join(words))
-        return value
-
-    converter.register_structure_hook_func(lambda kind: kind == tuple[str, ...], texts)
-    converter.register_structure_hook_func(lambda kind: kind == Mapping[str, BackendConfig], table)
-    converter.register_structure_hook_func(lambda kind: _is_a(kind, Literal), one_of)
-    converter.register_structure_hook_factory(lambda kind: _is_a(kind, Annotated), ruled)
-    return converter
-
-
-_CONVERTER = _converter()
+def _problems_of_prefixes(backends: Mapping[str, object], discover: Mapping[str, object]) -> Iterator[str]:
+    """By its prefix it is known which backends were discovered, so no other may begin like that."""
+    prefixes = {
+        group: str(one["prefix"]) for group, one in discover.items() if isinstance(one, dict) and one.get("prefix")
+    }
+    for group, prefix in sorted(prefixes.items()):
+        where = f"discover.{dotted(group)}.prefix"
+        for name in sorted(backends):
+            if name.startswith(prefix):
+                yield f"{where}: backends.{name} begins like this, and only what is discovered may"
+        for other, its in sorted(prefixes.items()):
+            if other != group and prefix.startswith(its):
+                yield f"{where}: begins like that of discover.{other}, so their backends could not be told apart"

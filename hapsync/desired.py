@@ -4,9 +4,10 @@ from collections.abc import Iterable, Mapping
 
 import attrs
 
-from hapsync.catalog import Catalog, Instance, Quarantined, Reading
+from hapsync.addresses import within
+from hapsync.catalog import Catalog, Doubt, Instance, Quarantined, Reading
 from hapsync.config import BackendConfig, Config
-from hapsync.model import MAX_WEIGHT, Address, AdminState, CheckStatus
+from hapsync.model import MAX_WEIGHT, Address, AdminState, CheckStatus, Observed
 from hapsync.text import quoted
 
 _ADMIN = {
@@ -16,6 +17,9 @@ _ADMIN = {
     CheckStatus.CRITICAL: AdminState.MAINT,
 }
 _BEST_FIRST = (CheckStatus.PASSING, CheckStatus.WARNING, CheckStatus.MAINTENANCE, CheckStatus.CRITICAL)
+_RANK = {status: rank for rank, status in enumerate(_BEST_FIRST)}
+FALLBACK_NODE = "fallback"
+"""The node that addresses of `fallback` are shown with."""
 
 
 @attrs.frozen
@@ -40,12 +44,23 @@ class DesiredServer:
 
 @attrs.frozen
 class DesiredBackend:
-    """The servers of one backend, sorted by address; `quarantined` are left out, each with its reason."""
+    """The servers of one backend, sorted by address; `quarantined` are left out, each with its reason.
+
+    `doubt` and `is_backwards` are those of the reading it was made from. `means` is how it may be given more servers,
+    as configured, `server_options` what every server line has, `start` when a newcomer may get traffic, and
+    `drain_seconds` how long what runs on a server that left may go on (0: without an end).
+    """
 
     name: str
     slots: int
     servers: tuple[DesiredServer, ...] = ()
     quarantined: tuple[Quarantined, ...] = ()
+    doubt: Doubt | None = None
+    is_backwards: bool = False
+    means: str = "auto"
+    server_options: str = ""
+    start: str = "trusted"
+    drain_seconds: float = 0.0
 
     @property
     def serving(self) -> int:
@@ -59,42 +74,81 @@ class DesiredBackend:
 
 @attrs.frozen
 class Desired:
-    """What HAProxy should have; a backend whose service was never read is absent, so nothing is done to it."""
+    """What HAProxy should have; a backend whose service was never read is absent, so nothing is done to it.
+
+    `aside`: by backend and address, what persons asked for: maint or drain, or None where they released it.
+    """
 
     backends: Mapping[str, DesiredBackend]
+    aside: Mapping[str, Mapping[Address, AdminState | None]] = attrs.field(factory=dict)
 
     def only(self, names: Iterable[str]) -> "Desired":
         """Return the part about the backends in `names`."""
-        return Desired({name: self.backends[name] for name in sorted(names) if name in self.backends})
+        wanted = sorted(names)
+        return Desired(
+            {name: self.backends[name] for name in wanted if name in self.backends},
+            {name: self.aside[name] for name in wanted if name in self.aside},
+        )
 
 
-def desired(catalog: Catalog, config: Config) -> Desired:
-    """Return what `catalog` asks of the backends in `config`."""
+Served = Mapping[str, frozenset[Address]]
+"""The addresses that HAProxy sends to, by backend."""
+NOBODY: frozenset[Address] = frozenset()
+
+
+def served_in(observed: Observed) -> Served:
+    """Return the addresses of ours that HAProxy may send new traffic to."""
+    return {
+        name: frozenset(slot.address for slot in backend.ready if slot.address is not None)
+        for name, backend in observed.backends.items()
+    }
+
+
+def is_crowded(config: BackendConfig, reading: Reading) -> bool:
+    """Return whether the service has more instances than its backend takes: who serves already then counts."""
+    return len(reading.instances) > config.max_servers
+
+
+def desired(catalog: Catalog, config: Config, served: Served | None = None) -> Desired:
+    """Return what `catalog` asks of the backends in `config`, where HAProxy sends to `served` already."""
     return Desired(
         {
-            name: desired_backend(name, backend, catalog.readings[backend.service])
+            name: desired_backend(name, backend, catalog.readings[backend.service], (served or {}).get(name, NOBODY))
             for name, backend in sorted(config.backends.items())
             if backend.service in catalog.readings
         }
     )
 
 
-def desired_backend(name: str, config: BackendConfig, reading: Reading) -> DesiredBackend:
+def desired_backend(
+    name: str, config: BackendConfig, reading: Reading, served: frozenset[Address] = NOBODY
+) -> DesiredBackend:
     """Return what the `reading` of its service asks of the backend `name`.
 
     Of several instances on one address the healthiest counts (then the first by node and id); the others are
-    quarantined, for HAProxy can only check the address.
+    quarantined, for HAProxy can only check the address. So are those outside `networks`, and of more than
+    `max_servers` those that neither serve by now (`served`) nor are among the healthiest (then the last by node and
+    id): strangers who register themselves push nobody out.
     """
-    wanted = set(config.tags)
+
+    def order(instance: Instance) -> tuple[bool, int, str, str]:
+        keeps_its_place = instance.address in served and _ADMIN[instance.status] is AdminState.READY
+        return (not keeps_its_place, *_best_first(instance))
+
     chosen: dict[Address, Instance] = {}
     left_out = list(reading.quarantined)
-    tagged = (instance for instance in reading.instances if wanted.issubset(instance.tags))
-    for instance in sorted(tagged, key=lambda one: (_BEST_FIRST.index(one.status), one.node, one.instance_id)):
-        first = chosen.setdefault(instance.address, instance)
-        if first is not instance:
+    is_inside = within(config.networks)
+    for instance in sorted(_meant(reading, config), key=order):
+        address = instance.address
+        if not is_inside(address.host):
+            left_out.append(_left_out(instance, f"its address {address.host} is outside networks"))
+        elif (first := chosen.get(address)) is not None:
             other = f"{quoted(first.instance_id, length=60)} on {quoted(first.node, length=60)}"
-            reason = f"its address {instance.address} is that of {other} too"
-            left_out.append(Quarantined(instance.node, instance.instance_id, reason))
+            left_out.append(_left_out(instance, f"its address {address} is that of {other} too"))
+        elif len(chosen) == config.max_servers:
+            left_out.append(_left_out(instance, f"the service has more than max_servers {config.max_servers}"))
+        else:
+            chosen[address] = instance
     weights = scale_weights({address: instance.weight for address, instance in chosen.items()})
     return DesiredBackend(
         name,
@@ -111,7 +165,42 @@ def desired_backend(name: str, config: BackendConfig, reading: Reading) -> Desir
             for address, instance in sorted(chosen.items(), key=_by_address)
         ),
         tuple(sorted(left_out, key=lambda one: (one.node, one.instance_id, one.reason))),
+        reading.doubt,
+        reading.is_backwards,
+        config.means,
+        config.server_options,
+        config.start,
+        config.drain_seconds,
     )
+
+
+def fallback_reading(service: str, config: Config) -> Reading | None:
+    """Return what the `fallback` keys of `config` say of `service`, for want of anything better; None: nothing.
+
+    Backends that share a service may have fallbacks of their own; `desired_backend` takes a backend's own only.
+    """
+    backends = [backend for backend in config.backends.values() if backend.service == service]
+    addresses = sorted({address for backend in backends for address in backend.fallback})
+    if not addresses:
+        return None
+    instances = (Instance(FALLBACK_NODE, str(address), address, CheckStatus.PASSING) for address in addresses)
+    return Reading(service, tuple(sorted(instances, key=_best_first)), doubt=Doubt.FALLBACK)
+
+
+def _meant(reading: Reading, config: BackendConfig) -> Iterable[Instance]:
+    if reading.doubt is Doubt.FALLBACK:
+        own = set(config.fallback)
+        return [instance for instance in reading.instances if instance.address in own]
+    wanted = set(config.tags)
+    return [instance for instance in reading.instances if wanted.issubset(instance.tags)]
+
+
+def _best_first(instance: Instance) -> tuple[int, str, str]:
+    return _RANK[instance.status], instance.node, instance.instance_id
+
+
+def _left_out(instance: Instance, reason: str) -> Quarantined:
+    return Quarantined(instance.node, instance.instance_id, reason)
 
 
 def _by_address(chosen: tuple[Address, Instance]) -> tuple[str, int]:

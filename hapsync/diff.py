@@ -1,133 +1,40 @@
-"""Desired and Observed in, `Diff` out; and the two functions that look ahead, `after` and `grow`."""
+"""Desired and Observed in, `Diff` out: what HAProxy lacks to be what is desired, backend by backend."""
 
-import enum
-import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import attrs
 
+from hapsync.changes import (
+    REASON_OF,
+    Add,
+    Change,
+    Create,
+    Delete,
+    Disable,
+    Drain,
+    Enable,
+    EndSessions,
+    Held,
+    Reason,
+    Remove,
+    Reweigh,
+    SetAside,
+    Shortage,
+    TakeBack,
+)
 from hapsync.desired import Desired, DesiredBackend, DesiredServer
 from hapsync.model import (
-    NO_LOAD,
     PLACEHOLDER,
     Address,
     AdminState,
     Backend,
-    CheckStatus,
     Observed,
+    Proof,
     Server,
-    slot_number,
+    dynamic_id,
+    server_order,
 )
-
-
-class Reason(enum.Enum):
-    """Why a server should change: what Consul says of the instance, or what is wrong with the slot."""
-
-    PASSING = "passing"
-    WARNING = "warning"
-    CRITICAL = "critical"
-    MAINTENANCE = "in maintenance"
-    WEIGHT = "weight"
-    GONE = "gone from Consul"
-    DUPLICATE = "its address is in another slot"
-    SERVICE_GONE = "the whole service is gone from Consul"
-    CAPACITY_FIRST = "its replacement has no slot yet"
-
-
-_REASON = {
-    CheckStatus.PASSING: Reason.PASSING,
-    CheckStatus.WARNING: Reason.WARNING,
-    CheckStatus.CRITICAL: Reason.CRITICAL,
-    CheckStatus.MAINTENANCE: Reason.MAINTENANCE,
-}
-
-
-@attrs.frozen
-class Add:
-    """Give a free slot this address and weight, then make it ready."""
-
-    backend: str
-    server: str
-    address: Address
-    weight: int
-    reason: Reason
-
-
-@attrs.frozen
-class Enable:
-    """Make a slot that has the right address ready, with this weight."""
-
-    backend: str
-    server: str
-    address: Address
-    weight: int
-    reason: Reason
-
-
-@attrs.frozen
-class Reweigh:
-    """Give a ready server this weight."""
-
-    backend: str
-    server: str
-    address: Address
-    weight: int
-    was: int
-    reason: Reason
-
-
-@attrs.frozen
-class Drain:
-    """No new traffic, checks go on; it keeps its slot."""
-
-    backend: str
-    server: str
-    address: Address
-    reason: Reason
-
-
-@attrs.frozen
-class Disable:
-    """Into maint: critical, but still in Consul, so it keeps its slot."""
-
-    backend: str
-    server: str
-    address: Address
-    reason: Reason
-
-
-@attrs.frozen
-class Remove:
-    """Into maint; the slot is free again once HAProxy shows nothing on it."""
-
-    backend: str
-    server: str
-    address: Address | None
-    reason: Reason
-
-
-Change = Add | Enable | Reweigh | Drain | Disable | Remove
-
-
-@attrs.frozen
-class Shortage:
-    """Addresses of a backend that should serve and found no free slot, of `wanted` that should serve in all.
-
-    `is_missing`: HAProxy does not have the backend yet; there may then be no address at all.
-    """
-
-    backend: str
-    addresses: tuple[Address, ...]
-    wanted: int
-    is_missing: bool = False
-
-
-@attrs.frozen
-class Held:
-    """A change that is due by the catalog but is not made, and why."""
-
-    change: Change
-    reason: Reason
+from hapsync.naming import dynamic_name
 
 
 @attrs.frozen
@@ -140,15 +47,20 @@ class Diff:
 
 
 def diff(desired: Desired, observed: Observed) -> Diff:
-    """Return what differs, backend by backend; backends that are not in both are not looked at."""
+    """Return what differs, backend by backend; backends that are not in both are not looked at.
+
+    `held` are the changes that a person's hand on the server forbids.
+    """
     changes: list[Change] = []
     shortages: list[Shortage] = []
     held: list[Held] = []
-    for name, want in desired.backends.items():
+    for name in sorted({*desired.backends, *desired.aside}):
         have = observed.backends.get(name)
         if have is None:
             continue
-        found = _diff_backend(want, have)
+        aside = desired.aside.get(name, {})
+        want = desired.backends.get(name)
+        found = _diff_backend(want, have, aside) if want is not None else Diff(tuple(_asides(have, aside)))
         changes.extend(found.changes)
         shortages.extend(found.shortages)
         held.extend(found.held)
@@ -156,59 +68,160 @@ def diff(desired: Desired, observed: Observed) -> Diff:
 
 
 def needs_loads(found: Diff, observed: Observed) -> tuple[str, ...]:
-    """Return the backends where an addition waits only to know which slots are idle."""
+    """Return the backends where an addition or a deletion waits only to know which servers are idle."""
+    waiting = {shortage.backend for shortage in found.shortages}
+    waiting |= {change.backend for change in found.changes if isinstance(change, Create)}
     return tuple(
-        shortage.backend
-        for shortage in found.shortages
+        name
+        for name, backend in sorted(observed.backends.items())
         if any(
-            slot.admin is AdminState.MAINT and slot.load is None for slot in observed.backends[shortage.backend].slots
+            slot.admin is AdminState.MAINT and slot.load is None and (name in waiting or _is_at_rest(slot, backend))
+            for slot in backend.slots
         )
     )
 
 
-def _diff_backend(want: DesiredBackend, have: Backend) -> Diff:
+def _diff_backend(want: DesiredBackend, have: Backend, aside: Mapping[Address, AdminState | None]) -> Diff:
     if not have.exists:
         missing_all = tuple(server.address for server in want.servers if server.needs_slot)
         return Diff(shortages=(Shortage(want.name, missing_all, len(missing_all), is_missing=True),))
     by_address = want.by_address
-    holders, others = _holders(by_address, have.slots)
-    changes: list[Change] = []
+    # While nothing serves Consul's word is all there is.
+    is_checked = want.start == "checked" and any(slot.serves for slot in have.slots)
+    holders, others = holders_of(by_address, have.slots)
+    changes: list[Change] = list(_asides(have, aside))
+    touched = {change.server for change in changes}
+    due: list[tuple[Server, Change]] = []
     for address, slot in holders.items():
-        change = _bring(want.name, slot, by_address[address])
+        options = want.server_options if slot.is_dynamic else ""
+        change = _bring(want.name, slot, by_address[address], is_checked=is_checked, options=options)
         if change is not None:
-            changes.append(change)
-    missing = [server for server in want.servers if server.needs_slot and server.address not in holders]
-    free = [slot for slot in others if slot.is_idle]
-    changes += [
-        Add(want.name, slot.name, server.address, server.weight, _REASON[server.status])
-        for slot, server in zip(free, missing, strict=False)
+            due.append((slot, change))
+    missing = [
+        server
+        for server in want.servers
+        if server.needs_slot and server.address not in holders and aside.get(server.address) is None
     ]
-    removals = [
-        Remove(
+    free = [slot for slot in others if slot.is_slot and slot.is_idle and slot.name not in touched]
+    if want.means == "dynamic" and have.means.can_add:
+        free = []
+    changes += [
+        Add(
             want.name,
             slot.name,
-            slot.address,
-            Reason.DUPLICATE if slot.address in holders else Reason.GONE,
+            server.address,
+            server.weight,
+            REASON_OF[server.status],
+            is_checked,
+            tuple((table, slot.id) for table in have.means.tables if slot.id),
+        )
+        for slot, server in zip(free, missing, strict=False)
+    ]
+    missing = missing[len(free) :]
+    if have.means.can_add and want.means != "slots":
+        changes += _creations(want, have, missing, is_checked=is_checked)
+        missing = []
+    due += [
+        (
+            slot,
+            Remove(want.name, slot.name, slot.address, Reason.DUPLICATE if slot.address in holders else Reason.GONE),
         )
         for slot in others
         if slot.admin is not AdminState.MAINT
     ]
-    short = tuple(server.address for server in missing[len(free) :])
+    held = [Held(change, Reason.BY_HAND) for slot, change in due if slot.is_by_hand and slot.name not in touched]
+    changes += [change for slot, change in due if not slot.is_by_hand and slot.name not in touched]
+    changes += [
+        Delete(want.name, slot.name, slot.address, have.means.can_wait)
+        for slot in others
+        if _is_at_rest(slot, have) and slot.load is not None and slot.load.is_zero and slot.name not in touched
+    ]
+    changes += [
+        EndSessions(want.name, slot.name, slot.address, slot.load.sessions)
+        for slot in others
+        if _is_overdue(slot, want)
+        and slot.load is not None
+        and slot.load.sessions
+        and slot.address not in by_address
+        and slot.name not in touched
+    ]
+    short = tuple(server.address for server in missing)
     shortages = (Shortage(want.name, short, want.serving),) if short else ()
-    if not want.servers and removals:
-        # No instance at all is what a broken question looks like too; it is never reason enough to stop serving.
-        return Diff(tuple(changes), shortages, tuple(Held(one, Reason.SERVICE_GONE) for one in removals))
-    return Diff((*changes, *removals), shortages)
+    return Diff(tuple(changes), shortages, tuple(held))
 
 
-def _holders(
+def needs_sessions(wanted: Desired, observed: Observed) -> tuple[str, ...]:
+    """Return the backends where it is time to end what still runs on a server that left, if anything does."""
+    return tuple(
+        name
+        for name, want in sorted(wanted.backends.items())
+        if want.drain_seconds > 0 and name in observed.backends
+        if any(
+            slot.load is None and slot.address not in want.by_address and _is_overdue(slot, want)
+            for slot in observed.backends[name].slots
+        )
+    )
+
+
+def _is_overdue(slot: Server, want: DesiredBackend) -> bool:
+    """Return whether `slot`, which no instance has, had its time to drain; never on a reading that is in doubt."""
+    is_out = slot.admin is AdminState.MAINT and not slot.is_by_hand and slot.address != PLACEHOLDER
+    is_sure = want.doubt is None and not want.is_backwards
+    return is_out and is_sure and 0 < want.drain_seconds <= slot.since_seconds
+
+
+def _creations(
+    want: DesiredBackend, have: Backend, missing: Iterable[DesiredServer], *, is_checked: bool
+) -> Iterator[Create]:
+    """Yield the dynamic servers for what is `missing`; neither name nor id is one that the backend has."""
+    taken = {dynamic_id(slot.name) for slot in have.slots if slot.is_dynamic}
+    for server in missing:
+        name = dynamic_name(server, taken)
+        taken.add(dynamic_id(name))
+        reason = REASON_OF[server.status]
+        yield Create(want.name, name, server.address, server.weight, want.server_options, reason, is_checked)
+
+
+REST_SECONDS = 3
+"""How long a dynamic server stays in maint before it is deleted: up to 3.5-dev3 a stream that has chosen its server
+and is not counted yet may outlive it (HAProxy's commit ca686e320)."""
+
+
+def _is_at_rest(slot: Server, have: Backend) -> bool:
+    """Return whether `slot` may be deleted once nothing is left on it."""
+    is_out = slot.is_dynamic and slot.admin is AdminState.MAINT and not slot.is_by_hand
+    return is_out and have.means.can_add and slot.since_seconds >= REST_SECONDS
+
+
+def _asides(have: Backend, aside: Mapping[Address, AdminState | None]) -> Iterable[Change]:
+    """Yield what persons want of the slots: in maint or drain, or (None) back under hapsync's care."""
+    for slot in have.slots if aside else ():
+        if slot.address is None or slot.address not in aside:
+            continue
+        admin = aside[slot.address]
+        if admin is None:
+            if slot.is_by_hand:
+                yield TakeBack(have.name, slot.name, slot.address)
+        elif not slot.is_by_hand or slot.admin is not admin:
+            yield SetAside(have.name, slot.name, slot.address, admin, max(1, slot.weight))
+
+
+def holders_of(
     wanted: Mapping[Address, DesiredServer], slots: Sequence[Server]
 ) -> tuple[Mapping[Address, Server], Sequence[Server]]:
     """Return the slot that holds each wanted address, and the slots that hold none.
 
-    If several hold the same, the one that serves counts, then the first.
+    If several hold the same, the one that serves counts, then the one that passed a check, then the first.
     """
-    serving_first = sorted(slots, key=lambda slot: (_SERVING_FIRST.index(slot.admin), slot_number(slot.name)))
+    serving_first = sorted(
+        slots,
+        key=lambda slot: (
+            not slot.serves,
+            _SERVING_FIRST.index(slot.admin),
+            slot.proof is not Proof.PASSED,
+            server_order(slot.name),
+        ),
+    )
     holders: dict[Address, Server] = {}
     for slot in serving_first:
         if slot.address is not None and slot.address in wanted:
@@ -220,96 +233,20 @@ def _holders(
 _SERVING_FIRST = (AdminState.READY, AdminState.DRAIN, AdminState.MAINT)
 
 
-def _bring(backend: str, slot: Server, want: DesiredServer) -> Change | None:
-    reason = _REASON[want.status]
+def _bring(
+    backend: str, slot: Server, want: DesiredServer, *, is_checked: bool = False, options: str = ""
+) -> Change | None:
+    reason = REASON_OF[want.status]
     match want.admin, slot.admin:
         case AdminState.READY, AdminState.READY:
             if slot.weight == want.weight:
                 return None
             return Reweigh(backend, slot.name, want.address, want.weight, slot.weight, Reason.WEIGHT)
         case AdminState.READY, _:
-            return Enable(backend, slot.name, want.address, want.weight, reason)
+            return Enable(backend, slot.name, want.address, want.weight, reason, is_checked, options)
         case AdminState.DRAIN, AdminState.READY | AdminState.MAINT:
             return Drain(backend, slot.name, want.address, reason)
         case AdminState.MAINT, AdminState.READY | AdminState.DRAIN:
             return Disable(backend, slot.name, want.address, reason)
         case _:
             return None
-
-
-def after(observed: Observed, changes: Iterable[Change]) -> Observed:
-    """Return the reading HAProxy would give once `changes` were made and nothing else happened."""
-    by_backend: dict[str, dict[str, Change]] = {}
-    for change in changes:
-        by_backend.setdefault(change.backend, {})[change.server] = change
-
-    def changed(backend: Backend) -> Backend:
-        due = by_backend.get(backend.name)
-        if not due:
-            return backend
-        slots = tuple(_changed(slot, due[slot.name]) if slot.name in due else slot for slot in backend.slots)
-        return attrs.evolve(backend, slots=slots)
-
-    return Observed({name: changed(backend) for name, backend in observed.backends.items()})
-
-
-def _changed(slot: Server, change: Change) -> Server:
-    match change:
-        case Add(address=address, weight=weight) | Enable(address=address, weight=weight):
-            return Server(slot.name, address, AdminState.READY, weight, is_up=True, load=slot.load)
-        case Reweigh(weight=weight):
-            return attrs.evolve(slot, weight=weight)
-        case Drain():
-            return attrs.evolve(slot, admin=AdminState.DRAIN, is_up=True)
-        case Disable() | Remove():
-            return attrs.evolve(slot, admin=AdminState.MAINT, is_up=False)
-
-
-FREE_SLOT = Server("srv0", PLACEHOLDER, AdminState.MAINT, 1, is_up=False, load=NO_LOAD)
-
-
-def as_new_worker(observed: Observed) -> Observed:
-    """Return `observed` as a new worker would start with it: the same servers, no session on any of them."""
-    return Observed(
-        {
-            name: attrs.evolve(backend, slots=tuple(slot.with_load(NO_LOAD) for slot in backend.slots))
-            for name, backend in observed.backends.items()
-        }
-    )
-
-
-def grow(observed: Observed, desired: Desired, short: Iterable[str]) -> Observed:
-    """Return `observed` with free slots added, so that nothing is short.
-
-    The backends in `short` get at least twice their slots and one and a half times what they need; every backend
-    gets the slots its configuration asks for. Twice, so that a service which grows tenfold costs four reloads.
-    """
-    doubled = set(short)
-
-    def grown(name: str, want: DesiredBackend) -> Backend:
-        have = observed.backends.get(name, Backend(name))
-        count = max(want.slots, len(have.slots))
-        if name in doubled:
-            holders, others = _holders(want.by_address, have.slots)
-            need = len({server.address for server in want.servers if server.needs_slot} | set(holders))
-            occupied = sum(not slot.is_idle for slot in others)
-            count = max(want.slots, 2 * len(have.slots), math.ceil(1.5 * need), need + occupied)
-        return attrs.evolve(have, slots=_filled_up(have.slots, count), exists=True)
-
-    return Observed(
-        {
-            **observed.backends,
-            **{name: grown(name, want) for name, want in desired.backends.items()},
-        }
-    )
-
-
-def _filled_up(slots: Sequence[Server], count: int) -> tuple[Server, ...]:
-    taken = {slot.name for slot in slots}
-    number = 0
-    new: list[Server] = []
-    while len(slots) + len(new) < count:
-        number += 1
-        if f"srv{number}" not in taken:
-            new.append(attrs.evolve(FREE_SLOT, name=f"srv{number}"))
-    return tuple(sorted((*slots, *new), key=lambda slot: slot_number(slot.name)))

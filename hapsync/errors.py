@@ -9,6 +9,7 @@ HapsyncError
     ReloadUnavailable  nobody: it could not be tried; tried again after a while
     ConfigRefused    the check command refused the candidate; not tried again until something changes
   LockHeld           the operator: another hapsync serves this HAProxy
+  AgentError         the operator: the running agent could not be asked, or has not answered
 """
 
 from hapsync.text import plural
@@ -48,7 +49,10 @@ class ReloadError(HapsyncError):
 
 
 class ReloadUnavailable(ReloadError):
-    """The reload could not even be begun: HAProxy's master does not answer. Nothing was changed."""
+    """The reload could not even be begun, and that may pass: no master, no room, a check that hangs.
+
+    Nothing was changed.
+    """
 
 
 class WouldEmpty(ReloadError):
@@ -56,8 +60,21 @@ class WouldEmpty(ReloadError):
 
 
 class ConfigRefused(ReloadError):
-    """The check command refused the rendered configuration; nothing was changed."""
+    """The check command refused the rendered configuration; nothing was changed.
+
+    `text` is that configuration, `said` all that the command printed; the message has the beginning of it.
+    """
+
+    def __init__(self, message: str, text: str = "", said: str = "") -> None:
+        """Take what to tell, the configuration that was refused, and what the command said of it."""
+        super().__init__(message)
+        self.text = text
+        self.said = said
 
 
 class LockHeld(HapsyncError):
     """Another hapsync process holds the lock of this state directory."""
+
+
+class AgentError(HapsyncError):
+    """An agent listens on its socket, but it may not be asked, or gives no answer."""

@@ -7,7 +7,9 @@ from collections.abc import Sequence
 
 import attrs
 
-from hapsync.diff import Shortage
+from hapsync.changes import Shortage
+from hapsync.desired import DesiredBackend
+from hapsync.model import AdminState, Backend
 
 NEED_QUIET_SECONDS = 0.2
 NEED_LIMIT_SECONDS = 1.0
@@ -15,6 +17,18 @@ NEED_LIMIT_SECONDS = 1.0
 FILE_QUIET_SECONDS = 1.0
 FILE_LIMIT_SECONDS = 5.0
 """The file follows the live state late enough to be checked once for a burst of changes."""
+
+
+WARN_FRACTION = 0.8
+"""Of a backend's slots in use: time to plan for more, where more cost a reload."""
+
+
+def is_filling(want: DesiredBackend, have: Backend) -> bool:
+    """Return whether so many slots of `have` are taken that a person should know, and more of them cost a reload."""
+    slots = [slot for slot in have.slots if slot.is_slot]
+    wanted = want.by_address
+    taken = sum(slot.admin is not AdminState.MAINT or slot.is_by_hand or slot.address in wanted for slot in slots)
+    return bool(slots) and not have.means.can_add and taken >= WARN_FRACTION * len(slots)
 
 
 @attrs.frozen

@@ -1,7 +1,8 @@
 """The nouns: addresses, servers and slots, and one reading of HAProxy.
 
-A *slot* is a server line named `srv1` to `srvN`, kept in maint until an instance needs it. Servers with other
-names are *foreign*: shown, never touched.
+A *slot* is a server line named `srv1` to `srvN`, kept in maint until an instance needs it. A *dynamic server*, named
+`dyn-LABEL-ID`, is added for one instance and deleted afterwards. Servers with other names are *foreign*: shown, never
+touched.
 """
 
 import enum
@@ -12,7 +13,11 @@ from functools import lru_cache
 
 import attrs
 
+HAPROXY_NAME = re.compile(r"[A-Za-z0-9_:.-]{1,128}")
+"""What a proxy may be called (configuration manual, section 4), no longer than a log line bears; servers the same."""
 SLOT_NAME = re.compile(r"srv[1-9][0-9]{0,5}")
+DYNAMIC_NAME = re.compile(r"dyn-[A-Za-z0-9_.-]{1,40}-([0-9a-f]{7})")
+"""The last part is the server's id in HAProxy, in hexadecimal."""
 MAX_WEIGHT = 256
 """HAProxy's largest weight (configuration manual, section 5.2, `weight`)."""
 
@@ -82,12 +87,23 @@ class Load:
 NO_LOAD = Load(0, 0, 0, 0)
 
 
+class Proof(enum.Enum):
+    """Whether HAProxy's own check has passed since a server may get traffic."""
+
+    PASSED = "passed"
+    MISSING = "missing"
+    UNREAD = "not read"
+    """`show servers state` alone does not tell; `show stat` does."""
+
+
 @attrs.frozen
 class Server:
     """One server of a backend as HAProxy shows it.
 
     `address` is None where HAProxy has none (an unresolved name). `is_up` is HAProxy's operational state.
-    `load` is None where it was not read.
+    `load` is None where it was not read. `proof` says nothing of what the server is, only what is known of it.
+    `since_seconds` is how long ago it was last up or down, by HAProxy; `id` is HAProxy's number of it, 0 where it was
+    not read.
     """
 
     name: str
@@ -96,43 +112,104 @@ class Server:
     weight: int
     is_up: bool = False
     load: Load | None = None
+    proof: Proof = attrs.field(default=Proof.PASSED, eq=False)
+    since_seconds: int = attrs.field(default=0, eq=False)
+    id: int = attrs.field(default=0, eq=False)
 
     @property
     def is_slot(self) -> bool:
-        return SLOT_NAME.fullmatch(self.name) is not None
+        return is_slot_name(self.name)
+
+    @property
+    def is_dynamic(self) -> bool:
+        return is_dynamic_name(self.name)
 
     @property
     def is_idle(self) -> bool:
-        """In maint, and with neither session nor connection.
+        """In maint, put there by hapsync, and with neither session nor connection.
 
         A slot that still points at the placeholder was given no instance since its worker started, so nothing can be
         on it; of any other an unknown load is not none.
         """
-        if self.admin is not AdminState.MAINT:
+        if self.admin is not AdminState.MAINT or self.is_by_hand:
             return False
         return self.address == PLACEHOLDER if self.load is None else self.load.is_zero
 
     def with_load(self, load: Load | None) -> "Server":
         """Return this server with `load`; thrice as fast as `attrs.evolve`, and made for thousands at a time."""
-        return Server(self.name, self.address, self.admin, self.weight, self.is_up, load)
+        kept = (self.proof, self.since_seconds, self.id)
+        return Server(self.name, self.address, self.admin, self.weight, self.is_up, load, *kept)
+
+    @property
+    def is_by_hand(self) -> bool:
+        """A person put it in maint or drain: hapsync sets the weight to 0 before it does, so it needs no memory."""
+        return self.admin is not AdminState.READY and self.weight > 0 and self.address not in (PLACEHOLDER, None)
 
     @property
     def can_serve(self) -> bool:
         """Ready with a weight above 0: HAProxy may send it new traffic while its checks pass."""
         return self.admin is AdminState.READY and self.weight > 0
 
+    @property
+    def serves(self) -> bool:
+        """HAProxy sends it new traffic now."""
+        return self.is_up and self.can_serve
 
-def slot_number(name: str) -> int:
-    """Return N of `srvN`, for sorting slots."""
-    return int(name[3:])
+
+@lru_cache(maxsize=65536)
+def is_slot_name(name: str) -> bool:
+    """Return whether a server of this name is a slot."""
+    return SLOT_NAME.fullmatch(name) is not None
+
+
+@lru_cache(maxsize=65536)
+def is_dynamic_name(name: str) -> bool:
+    """Return whether a server of this name was added for one instance, and is deleted when that is gone."""
+    return DYNAMIC_NAME.fullmatch(name) is not None
+
+
+def is_ours(name: str) -> bool:
+    """Return whether hapsync cares for servers of this name; the others are foreign."""
+    return is_slot_name(name) or is_dynamic_name(name)
+
+
+def dynamic_id(name: str) -> int:
+    """Return the id in HAProxy of the dynamic server `name`; raises ValueError for another name."""
+    found = DYNAMIC_NAME.fullmatch(name)
+    if found is None:
+        raise ValueError(f"not the name of a dynamic server: {name!r}")
+    return int(found[1], 16)
+
+
+def server_order(name: str) -> tuple[int, str]:
+    """Return what our servers are sorted by: slots by number, then dynamic servers by name."""
+    return (int(name[3:]), "") if is_slot_name(name) else (10**6, name)
+
+
+@attrs.frozen
+class Means:
+    """How a backend can be given more servers, as its HAProxy was found to be; `why` it is not better, or nothing.
+
+    `can_add`: servers can be added and deleted live. `can_wait`: `wait` knows when one can be deleted (3.0).
+    `tables`: the stick tables that lead clients to its servers.
+    """
+
+    can_add: bool = False
+    can_wait: bool = False
+    why: str = ""
+    tables: tuple[str, ...] = ()
+
+
+SLOTS_ONLY = Means()
 
 
 @attrs.frozen
 class Backend:
-    """The servers of one backend: our slots, sorted by number, and the foreign ones as they came.
+    """The servers of one backend: ours (`server_order`), and the foreign ones as they came.
 
-    `exists` is False where HAProxy has no backend of that name (or one without a single server). `proxy_id` is
-    HAProxy's number of it, 0 where it was not read; it changes with the configuration and says nothing of the state.
+    `slots` are all servers of ours, the dynamic ones among them. `exists` is False where HAProxy has no backend of
+    that name (or one without a single server). `proxy_id` is HAProxy's number of it, 0 where it was not read; it
+    changes with the configuration and says nothing of the state. `means` is not part of a reading either.
     """
 
     name: str
@@ -140,6 +217,7 @@ class Backend:
     foreign: tuple[Server, ...] = ()
     exists: bool = True
     proxy_id: int = attrs.field(default=0, eq=False)
+    means: Means = attrs.field(default=SLOTS_ONLY, eq=False)
 
     @property
     def ready(self) -> tuple[Server, ...]:
@@ -151,6 +229,16 @@ class Observed:
     """One reading of HAProxy: some or all of the configured backends."""
 
     backends: Mapping[str, Backend]
+
+
+@attrs.frozen
+class ListenQueue:
+    """One listening socket: its address, how many connections wait to be accepted, and how many may."""
+
+    host: str
+    port: int
+    waiting: int
+    limit: int
 
 
 @attrs.frozen

@@ -5,6 +5,7 @@ newer 25, and `show stat` grows with every release.
 """
 
 import csv
+import re
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from functools import lru_cache
 
@@ -12,33 +13,58 @@ import attrs
 
 from hapsync.errors import RuntimeAPIError
 from hapsync.model import (
+    SLOTS_ONLY,
     Address,
     AdminState,
     Backend,
     HAProxyProcess,
     Load,
+    Means,
     Observed,
+    Proof,
     Server,
     canonical_host,
-    slot_number,
+    is_ours,
+    server_order,
 )
 
 MAINT_BITS = 0x23
 """FMAINT, IMAINT and RMAINT (management manual, `show servers state`). Without 0x04: it says `disabled` stood in the
 file, and stays set while the server serves (measured on 2.6.12: 5 becomes 4 after `state ready`)."""
 DRAIN_BITS = 0x18
+CHECK_BITS = 0x06
+"""A check is configured (0x02) and enabled (0x04); management manual, `show servers state`, srv_check_state."""
+PASSED_RESULTS = ("3", "4")
+"""CHK_RES_PASSED and CHK_RES_CONDPASS of srv_check_result."""
+PROVEN_SECONDS = 60
+"""A server that is up for this long with checks has passed one; before that the result may be that of an earlier
+address of the slot, for entering resets only the counter (2.6.12: the result stays, the health falls to `rise`)."""
+
+LESSON_SECONDS = 15
+"""Within so long a new worker has learnt its stick tables, or given up: 5 s for the old worker, 5 s for other peers
+(HAProxy's src/peers.c, PEER_RESYNC_TIMEOUT)."""
+TEACHER_SECONDS = 2
+"""Within so long of its start the old worker has begun to teach it (measured on 2.6 to 3.4: 0.2 s)."""
+_PEERS = re.compile(r"(?m)^0x[0-9a-f]+: \[[^\]]*\] id=\S+ disabled=0 flags=0x([0-9a-f]+) ")
+_LOCAL_IS_OVER = 0x1
+_HAS_TEACHER = 0x4
 
 NO_SUCH_BACKEND = "Can't find backend."
 _STATE_COLUMNS = (
     "be_id",
     "be_name",
+    "srv_id",
     "srv_name",
     "srv_addr",
     "srv_port",
     "srv_op_state",
     "srv_admin_state",
     "srv_uweight",
+    "srv_time_since_last_change",
+    "srv_check_result",
+    "srv_check_state",
 )
+_PROOF_COLUMNS = ("pxname", "svname", "check_health", "check_rise", "check_fall", "lastchg")
 _LOAD_COLUMNS = ("pxname", "svname", "scur", "qcur", "used_conn_cur", "idle_conn_cur")
 _HEALTH_COLUMNS = ("status", "check_status", "check_desc", "lastchg")
 
@@ -57,7 +83,9 @@ def parse_servers_state(text: str, backends: Collection[str]) -> Observed:
         raise RuntimeAPIError(f"`show servers state` answered {text[:80]!r}, not a reading of version 1")
     columns = next(lines, "").removeprefix("# ").split(" ")
     try:
-        proxy_id, name, server, address, port, op_state, admin, weight = map(columns.index, _STATE_COLUMNS)
+        proxy_id, name, server_id, server, address, port, op_state, admin, weight, since, result, checks = map(
+            columns.index, _STATE_COLUMNS
+        )
         for line in lines:
             if not line:
                 continue
@@ -72,6 +100,9 @@ def parse_servers_state(text: str, backends: Collection[str]) -> Observed:
                         _admin(int(fields[admin])),
                         int(fields[weight]),
                         is_up=fields[op_state] != "0",
+                        proof=_proof(fields[since], fields[result], fields[checks]),
+                        since_seconds=int(fields[since]),
+                        id=int(fields[server_id]),
                     )
                 )
     except (ValueError, IndexError) as error:
@@ -89,6 +120,39 @@ def parse_loads(text: str) -> Mapping[tuple[str, str], Load]:
         sessions, queued, used, idle = map(_count, counts)
         loads[backend, server] = Load(sessions, queued, used, idle)
     return loads
+
+
+def parse_proofs(text: str) -> Mapping[tuple[str, str], Proof]:
+    """Return whether the first check of each server has passed, from the reply to `show stat`.
+
+    On entering a server's check counter is at `rise`, and the first passed check lifts it to `rise + fall - 1`
+    (2.6.12). With `fall 1` these are the same: then only time tells.
+
+    Raises RuntimeAPIError when the text is not such a reply.
+    """
+    proofs = {}
+    for backend, server, *texts in _stat_rows(text, _PROOF_COLUMNS):
+        health, rise, fall, since = map(_count, texts)
+        has_passed = not texts[0] or since >= PROVEN_SECONDS or (fall > 1 and health >= rise + fall - 1)
+        proofs[backend, server] = Proof.PASSED if has_passed else Proof.MISSING
+    return proofs
+
+
+def with_proofs(observed: Observed, proofs: Mapping[tuple[str, str], Proof]) -> Observed:
+    """Return `observed` with what `proofs` says of the slots whose proof was not read; what it lacks stays unread."""
+
+    def proven(backend: Backend) -> Backend:
+        if all(slot.proof is not Proof.UNREAD for slot in backend.slots):
+            return backend
+        slots = tuple(
+            attrs.evolve(slot, proof=proofs.get((backend.name, slot.name), slot.proof))
+            if slot.proof is Proof.UNREAD
+            else slot
+            for slot in backend.slots
+        )
+        return attrs.evolve(backend, slots=slots)
+
+    return Observed({name: proven(backend) for name, backend in observed.backends.items()})
 
 
 @attrs.frozen
@@ -125,6 +189,29 @@ def with_loads(observed: Observed, loads: Mapping[tuple[str, str], Load]) -> Obs
     return Observed({name: filled(backend) for name, backend in observed.backends.items()})
 
 
+def with_means(observed: Observed, means: Mapping[str, Means]) -> Observed:
+    """Return `observed` with how each backend can be given more servers; one `means` lacks has its slots only."""
+    return Observed(
+        {
+            name: attrs.evolve(backend, means=means.get(name, SLOTS_ONLY))
+            for name, backend in observed.backends.items()
+        }
+    )
+
+
+def is_learning(peers: str, uptime_seconds: int) -> bool:
+    """Return whether others still teach stick tables to a worker this old, by its reply to `show peers`.
+
+    The first two flags of a section say that it has learnt from the old worker, and from other balancers; the third
+    that somebody teaches it now (HAProxy's peers-t.h, the same from 2.6 to 3.5).
+    """
+    if uptime_seconds >= LESSON_SECONDS:
+        return False
+    sections = [int(flags, 16) for flags in _PEERS.findall(peers)]
+    is_young = uptime_seconds < TEACHER_SECONDS
+    return any(flags & _HAS_TEACHER or (is_young and not flags & _LOCAL_IS_OVER) for flags in sections)
+
+
 def parse_info(text: str) -> HAProxyProcess:
     """Return who answered, from the reply to `show info`.
 
@@ -146,8 +233,8 @@ def _backend(name: str, proxy_id: int, servers: Iterable[Server]) -> Backend:
     slots: list[Server] = []
     foreign: list[Server] = []
     for server in servers:
-        (slots if server.is_slot else foreign).append(server)
-    slots.sort(key=lambda slot: slot_number(slot.name))
+        (slots if is_ours(server.name) else foreign).append(server)
+    slots.sort(key=lambda slot: server_order(slot.name))
     return Backend(name, tuple(slots), tuple(foreign), exists=bool(slots or foreign), proxy_id=proxy_id)
 
 
@@ -157,6 +244,22 @@ def _address(host: str, port: str) -> Address | None:
         return Address(canonical_host(host), int(port))
     except ValueError:
         return None
+
+
+def _proof(since: str, result: str, checks: str) -> Proof:
+    proof = _result(result, checks)
+    return Proof.UNREAD if proof is Proof.PASSED and int(since) < PROVEN_SECONDS and _is_checked(checks) else proof
+
+
+@lru_cache(maxsize=256)
+def _result(result: str, checks: str) -> Proof:
+    # What nothing checks is proven by being ready; that is all there is.
+    return Proof.PASSED if not _is_checked(checks) or result in PASSED_RESULTS else Proof.MISSING
+
+
+@lru_cache(maxsize=256)
+def _is_checked(checks: str) -> bool:
+    return int(checks) & CHECK_BITS == CHECK_BITS
 
 
 def _admin(bits: int) -> AdminState:

@@ -4,34 +4,105 @@ A *picture* is an `Observed`. Rendering one and starting HAProxy with the text g
 that a file cannot say drain: such a server is written `disabled`, to be set to drain on the new worker.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 import attrs
 
+from hapsync.ahead import after, as_new_worker, grow
 from hapsync.cfgfile import enabled_servers, parse_file
+from hapsync.changes import Add, Change, Create, Entry, Held, takes_out
 from hapsync.desired import Desired
-from hapsync.diff import after, as_new_worker, diff, grow
+from hapsync.diff import diff
 from hapsync.model import PLACEHOLDER, Address, AdminState, Backend, Observed, Server
 
 
-def picture_now(desired: Desired, observed: Observed) -> Observed:
-    """Return what a HAProxy started now should be: `observed` as a new worker, with all due changes made.
+def picture_now(
+    desired: Desired, observed: Observed, held: Collection[Held] = (), *, lets_in: bool = True
+) -> Observed:
+    """Return what a HAProxy started now should be: `observed` as a new worker, with all due changes made but `held`.
 
-    On a new worker nothing runs, so what is removed makes room at once for what still lacks a slot.
+    On a new worker nothing runs, so what is removed makes room at once for what still lacks a slot. There a server is
+    up from its start on, and stick tables may have come with it (`peers`); without `lets_in` those that must be
+    checked first, or whose slot has to forget its last instance's clients, are left out, for a pass to let them in,
+    and what they replace stays until then. Of these are servers that are down now: a new worker would send to them.
     """
-    picture = as_new_worker(observed)
+    picture = as_new_worker(observed if lets_in else _without_down(desired, observed))
+    stays = Staying.of(held)
     for _ in ("the free slots", "those that the removals freed"):
-        picture = after(picture, diff(desired, picture).changes)
+        due = [change for change in diff(desired, picture).changes if not stays.forbids(change)]
+        picture = after(picture, due if lets_in else _without_live(due, picture))
     return _tidy(picture, desired)
 
 
-def picture_grown(desired: Desired, observed: Observed, short: Iterable[str]) -> Observed:
+def _without_down(desired: Desired, observed: Observed) -> Observed:
+    """Return `observed` with the servers in maint that are down and must be checked first, where others serve."""
+
+    def without(backend: Backend) -> Backend:
+        want = desired.backends.get(backend.name)
+        if want is None or want.start != "checked" or not any(slot.serves for slot in backend.slots):
+            return backend
+        slots = (
+            attrs.evolve(slot, admin=AdminState.MAINT, weight=0) if slot.can_serve and not slot.is_up else slot
+            for slot in backend.slots
+        )
+        return attrs.evolve(backend, slots=tuple(slots))
+
+    return Observed({name: without(backend) for name, backend in observed.backends.items()})
+
+
+def _without_live(due: Sequence[Change], picture: Observed) -> Sequence[Change]:
+    """Return `due` without what only a pass can do, and without the removals that wait for it."""
+    forgetting = {
+        name
+        for name, backend in picture.backends.items()
+        # While nothing serves, whoever may is let in at once.
+        if backend.means.tables and any(slot.serves for slot in backend.slots)
+    }
+    live = [
+        change
+        for change in due
+        if isinstance(change, Entry)
+        and (change.is_checked or (isinstance(change, Add) and change.backend in forgetting))
+    ]
+    waiting = {change.backend for change in live}
+    return [change for change in due if change not in live and not (takes_out(change) and change.backend in waiting)]
+
+
+def picture_grown(
+    desired: Desired, observed: Observed, short: Iterable[str], held: Collection[Held] = (), *, lets_in: bool = True
+) -> Observed:
     """Return the picture with slots for everything; `short` names the backends that need more of them."""
-    return picture_now(desired, as_new_worker(grow(observed, desired, short)))
+    return picture_now(desired, as_new_worker(grow(observed, desired, short)), held, lets_in=lets_in)
+
+
+@attrs.frozen
+class Staying:
+    """What held changes forbid on any picture: changes of the same server, and entries of the same address."""
+
+    servers: frozenset[tuple[str, str]]
+    addresses: frozenset[tuple[str, Address]]
+
+    @classmethod
+    def of(cls, held: Collection[Held]) -> "Staying":
+        """Return what `held` forbids."""
+        entries = [one.change for one in held if isinstance(one.change, Entry)]
+        others = [one.change for one in held if not isinstance(one.change, Add | Create)]
+        return cls(
+            frozenset((change.backend, change.server) for change in others),
+            frozenset((change.backend, change.address) for change in entries),
+        )
+
+    def forbids(self, change: Change) -> bool:
+        """Return whether `change` is one of those held, on whatever slot it would be made."""
+        is_entry = isinstance(change, Entry) and (change.backend, change.address) in self.addresses
+        return is_entry or (change.backend, change.server) in self.servers
 
 
 def _tidy(observed: Observed, desired: Desired) -> Observed:
-    """Point the slots that no instance has at the placeholder, so that equal pictures are equal texts."""
+    """Point the slots that no instance has at the placeholder, so that equal pictures are equal texts.
+
+    Dynamic servers that no instance has are left out. What a person set aside stays as it is.
+    """
 
     def tidy(backend: Backend) -> Backend:
         want = desired.backends.get(backend.name)
@@ -41,9 +112,13 @@ def _tidy(observed: Observed, desired: Desired) -> Observed:
         slots = []
         seen: set[Address | None] = set()
         for slot in sorted(backend.slots, key=lambda slot: slot.admin is AdminState.MAINT):
-            kept = slot.admin is not AdminState.MAINT or (slot.address in taken and slot.address not in seen)
+            is_free = slot.admin is AdminState.MAINT and not slot.is_by_hand
+            kept = not is_free or (slot.address in taken and slot.address not in seen)
             seen.add(slot.address)
-            slots.append(slot if kept else attrs.evolve(slot, address=PLACEHOLDER, weight=1))
+            if kept:
+                slots.append(slot)
+            elif not slot.is_dynamic:
+                slots.append(attrs.evolve(slot, address=PLACEHOLDER, weight=1))
         order = {slot.name: place for place, slot in enumerate(backend.slots)}
         return attrs.evolve(backend, slots=tuple(sorted(slots, key=lambda slot: order[slot.name])))
 

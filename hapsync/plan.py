@@ -5,20 +5,27 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import attrs
 
-from hapsync.diff import (
+from hapsync.changes import (
     Add,
     Change,
-    Diff,
+    Create,
+    Delete,
     Disable,
     Drain,
     Enable,
+    EndSessions,
+    Entry,
     Held,
     Reason,
     Remove,
     Reweigh,
+    SetAside,
     Shortage,
+    TakeBack,
+    takes_out,
 )
-from hapsync.model import Observed, Server
+from hapsync.diff import Diff
+from hapsync.model import AdminState, Observed, Server
 from hapsync.text import plural
 
 
@@ -42,8 +49,14 @@ class Plan:
 
     @property
     def is_empty(self) -> bool:
-        """Nothing to do: HAProxy is what the catalog wants, but for what is held."""
-        return not (self.incoming or self.outgoing or self.waiting or self.shortages)
+        """Nothing to do: HAProxy is what the catalog wants, but for what is held back for its safety."""
+        is_stopped = any(one.reason in (Reason.FROZEN, Reason.OBSERVING) for one in self.held)
+        return not (self.incoming or self.outgoing or self.waiting or self.shortages or is_stopped)
+
+    def stopped(self, reason: Reason) -> "Plan":
+        """Return the plan of which nothing is done, for one `reason`."""
+        held = tuple(Held(change, reason) for change in self.changes)
+        return Plan(held=(*held, *self.waiting, *self.held), shortages=self.shortages)
 
     def __str__(self) -> str:
         lines = [describe(change) for change in self.changes]
@@ -77,18 +90,22 @@ def keep_half(
     """Split `outgoing` into what may go and what has to wait, in backends whose additions are not all in.
 
     In each backend of `wanted`, no more go than leave half (rounded up) of the number given there ready, what is
-    `incoming` before them included; elsewhere everything goes. Half of what is wanted, not of what is there: so
-    passes may repeat and never halve it again.
+    `incoming` before them included, and what a person sets aside with them not; elsewhere everything goes. Half of
+    what is wanted, not of what is there: so passes may repeat and never halve it again.
     """
+    outgoing = list(outgoing)
     left = {name: len(_ready(observed, name)) - math.ceil(number / 2) for name, number in wanted.items()}
     for change in incoming:
-        if change.backend in left and isinstance(change, Add | Enable) and change.weight > 0:
+        if change.backend in left and isinstance(change, Entry) and change.weight > 0 and not change.is_checked:
             left[change.backend] += 1
     serving = {(name, slot.name) for name in left for slot in _ready(observed, name)}
+    for change in outgoing:
+        if isinstance(change, SetAside) and (change.backend, change.server) in serving:
+            left[change.backend] -= 1
     go: list[Change] = []
     wait: list[Change] = []
     for change in outgoing:
-        if (change.backend, change.server) not in serving or not _takes_out(change):
+        if (change.backend, change.server) not in serving or not takes_out(change):
             go.append(change)
         elif left[change.backend] > 0:
             left[change.backend] -= 1
@@ -105,19 +122,22 @@ def _ready(observed: Observed, name: str) -> Sequence[Server]:
 
 def _brings(change: Change) -> bool:
     match change:
-        case Add() | Enable():
+        case Add() | Create() | Enable():
             return True
         case Reweigh(weight=weight, was=was):
             return weight > was
-        case Drain() | Disable() | Remove():
+        case TakeBack():
+            return True
+        case Drain() | Disable() | Remove() | Delete() | EndSessions() | SetAside():
             return False
 
 
-def _takes_out(change: Change) -> bool:
-    return not (_brings(change) or (isinstance(change, Reweigh) and change.weight > 0))
-
-
-_ORDER: Mapping[type, int] = {Enable: 0, Add: 1, Reweigh: 2, Drain: 3, Disable: 4, Remove: 5}
+_ORDER: Mapping[type, int] = {
+    kind: place
+    for place, kind in enumerate(
+        (TakeBack, Enable, Add, Create, Reweigh, SetAside, Drain, Disable, Remove, EndSessions, Delete)
+    )
+}
 
 
 def _order(change: Change) -> tuple[str, int, int, str]:
@@ -130,6 +150,12 @@ def describe(change: Change) -> str:
     match change:
         case Add(weight=weight, reason=reason):
             return f"add     {where} weight {weight} ({reason.value})"
+        case Create(weight=weight, reason=reason):
+            return f"create  {where} weight {weight} ({reason.value})"
+        case Delete(reason=reason):
+            return f"delete  {where} ({reason.value})"
+        case EndSessions(sessions=sessions, reason=reason):
+            return f"end     {where} {plural(sessions, 'session')} ({reason.value})"
         case Enable(weight=weight, reason=reason):
             return f"enable  {where} weight {weight} ({reason.value})"
         case Reweigh(weight=weight, was=was):
@@ -138,6 +164,10 @@ def describe(change: Change) -> str:
             return f"drain   {where} ({reason.value})"
         case Disable(reason=reason):
             return f"disable {where} ({reason.value})"
+        case SetAside(admin=admin, reason=reason):
+            return f"{'hold   ' if admin is AdminState.MAINT else 'drain  '} {where} ({reason.value})"
+        case TakeBack(reason=reason):
+            return f"release {where} ({reason.value})"
         case Remove(reason=reason):
             return f"remove  {where} ({reason.value})"
 

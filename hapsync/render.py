@@ -2,14 +2,16 @@
 
 import re
 from collections.abc import Callable, Collection, Mapping
+from functools import lru_cache
 
 import jinja2
 
-from hapsync.cfgfile import HEADER, parse_file, slot_names
+from hapsync.cfgfile import parse_file, sealed, slot_names
 from hapsync.config import Config, Template
 from hapsync.desired import Desired
+from hapsync.discovery import members
 from hapsync.errors import ConfigError
-from hapsync.model import PLACEHOLDER, Address, AdminState, Backend, Observed, Server
+from hapsync.model import PLACEHOLDER, Address, AdminState, Backend, Observed, Server, dynamic_id
 from hapsync.text import quoted
 
 INDENT = "    "
@@ -27,8 +29,8 @@ def render(template: Template, picture: Observed, config: Config, labels: Mappin
     without its `servers()`, or server lines that end up under another section.
     """
     used: list[str] = []
-    marked = HEADER + _expand(template, _servers(picture, config, labels, used))
-    rendered = marked.replace(_BEGIN, "").replace(_END, "")
+    marked = _expand(template, _servers(picture, config, labels, used), _backends(config))
+    rendered = sealed(marked.replace(_BEGIN, "").replace(_END, ""))
     problems = [
         f'backends.{name} has no {{{{ servers("{name}") }}}} in the template'
         for name in sorted(set(config.backends) - set(used))
@@ -52,13 +54,22 @@ def render(template: Template, picture: Observed, config: Config, labels: Mappin
     return rendered
 
 
-def _expand(template: Template, servers: Callable[[str], str]) -> str:
+@lru_cache(maxsize=2)
+def _compiled(text: str) -> jinja2.Template:
+    """Return the template `text`, compiled; raises TemplateSyntaxError.
+
+    Kept, for each one that is made is a ring of objects, 13 KB that only the collector frees, and it runs seldom.
+    """
     environment = jinja2.Environment(undefined=jinja2.StrictUndefined, keep_trailing_newline=True)  # noqa: S701
     # Equal input gives equal bytes: nothing by chance.
     environment.globals.pop("lipsum")
     environment.filters.pop("random")
+    return environment.from_string(text)
+
+
+def _expand(template: Template, servers: Callable[[str], str], backends: Callable[[str], tuple[str, ...]]) -> str:
     try:
-        return environment.from_string(template.text).render(servers=servers)
+        return _compiled(template.text).render(servers=servers, backends=backends)
     except jinja2.TemplateSyntaxError as error:
         raise ConfigError(template.name, (f"line {error.lineno}: {error.message}",)) from error
     except (
@@ -98,9 +109,20 @@ def _servers(
     return servers
 
 
+def _backends(config: Config) -> Callable[[str], tuple[str, ...]]:
+    def backends(group: str) -> tuple[str, ...]:
+        if group not in config.discover:
+            known = ", ".join(sorted(config.discover)) or "none"
+            raise ValueError(f"backends({quoted(str(group))}): hapsync.toml has no such [discover]; it has {known}")
+        return members(config, group)
+
+    return backends
+
+
 def _server_line(backend: str, slot: Server, options: str, labels: Mapping[tuple[str, Address], str]) -> str:
     address = slot.address or PLACEHOLDER
-    words = ["server", slot.name, str(address), "weight", str(slot.weight), *options.split()]
+    number = ["id", str(dynamic_id(slot.name))] if slot.is_dynamic else []
+    words = ["server", slot.name, str(address), *number, "weight", str(slot.weight), *options.split()]
     if slot.admin is not AdminState.READY:
         words.append("disabled")
     label = "free" if address == PLACEHOLDER else labels.get((backend, address), "not in the catalog")

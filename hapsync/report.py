@@ -3,28 +3,43 @@
 Two files carry it: the *report* (how the agent fares) and the *snapshot* (the catalog as it last read it).
 """
 
+import hashlib
 import json
 from collections.abc import Mapping
-from typing import Any
 
 import attrs
 import cattrs
 
-from hapsync.catalog import Catalog, Reading
-from hapsync.model import HAProxyProcess
+from hapsync.catalog import Catalog, Doubt, Reading
+from hapsync.guard import Caution
+from hapsync.memory import Freeze, Hold
+from hapsync.model import HAProxyProcess, Means
+from hapsync.oldworkers import NOT_LOOKED, OldWorkers
 
 VERSION = 1
-"""Of both files; it changes when a field changes its meaning or goes."""
+"""Of the report; it changes when a field changes its meaning or goes."""
+SNAPSHOT_VERSION = 2
+"""Of the snapshot, likewise."""
+
+
+REPORT_FILE = "status.json"
+"""In runtime_dir."""
+SNAPSHOT_FILE = "catalog.json"
+"""In state_dir."""
 
 
 @attrs.frozen
 class ServiceReport:
-    """How the watch of one service fares; times are seconds of the wall clock."""
+    """How the watch of one service fares; times are seconds of the wall clock.
+
+    `doubt` is why nothing is taken away because of its reading, in words; None while it is trusted.
+    """
 
     index: int = 0
     confirmed_at: float | None = None
     error: str | None = None
     is_cached: bool = False
+    doubt: str | None = None
 
 
 @attrs.frozen
@@ -47,7 +62,10 @@ class ReloadReport:
 
 @attrs.frozen
 class Counters:
-    """What the agent has done since it started."""
+    """What the agent has done since it started.
+
+    `drift`: changes that neither Consul nor a person asked for anew; somebody or something had changed HAProxy.
+    """
 
     passes: int = 0
     changes: int = 0
@@ -55,6 +73,7 @@ class Counters:
     reloads: int = 0
     failed_reloads: int = 0
     workers_seen: int = 0
+    drift: int = 0
 
 
 @attrs.frozen
@@ -70,25 +89,53 @@ class Report:
     haproxy_error: str | None = None
     file_error: str | None = None
     settings_error: str | None = None
+    state_error: str | None = None
     services: Mapping[str, ServiceReport] = attrs.field(factory=dict)
     counters: Counters = Counters()
     changes: tuple[Event, ...] = ()
     reloads: tuple[ReloadReport, ...] = ()
     refusals: tuple[Event, ...] = ()
+    mode: str = "active"
+    freeze: Freeze | None = None
+    holds: tuple[Hold, ...] = ()
+    cautions: Mapping[str, Caution] = attrs.field(factory=dict)
+    memory_error: str | None = None
+    means: Mapping[str, Means] = attrs.field(factory=dict)
+    reload_waits_for: str | None = None
+    discovery_error: str | None = None
+    leaving: tuple[str, ...] = ()
+    old_workers: OldWorkers = NOT_LOOKED
 
 
 @attrs.frozen
 class Snapshot:
-    """The catalog as the agent last read it."""
+    """The catalog as the agent last read it; `trusted` has what was last trusted of each service now in doubt."""
 
     readings: Mapping[str, Reading]
+    trusted: Mapping[str, Reading] = attrs.field(factory=dict)
 
     @property
     def catalog(self) -> Catalog:
         return Catalog(self.readings)
 
+    @property
+    def last_good(self) -> Mapping[str, Reading]:
+        """What a start without Consul begins with: of each service the last reading that was trusted, else any.
 
-_CONVERTER = cattrs.Converter(forbid_extra_keys=False)
+        Never an empty one that was doubted, and never a fallback: that is for whoever has nothing better.
+        """
+        found = {**{name: one for name, one in self.readings.items() if _is_worth_keeping(one)}, **self.trusted}
+        return {name: attrs.evolve(one, doubt=None, is_backwards=False) for name, one in sorted(found.items())}
+
+
+def _is_worth_keeping(reading: Reading) -> bool:
+    if reading.doubt in {None, Doubt.AWAY, Doubt.SNAPSHOT}:  # these were trusted once
+        return True
+    return reading.doubt is not Doubt.FALLBACK and bool(reading.instances)
+
+
+_CONVERTER = cattrs.Converter(forbid_extra_keys=False, unstruct_collection_overrides={frozenset: list})
+_DAMAGES = (ValueError, KeyError, TypeError, AttributeError, RecursionError, cattrs.BaseValidationError)
 
 
 def report_to_json(report: Report) -> str:
@@ -98,26 +145,35 @@ def report_to_json(report: Report) -> str:
 
 def report_from_json(text: str) -> Report | None:
     """Return the report in `text`; None when it is damaged or of another version."""
-    found = _from_json(text, Report)
-    return found if isinstance(found, Report) else None
-
-
-def snapshot_to_json(snapshot: Snapshot) -> str:
-    """Return the text of the snapshot's file."""
-    return json.dumps({"version": VERSION, **_CONVERTER.unstructure(snapshot)})
-
-
-def snapshot_from_json(text: str) -> Snapshot | None:
-    """Return the snapshot in `text`; None when it is damaged or of another version."""
-    found = _from_json(text, Snapshot)
-    return found if isinstance(found, Snapshot) else None
-
-
-def _from_json(text: str, kind: type[Any]) -> object:
     try:
         tree = json.loads(text)
         if tree.pop("version") != VERSION:
             return None
-        return _CONVERTER.structure(tree, kind)
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, cattrs.BaseValidationError):
+        return _CONVERTER.structure(tree, Report)
+    except _DAMAGES:
         return None
+
+
+def snapshot_to_json(snapshot: Snapshot) -> str:
+    """Return the text of the snapshot's file."""
+    text = _canonical(_CONVERTER.unstructure(snapshot))
+    return f'{{"version": {SNAPSHOT_VERSION}, "checksum": "{_checksum(text)}", "catalog": {text}}}'
+
+
+def snapshot_from_json(text: str) -> Snapshot | None:
+    """Return the snapshot in `text`; None when it is damaged, by a single bit, or of another version."""
+    try:
+        tree = json.loads(text)
+        if tree["version"] != SNAPSHOT_VERSION or tree["checksum"] != _checksum(_canonical(tree["catalog"])):
+            return None
+        return _CONVERTER.structure(tree["catalog"], Snapshot)
+    except _DAMAGES:
+        return None
+
+
+def _canonical(tree: object) -> str:
+    return json.dumps(tree, sort_keys=True, separators=(",", ":"))
+
+
+def _checksum(text: str) -> str:
+    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()

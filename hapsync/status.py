@@ -9,16 +9,30 @@ from collections.abc import Mapping
 
 import attrs
 
-from hapsync.catalog import Catalog, Quarantined
+from hapsync.catalog import NOT_TELLING, Quarantined
+from hapsync.changes import Reason
 from hapsync.config import Config
-from hapsync.desired import Desired, DesiredServer, desired
+from hapsync.desired import Desired, DesiredServer
 from hapsync.diff import diff
-from hapsync.model import AdminState, Backend, HAProxyProcess, Observed, Server
+from hapsync.guard import Caution, Cautions, capacity, guard
+from hapsync.memory import Freeze, Hold, Memory
+from hapsync.model import (
+    SLOTS_ONLY,
+    AdminState,
+    Backend,
+    HAProxyProcess,
+    ListenQueue,
+    Means,
+    Observed,
+    Server,
+    server_order,
+)
 from hapsync.observed import Health
+from hapsync.oldworkers import NOT_LOOKED, OldWorkers
 from hapsync.picture import picture_now, says_the_same
 from hapsync.plan import Plan, describe, describe_shortage, make_plan
 from hapsync.report import Report
-from hapsync.text import one_line, quoted
+from hapsync.text import one_line, plural, quoted
 
 VERSION = 1
 """Of the JSON; it changes when a field changes its meaning or goes."""
@@ -47,7 +61,10 @@ class ServerRow:
 
 @attrs.frozen
 class BackendView:
-    """One backend: its servers, the instances that found no place, and what is left out."""
+    """One backend: its servers, the instances that found no place, and what is left out.
+
+    `dynamic` is how many servers have no slot and are in use; `means` is how more of them could come in.
+    """
 
     name: str
     service: str
@@ -59,11 +76,17 @@ class BackendView:
     slots_used: int
     slots_free: int
     slots_emptying: int
+    doubt: str | None
+    capacity: int
+    floor: int
+    is_refilling: bool
+    dynamic: int = 0
+    means: Means = SLOTS_ONLY
 
 
 @attrs.frozen
 class View:
-    """Everything `hapsync status` shows."""
+    """Everything `hapsync status` shows; `queues` is None where nobody looked, or might not."""
 
     verdict: Verdict
     reasons: tuple[str, ...]
@@ -73,12 +96,20 @@ class View:
     report: Report | None
     catalog_from: str
     catalog_age_seconds: float | None
+    freeze: Freeze | None = None
+    holds: tuple[Hold, ...] = ()
+    stopped: Reason | None = None
+    old_workers: OldWorkers = NOT_LOOKED
+    queues: tuple[ListenQueue, ...] | None = None
 
 
 def make_view(
     *,
     config: Config,
-    catalog: Catalog | None,
+    wanted: Desired | None,
+    cautions: Cautions,
+    stopped: Reason | None,
+    memory: Memory,
     catalog_from: str,
     catalog_age_seconds: float | None,
     process: HAProxyProcess | None,
@@ -89,12 +120,17 @@ def make_view(
     report: Report | None,
     problems: tuple[str, ...],
 ) -> View:
-    """Return what there is to say; `observed` carries loads, and `problems` are what could not be read."""
-    wanted = desired(catalog, config) if catalog is not None else Desired({})
+    """Return what there is to say; `observed` carries loads and proofs, `problems` are what could not be read.
+
+    `wanted` is None where no catalog could be read, `stopped` why nothing may be changed.
+    """
+    has_catalog, wanted = wanted is not None, wanted or Desired({})
     plan = Plan()
     reasons = list(problems)
+    if stopped is not None:
+        reasons.append(f"nothing is changed: {stopped_words(stopped, memory)}")
     if observed is not None:
-        plan = make_plan(diff(wanted, observed), observed)
+        plan = make_plan(guard(diff(wanted, observed), observed, wanted, cautions), observed)
         reasons += [f"due: {' '.join(describe(change).split())}" for change in plan.changes]
         reasons += [f"waits: {' '.join(describe(held.change).split())}" for held in plan.waiting]
         reasons += [" ".join(describe_shortage(shortage).split()) for shortage in plan.shortages]
@@ -102,12 +138,16 @@ def make_view(
             pass  # said already
         elif file_text is None:
             reasons.append(f"{config.haproxy.config} does not exist yet")
-        elif not says_the_same(file_text, picture_now(wanted, observed)):
+        elif not says_the_same(file_text, picture_now(wanted, observed, plan.held)):
             reasons.append(f"{config.haproxy.config} does not say the same as HAProxy")
+        reasons += _alarms(plan)
+        plan = plan.stopped(stopped) if stopped is not None else plan
     unknown = [name for name in sorted(config.backends) if name not in wanted.backends]
-    if catalog is not None:
+    if has_catalog:
         reasons += [f"service {quoted(config.backends[name].service)} was not read yet" for name in unknown]
-    if observed is None or unknown or not file_is_readable:
+    away = {name: want.doubt for name, want in wanted.backends.items() if want.doubt in NOT_TELLING}
+    reasons += [f"service {quoted(config.backends[name].service)}: {why.value}" for name, why in away.items()]
+    if observed is None or unknown or away or not file_is_readable:
         verdict = Verdict.CANNOT_TELL
     else:
         verdict = Verdict.OUT_OF_STEP if reasons else Verdict.IN_STEP
@@ -116,14 +156,41 @@ def make_view(
         tuple(reasons),
         process,
         tuple(
-            _backend_view(name, config.backends[name].service, wanted, observed, health)
+            _backend_view(name, config.backends[name].service, wanted, observed, health, cautions.get(name))
             for name in sorted(config.backends)
         ),
         plan,
         report,
         catalog_from,
         catalog_age_seconds,
+        memory.freeze,
+        memory.holds,
+        stopped,
     )
+
+
+ALARMING = frozenset(
+    {Reason.SERVICE_GONE, Reason.NO_LEADER, Reason.STALE, Reason.FILTERED, Reason.UNCONFIRMED, Reason.REFILLING}
+)
+"""What is held for one of these should be looked at by a person."""
+
+
+def _alarms(plan: Plan) -> list[str]:
+    held: dict[tuple[str, str], int] = {}
+    for one in plan.held:
+        if one.reason in ALARMING:
+            key = one.change.backend, one.reason.value
+            held[key] = held.get(key, 0) + 1
+    return [f"backend {name}: {plural(count, 'server')} kept, {why}" for (name, why), count in sorted(held.items())]
+
+
+def stopped_words(stopped: Reason, memory: Memory) -> str:
+    """Return why nothing may be changed, and by whose word."""
+    freeze = memory.freeze
+    if stopped is not Reason.FROZEN or freeze is None:
+        return stopped.value
+    because = f": {freeze.reason}" if freeze.reason else ""
+    return f"{stopped.value}, by {freeze.who}{because}; `hapsync thaw` ends it"
 
 
 def _backend_view(
@@ -132,25 +199,30 @@ def _backend_view(
     wanted: Desired,
     observed: Observed | None,
     health: Mapping[tuple[str, str], Health],
+    caution: Caution | None,
 ) -> BackendView:
     want = wanted.backends.get(name)
     have = observed.backends.get(name, Backend(name, exists=False)) if observed else Backend(name, exists=False)
     by_address = want.by_address if want else {}
     rows = []
-    used = free = emptying = 0
+    used = free = emptying = dynamic = 0
     shown_addresses = set()
     for slot in sorted(have.slots, key=lambda slot: slot.admin is AdminState.MAINT):
         due = by_address.get(slot.address) if slot.address and slot.address not in shown_addresses else None
         if due is not None:
             shown_addresses.add(slot.address)
-        if due is not None or slot.admin is not AdminState.MAINT:
-            use, used = "used", used + 1
-        elif slot.is_idle or slot.load is None:
+        if slot.is_by_hand:
+            use = "by hand"
+        elif due is not None or slot.admin is not AdminState.MAINT:
+            use = "used"
+        elif slot.is_slot and (slot.is_idle or slot.load is None):
             use, free = "free", free + 1
         else:
-            use, emptying = "emptying", emptying + 1
+            use, emptying = "emptying", emptying + slot.is_slot
+        if use in ("by hand", "used"):
+            used, dynamic = used + slot.is_slot, dynamic + slot.is_dynamic
         rows.append(ServerRow(slot, due, health.get((name, slot.name)), use))
-    rows.sort(key=lambda row: (len(row.server.name), row.server.name))
+    rows.sort(key=lambda row: server_order(row.server.name))
     rows += [ServerRow(one, None, health.get((name, one.name)), "foreign") for one in have.foreign]
     return BackendView(
         name,
@@ -163,6 +235,12 @@ def _backend_view(
         used,
         free,
         emptying,
+        want.doubt.value if want and want.doubt else None,
+        capacity(have),
+        (caution or Caution()).floor(capacity(have)),
+        caution is not None and caution.is_refilling,
+        dynamic,
+        have.means,
     )
 
 
@@ -190,10 +268,42 @@ def view_to_json(view: View) -> str:
                 }
                 for held in (*view.plan.held, *view.plan.waiting)
             ],
-            "agent": attrs.asdict(report) if report else None,
+            "freeze": _person_json(view.freeze) if view.freeze else None,
+            "holds": [
+                {
+                    "backend": hold.backend,
+                    "address": str(hold.address),
+                    "state": hold.admin.value,
+                    "is_releasing": hold.is_releasing,
+                    **_person_json(hold),
+                }
+                for hold in view.holds
+            ],
+            "stopped": view.stopped.value if view.stopped else None,
+            "old_workers": _old_json(view.old_workers),
+            "queues": [attrs.asdict(one) for one in view.queues] if view.queues is not None else None,
+            "agent": _agent_json(report) if report else None,
         },
         indent=2,
     )
+
+
+def _agent_json(report: Report) -> Mapping[str, object]:
+    # What people asked for and the guard knows is told above, where it holds whether an agent runs or not.
+    left_out = {"freeze", "holds", "cautions", "old_workers"}
+    return attrs.asdict(report, filter=lambda field, _value: field.name not in left_out)
+
+
+def _old_json(old: OldWorkers) -> Mapping[str, object]:
+    tree = attrs.asdict(old)
+    for worker, told in zip(old.workers, tree["workers"], strict=True):
+        for gone, told_gone in zip(worker.gone, told["gone"], strict=True):
+            told_gone["address"] = str(gone.address)
+    return tree
+
+
+def _person_json(asked: Freeze | Hold) -> Mapping[str, object]:
+    return {"at": asked.at, "until": asked.until, "who": asked.who, "reason": asked.reason}
 
 
 def _backend_json(backend: BackendView) -> Mapping[str, object]:
@@ -201,11 +311,17 @@ def _backend_json(backend: BackendView) -> Mapping[str, object]:
         "service": backend.service,
         "exists": backend.exists,
         "known": backend.is_known,
+        "doubt": backend.doubt,
+        "capacity": backend.capacity,
+        "floor": backend.floor,
+        "refilling": backend.is_refilling,
         "slots": {
             "used": backend.slots_used,
             "free": backend.slots_free,
             "emptying": backend.slots_emptying,
         },
+        "dynamic": backend.dynamic,
+        "means": {"dynamic": backend.means.can_add, "why_not": backend.means.why or None},
         "servers": [_row_json(row) for row in backend.rows],
         "without_slot": [_desired_json(one) for one in backend.without_slot],
         "quarantined": [

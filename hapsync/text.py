@@ -10,10 +10,21 @@ def shown(text: str, *, length: int = SHOWN_LENGTH) -> str:
     r"""Return `text` in printable ASCII on one line, cut to about `length` characters.
 
     Control characters, quotes, backslashes and everything outside ASCII become JSON escapes (`\n`, `\u00e9`),
-    so the result can neither end a line or a comment nor move a terminal's cursor.
+    so the result can neither end a line or a comment nor move a terminal's cursor. An escape has up to twelve
+    characters; with many of them `text` is cut sooner, so that no more than twice `length` is shown.
     """
     cut = text if len(text) <= length else text[: length - 3] + "..."
-    return json.dumps(cut)[1:-1]
+    escaped = json.dumps(cut)[1:-1]
+    if len(escaped) <= 2 * length:
+        return escaped
+    pieces, room = [], 2 * length - 3
+    for sign in text:
+        piece = json.dumps(sign)[1:-1]
+        room -= len(piece)
+        if room < 0:
+            break
+        pieces.append(piece)
+    return "".join(pieces) + "..."
 
 
 def one_line(text: str, *, length: int = 400) -> str:

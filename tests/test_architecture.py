@@ -42,6 +42,10 @@ def test_imports_go_downwards_and_the_core_touches_nothing() -> None:
     ("module", "line", "broken"),
     [
         ("diff.py", "import time", "the core touches nothing BROKEN"),
+        ("guard.py", "import time", "the core touches nothing BROKEN"),
+        ("history.py", "import random", "the core touches nothing BROKEN"),
+        ("guard.py", "from hapsync.history import seen", "downwards only BROKEN"),
+        ("guard.py", "from hapsync.worker.safety import Safety", "downwards only BROKEN"),
         ("model.py", "def late() -> None:\n    import socket", "the core touches nothing BROKEN"),
         ("status.py", "from pathlib import Path", "the core touches nothing BROKEN"),
         ("model.py", "from hapsync.diff import diff", "downwards only BROKEN"),

@@ -2,7 +2,18 @@
 
 import pytest
 
-from hapsync.cfgfile import SECTIONS, FileServer, observed_from_file, parse_file, slot_names
+from hapsync.cfgfile import (
+    HEADER,
+    SECTIONS,
+    FileServer,
+    is_sealed,
+    observed_from_file,
+    parse_file,
+    sealed,
+    server_options_in,
+    skeleton,
+    slot_names,
+)
 from hapsync.model import NO_LOAD, PLACEHOLDER, Address, AdminState, Backend, Observed, Server
 
 READY, MAINT = AdminState.READY, AdminState.MAINT
@@ -58,6 +69,42 @@ def test_slots_are_found_under_their_backend_or_listen() -> None:
 def test_an_empty_file_has_no_backends() -> None:
     assert parse_file("") == {}
     assert parse_file("\n# backend web\n") == {}
+
+
+def test_a_file_that_nobody_changed_is_known_as_such() -> None:
+    text = sealed(FILE)
+
+    assert text.startswith(HEADER)
+    assert text.endswith(f"\n{FILE}")
+    assert is_sealed(text)
+    assert is_sealed(sealed(""))
+    assert is_sealed(sealed("# \udc80\n"))  # a byte that is not UTF-8, as it is read
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        FILE,
+        HEADER,
+        HEADER + FILE,
+        sealed(FILE) + "\n",
+        sealed(FILE).replace("10.0.0.2", "10.0.0.3"),
+        sealed(FILE).removeprefix(HEADER),
+        "\n" + sealed(FILE),
+        sealed(FILE).rstrip(),
+    ],
+    ids=lambda text: repr(text[-20:]),
+)
+def test_a_file_that_somebody_changed_is_known_as_such(text: str) -> None:
+    assert not is_sealed(text)
+
+
+def test_the_seal_is_no_part_of_what_a_file_is_made_from() -> None:
+    other = FILE.replace("weight 256", "weight 255")
+
+    assert skeleton(sealed(FILE)) == skeleton(sealed(other))
+    assert skeleton(sealed(FILE)) == skeleton(HEADER + FILE)
 
 
 @pytest.mark.parametrize("section", sorted(SECTIONS - {"backend", "listen"}))
@@ -127,3 +174,19 @@ def test_the_names_of_the_slots_alone_are_the_same(text: str) -> None:
     expected = {name: {one.server.name for one in servers} for name, servers in parse_file(text).items()}
 
     assert expected == slot_names(text)
+
+
+CONFIG = """\
+global
+backend web
+    server srv1 1.2.3.4:80 weight 1 check inter 2s  # one
+    server other 1.2.3.4:80
+listen api
+    mode http
+    server srv1 1.2.3.5:80 weight 1 check disabled  # two
+    server dyn-web-1-1a2b3c4 1.2.3.6:80 id 27440068 weight 1 check  # three
+"""
+
+
+def test_the_options_of_a_file_are_read_back() -> None:
+    assert server_options_in(CONFIG) == {"web": "check inter 2s", "api": "check"}

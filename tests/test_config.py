@@ -1,17 +1,26 @@
 """hapsync.toml is read strictly, and all that is wrong with it is said at once."""
 
+import re
+import tomllib
+from ipaddress import ip_network
+
 import pytest
 
 from hapsync.config import (
     AgentConfig,
     BackendConfig,
+    BackendKeys,
     Config,
     ConsulConfig,
+    DiscoverConfig,
+    FleetConfig,
     HAProxyConfig,
     parse_config,
 )
 from hapsync.errors import ConfigError
+from hapsync.model import Address
 from hapsync.text import plural
+from tests.harness.tools import ROOT
 
 WEB = '[backends.web]\nservice = "web"\n'
 
@@ -34,18 +43,32 @@ def test_a_file_with_one_backend_is_enough() -> None:
     config = parse_config(WEB, "hapsync.toml")
 
     assert Config(backends={"web": BackendConfig(service="web")}) == config
-    assert config.consul == ConsulConfig(address="http://127.0.0.1:8500", consistency="cached", wait_seconds=60.0)
+    assert config.consul == ConsulConfig(
+        address="http://127.0.0.1:8500", consistency="cached", canary="consul", wait_seconds=60.0
+    )
     assert config.haproxy == HAProxyConfig(
         socket="/run/haproxy/admin.sock",
         config="/etc/haproxy/haproxy.cfg",
         template="/etc/hapsync/haproxy.cfg.j2",
         check_command=("haproxy", "-c", "-f", "{config}"),
         reload_gap_seconds=5.0,
+        old_worker_grace_seconds=0.0,
     )
     assert config.agent == AgentConfig(
-        state_dir="/var/lib/hapsync", runtime_dir="/run/hapsync", resync_seconds=10.0, log_level="info"
+        mode="active", state_dir="/var/lib/hapsync", runtime_dir="/run/hapsync", resync_seconds=10.0, log_level="info"
     )
-    assert config.backends["web"] == BackendConfig(service="web", tags=(), slots=8, server_options="check")
+    assert config.backends["web"] == BackendConfig(
+        service="web",
+        tags=(),
+        slots=8,
+        server_options="check",
+        networks=(),
+        max_servers=1000,
+        max_loss_fraction=0.5,
+        guard_window_seconds=60.0,
+        min_ready=1,
+        fallback=(),
+    )
 
 
 def test_every_key_is_read() -> None:
@@ -55,6 +78,7 @@ address = "https://consul.example:8501"
 token = "t0ken"
 datacenter = "dc-1"
 consistency = "stale"
+canary = "edge proxy"
 wait_seconds = 30
 timeout_seconds = 2.5
 ca_file = "/etc/ca.pem"
@@ -70,16 +94,30 @@ timeout_seconds = 1
 check_timeout_seconds = 2
 reload_timeout_seconds = 3
 reload_gap_seconds = 0
+old_worker_grace_seconds = 3600
 [agent]
+mode = "observe"
 state_dir = "/s"
 runtime_dir = "/r"
 resync_seconds = 1
 log_level = "debug"
+[fleet]
+group = "edge"
+reloads_at_once = 2
+patience_seconds = 9
 [backends."a.b:c-d_1"]
 service = "web server"
 tags = ["a b", "`c`", ""]
 slots = 4000
+means = "dynamic"
+start = "checked"
 server_options = "check inter 2s ssl verify none"
+networks = ["10.0.0.0/8", "2001:DB8::/32"]
+max_servers = 50
+max_loss_fraction = 0.25
+guard_window_seconds = 90
+min_ready = 2
+fallback = ["10.0.0.5:80", "[2001:db8:0::1]:8080"]
 """
     expected = Config(
         consul=ConsulConfig(
@@ -87,6 +125,7 @@ server_options = "check inter 2s ssl verify none"
             token="t0ken",
             datacenter="dc-1",
             consistency="stale",
+            canary="edge proxy",
             wait_seconds=30.0,
             timeout_seconds=2.5,
             ca_file="/etc/ca.pem",
@@ -103,14 +142,24 @@ server_options = "check inter 2s ssl verify none"
             check_timeout_seconds=2.0,
             reload_timeout_seconds=3.0,
             reload_gap_seconds=0.0,
+            old_worker_grace_seconds=3600.0,
         ),
-        agent=AgentConfig(state_dir="/s", runtime_dir="/r", resync_seconds=1.0, log_level="debug"),
+        agent=AgentConfig(mode="observe", state_dir="/s", runtime_dir="/r", resync_seconds=1.0, log_level="debug"),
+        fleet=FleetConfig(group="edge", reloads_at_once=2, patience_seconds=9.0),
         backends={
             "a.b:c-d_1": BackendConfig(
                 service="web server",
                 tags=("a b", "`c`", ""),
                 slots=4000,
+                means="dynamic",
+                start="checked",
                 server_options="check inter 2s ssl verify none",
+                networks=(ip_network("10.0.0.0/8"), ip_network("2001:db8::/32")),
+                max_servers=50,
+                max_loss_fraction=0.25,
+                guard_window_seconds=90.0,
+                min_ready=2,
+                fallback=(Address("10.0.0.5", 80), Address("2001:db8::1", 8080)),
             )
         },
     )
@@ -168,10 +217,10 @@ def test_an_unknown_key_is_a_problem(table: str) -> None:
 @pytest.mark.parametrize(
     ("text", "problem"),
     [
-        ("", "backends: is missing"),
+        ("", "backends: must name at least one backend, for example [backends.web]"),
         ("backends = {}", "backends: must name at least one backend, for example [backends.web]"),
-        ("backends = 5", "backends: must hold a table for each backend, for example [backends.web]"),
-        ('[[backends]]\nservice = "a"', "backends: must hold a table for each backend, for example [backends.web]"),
+        ("backends = 5", "backends: must hold a table for each name, for example [backends.web]"),
+        ('[[backends]]\nservice = "a"', "backends: must hold a table for each name, for example [backends.web]"),
         ("[backends]\nweb = 5", "backends.web: must be a table"),
         ("[backends.web]", "backends.web.service: is missing"),
         (f"consul = 5\n{WEB}", "consul: must be a table"),
@@ -187,7 +236,7 @@ def test_what_should_be_a_table_is_one(text: str, problem: str) -> None:
 @pytest.mark.parametrize(
     ("table", "key"),
     [
-        *(("consul", key) for key in ("address", "token", "token_file", "datacenter", "ca_file")),
+        *(("consul", key) for key in ("address", "token", "token_file", "datacenter", "canary", "ca_file")),
         *(("haproxy", key) for key in ("socket", "config", "template", "master_socket")),
         *(("agent", key) for key in ("state_dir", "runtime_dir")),
         *(("backends.web", key) for key in ("server_options",)),
@@ -207,6 +256,7 @@ def test_a_text_is_nothing_else(table: str, key: str, value: str) -> None:
             for key in ("timeout_seconds", "check_timeout_seconds", "reload_timeout_seconds", "reload_gap_seconds")
         ),
         ("agent", "resync_seconds"),
+        *(("backends.web", key) for key in ("max_loss_fraction", "guard_window_seconds")),
     ],
 )
 def test_a_number_is_nothing_else(table: str, key: str, value: str) -> None:
@@ -214,12 +264,16 @@ def test_a_number_is_nothing_else(table: str, key: str, value: str) -> None:
 
 
 @pytest.mark.parametrize("value", ['"8"', "true", "8.0", "[8]"])
-def test_a_whole_number_is_nothing_else(value: str) -> None:
-    assert problems(in_table("backends.web", f"slots = {value}")) == ["backends.web.slots: must be a whole number"]
+@pytest.mark.parametrize("key", ["slots", "max_servers", "min_ready"])
+def test_a_whole_number_is_nothing_else(key: str, value: str) -> None:
+    assert problems(in_table("backends.web", f"{key} = {value}")) == [f"backends.web.{key}: must be a whole number"]
 
 
 @pytest.mark.parametrize("value", ['"a"', "5", "true", "[5]", '["a", 5]', '[["a"]]', "{ a = 1 }"])
-@pytest.mark.parametrize(("table", "key"), [("haproxy", "reload_command"), ("backends.web", "tags")])
+@pytest.mark.parametrize(
+    ("table", "key"),
+    [("haproxy", "reload_command"), *(("backends.web", key) for key in ("tags", "networks", "fallback"))],
+)
 def test_a_list_of_texts_is_nothing_else(table: str, key: str, value: str) -> None:
     assert problems(in_table(table, f"{key} = {value}")) == [f"{table}.{key}: must be a list of texts"]
 
@@ -232,6 +286,7 @@ def test_a_choice_is_one_of_its_words(value: str) -> None:
     assert problems(in_table("agent", f"log_level = {value}")) == [
         "agent.log_level: must be one of debug, info, warning, error"
     ]
+    assert problems(in_table("agent", f"mode = {value}")) == ["agent.mode: must be one of active, observe"]
 
 
 @pytest.mark.parametrize(
@@ -311,12 +366,23 @@ def test_a_service_has_a_printable_name(name: str) -> None:
         ("backends.web", "slots = 0", "1 to 4000"),
         ("backends.web", "slots = -1", "1 to 4000"),
         ("backends.web", "slots = 4001", "1 to 4000"),
+        ("backends.web", "max_servers = 0", "1 to 4000"),
+        ("backends.web", "max_servers = 4001", "1 to 4000"),
+        ("backends.web", "min_ready = -1", "0 to 4000"),
+        ("backends.web", "min_ready = 4001", "0 to 4000"),
+        ("backends.web", "max_loss_fraction = -0.1", "0 to 1"),
+        ("backends.web", "max_loss_fraction = 1.1", "0 to 1"),
+        ("backends.web", "max_loss_fraction = 50", "0 to 1"),
+        ("backends.web", "max_loss_fraction = nan", "0 to 1"),
+        ("backends.web", "guard_window_seconds = -1", "0 to 86400"),
+        ("backends.web", "guard_window_seconds = inf", "0 to 86400"),
         ("consul", "wait_seconds = 0.5", "1 to 600"),
         ("consul", "wait_seconds = 601", "1 to 600"),
         ("consul", "timeout_seconds = 0", "0.05 to 86400"),
         ("agent", "resync_seconds = nan", "0.05 to 86400"),
         ("agent", "resync_seconds = inf", "0.05 to 86400"),
         ("haproxy", "reload_gap_seconds = -0.1", "0 to 86400"),
+        ("haproxy", "old_worker_grace_seconds = 2678401", "0 to 2678400"),
     ],
 )
 def test_a_number_is_within_its_limits(table: str, line: str, limits: str) -> None:
@@ -426,3 +492,160 @@ def test_each_service_is_watched_once() -> None:
     backends = {name: BackendConfig(service=service) for name, service in (("a", "web"), ("b", "api"), ("c", "web"))}
 
     assert Config(backends=backends).services == ("api", "web")
+
+
+@pytest.mark.parametrize("name", ["", "consul", "web server"])
+def test_the_canary_is_a_service_or_none(name: str) -> None:
+    assert name == parse_config(in_table("consul", f'canary = "{name}"'), "f").consul.canary
+
+
+@pytest.mark.parametrize("name", ["é", "a\\nb", "a" * 257])
+def test_the_canary_has_a_printable_name(name: str) -> None:
+    assert problems(in_table("consul", f'canary = "{name}"')) == [
+        "consul.canary: must be a service's name, or empty for none"
+    ]
+
+
+@pytest.mark.parametrize(
+    "network", ["0.0.0.0/0", "::/0", "127.0.0.0/8", "10.1.2.3/32", "2001:db8::1/128", "fd00::/8"]
+)
+def test_any_network_with_servers_in_it_may_be_named(network: str) -> None:
+    config = parse_config(in_table("backends.web", f'networks = ["{network}"]'), "f")
+
+    assert (ip_network(network),) == config.backends["web"].networks
+
+
+@pytest.mark.parametrize(
+    ("network", "what"),
+    [
+        ("10.1.2.3/8", 'has bits set beyond its length; write "10.0.0.0/8"'),
+        ("2001:db8::1/32", 'has bits set beyond its length; write "2001:db8::/32"'),
+        ("10.1.2.3", 'is one address; write "10.1.2.3/32"'),
+        ("2001:db8::1", 'is one address; write "2001:db8::1/128"'),
+        ("::ffff:10.0.0.0/104", 'holds IPv4 addresses; write "10.0.0.0/8"'),
+        ("::ffff:10.1.2.3/104", 'holds IPv4 addresses; write "10.0.0.0/8"'),
+        ("224.0.0.0/4", "is multicast or link-local; no server there is ever used"),
+        ("ff00::/8", "is multicast or link-local; no server there is ever used"),
+        ("169.254.0.0/16", "is multicast or link-local; no server there is ever used"),
+        ("fe80::/10", "is multicast or link-local; no server there is ever used"),
+        *(
+            (wrong, 'is not a network such as "10.0.0.0/8" or "2001:db8::/32"')
+            for wrong in (
+                *(
+                    "",
+                    "/",
+                    "/8",
+                    "10.0.0.0/",
+                    "10.0.0.0/33",
+                    "::/129",
+                    "10.0.0.0/255.0.0.0",
+                    "10.0.0.0/0.255.255.255",
+                ),
+                *("10.0.0.0/-1", "10.0.0.0/8 ", " 10.0.0.0/8", "10.0.0/8", "010.0.0.0/8", "fe80::%eth0/64", "web/8"),
+                *("fe80::1%eth0", "10.0.0.0/\u0668", "10.0.0.0/8;10.1.0.0/16", "web"),
+            )
+        ),
+    ],
+)
+def test_a_network_is_said_to_be_wrong_and_how_it_is_right(network: str, what: str) -> None:
+    (problem,) = problems(in_table("backends.web", f'networks = ["{network}"]'))
+
+    assert problem.startswith('backends.web.networks: "')
+    assert problem.endswith(f'" {what}')
+    assert problem.isascii()
+
+
+def test_all_wrong_networks_of_a_list_are_named() -> None:
+    (problem,) = problems(in_table("backends.web", 'networks = ["10.0.0.1/8", "10.0.0.0/8", "x"]'))
+
+    assert problem == (
+        'backends.web.networks: "10.0.0.1/8" has bits set beyond its length; write "10.0.0.0/8"; '
+        '"x" is not a network such as "10.0.0.0/8" or "2001:db8::/32"'
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "address"),
+    [
+        ("10.0.0.5:80", Address("10.0.0.5", 80)),
+        ("127.0.0.1:65535", Address("127.0.0.1", 65535)),
+        ("[2001:DB8:0:0::1]:80", Address("2001:db8::1", 80)),
+        ("[::ffff:10.0.0.5]:80", Address("10.0.0.5", 80)),
+        ("[::1]:1", Address("::1", 1)),
+    ],
+)
+def test_a_fallback_address_has_its_one_spelling(text: str, address: Address) -> None:
+    config = parse_config(in_table("backends.web", f'fallback = ["{text}"]'), "f")
+
+    assert (address,) == config.backends["web"].fallback
+
+
+@pytest.mark.parametrize(
+    ("text", "what"),
+    [
+        ("127.0.0.1:1", "is where free slots point"),
+        ("[::ffff:127.0.0.1]:1", "is where free slots point"),
+        *(
+            (refused, "is unspecified, multicast or link-local")
+            for refused in ("0.0.0.0:80", "[::]:80", "224.0.0.1:80", "[ff02::1]:80", "169.254.1.1:80", "[fe80::1]:80")
+        ),
+        *(
+            (wrong, 'is not an address such as "10.0.0.5:80" or "[2001:db8::1]:80"')
+            for wrong in (
+                *("", "10.0.0.5", "10.0.0.5:", "10.0.0.5:0", "10.0.0.5:65536", "10.0.0.5:080", "10.0.0.5:+80"),
+                *("web.example:80", "2001:db8::1:80", "[2001:db8::1]", "[10.0.0.5]:80", "[fe80::1%eth0]:80"),
+                *("10.0.0.5:80 ", "10.0.0.5:80\\n", "10.0.0.5:\u0668", "010.0.0.5:80", "10.0.5:80", "a;b:80"),
+            )
+        ),
+    ],
+)
+def test_a_fallback_address_is_a_server_s(text: str, what: str) -> None:
+    (problem,) = problems(in_table("backends.web", f'fallback = ["{text}"]'))
+
+    assert problem.startswith('backends.web.fallback: "')
+    assert problem.endswith(f'" {what}')
+    assert problem.isascii()
+
+
+@pytest.mark.parametrize(
+    ("lines", "problem"),
+    [
+        ("min_ready = 5\nmax_servers = 4", "min_ready 5 is more than max_servers 4"),
+        ('fallback = ["10.0.0.1:80", "10.0.0.2:80"]\nmax_servers = 1', "fallback has 2 addresses, max_servers is 1"),
+        ('fallback = ["10.0.0.1:80", "[::ffff:10.0.0.1]:80"]', "fallback has 10.0.0.1:80 twice"),
+        ('start = "checked"\nserver_options = "inter 1s"', 'start "checked" needs `check` in server_options'),
+        (
+            'fallback = ["10.0.0.1:80", "10.9.0.1:80"]\nnetworks = ["10.0.0.0/24"]',
+            "fallback has 10.9.0.1:80, which is outside networks",
+        ),
+    ],
+)
+def test_keys_of_a_backend_that_contradict_each_other_are_a_problem(lines: str, problem: str) -> None:
+    assert problems(in_table("backends.web", lines)) == [f"backends.web: {problem}"]
+
+
+def test_the_shipped_file_is_right_and_shows_every_default_it_comments_out() -> None:
+    text = (ROOT / "haproxy" / "hapsync.toml").read_text()
+    config = parse_config(text, "hapsync.toml")
+    tables = {
+        "consul": ConsulConfig(),
+        "haproxy": HAProxyConfig(),
+        "agent": AgentConfig(),
+        "fleet": FleetConfig(group="edge"),
+        "discover.apps": DiscoverConfig(tag="public", prefix="app-"),
+        "discover.apps.each": BackendKeys(),
+        "backends.web": BackendConfig(service="web"),
+    }
+    table, shown = "", 0
+    for line in text.splitlines():
+        if begun := re.match(r"(?:# )?\[([a-z.]+)\]", line):
+            table = begun[1]
+        if commented := re.match(r"# ([a-z_]+ = .*)", line):
+            ((key, value),) = tomllib.loads(commented[1]).items()
+            default = getattr(tables[table], key)
+
+            assert default in (None, tuple(value) if isinstance(value, list) else value), line
+            shown += 1
+
+    assert shown >= 12
+    assert config.backends["web"] == BackendConfig(service="web", server_options="check inter 2s")

@@ -1,11 +1,22 @@
 """What Consul says of each instance becomes one state and one weight in HAProxy."""
 
+import random
+from ipaddress import ip_network
+
 import attrs
 import pytest
 
-from hapsync.catalog import Catalog, Instance, Quarantined, Reading
+from hapsync.catalog import Catalog, Doubt, Instance, Quarantined, Reading
 from hapsync.config import BackendConfig, Config
-from hapsync.desired import Desired, DesiredBackend, DesiredServer, desired, desired_backend, scale_weights
+from hapsync.desired import (
+    Desired,
+    DesiredBackend,
+    DesiredServer,
+    desired,
+    desired_backend,
+    fallback_reading,
+    scale_weights,
+)
 from hapsync.model import Address, AdminState, CheckStatus
 
 WEB = BackendConfig(service="web", slots=4)
@@ -153,7 +164,7 @@ def test_a_backend_whose_service_was_never_read_is_absent() -> None:
     found = desired(Catalog({"web": Reading("web", ())}), config)
 
     assert list(found.backends) == ["canary", "web"]
-    assert found.backends["web"] == DesiredBackend("web", 4)
+    assert found.backends["web"] == DesiredBackend("web", 4, server_options=WEB.server_options)
 
 
 def test_the_order_of_the_configuration_does_not_matter() -> None:
@@ -168,3 +179,143 @@ def test_a_part_of_what_is_desired_can_be_taken() -> None:
     whole = Desired({name: DesiredBackend(name, 1) for name in "abc"})
 
     assert list(whole.only(["c", "x", "a"]).backends) == ["a", "c"]
+
+
+@pytest.mark.parametrize("doubt", [None, *Doubt])
+@pytest.mark.parametrize("is_backwards", [False, True])
+def test_what_speaks_against_a_reading_is_known_of_its_backend(doubt: Doubt | None, is_backwards: bool) -> None:  # noqa: FBT001
+    found = desired_backend("web", WEB, Reading("web", (), doubt=doubt, is_backwards=is_backwards))
+
+    assert (found.doubt, found.is_backwards) == (doubt, is_backwards)
+
+
+def within(*networks: str) -> BackendConfig:
+    return attrs.evolve(WEB, networks=tuple(ip_network(network) for network in networks))
+
+
+def hosts(backend: DesiredBackend) -> list[str]:
+    return [server.address.host for server in backend.servers]
+
+
+@pytest.mark.parametrize(
+    ("networks", "inside"),
+    [
+        ((), ["10.0.0.1", "10.9.9.9", "127.0.0.1", "2001:db8::1"]),
+        (("10.0.0.0/8",), ["10.0.0.1", "10.9.9.9"]),
+        (("10.0.0.0/24", "2001:db8::/32"), ["10.0.0.1", "2001:db8::1"]),
+        (("10.9.9.9/32",), ["10.9.9.9"]),
+        (("0.0.0.0/0",), ["10.0.0.1", "10.9.9.9", "127.0.0.1"]),
+        (("::/0",), ["2001:db8::1"]),
+        (("192.0.2.0/24",), []),
+    ],
+)
+def test_an_instance_outside_networks_is_left_out(networks: tuple[str, ...], inside: list[str]) -> None:
+    everywhere = [
+        attrs.evolve(instance(number), address=Address(host, 80))
+        for number, host in enumerate(("10.0.0.1", "10.9.9.9", "127.0.0.1", "2001:db8::1"), 1)
+    ]
+    found = wanted(*everywhere, config=within(*networks))
+
+    assert inside == hosts(found)
+    assert [one.reason for one in found.quarantined] == [
+        f"its address {one.address.host} is outside networks" for one in everywhere if one.address.host not in inside
+    ]
+
+
+def test_an_instance_outside_networks_neither_scales_weights_nor_takes_a_place() -> None:
+    strange = attrs.evolve(instance(1, CheckStatus.PASSING, 65535, 1), address=Address("192.0.2.1", 80))
+    config = attrs.evolve(within("10.0.0.0/8"), max_servers=1)
+    found = wanted(strange, instance(2, CheckStatus.PASSING, 7, 1), config=config)
+
+    assert [(server.instance_id, server.weight) for server in found.servers] == [("web-2", 7)]
+
+
+def test_above_max_servers_the_least_healthy_are_left_out() -> None:
+    instances = [
+        instance(1, CheckStatus.CRITICAL),
+        instance(2, CheckStatus.MAINTENANCE),
+        instance(3, CheckStatus.WARNING),
+        instance(4),
+        instance(5),
+    ]
+    for limit, kept in ((5, "12345"), (4, "2345"), (3, "345"), (2, "45"), (1, "4")):
+        found = wanted(*instances, config=attrs.evolve(WEB, max_servers=limit))
+
+        assert "".join(server.instance_id[-1] for server in found.servers) == kept
+        assert {one.reason for one in found.quarantined} == (
+            {f"the service has more than max_servers {limit}"} if limit < 5 else set()
+        )
+        assert {one.instance_id for one in found.quarantined} == {f"web-{n}" for n in "12345" if n not in kept}
+
+
+def test_an_instance_more_than_max_servers_moves_nobody_out_that_comes_before_it() -> None:
+    config = attrs.evolve(WEB, max_servers=3)
+    before = wanted(*(instance(number) for number in (1, 2, 3)), config=config)
+    after = wanted(*(instance(number) for number in (4, 1, 2, 3)), config=config)
+
+    assert before.servers == after.servers
+
+
+def test_two_instances_on_one_address_count_once_for_max_servers() -> None:
+    twin = attrs.evolve(instance(1), instance_id="web-1b")
+    found = wanted(instance(1), twin, instance(2), config=attrs.evolve(WEB, max_servers=2))
+
+    assert hosts(found) == ["10.0.0.1", "10.0.0.2"]
+
+
+def test_a_service_of_five_thousand_gets_its_limit_whatever_the_order() -> None:
+    instances = [
+        attrs.evolve(instance(1), instance_id=f"web-{one:05}", address=Address(f"10.1.{one >> 8}.{one & 255}", 80))
+        for one in range(5000)
+    ]
+    turned = instances[:]
+    random.Random(1).shuffle(turned)
+    config = attrs.evolve(within("10.0.0.0/8"), max_servers=1000)
+    found = wanted(*turned, config=config)
+
+    assert found == wanted(*instances, config=config)
+    assert {server.instance_id for server in found.servers} == {f"web-{one:05}" for one in range(1000)}
+    assert len(found.quarantined) == 4000
+
+
+ONE, TWO = Address("10.0.0.1", 80), Address("10.0.0.2", 80)
+
+
+def test_a_fallback_is_a_reading_that_is_doubted() -> None:
+    config = Config(backends={"web": attrs.evolve(WEB, fallback=(TWO, ONE), tags=("a",))})
+    reading = fallback_reading("web", config)
+
+    assert reading is not None
+    assert reading.doubt is Doubt.FALLBACK
+    assert [(one.node, one.instance_id, one.status, one.weight) for one in reading.instances] == [
+        ("fallback", "10.0.0.1:80", CheckStatus.PASSING, 1),
+        ("fallback", "10.0.0.2:80", CheckStatus.PASSING, 1),
+    ]
+    found = desired_backend("web", config.backends["web"], reading)
+    assert (hosts(found), found.serving, found.doubt) == (["10.0.0.1", "10.0.0.2"], 2, Doubt.FALLBACK)
+
+
+def test_a_service_without_fallback_has_no_such_reading() -> None:
+    config = Config(backends={"web": WEB, "api": BackendConfig(service="api", fallback=(ONE,))})
+
+    assert fallback_reading("web", config) is None
+    assert fallback_reading("other", config) is None
+
+
+def test_backends_that_share_a_service_keep_their_own_fallbacks() -> None:
+    config = Config(
+        backends={
+            "blue": attrs.evolve(WEB, fallback=(ONE,), tags=("blue",)),
+            "green": attrs.evolve(WEB, fallback=(TWO, ONE), tags=("green",)),
+            "none": WEB,
+        }
+    )
+    reading = fallback_reading("web", config)
+    assert reading is not None
+
+    found = desired(Catalog({"web": reading}), config).backends
+    assert {name: hosts(backend) for name, backend in found.items()} == {
+        "blue": ["10.0.0.1"],
+        "green": ["10.0.0.1", "10.0.0.2"],
+        "none": [],
+    }

@@ -3,12 +3,10 @@
 import attrs
 import pytest
 
-from hapsync.desired import Desired, DesiredBackend, DesiredServer
-from hapsync.diff import (
-    FREE_SLOT,
+from hapsync.ahead import FREE_SLOT, after, as_new_worker, grow
+from hapsync.changes import (
     Add,
     Change,
-    Diff,
     Disable,
     Drain,
     Enable,
@@ -16,14 +14,25 @@ from hapsync.diff import (
     Reason,
     Remove,
     Reweigh,
+    SetAside,
     Shortage,
-    after,
-    as_new_worker,
-    diff,
-    grow,
-    needs_loads,
+    TakeBack,
 )
-from hapsync.model import NO_LOAD, PLACEHOLDER, Address, AdminState, Backend, CheckStatus, Load, Observed, Server
+from hapsync.desired import Desired, DesiredBackend, DesiredServer
+from hapsync.diff import Diff, diff, needs_loads
+from hapsync.model import (
+    NO_LOAD,
+    PLACEHOLDER,
+    Address,
+    AdminState,
+    Backend,
+    CheckStatus,
+    Load,
+    Means,
+    Observed,
+    Proof,
+    Server,
+)
 
 READY, DRAIN, MAINT = AdminState.READY, AdminState.DRAIN, AdminState.MAINT
 BUSY = Load(1, 0, 0, 0)
@@ -38,7 +47,11 @@ def want(number: int, admin: AdminState = READY, weight: int = 1) -> DesiredServ
     return DesiredServer(at(number), admin, weight, f"n{number}", f"web-{number}", STATUS[admin])
 
 
-def slot(name: int, number: int, admin: AdminState = READY, weight: int = 1, load: Load | None = NO_LOAD) -> Server:
+def slot(
+    name: int, number: int, admin: AdminState = READY, weight: int | None = None, load: Load | None = NO_LOAD
+) -> Server:
+    """A server as hapsync leaves it: what is not ready has no weight."""
+    weight = int(admin is READY) if weight is None else weight
     return Server(f"srv{name}", at(number), admin, weight, is_up=admin is not MAINT, load=load)
 
 
@@ -126,12 +139,21 @@ def test_a_critical_instance_keeps_its_slot_from_others() -> None:
     assert found == Diff(shortages=(Shortage("web", (at(2),), 1),))
 
 
+@pytest.mark.parametrize("have", [slot(2, 9, MAINT), free(2)], ids=["of another", "at the placeholder"])
+def test_a_slot_that_is_given_away_forgets_whose_it_was_also_where_a_reload_has_tidied_it(have: Server) -> None:
+    sticky = attrs.evolve(seen().backends["web"], slots=(attrs.evolve(have, id=7),), means=Means(tables=("a", "b/c")))
+    [change] = diff(wanted(want(1)), Observed({"web": sticky})).changes
+
+    assert isinstance(change, Add)
+    assert change.forgets == (("a", 7), ("b/c", 7))
+
+
 @pytest.mark.parametrize("address", [at(9), PLACEHOLDER, None])
 def test_what_serves_and_is_not_in_the_catalog_is_removed(address: Address | None) -> None:
     stray = attrs.evolve(slot(2, 9), address=address)
 
     assert diff(wanted(want(1)), seen(slot(1, 1), stray)).changes == (Remove("web", "srv2", address, Reason.GONE),)
-    assert diff(wanted(want(1)), seen(slot(1, 1), attrs.evolve(stray, admin=DRAIN))).changes == (
+    assert diff(wanted(want(1)), seen(slot(1, 1), attrs.evolve(stray, admin=DRAIN, weight=0))).changes == (
         Remove("web", "srv2", address, Reason.GONE),
     )
 
@@ -166,14 +188,88 @@ def test_a_free_slot_that_still_has_an_old_address_is_taken_for_that_address_fir
     assert found.changes == (Enable("web", "srv2", at(9), 1, Reason.PASSING),)
 
 
-def test_a_service_that_is_gone_whole_is_held() -> None:
+def test_all_of_a_service_that_is_gone_whole_is_due_to_go() -> None:
     found = diff(wanted(), seen(slot(1, 1), slot(2, 2, DRAIN), slot(3, 3, MAINT), free(4)))
 
-    assert found == Diff(
-        held=tuple(
-            Held(Remove("web", f"srv{number}", at(number), Reason.GONE), Reason.SERVICE_GONE) for number in (1, 2)
-        )
+    assert found == Diff(tuple(Remove("web", f"srv{number}", at(number), Reason.GONE) for number in (1, 2)))
+
+
+@pytest.mark.parametrize("admin", [DRAIN, MAINT])
+@pytest.mark.parametrize("due", [(want(1),), (want(1, DRAIN),), (want(1, MAINT),), (), (want(2, MAINT),)])
+def test_a_server_held_by_hand_is_left_as_it_is_and_what_is_due_on_it_is_held(
+    admin: AdminState, due: tuple[DesiredServer, ...]
+) -> None:
+    held = slot(1, 1, admin, weight=5)
+    ours = diff(wanted(*due), seen(attrs.evolve(held, weight=0)))
+    found = diff(wanted(*due), seen(held))
+
+    assert found.changes == ()
+    assert found.held == tuple(Held(change, Reason.BY_HAND) for change in ours.changes)
+    assert found.shortages == ()
+
+
+def test_a_slot_held_by_hand_is_given_to_nobody_else() -> None:
+    assert diff(wanted(want(2)), seen(slot(1, 1, MAINT, weight=5))).shortages == (Shortage("web", (at(2),), 1),)
+
+
+def asked_for(admin: AdminState | None) -> Desired:
+    """Return two wanted servers, the first of them set aside, or released."""
+    return attrs.evolve(wanted(want(1), want(2)), aside={"web": {at(1): admin}})
+
+
+@pytest.mark.parametrize("admin", [DRAIN, MAINT])
+@pytest.mark.parametrize(
+    ("have", "weight"),
+    [(slot(1, 1, weight=7), 7), (slot(1, 1, weight=0), 1), (slot(1, 1, MAINT), 1), (slot(1, 1, DRAIN), 1)],
+)
+def test_what_a_person_asks_for_is_set_aside_with_a_weight_that_marks_it(
+    have: Server, weight: int, admin: AdminState
+) -> None:
+    observed = seen(have, slot(2, 2))
+    found = diff(asked_for(admin), observed)
+
+    assert found == Diff((SetAside("web", "srv1", at(1), admin, weight),))
+    assert diff(asked_for(admin), after(observed, found.changes)) == Diff(
+        held=(Held(Enable("web", "srv1", at(1), 1, Reason.PASSING), Reason.BY_HAND),)
     )
+
+
+def test_a_hold_can_become_a_drain() -> None:
+    found = diff(asked_for(DRAIN), seen(slot(1, 1, MAINT, weight=7), slot(2, 2)))
+
+    assert found.changes == (SetAside("web", "srv1", at(1), DRAIN, 7),)
+
+
+def test_what_a_person_released_becomes_ours_and_then_what_the_catalog_says() -> None:
+    observed = seen(slot(1, 1, MAINT, weight=7), slot(2, 2))
+    first = diff(asked_for(None), observed)
+    observed = after(observed, first.changes)
+
+    assert first == Diff((TakeBack("web", "srv1", at(1)),))
+    assert diff(asked_for(None), observed) == Diff((Enable("web", "srv1", at(1), 1, Reason.PASSING),))
+
+
+def test_an_address_set_aside_that_has_no_slot_gets_none_until_it_is_released() -> None:
+    observed = seen(free(1), slot(2, 2))
+
+    assert diff(asked_for(MAINT), observed) == Diff()
+    assert diff(asked_for(None), observed).changes == (Add("web", "srv1", at(1), 1, Reason.PASSING),)
+
+
+def test_a_server_of_a_service_that_was_never_read_can_be_set_aside() -> None:
+    desired = Desired({}, {"web": {at(1): MAINT}})
+
+    assert diff(desired, seen(slot(1, 1), slot(2, 2))).changes == (SetAside("web", "srv1", at(1), MAINT, 1),)
+
+
+def test_of_two_slots_with_one_address_the_one_that_haproxy_sends_to_stays() -> None:
+    down = attrs.evolve(slot(1, 1), is_up=False)
+    silent = slot(1, 1, weight=0)
+    unproven = attrs.evolve(slot(1, 1), proof=Proof.MISSING)
+    for worse in (down, silent, unproven):
+        found = diff(wanted(want(1)), seen(worse, slot(2, 1)))
+
+        assert found.changes == (Remove("web", "srv1", at(1), Reason.DUPLICATE),)
 
 
 def test_a_service_whose_last_instance_is_critical_is_not_gone() -> None:
@@ -232,9 +328,11 @@ def test_loads_are_not_needed_for_a_backend_haproxy_lacks() -> None:
         (Add("web", "srv1", at(2), 7, Reason.PASSING), slot(1, 2, READY, 7, BUSY)),
         (Enable("web", "srv1", at(1), 7, Reason.PASSING), slot(1, 1, READY, 7, BUSY)),
         (Reweigh("web", "srv1", at(1), 7, 1, Reason.WEIGHT), slot(1, 1, READY, 7, BUSY)),
-        (Drain("web", "srv1", at(1), Reason.MAINTENANCE), slot(1, 1, DRAIN, 1, BUSY)),
-        (Disable("web", "srv1", at(1), Reason.CRITICAL), slot(1, 1, MAINT, 1, BUSY)),
-        (Remove("web", "srv1", at(1), Reason.GONE), slot(1, 1, MAINT, 1, BUSY)),
+        (Drain("web", "srv1", at(1), Reason.MAINTENANCE), slot(1, 1, DRAIN, 0, BUSY)),
+        (Disable("web", "srv1", at(1), Reason.CRITICAL), slot(1, 1, MAINT, 0, BUSY)),
+        (Remove("web", "srv1", at(1), Reason.GONE), slot(1, 1, MAINT, 0, BUSY)),
+        (SetAside("web", "srv1", at(1), MAINT, 3), slot(1, 1, MAINT, 3, BUSY)),
+        (SetAside("web", "srv1", at(1), DRAIN, 3), slot(1, 1, DRAIN, 3, BUSY)),
     ],
     ids=lambda value: type(value).__name__,
 )

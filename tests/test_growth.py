@@ -1,8 +1,9 @@
 """What still changes is waited for, but not for long."""
 
-from hapsync.diff import Shortage
-from hapsync.growth import Need, Pending, needed, touched
-from hapsync.model import Address
+from hapsync.changes import Shortage
+from hapsync.desired import DesiredBackend, DesiredServer
+from hapsync.growth import Need, Pending, is_filling, needed, touched
+from hapsync.model import PLACEHOLDER, Address, AdminState, Backend, CheckStatus, Means, Server
 
 SHORT = (Shortage("web", (Address("10.0.0.1", 80),), 1),)
 SHORTER = (Shortage("web", (Address("10.0.0.1", 80), Address("10.0.0.2", 80)), 2),)
@@ -45,3 +46,30 @@ def test_a_need_that_changes_is_waited_for_within_its_limit() -> None:
 def test_a_need_is_due_after_200_ms_of_quiet_and_1_s_at_the_latest() -> None:
     assert Need(SHORT, Pending(10.0, 10.0)).due_seconds == 10.2
     assert Need(SHORT, Pending(10.0, 10.95)).due_seconds == 11.0
+
+
+def with_slots(taken: int, free: int, means: Means = Means()) -> Backend:  # noqa: B008  # it is frozen
+    used = [Server(f"srv{n}", Address("10.0.0.1", n), AdminState.READY, 1) for n in range(1, taken + 1)]
+    rest = [Server(f"srv{taken + n}", PLACEHOLDER, AdminState.MAINT, 1) for n in range(1, free + 1)]
+    return Backend("web", (*used, *rest), means=means)
+
+
+def test_a_backend_is_filling_from_four_of_five_slots_on() -> None:
+    want = DesiredBackend("web", 5)
+
+    assert is_filling(want, with_slots(4, 1))
+    assert not is_filling(want, with_slots(3, 1))
+    assert not is_filling(want, with_slots(0, 0))
+
+
+def test_a_backend_whose_servers_are_added_live_is_never_filling() -> None:
+    assert not is_filling(DesiredBackend("web", 5), with_slots(5, 0, Means(can_add=True)))
+
+
+def test_a_critical_instance_takes_its_slot_too() -> None:
+    address = Address("10.0.0.9", 80)
+    critical = DesiredServer(address, AdminState.MAINT, 1, "n", "web-9", CheckStatus.CRITICAL)
+    have = with_slots(3, 1)
+    slots = (*have.slots, Server("srv9", address, AdminState.MAINT, 0))
+
+    assert is_filling(DesiredBackend("web", 5, (critical,)), Backend("web", slots))

@@ -13,12 +13,15 @@ from tests.harness.ports import free_port
 FOREIGN = frozenset({"requests", "urllib3", "charset_normalizer"})
 """What python-consul2 imports for the transport that is not used."""
 SCRIPT = """\
-import json, os, signal, sys, threading
+import json, os, signal, sys, threading, time
 from hapsync.cli import run
+def stop():
+    while signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
+        time.sleep(0.05)
+    time.sleep(1)  # it runs
+    os.kill(os.getpid(), signal.SIGTERM)
 if sys.argv[2:4] == ["agent", "--config"]:
-    stop = threading.Timer(2, os.kill, (os.getpid(), signal.SIGTERM))
-    stop.daemon = True
-    stop.start()
+    threading.Thread(target=stop, daemon=True).start()
 try:
     code = run(sys.argv[2:])
 finally:
@@ -94,7 +97,10 @@ def test_help_imports_next_to_nothing(work: Path) -> None:
     }
 
 
-@pytest.mark.parametrize("command", ["status", "plan", "apply", "render", "check", "agent"])
+@pytest.mark.parametrize(
+    "command",
+    [*("status", "plan", "apply", "render", "check", "agent"), *("hold", "drain", "release", "freeze", "thaw")],
+)
 def test_the_help_of_a_command_imports_none_of_its_work(work: Path, command: str) -> None:
     found = imported(work, command, "--help", code=0)
 
@@ -102,13 +108,20 @@ def test_the_help_of_a_command_imports_none_of_its_work(work: Path, command: str
     assert not {name for name in found if name.startswith(("hapsync.edge", "hapsync.worker"))}
 
 
-@pytest.mark.parametrize("command", ["status", "plan", "apply", "render", "check", "agent"])
-def test_a_wrong_configuration_is_said_before_anything_heavy_is_imported(work: Path, command: str) -> None:
+@pytest.mark.parametrize(
+    "words",
+    [
+        *(("status",), ("plan",), ("apply",), ("render",), ("check",), ("agent",), ("freeze",), ("thaw",)),
+        *(("hold", "web/srv1"), ("drain", "web/srv1"), ("release", "web/srv1"), ("release", "web")),
+    ],
+    ids=" ".join,
+)
+def test_a_wrong_configuration_is_said_before_anything_heavy_is_imported(work: Path, words: tuple[str, ...]) -> None:
     (work / "wrong.toml").write_text("speed = 1\n")
-    found = imported(work, command, "--config", str(work / "wrong.toml"), code=78)
+    found = imported(work, *words, "--config", str(work / "wrong.toml"), code=78)
 
     assert unneeded(found, "rich") == set()
-    if command == "status":
+    if words == ("status",):
         assert unneeded(found, "jinja2", "asyncio") == set()
 
 

@@ -10,12 +10,13 @@ from hapsync.model import (
     AdminState,
     Backend,
     Load,
+    Proof,
     Server,
     canonical_host,
-    slot_number,
+    server_order,
 )
 
-IDLE = Server("srv1", Address("10.0.0.1", 8080), AdminState.MAINT, 1, load=NO_LOAD)
+IDLE = Server("srv1", Address("10.0.0.1", 8080), AdminState.MAINT, 0, load=NO_LOAD)
 
 
 @pytest.mark.parametrize(
@@ -117,11 +118,37 @@ def test_a_server_with_another_name_is_foreign(name: str) -> None:
 @pytest.mark.parametrize(("name", "number"), [("srv1", 1), ("srv10", 10), ("srv999999", 999999)])
 def test_a_slot_is_named_by_its_number(name: str, number: int) -> None:
     assert attrs.evolve(IDLE, name=name).is_slot
-    assert number == slot_number(name)
+    assert server_order(name) == (number, "")
 
 
 def test_only_ready_servers_with_a_weight_can_serve() -> None:
-    serving = attrs.evolve(IDLE, admin=AdminState.READY)
+    serving = attrs.evolve(IDLE, admin=AdminState.READY, weight=1)
     drained, silent = attrs.evolve(IDLE, admin=AdminState.DRAIN), attrs.evolve(serving, weight=0)
 
     assert (serving,) == Backend("web", (IDLE, serving, drained, silent)).ready
+
+
+def test_haproxy_sends_to_servers_that_can_serve_and_are_up() -> None:
+    serving = attrs.evolve(IDLE, admin=AdminState.READY, weight=1, is_up=True)
+
+    assert serving.serves
+    assert not attrs.evolve(serving, is_up=False).serves
+    assert not attrs.evolve(serving, weight=0).serves
+    assert not attrs.evolve(serving, admin=AdminState.DRAIN).serves
+
+
+@pytest.mark.parametrize("admin", [AdminState.MAINT, AdminState.DRAIN])
+def test_a_server_in_maint_or_drain_that_keeps_its_weight_is_a_persons(admin: AdminState) -> None:
+    held = attrs.evolve(IDLE, admin=admin, weight=1)
+
+    assert held.is_by_hand
+    assert not held.is_idle
+    assert not attrs.evolve(held, weight=0).is_by_hand
+    assert not attrs.evolve(held, admin=AdminState.READY).is_by_hand
+    assert not attrs.evolve(held, address=PLACEHOLDER).is_by_hand
+    assert not attrs.evolve(held, address=None).is_by_hand
+
+
+def test_a_proof_says_nothing_of_what_a_server_is() -> None:
+    assert attrs.evolve(IDLE, proof=Proof.MISSING) == attrs.evolve(IDLE, proof=Proof.PASSED)
+    assert attrs.evolve(IDLE, proof=Proof.MISSING).with_load(None).proof is Proof.MISSING

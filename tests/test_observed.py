@@ -6,8 +6,19 @@ import attrs
 import pytest
 
 from hapsync.errors import RuntimeAPIError
-from hapsync.model import NO_LOAD, Address, AdminState, Backend, HAProxyProcess, Load, Observed, Server
-from hapsync.observed import Health, parse_health, parse_info, parse_loads, parse_servers_state, with_loads
+from hapsync.model import NO_LOAD, Address, AdminState, Backend, HAProxyProcess, Load, Observed, Proof, Server
+from hapsync.observed import (
+    PROVEN_SECONDS,
+    Health,
+    is_learning,
+    parse_health,
+    parse_info,
+    parse_loads,
+    parse_proofs,
+    parse_servers_state,
+    with_loads,
+    with_proofs,
+)
 
 DATA = Path(__file__).with_name("data")
 STATE = (DATA / "servers_state.txt").read_text()
@@ -15,11 +26,11 @@ STAT = (DATA / "stat.csv").read_text()
 INFO = (DATA / "info.txt").read_text()
 """What Debian's HAProxy 2.6.12 answered, one connection open to api/srv1."""
 
-ONE = """\
-1
-# be_id be_name srv_id srv_name srv_addr srv_op_state srv_admin_state srv_uweight srv_port
-3 web 1 srv1 10.0.0.1 2 {admin} 1 8080
-"""
+_COLUMNS = (
+    "be_id be_name srv_id srv_name srv_addr srv_op_state srv_admin_state srv_uweight "
+    "srv_time_since_last_change srv_check_result srv_check_state srv_port"
+)
+ONE = f"1\n# {_COLUMNS}\n3 web 7 srv1 10.0.0.1 2 {{admin}} 1 9 0 0 8080\n"
 
 
 def backend(text: str, name: str = "web") -> Backend:
@@ -205,14 +216,16 @@ def test_what_an_origin_answers_to_a_check_never_spoils_the_reading(odd: str) ->
         "Permission denied\n",
         STAT.replace("pxname", "name"),
         STAT.replace(",type,", ",kind,"),
-        STAT.replace(",scur,", ",sessions,").replace(",check_desc,", ",description,"),
+        STAT.replace(",scur,", ",sessions,")
+        .replace(",check_desc,", ",description,")
+        .replace(",check_rise,", ",rise,"),
         STAT[: STAT.index("srv10") + 40],
         STAT.rstrip() + "\nweb,srv9,0\n",
     ],
     ids=lambda text: repr(text[:24]),
 )
 def test_a_damaged_statistic_is_an_error(text: str) -> None:
-    for parse in (parse_loads, parse_health):
+    for parse in (parse_loads, parse_health, parse_proofs):
         with pytest.raises(RuntimeAPIError, match="show stat"):
             parse(text)
 
@@ -229,6 +242,72 @@ def test_a_time_that_is_no_number_is_an_error() -> None:
 
     with pytest.raises(RuntimeAPIError, match="show stat"):
         parse_health(text)
+
+
+@pytest.mark.parametrize(
+    ("since", "result", "checks", "proof"),
+    [
+        (0, 0, 0, Proof.PASSED),  # no check at all
+        (0, 0, 8, Proof.PASSED),
+        (900, 0, 2, Proof.PASSED),  # its check is turned off
+        (0, 0, 6, Proof.MISSING),
+        (900, 1, 6, Proof.MISSING),
+        (900, 2, 6, Proof.MISSING),
+        (0, 3, 6, Proof.UNREAD),
+        (PROVEN_SECONDS - 1, 3, 6, Proof.UNREAD),
+        (PROVEN_SECONDS, 3, 6, Proof.PASSED),
+        (PROVEN_SECONDS, 4, 14, Proof.PASSED),
+    ],
+)
+def test_what_the_state_tells_of_a_servers_first_check(since: int, result: int, checks: int, proof: Proof) -> None:
+    text = ONE.format(admin=0).replace(" 9 0 0 8080", f" {since} {result} {checks} 8080")
+
+    assert backend(text).slots[0].proof is proof
+
+
+@pytest.mark.parametrize(
+    ("health", "rise", "fall", "since", "proof"),
+    [
+        ("", "", "", "", Proof.PASSED),  # no check
+        (2, 2, 3, 1, Proof.MISSING),  # just entered: at `rise`
+        (3, 2, 3, 1, Proof.MISSING),
+        (4, 2, 3, 1, Proof.PASSED),  # rise + fall - 1
+        (0, 2, 3, 59, Proof.MISSING),
+        (3, 2, 3, 60, Proof.PASSED),  # up for a minute
+        (1, 1, 1, 1, Proof.MISSING),  # with `fall 1` the counter says nothing
+        (1, 1, 1, 60, Proof.PASSED),
+    ],
+)
+def test_the_counters_tell_whether_the_first_check_passed(
+    health: object, rise: object, fall: object, since: object, proof: Proof
+) -> None:
+    text = (
+        "# pxname,svname,type,lastchg,check_rise,check_fall,check_health,\n"
+        f"web,srv1,2,{since},{rise},{fall},{health},\nweb,BACKEND,1,1,1,1,1,\n"
+    )
+
+    assert parse_proofs(text) == {("web", "srv1"): proof}
+
+
+def test_the_first_checks_are_read_from_a_real_answer() -> None:
+    proofs = parse_proofs(STAT)
+
+    assert proofs["web", "srv2"] is Proof.PASSED
+    assert proofs["checked", "srv1"] is Proof.MISSING
+
+
+def test_only_proofs_that_were_not_read_are_filled_in() -> None:
+    slot = Server("srv1", Address("10.0.0.1", 80), AdminState.READY, 1, is_up=True)
+    slots = [attrs.evolve(slot, name=f"srv{number}", proof=proof) for number, proof in enumerate(Proof, 1)]
+    slots.append(attrs.evolve(slot, name="srv4", proof=Proof.UNREAD))
+    observed = Observed({"web": Backend("web", tuple(slots)), "api": Backend("api", (slot,))})
+    told = {("web", one.name): Proof.PASSED for one in slots[:3]} | {("api", "srv1"): Proof.MISSING}
+    filled = with_proofs(observed, told)
+
+    assert [one.proof for one in filled.backends["web"].slots] == [
+        *(Proof.PASSED, Proof.MISSING, Proof.PASSED, Proof.UNREAD)
+    ]
+    assert filled.backends["api"].slots[0].proof is Proof.PASSED
 
 
 def test_a_load_that_was_not_read_stays_unknown() -> None:
@@ -261,3 +340,30 @@ def test_the_number_of_a_backend_is_read_and_says_nothing_of_its_state() -> None
 
     assert (backend(STATE).proxy_id, backend(text).proxy_id, backend(STATE, "nosuch").proxy_id) == (3, 7, 0)
     assert backend(STATE) == backend(text)
+
+
+LEARNS = """\
+0x55f4: [26/Nov/2026:03:10:03] id=mates disabled=0 flags={} resync_timeout=4s task_calls=2
+  0x5b14: id=me(local,active) addr=127.0.0.1:17777 last_status=ESTA last_hdshk=0s
+        flags=0x20000104 appctx:0x5cc8 st0=7 st1=0 task_calls=4 state=EST
+"""
+
+
+@pytest.mark.parametrize(
+    ("flags", "uptime_seconds", "learns"),
+    [
+        ("0x0", 0, True),  # the old worker is still to come
+        ("0x0", 2, False),  # there is none
+        ("0x100c", 1, True),
+        ("0x10000004", 9, True),  # 3.x
+        ("0x10000004", 15, False),
+        ("0x1103", 0, False),
+        ("0x11000003", 0, False),
+        ("0x1", 0, False),  # nothing more comes from the old worker, and nobody else is there
+        ("0x5", 6, True),  # another balancer teaches
+    ],
+)
+def test_a_worker_learns_while_its_peers_say_so(flags: str, uptime_seconds: int, learns: bool) -> None:  # noqa: FBT001
+    assert is_learning(LEARNS.format(flags), uptime_seconds) is learns
+    assert not is_learning(LEARNS.format(flags).replace("disabled=0", "disabled=1"), uptime_seconds)
+    assert not is_learning("", uptime_seconds)

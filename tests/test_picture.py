@@ -1,10 +1,15 @@
 """The picture is what a HAProxy started now should show."""
 
 import attrs
+import pytest
 
+from hapsync.ahead import FREE_SLOT
+from hapsync.changes import Add, Enable, Held, Reason, Remove
 from hapsync.desired import Desired, DesiredBackend, DesiredServer
-from hapsync.diff import FREE_SLOT, diff
-from hapsync.model import NO_LOAD, Address, AdminState, Backend, CheckStatus, Load, Observed, Server
+from hapsync.diff import diff
+from hapsync.guard import guard
+from hapsync.model import NO_LOAD, Address, AdminState, Backend, CheckStatus, Load, Means, Observed, Server
+from hapsync.observed import with_means
 from hapsync.picture import picture_grown, picture_now, says_the_same, shows
 
 READY, DRAIN, MAINT = AdminState.READY, AdminState.DRAIN, AdminState.MAINT
@@ -24,7 +29,11 @@ def wanted(*servers: DesiredServer, slots: int = 3) -> Desired:
     return Desired({"web": DesiredBackend("web", slots, servers)})
 
 
-def slot(name: int, number: int, admin: AdminState = READY, load: Load | None = NO_LOAD, weight: int = 1) -> Server:
+def slot(
+    name: int, number: int, admin: AdminState = READY, load: Load | None = NO_LOAD, weight: int | None = None
+) -> Server:
+    """A server as hapsync leaves it: what is not ready has no weight."""
+    weight = int(admin is READY) if weight is None else weight
     return Server(f"srv{name}", at(number), admin, weight, is_up=admin is not MAINT, load=load)
 
 
@@ -50,13 +59,46 @@ def test_a_new_worker_has_no_sessions_so_every_slot_in_maint_is_free_in_a_pictur
 
 
 def test_slots_that_no_instance_has_point_where_nobody_listens() -> None:
-    observed = seen(slot(1, 9, MAINT, weight=7), slot(2, 1, MAINT), slot(3, 1))
+    observed = seen(slot(1, 9, MAINT), slot(2, 1, MAINT), slot(3, 1))
 
     assert seen(free(1), free(2), slot(3, 1)) == picture_now(wanted(want(1)), observed)
 
 
+def test_a_server_held_by_hand_stays_in_a_picture() -> None:
+    observed = seen(slot(1, 9, MAINT, weight=7), slot(2, 1, DRAIN, weight=7), slot(3, 2))
+    desired = wanted(want(1), want(2), want(3))
+    held = diff(desired, observed).held
+
+    assert observed == picture_now(desired, observed, held)
+    assert seen(*observed.backends["web"].slots, slot(4, 3), free(5), free(6)) == picture_grown(
+        desired, observed, ["web"], held
+    )
+
+
+def test_what_is_held_is_not_made_in_a_picture() -> None:
+    observed = seen(slot(1, 1), slot(2, 2), slot(3, 3, MAINT), free(4))
+    desired = wanted(want(1), want(3), want(4))
+    found = diff(desired, observed)
+
+    assert [type(change) for change in found.changes] == [Add, Enable, Remove]
+    for change in found.changes:
+        picture = picture_grown(desired, observed, ["web"], [Held(change, Reason.MAX_LOSS)])
+        ready = {one.address for one in picture.backends["web"].ready}
+
+        assert {at(1), at(3), at(4)} - ready == ({change.address} if not isinstance(change, Remove) else set())
+        assert (at(2) in ready) is isinstance(change, Remove)
+
+
+def test_an_entry_that_is_held_is_made_on_no_other_slot_of_a_picture_either() -> None:
+    observed = seen(slot(1, 1), free(2))
+    desired = wanted(want(1), want(2))
+    held = [Held(Add("web", "srv2", at(2), 1, Reason.PASSING), Reason.FLAPPING)]
+
+    assert {one.address for one in picture_grown(desired, observed, ["web"], held).backends["web"].ready} == {at(1)}
+
+
 def test_a_critical_instance_keeps_its_slot_in_a_picture() -> None:
-    observed = seen(slot(1, 1, MAINT, weight=7), slot(2, 2))
+    observed = seen(slot(1, 1, MAINT), slot(2, 2))
 
     assert observed == picture_now(wanted(want(1, MAINT), want(2)), observed)
 
@@ -65,14 +107,15 @@ def test_equal_states_make_equal_pictures_whatever_was_there_before() -> None:
     desired = wanted(want(1))
 
     assert picture_now(desired, seen(slot(1, 1), slot(2, 7, MAINT, BUSY))) == picture_now(
-        desired, seen(slot(1, 1), slot(2, 8, MAINT, weight=9))
+        desired, seen(slot(1, 1), slot(2, 8, MAINT))
     )
 
 
 def test_a_service_that_is_gone_whole_stays_in_the_picture() -> None:
     observed = seen(slot(1, 1), slot(2, 2))
+    held = guard(diff(wanted(), observed), observed, wanted(), {}).held
 
-    assert observed == picture_now(wanted(), observed)
+    assert observed == picture_now(wanted(), observed, held)
 
 
 def test_a_backend_that_was_not_read_stays_as_it_is_in_the_picture() -> None:
@@ -104,6 +147,24 @@ def test_a_picture_is_whole_after_a_backend_was_replaced_while_haproxy_was_down(
     assert {one.address for one in picture.backends["web"].ready} == {at(number) for number in range(1, 10)}
 
 
+def test_a_reload_lets_nobody_into_a_slot_whose_last_instance_has_clients_in_a_stick_table() -> None:
+    observed = seen(slot(1, 9, MAINT, BUSY), slot(2, 2), slot(3, 8))
+    sticky = with_means(observed, {"web": Means(tables=("mates/t1",))})
+    desired = wanted(want(1), want(2), want(3))
+
+    def reloaded_into(live: Observed) -> Observed:
+        return picture_grown(desired, live, ["web"], lets_in=False)
+
+    assert reloaded_into(observed).backends["web"].slots[0] == slot(1, 1)
+    assert reloaded_into(sticky) == seen(free(1), slot(2, 2), slot(3, 8), free(4), free(5), free(6))
+
+
+def test_a_reload_lets_everybody_in_where_nothing_serves_whatever_sticks() -> None:
+    sticky = with_means(seen(slot(1, 9, MAINT, BUSY)), {"web": Means(tables=("mates/t1",))})
+
+    assert picture_grown(wanted(want(1)), sticky, ["web"], lets_in=False).backends["web"].ready == (slot(1, 1),)
+
+
 FILE = """\
 backend web
     server srv1 10.0.0.1:80 weight 1 check  # x
@@ -111,6 +172,28 @@ backend web
     server srv3 127.0.0.1:1 weight 1 check disabled
 """
 MEANT = seen(slot(1, 1), slot(2, 2, DRAIN, weight=5), free(3))
+
+
+@pytest.mark.parametrize(("start", "after_a_reload"), [("checked", (READY, MAINT)), ("trusted", (READY, READY))])
+def test_a_server_that_is_down_waits_for_a_pass_after_a_reload_where_it_must_be_checked_first(
+    start: str, after_a_reload: tuple[AdminState, AdminState]
+) -> None:
+    observed = seen(slot(1, 1), attrs.evolve(slot(2, 2), is_up=False))
+    desired = Desired({"web": attrs.evolve(wanted(want(1), want(2), want(3)).backends["web"], start=start)})
+
+    assert admins(picture_grown(desired, observed, ["web"], lets_in=False))[:2] == after_a_reload
+    assert admins(picture_grown(desired, observed, ["web"]))[:2] == (READY, READY)
+
+
+def test_servers_that_are_down_stay_through_a_reload_where_nothing_serves() -> None:
+    observed = seen(attrs.evolve(slot(1, 1), is_up=False))
+    desired = Desired({"web": attrs.evolve(wanted(want(1), want(2)).backends["web"], start="checked")})
+
+    assert admins(picture_grown(desired, observed, ["web"], lets_in=False))[0] is READY
+
+
+def admins(picture: Observed) -> tuple[AdminState, ...]:
+    return tuple(one.admin for one in picture.backends["web"].slots)
 
 
 def test_a_file_that_holds_the_same_slots_says_the_same() -> None:

@@ -3,12 +3,10 @@
 import attrs
 import pytest
 
-from hapsync.desired import Desired, DesiredBackend, DesiredServer
-from hapsync.diff import (
-    FREE_SLOT,
+from hapsync.ahead import FREE_SLOT, after
+from hapsync.changes import (
     Add,
     Change,
-    Diff,
     Disable,
     Drain,
     Enable,
@@ -16,10 +14,13 @@ from hapsync.diff import (
     Reason,
     Remove,
     Reweigh,
+    SetAside,
     Shortage,
-    after,
-    diff,
+    TakeBack,
 )
+from hapsync.desired import Desired, DesiredBackend, DesiredServer
+from hapsync.diff import Diff, diff
+from hapsync.guard import guard
 from hapsync.model import NO_LOAD, Address, AdminState, Backend, CheckStatus, Load, Observed, Server
 from hapsync.plan import Plan, describe, describe_shortage, keep_half, make_plan
 
@@ -177,9 +178,39 @@ def test_a_plan_is_empty_when_nothing_is_due() -> None:
     assert not Plan(shortages=(Shortage("web", (), 0),)).is_empty
 
 
+@pytest.mark.parametrize("reason", [Reason.FROZEN, Reason.OBSERVING])
+def test_a_plan_that_is_stopped_does_nothing_and_is_empty_only_if_nothing_was_due(reason: Reason) -> None:
+    waiting, held = Held(removal(1), Reason.CAPACITY_FIRST), Held(removal(2), Reason.MIN_READY)
+    shortage = Shortage("web", (at(5),), 5)
+    stopped = Plan((ADD,), (DRAIN,), (waiting,), (held,), (shortage,)).stopped(reason)
+
+    assert stopped == Plan(
+        held=(Held(ADD, reason), Held(DRAIN, reason), waiting, held),
+        shortages=(shortage,),
+    )
+    assert not Plan((ADD,)).stopped(reason).is_empty
+    assert Plan(held=(held,)).stopped(reason).is_empty
+
+
+def test_what_a_person_sets_aside_goes_before_what_the_catalog_takes_and_counts_as_gone() -> None:
+    aside = SetAside("web", "srv1", at(1), AdminState.MAINT, 1)
+    removals = [removal(number) for number in (2, 3, 4)]
+
+    assert keep_half([*removals, aside], serving(4), {"web": 4}, ()) == ([removals[0], aside], removals[1:])
+    assert make_plan(Diff((*removals, aside)), serving(4)).outgoing == (aside, *removals)
+    silent = Observed({"web": Backend("web", (ready(1, 1, weight=0), *serving(4).backends["web"].slots[1:]))})
+    assert keep_half([*removals, aside], silent, {"web": 4}, ()) == ([removals[0], aside], removals[1:])
+
+
+def test_what_a_person_releases_comes_first() -> None:
+    back = TakeBack("web", "srv5", at(5))
+
+    assert make_plan(Diff((*ALL, back)), serving(9)).incoming == (back, ENABLE, ADD, MORE)
+
+
 def test_a_service_that_is_gone_whole_makes_an_empty_plan() -> None:
     observed = serving(2)
-    plan = make_plan(diff(wants(), observed), observed)
+    plan = make_plan(guard(diff(wants(), observed), observed, wants(), {}), observed)
 
     assert plan.is_empty
     assert len(plan.held) == 2
@@ -194,6 +225,15 @@ def test_a_service_that_is_gone_whole_makes_an_empty_plan() -> None:
         (DRAIN, "drain   web/srv8 10.0.0.8:80 (in maintenance)"),
         (DISABLE, "disable web/srv7 10.0.0.7:80 (critical)"),
         (REMOVE, "remove  web/srv6 10.0.0.6:80 (gone from Consul)"),
+        (
+            SetAside("web", "srv1", at(1), AdminState.MAINT, 1),
+            "hold    web/srv1 10.0.0.1:80 (a person set it aside)",
+        ),
+        (
+            SetAside("web", "srv1", at(1), AdminState.DRAIN, 1),
+            "drain   web/srv1 10.0.0.1:80 (a person set it aside)",
+        ),
+        (TakeBack("web", "srv1", at(1)), "release web/srv1 10.0.0.1:80 (a person released it)"),
     ],
     ids=lambda value: type(value).__name__,
 )

@@ -7,10 +7,10 @@ from pathlib import Path
 import attrs
 import pytest
 
-from hapsync.cfgfile import HEADER, parse_file, skeleton
+from hapsync.ahead import FREE_SLOT
+from hapsync.cfgfile import is_sealed, parse_file, sealed, skeleton
 from hapsync.config import BackendConfig, Config, Template
 from hapsync.desired import Desired, DesiredBackend, DesiredServer
-from hapsync.diff import FREE_SLOT
 from hapsync.errors import ConfigError
 from hapsync.model import NO_LOAD, PLACEHOLDER, Address, AdminState, Backend, CheckStatus, Observed, Server
 from hapsync.render import labels_of, render
@@ -109,14 +109,23 @@ def test_server_lines_stand_where_the_template_says() -> None:
         labels={("web", at(1)): 'node "n1" service id "web-1"'},
     )
 
-    assert text == HEADER + TEMPLATE.replace("{{ 'plain' }}", "plain").replace(
-        '{{ servers("web") }}',
-        """\
+    assert text == sealed(
+        TEMPLATE.replace("{{ 'plain' }}", "plain").replace(
+            '{{ servers("web") }}',
+            """\
 server srv1 10.0.0.1:8080 weight 256 check inter 2s  # node "n1" service id "web-1"
     server srv2 [2001:db8::1]:80 weight 0 check inter 2s disabled  # not in the catalog
     server srv3 10.0.0.3:8080 weight 1 check inter 2s disabled  # not in the catalog
     server srv4 127.0.0.1:1 weight 1 check inter 2s disabled  # free""",
+        )
     )
+
+
+def test_what_is_rendered_is_known_as_ours_and_unchanged() -> None:
+    text = rendered(TEMPLATE, picture(slot(1, at(1))))
+
+    assert is_sealed(text)
+    assert not is_sealed(text.replace("retries 3", "retries 4"))
 
 
 def test_haproxy_accepts_what_is_rendered(work: Path) -> None:
@@ -247,7 +256,7 @@ def test_no_node_or_id_can_end_its_comment_or_its_line(work: Path) -> None:
     meant = picture(*(slot(number, server.address) for number, server in enumerate(servers, 1)))
     text = rendered(TEMPLATE, meant, labels=labels_of(desired, None, ["web"]))
 
-    assert len(text.splitlines()) == len((HEADER + TEMPLATE).splitlines()) + len(HOSTILE) - 1
+    assert len(text.splitlines()) == len(sealed(TEMPLATE).splitlines()) + len(HOSTILE) - 1
     assert text.isascii()
     assert [one.server for one in parse_file(text)["web"]] == list(meant.backends["web"].slots)
     assert check(work, text) == ""

@@ -2,11 +2,14 @@
 
 import json
 
+import attrs
 import pytest
 
-from hapsync.catalog import Instance, Quarantined, Reading
+from hapsync import report
+from hapsync.catalog import Doubt, Instance, Quarantined, Reading
 from hapsync.model import Address, CheckStatus, HAProxyProcess
 from hapsync.report import (
+    SNAPSHOT_VERSION,
     VERSION,
     Counters,
     Event,
@@ -48,8 +51,9 @@ SNAPSHOT = Snapshot(
             ),
             (Quarantined("n2", "web-2", "it has no address"),),
         ),
-        "api": Reading("api", ()),
-    }
+        "api": Reading("api", (), doubt=Doubt.UNCONFIRMED, is_backwards=True),
+    },
+    {"api": Reading("api", (Instance("n3", "api-1", Address("10.0.0.3", 80), CheckStatus.PASSING),))},
 )
 
 
@@ -66,14 +70,16 @@ def test_a_snapshot_comes_back_as_it_was() -> None:
 
 
 def test_both_files_are_one_line_of_ascii() -> None:
-    for text in (report_to_json(FULL), snapshot_to_json(SNAPSHOT)):
+    for text, version in ((report_to_json(FULL), VERSION), (snapshot_to_json(SNAPSHOT), SNAPSHOT_VERSION)):
         assert text.isascii()
         assert text.isprintable()
-        assert json.loads(text)["version"] == VERSION
+        assert json.loads(text)["version"] == version
 
 
 def test_equal_snapshots_are_equal_texts() -> None:
-    assert snapshot_to_json(SNAPSHOT) == snapshot_to_json(Snapshot(dict(SNAPSHOT.readings)))
+    turned = dict(reversed(list(SNAPSHOT.readings.items())))
+
+    assert snapshot_to_json(SNAPSHOT) == snapshot_to_json(Snapshot(turned, dict(SNAPSHOT.trusted)))
 
 
 @pytest.mark.parametrize(
@@ -104,10 +110,60 @@ def test_a_file_cut_short_gives_nothing() -> None:
 
 def test_a_file_of_another_version_gives_nothing() -> None:
     for text, parse in ((report_to_json(FULL), report_from_json), (snapshot_to_json(SNAPSHOT), snapshot_from_json)):
-        assert parse(json.dumps({**json.loads(text), "version": VERSION + 1})) is None
+        tree = json.loads(text)
+        assert parse(json.dumps(tree)) is not None
+        assert parse(json.dumps({**tree, "version": tree["version"] + 1})) is None
+        assert parse(json.dumps({**tree, "version": tree["version"] - 1})) is None
 
 
 def test_fields_of_a_newer_agent_are_passed_over() -> None:
     text = json.dumps({**json.loads(report_to_json(FULL)), "new": {"a": 1}})
 
     assert report_from_json(text) == FULL
+
+
+def test_a_snapshot_with_one_letter_wrong_gives_nothing() -> None:
+    text = snapshot_to_json(SNAPSHOT)
+
+    for place in range(0, len(text), 3):
+        wrong = "x" if text[place] != "x" else "y"
+        assert snapshot_from_json(text[:place] + wrong + text[place + 1 :]) is None
+
+
+@pytest.mark.parametrize(
+    "catalog", [{"readings": {}}, {"readings": {"web": {"instances": 5}}}, {"readings": {"web": 1}}, [], 5, None]
+)
+def test_a_snapshot_whose_checksum_fits_is_still_looked_at(catalog: object) -> None:
+    text = json.dumps(catalog, sort_keys=True, separators=(",", ":"))
+    whole = {"version": SNAPSHOT_VERSION, "checksum": report._checksum(text), "catalog": catalog}
+
+    found = snapshot_from_json(json.dumps(whole))
+
+    assert found == (Snapshot({}) if catalog == {"readings": {}} else None)
+
+
+def test_the_next_start_begins_with_what_was_last_trusted() -> None:
+    api = SNAPSHOT.trusted["api"]
+
+    assert dict(SNAPSHOT.last_good) == {"web": SNAPSHOT.readings["web"], "api": api}
+
+
+@pytest.mark.parametrize(
+    ("reading", "is_kept"),
+    [
+        (Reading("api", ()), True),
+        (Reading("api", (), doubt=Doubt.AWAY), True),
+        (Reading("api", (), doubt=Doubt.SNAPSHOT), True),
+        (Reading("api", (), doubt=Doubt.UNCONFIRMED), False),
+        (attrs.evolve(SNAPSHOT.trusted["api"], doubt=Doubt.UNCONFIRMED), True),
+        (attrs.evolve(SNAPSHOT.trusted["api"], doubt=Doubt.SNAPSHOT, is_backwards=True), True),
+        (attrs.evolve(SNAPSHOT.trusted["api"], doubt=Doubt.FALLBACK), False),
+    ],
+)
+def test_of_what_was_never_trusted_only_instances_are_kept_and_never_a_fallback(
+    reading: Reading,
+    is_kept: bool,  # noqa: FBT001
+) -> None:
+    wanted = {"api": attrs.evolve(reading, doubt=None, is_backwards=False)} if is_kept else {}
+
+    assert dict(Snapshot({"api": reading}).last_good) == wanted

@@ -2,7 +2,7 @@
 
 import pytest
 
-from hapsync.diff import Add, Change, Disable, Drain, Enable, Reason, Remove, Reweigh
+from hapsync.changes import Add, Change, Disable, Drain, Enable, Reason, Remove, Reweigh, SetAside, TakeBack
 from hapsync.model import Address, AdminState, Backend, Observed, Server
 from hapsync.runtime import (
     MAX_LINE_LENGTH,
@@ -12,8 +12,14 @@ from hapsync.runtime import (
     Command,
     address_commands,
     arrived,
+    closing_commands,
+    creation_commands,
+    deletion_commands,
     drain_commands,
     is_done,
+    is_gone,
+    is_there,
+    publish_command,
     show_servers_state,
     show_stat_servers,
     state_commands,
@@ -23,6 +29,9 @@ ADDRESS = Address("10.0.0.1", 8080)
 ADD = Add("web", "srv1", ADDRESS, 5, Reason.PASSING)
 ADDR = Command("set server web/srv1 addr 10.0.0.1 port 8080")
 STATE = Command("set server web/srv1 state ready")
+CLEAR = Command("clear table web data.server_id eq 3")
+HEALTH = Command("enable health web/dyn-a-0000001")
+NO_WEIGHT = "set server web/srv1 weight 0"
 CHANGED = "IP changed from '127.0.0.1' to '10.0.0.1', port changed from '1' to '8080' by 'stats socket command'\n\n"
 HOSTILE = [
     ";",
@@ -102,24 +111,60 @@ def test_the_questions_are_haproxys() -> None:
     [
         (
             ADD,
-            ["set server web/srv1 addr 10.0.0.1 port 8080"],
-            ["set server web/srv1 weight 5", "set server web/srv1 state ready"],
+            ["set server web/srv1 weight 0", "set server web/srv1 addr 10.0.0.1 port 8080"],
+            ["set server web/srv1 state ready", "set server web/srv1 weight 5"],
         ),
         (
             Add("web", "srv1", Address("2001:db8::1", 80), 0, Reason.PASSING),
-            ["set server web/srv1 addr 2001:db8::1 port 80"],
-            ["set server web/srv1 weight 0", "set server web/srv1 state ready"],
+            ["set server web/srv1 weight 0", "set server web/srv1 addr 2001:db8::1 port 80"],
+            ["set server web/srv1 state ready", "set server web/srv1 weight 0"],
+        ),
+        (
+            Add("web", "srv1", ADDRESS, 5, Reason.PASSING, is_checked=True, forgets=(("web", 3), ("mates/t1", 3))),
+            [
+                "clear table web data.server_id eq 3",
+                "clear table mates/t1 data.server_id eq 3",
+                "set server web/srv1 weight 0",
+                "set server web/srv1 addr 10.0.0.1 port 8080",
+            ],
+            [
+                "set server web/srv1 state drain",
+                "set server web/srv1 health down",
+                "set server web/srv1 state ready",
+                "set server web/srv1 weight 5",
+            ],
         ),
         (
             Enable("web", "srv1", ADDRESS, 256, Reason.WARNING),
             [],
-            ["set server web/srv1 weight 256", "set server web/srv1 state ready"],
+            ["set server web/srv1 state ready", "set server web/srv1 weight 256"],
+        ),
+        (
+            Enable("web", "dyn-a-0000001", ADDRESS, 1, Reason.PASSING, options="check inter 2s agent-check"),
+            [],
+            [
+                "enable health web/dyn-a-0000001",
+                "enable agent web/dyn-a-0000001",
+                "set server web/dyn-a-0000001 state ready",
+                "set server web/dyn-a-0000001 weight 1",
+            ],
         ),
         (Reweigh("web", "srv1", ADDRESS, 3, 1, Reason.WEIGHT), [], ["set server web/srv1 weight 3"]),
-        (Drain("web", "srv1", ADDRESS, Reason.MAINTENANCE), [], ["set server web/srv1 state drain"]),
-        (Disable("web", "srv1", ADDRESS, Reason.CRITICAL), [], ["set server web/srv1 state maint"]),
-        (Remove("web", "srv1", ADDRESS, Reason.GONE), [], ["set server web/srv1 state maint"]),
-        (Remove("web", "srv1", None, Reason.GONE), [], ["set server web/srv1 state maint"]),
+        (Drain("web", "srv1", ADDRESS, Reason.MAINTENANCE), [], [NO_WEIGHT, "set server web/srv1 state drain"]),
+        (Disable("web", "srv1", ADDRESS, Reason.CRITICAL), [], [NO_WEIGHT, "set server web/srv1 state maint"]),
+        (Remove("web", "srv1", ADDRESS, Reason.GONE), [], [NO_WEIGHT, "set server web/srv1 state maint"]),
+        (Remove("web", "srv1", None, Reason.GONE), [], [NO_WEIGHT, "set server web/srv1 state maint"]),
+        (
+            SetAside("web", "srv1", ADDRESS, AdminState.MAINT, 7),
+            [],
+            ["set server web/srv1 state maint", "set server web/srv1 weight 7"],
+        ),
+        (
+            SetAside("web", "srv1", ADDRESS, AdminState.DRAIN, 7),
+            [],
+            ["set server web/srv1 state drain", "set server web/srv1 weight 7"],
+        ),
+        (TakeBack("web", "srv1", ADDRESS), [], [NO_WEIGHT]),
     ],
     ids=lambda value: type(value).__name__,
 )
@@ -182,7 +227,114 @@ def test_other_changes_wait_for_no_address() -> None:
         (ADDR, "Invalid addr '10.0.0.1' by 'stats socket command'\n\n", False),
         (ADDR, "No such server.\n\n", False),
         (ADDR, "Permission denied\n", False),
+        (HEALTH, "\n", True),
+        (HEALTH, "Health check was not configured on this server, cannot enable.\n", True),
+        (HEALTH, "No such server.\n", False),
+        (CLEAR, "\n", True),
+        (CLEAR, "No such table\n", True),
+        (CLEAR, "Filter entry #1: Data type not stored in this table\n", True),
+        (CLEAR, "Filter entry #1: Unknown data type\n", False),
+        (CLEAR, "Permission denied\n", False),
     ],
 )
 def test_a_reply_is_a_success_or_a_refusal(command: Command, reply: str, done: bool) -> None:  # noqa: FBT001
     assert done is is_done(command, reply)
+
+
+EXISTS = "Already exists a server with the same name in backend."
+
+
+def test_a_whole_backend_is_added_with_free_slots_whose_checks_may_run() -> None:
+    lines = [one.line for one in creation_commands("app-x", "web", ("srv1", "srv2"), "check  inter 1s agent-check")]
+
+    assert lines == [
+        "add backend app-x from web",
+        "add server app-x/srv1 127.0.0.1:1 weight 1 check inter 1s agent-check",
+        "enable health app-x/srv1",
+        "enable agent app-x/srv1",
+        "add server app-x/srv2 127.0.0.1:1 weight 1 check inter 1s agent-check",
+        "enable health app-x/srv2",
+        "enable agent app-x/srv2",
+    ]
+
+
+def test_a_whole_backend_gets_no_new_traffic_before_it_is_deleted() -> None:
+    assert [one.line for one in closing_commands("app-x", ("srv1",))] == [
+        "unpublish backend app-x",
+        "set server app-x/srv1 weight 0",
+        "set server app-x/srv1 state maint",
+    ]
+    assert [one.line for one in deletion_commands("app-x", ("srv1", "srv2"))] == [
+        "del server app-x/srv1",
+        "del server app-x/srv2",
+        "del backend app-x",
+    ]
+
+
+@pytest.mark.parametrize("name", ["a b", "a;b", "a/b", "", "a\nb", "ä", "x" * 129])
+def test_no_other_name_of_a_backend_or_of_its_defaults_is_ever_sent(name: str) -> None:
+    with pytest.raises(ValueError, match="not a name"):
+        creation_commands(name, "web", ("srv1",), "check")
+    with pytest.raises(ValueError, match="not a name"):
+        creation_commands("web", name, ("srv1",), "check")
+    with pytest.raises(ValueError, match="not a name"):
+        closing_commands(name, ())
+    with pytest.raises(ValueError, match="not a name"):
+        deletion_commands(name, ())
+    with pytest.raises(ValueError, match="not a name"):
+        publish_command(name)
+
+
+@pytest.mark.parametrize(
+    ("line", "reply", "done", "there", "gone"),
+    [
+        ("add backend x from web", "New backend registered.\n", True, False, False),
+        (
+            "add backend x from web",
+            "Error during backend creation : name is already used by other proxy 'backend x'.\n",
+            False,
+            True,
+            False,
+        ),
+        (
+            "add backend x from web",
+            "Error during backend creation : name is already used by other proxy 'frontend x'.\n",
+            False,
+            False,
+            False,
+        ),
+        ("add backend x from web", "Cannot find default proxy 'web'.\n", False, False, False),
+        (
+            "add server x/srv1 127.0.0.1:1 weight 1",
+            "Already exists a server with the same name in backend.\n",
+            False,
+            True,
+            False,
+        ),
+        ("publish backend x", "Backend published.\n", True, False, False),
+        ("publish backend x", "No such backend.\n", False, False, True),
+        ("unpublish backend x", "Backend unpublished.\n", True, False, False),
+        ("unpublish backend x", "Unknown command: 'unpublish', but maybe one of\n", False, False, False),
+        (
+            "del backend x",
+            "Server x/srv1 is going DOWN for maintenance.\nServer deleted.\nBackend deleted.\n",
+            True,
+            False,
+            True,
+        ),
+        ("del backend x", "Backend must be unpublished prior to its deletion.\n", False, False, False),
+        (
+            "del backend x",
+            "This proxy cannot be removed at runtime due to other configuration elements pointing to it.\n",
+            False,
+            False,
+            False,
+        ),
+    ],
+)
+def test_what_haproxy_3_4_says_of_whole_backends_is_understood(
+    line: str, reply: str, done: object, there: object, gone: object
+) -> None:
+    expected = tuple(one in (True, "T") for one in (done, there, gone))
+
+    assert (is_done(Command(line), reply), is_there(reply), is_gone(reply)) == expected

@@ -1,32 +1,71 @@
 """Every folder of tests/scenarios is a true sentence: what Consul and HAProxy say, and the plan that follows.
 
 In a folder: `hapsync.toml` (its backends), `catalog.json` (service to Consul's answer), `servers_state.txt` and
-`stat.csv` (HAProxy's answers), and what is expected of them, `plan.txt` and `commands.txt`.
+`stat.csv` (HAProxy's answers), and what is expected of them, `plan.txt` and `commands.txt`. Where it is about safety
+also `safety.json`, each part of which may be absent: `doubts` (service to the words of a doubt), `backwards`
+(services), `cautions` (backend to what the guard remembers), `aside` (backend and address to maint, drain or null).
+Where servers can be added live also `means.json`, backend to its means.
 """
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
+import attrs
 import pytest
 
-from hapsync.catalog import Catalog, parse_reading
-from hapsync.config import parse_config
+from hapsync.catalog import Catalog, Doubt, parse_reading
+from hapsync.config import BackendConfig, parse_config
 from hapsync.desired import desired
 from hapsync.diff import diff
-from hapsync.observed import parse_loads, parse_servers_state, with_loads
+from hapsync.guard import Caution, guard
+from hapsync.model import Address, AdminState, Means
+from hapsync.observed import parse_loads, parse_proofs, parse_servers_state, with_loads, with_means, with_proofs
 from hapsync.plan import Plan, make_plan
 from hapsync.runtime import address_commands, state_commands
 
 SCENARIOS = sorted(Path(__file__).with_name("scenarios").iterdir())
 
 
+def read(scenario: Path, name: str) -> Any:
+    path = scenario / name
+    return json.loads(path.read_text()) if path.exists() else {}
+
+
+def address(text: str) -> Address:
+    host, _, port = text.rpartition(":")
+    return Address(host, int(port))
+
+
+def caution(config: BackendConfig, known: Mapping[str, Any]) -> Caution:
+    held_down = frozenset(map(address, known.get("held_down", ())))
+    return attrs.evolve(Caution.of(config), **{**known, "held_down": held_down})
+
+
 def planned(scenario: Path) -> Plan:
     config = parse_config((scenario / "hapsync.toml").read_text(), "hapsync.toml")
-    answers = json.loads((scenario / "catalog.json").read_text())
-    readings = {service: parse_reading(service, json.dumps(answer).encode()) for service, answer in answers.items()}
+    safety = read(scenario, "safety.json")
+    doubts = {service: Doubt(words) for service, words in safety.get("doubts", {}).items()}
+    readings = {
+        service: attrs.evolve(
+            parse_reading(service, json.dumps(answer).encode()),
+            doubt=doubts.get(service),
+            is_backwards=service in safety.get("backwards", ()),
+        )
+        for service, answer in read(scenario, "catalog.json").items()
+    }
     state = parse_servers_state((scenario / "servers_state.txt").read_text(), tuple(config.backends))
-    observed = with_loads(state, parse_loads((scenario / "stat.csv").read_text()))
-    return make_plan(diff(desired(Catalog(readings), config), observed), observed)
+    stat = (scenario / "stat.csv").read_text()
+    means = {name: Means(**one) for name, one in read(scenario, "means.json").items()}
+    observed = with_means(with_proofs(with_loads(state, parse_loads(stat)), parse_proofs(stat)), means)
+    aside = {
+        name: {address(text): AdminState(to) if to else None for text, to in asked.items()}
+        for name, asked in safety.get("aside", {}).items()
+    }
+    cautions = {name: caution(one, safety.get("cautions", {}).get(name, {})) for name, one in config.backends.items()}
+    wanted = attrs.evolve(desired(Catalog(readings), config), aside=aside)
+    return make_plan(guard(diff(wanted, observed), observed, wanted, cautions), observed)
 
 
 @pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda folder: folder.name)
@@ -40,4 +79,4 @@ def test_the_plan_is_the_one_that_was_written_down(scenario: Path) -> None:
 
 
 def test_there_are_scenarios() -> None:
-    assert len(SCENARIOS) >= 15
+    assert len(SCENARIOS) >= 35

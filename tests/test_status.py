@@ -5,13 +5,18 @@ from collections.abc import Mapping
 
 import attrs
 
-from hapsync.catalog import Catalog, Instance, Quarantined, Reading
+from hapsync.ahead import FREE_SLOT
+from hapsync.catalog import Catalog, Doubt, Instance, Quarantined, Reading
+from hapsync.changes import Reason
 from hapsync.config import BackendConfig, Config
-from hapsync.diff import FREE_SLOT
+from hapsync.desired import desired
+from hapsync.guard import Caution
+from hapsync.memory import Freeze, Hold, Memory
 from hapsync.model import NO_LOAD, Address, AdminState, Backend, CheckStatus, HAProxyProcess, Load, Observed, Server
 from hapsync.observed import Health
 from hapsync.report import Report
 from hapsync.status import Verdict, View, make_view, view_to_json
+from hapsync.worker.safety import asides
 
 READY, DRAIN, MAINT = AdminState.READY, AdminState.DRAIN, AdminState.MAINT
 CONFIG = Config(backends={"web": BackendConfig(service="web", slots=3)})
@@ -37,12 +42,18 @@ def catalog(*instances: Instance, quarantined: tuple[Quarantined, ...] = ()) -> 
     return Catalog({"web": Reading("web", instances, quarantined)})
 
 
-def slot(name: int, number: int, admin: AdminState = READY, load: Load | None = NO_LOAD) -> Server:
-    return Server(f"srv{name}", at(number), admin, 1, is_up=admin is not MAINT, load=load)
+def slot(
+    name: int, number: int, admin: AdminState = READY, load: Load | None = NO_LOAD, weight: int | None = None
+) -> Server:
+    """A server as hapsync leaves it: what is not ready has no weight."""
+    weight = int(admin is READY) if weight is None else weight
+    return Server(f"srv{name}", at(number), admin, weight, is_up=admin is not MAINT, load=load)
 
 
 FREE = attrs.evolve(FREE_SLOT, name="srv3")
 BOTH = (instance(1), instance(2))
+NOTHING_ASKED = Memory()
+CARELESS = {"web": Caution(max_loss_fraction=1.0, min_ready=0)}
 
 
 def seen(*slots: Server, foreign: tuple[Server, ...] = ()) -> Observed:
@@ -58,10 +69,16 @@ def view(
     health: Mapping[tuple[str, str], Health] = {},
     config: Config = CONFIG,
     report: Report | None = None,
+    cautions: Mapping[str, Caution] = {},
+    stopped: Reason | None = None,
+    memory: Memory = NOTHING_ASKED,
 ) -> View:
     return make_view(
         config=config,
-        catalog=catalog,
+        wanted=attrs.evolve(desired(catalog, config), aside=asides(memory)) if catalog is not None else None,
+        cautions=cautions,
+        stopped=stopped,
+        memory=memory,
         catalog_from="consul",
         catalog_age_seconds=0.5,
         process=PROCESS if observed is not None else None,
@@ -105,7 +122,7 @@ def test_a_shortage_puts_it_out_of_step() -> None:
 
 
 def test_what_waits_for_its_replacement_is_said() -> None:
-    found = view(catalog(instance(8), instance(9)), seen(slot(1, 1)))
+    found = view(catalog(instance(8), instance(9)), seen(slot(1, 1)), cautions=CARELESS)
 
     assert "waits: remove web/srv1 10.0.0.1:80 (gone from Consul)" in found.reasons
 
@@ -124,12 +141,23 @@ def test_a_file_that_differs_or_lacks_puts_it_out_of_step() -> None:
         assert reason in found.reasons[0]
 
 
-def test_what_is_held_or_quarantined_is_counted_and_does_not_put_it_out_of_step() -> None:
+LAST_TWO = {"web": Caution(min_ready=2)}
+
+
+def test_a_service_that_is_gone_whole_is_an_alarm() -> None:
+    found = view(catalog(), seen(slot(1, 1), slot(2, 2), FREE))
+
+    assert found.verdict is Verdict.OUT_OF_STEP
+    assert found.reasons == ("backend web: 2 servers kept, the whole service is gone from Consul",)
+    assert [held.change.server for held in found.plan.held] == ["srv1", "srv2"]
+
+
+def test_what_the_guard_keeps_for_a_while_or_is_quarantined_does_not_put_it_out_of_step() -> None:
     left_out = Quarantined("n9", "web-9", "it has no address")
-    found = view(catalog(quarantined=(left_out,)), seen(slot(1, 1), slot(2, 2), FREE))
+    found = view(catalog(instance(1), quarantined=(left_out,)), seen(slot(1, 1), slot(2, 2), FREE), cautions=LAST_TWO)
 
     assert found.verdict is Verdict.IN_STEP
-    assert [held.change.server for held in found.plan.held] == ["srv1", "srv2"]
+    assert [(held.change.server, held.reason) for held in found.plan.held] == [("srv2", Reason.MIN_READY)]
     assert found.backends[0].quarantined == (left_out,)
 
 
@@ -209,19 +237,26 @@ def test_the_json_is_the_documented_one() -> None:
     }
 
     assert list(tree) == [
-        *("version", "verdict", "reasons", "haproxy", "catalog", "counts", "backends", "held", "agent")
+        *("version", "verdict", "reasons", "haproxy", "catalog", "counts", "backends", "held"),
+        *("freeze", "holds", "stopped", "old_workers", "queues", "agent"),
     ]
     assert (tree["version"], tree["verdict"]) == (1, "out_of_step")
     assert tree["haproxy"] == {"pid": 7, "version": "2.6.12-1", "uptime_seconds": 100, "is_stopping": False}
     assert tree["catalog"] == {"from": "consul", "age_seconds": 0.5}
     assert tree["counts"] == {"held": 0, "quarantined": 1}
     assert tree["agent"]["pid"] == 1
-    assert tree["held"] == []
+    assert (tree["held"], tree["freeze"], tree["holds"], tree["stopped"]) == ([], None, [], None)
     assert tree["backends"]["web"] == {
         "service": "web",
         "exists": True,
         "known": True,
+        "doubt": None,
+        "capacity": 2,
+        "floor": 1,
+        "refilling": False,
         "slots": {"used": 2, "free": 0, "emptying": 0},
+        "dynamic": 0,
+        "means": {"dynamic": False, "why_not": None},
         "servers": [
             {
                 "server": "srv1",
@@ -267,10 +302,71 @@ def test_the_json_is_ascii_and_shows_reasons_escaped() -> None:
 
 def test_the_json_tells_what_is_held_and_what_waits() -> None:
     gone = json.loads(view_to_json(view(catalog(), seen(slot(1, 1)))))
-    short = json.loads(view_to_json(view(catalog(instance(8), instance(9)), seen(slot(1, 1)))))
+    short = json.loads(view_to_json(view(catalog(instance(8), instance(9)), seen(slot(1, 1)), cautions=CARELESS)))
     held = {"backend": "web", "server": "srv1", "change": "remove web/srv1 10.0.0.1:80 (gone from Consul)"}
 
     assert gone["held"] == [{**held, "reason": "the whole service is gone from Consul"}]
     assert gone["counts"] == {"held": 1, "quarantined": 0}
     assert short["held"] == [{**held, "reason": "its replacement has no slot yet"}]
     assert short["counts"] == {"held": 0, "quarantined": 0}
+
+
+def test_a_server_held_by_hand_is_shown_so_and_breaks_nothing() -> None:
+    observed = seen(slot(1, 1), slot(2, 2, MAINT, weight=1), FREE)
+    found = view(
+        catalog(*BOTH),
+        observed,
+        file_text=FILE.replace("10.0.0.2:80 weight 1 check", "10.0.0.2:80 weight 1 disabled"),
+    )
+
+    assert found.verdict is Verdict.IN_STEP
+    assert [row.use for row in found.backends[0].rows] == ["used", "by hand", "free"]
+    assert [held.reason for held in found.plan.held] == [Reason.BY_HAND]
+    assert (found.backends[0].slots_used, found.backends[0].slots_free) == (2, 1)
+
+
+HOLD = Hold("web", at(2), MAINT, 5.0, None, "ann", "a disk")
+FREEZE = Freeze(6.0, None, "bob", "a migration")
+
+
+def test_what_persons_asked_for_is_shown() -> None:
+    found = view(catalog(*BOTH), seen(slot(1, 1), slot(2, 2, MAINT, weight=1), FREE), memory=Memory(FREEZE, (HOLD,)))
+    tree = json.loads(view_to_json(found))
+
+    assert (found.freeze, found.holds) == (FREEZE, (HOLD,))
+    assert tree["freeze"] == {"at": 6.0, "until": None, "who": "bob", "reason": "a migration"}
+    assert tree["holds"] == [
+        {
+            "backend": "web",
+            "address": "10.0.0.2:80",
+            "state": "maint",
+            "is_releasing": False,
+            "at": 5.0,
+            "until": None,
+            "who": "ann",
+            "reason": "a disk",
+        }
+    ]
+
+
+def test_that_everything_is_frozen_is_said_first_and_by_whose_word() -> None:
+    observed = seen(slot(1, 1), slot(2, 2), FREE)
+    found = view(catalog(*BOTH, instance(3)), observed, stopped=Reason.FROZEN, memory=Memory(FREEZE))
+
+    assert found.reasons[0] == (
+        "nothing is changed: everything is frozen, by bob: a migration; `hapsync thaw` ends it"
+    )
+    assert found.verdict is Verdict.OUT_OF_STEP
+    assert json.loads(view_to_json(found))["stopped"] == "everything is frozen"
+
+
+def test_what_the_guard_goes_by_is_shown() -> None:
+    doubted = Catalog({"web": Reading("web", BOTH[:1], doubt=Doubt.AWAY)})
+    caution = Caution(peak=9, is_refilling=True)
+    found = view(doubted, seen(slot(1, 1), slot(2, 2), FREE), cautions={"web": caution})
+    (backend,) = found.backends
+
+    assert found.verdict is Verdict.CANNOT_TELL
+    assert found.reasons == ('service "web": Consul does not answer', *found.reasons[1:])
+    assert [held.reason for held in found.plan.held] == [Reason.AWAY]
+    assert (backend.doubt, backend.capacity, backend.floor, backend.is_refilling) == (Doubt.AWAY.value, 2, 5, True)

@@ -57,3 +57,12 @@ def test_quoted_text_stands_between_double_quotes_and_holds_none() -> None:
 
 def test_one_is_singular_and_the_rest_is_plural() -> None:
     assert [plural(count, "server") for count in range(3)] == ["0 servers", "1 server", "2 servers"]
+
+
+@pytest.mark.parametrize("sign", ["\n", "\x1b", "é", "\U0001f600", '"'], ids=ascii)
+def test_text_full_of_escapes_is_cut_between_two_of_them(sign: str) -> None:
+    text = shown(sign * 128, length=20)
+    escape = shown(sign)
+
+    assert len(text) <= 40
+    assert text == escape * text.count(escape) + "..."

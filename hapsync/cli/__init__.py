@@ -1,4 +1,4 @@
-"""The command line: `hapsync agent | apply | plan | status | render | check`.
+"""The command line: `hapsync agent | apply | plan | status | hold | drain | ... | check`.
 
 Each command is a module of its own, imported when it is called, and imports what it needs when it needs it:
 everything at once costs 330 ms and 46 MB.
@@ -22,16 +22,23 @@ COMMANDS = {
     "apply": "Make one pass, for cron or by hand.",
     "plan": "Show what a pass would do; change nothing.",
     "status": "Show every backend and server, desired beside actual.",
+    "hold": "Take a server out and keep it out.",
+    "drain": "Give a server nothing new and keep it so.",
+    "release": "Give a server back, or let go what the guard holds back.",
+    "freeze": "Change nothing in HAProxy until thawed.",
+    "thaw": "Go on after a freeze.",
     "render": "Write the configuration HAProxy should have to standard output.",
     "check": "Look whether everything hapsync needs is in order.",
 }
 
 EPILOG = """\b
 Examples:
-  hapsync check                                is everything in order?
-  hapsync plan --config ./hapsync.toml         what would it do?
-  hapsync agent                                do it, for as long as it runs
-  hapsync status web                           what does backend web look like?
+  hapsync check                            is everything in order?
+  hapsync plan --config ./hapsync.toml     what would it do?
+  hapsync agent                            do it, for as long as it runs
+  hapsync status web                       what does backend web look like?
+  hapsync drain web/srv3 --for 30m         let one server run empty
+  hapsync freeze --reason "Consul upgrade" hands off HAProxy
 
 \b
 Every command takes --config FILE after its name (else HAPSYNC_CONFIG, else

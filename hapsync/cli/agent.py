@@ -24,14 +24,17 @@ def command(config_path: str) -> None:
     """
     import contextlib  # noqa: PLC0415
     import logging  # noqa: PLC0415
-    import os  # noqa: PLC0415
     import signal  # noqa: PLC0415
     from pathlib import Path  # noqa: PLC0415
 
-    from hapsync.edge.files import lock, remove_leftovers  # noqa: PLC0415
+    from hapsync.edge.ask import SOCKET_FILE  # noqa: PLC0415
+    from hapsync.edge.files import make_folder  # noqa: PLC0415
     from hapsync.edge.process import allow_many_files, collect_seldom, give_back_memory  # noqa: PLC0415
+    from hapsync.edge.requests import Requests  # noqa: PLC0415
     from hapsync.errors import ConfigError  # noqa: PLC0415
+    from hapsync.worker.locks import locked  # noqa: PLC0415
     from hapsync.worker.loop import Worker  # noqa: PLC0415
+    from hapsync.worker.memory_file import load_memory  # noqa: PLC0415
     from hapsync.worker.settings import read_settings  # noqa: PLC0415
 
     signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until there is something to reload
@@ -42,16 +45,24 @@ def command(config_path: str) -> None:
     agent = settings.config.agent
     logging.basicConfig(level=agent.log_level.upper(), format="%(asctime)s %(levelname)s %(message)s", force=True)
     with contextlib.ExitStack() as stack:
+        stack.enter_context(locked(settings.config, config_path, "agent"))
         try:
-            for folder in (agent.state_dir, agent.runtime_dir):
-                Path(folder).mkdir(mode=0o755, parents=True, exist_ok=True)
-            lock_file = str(Path(agent.state_dir, "lock"))
-            stack.enter_context(lock(lock_file, f"hapsync agent, pid {os.getpid()},"))
+            make_folder(agent.runtime_dir)
         except OSError as error:
-            what = f"agent.state_dir or agent.runtime_dir: {error}; make it, owned by this user"
+            what = f"agent.runtime_dir: {error}; it must be there, writable by this user, with room"
             raise ConfigError(config_path, (what,)) from error
-        remove_leftovers(settings.config.haproxy.config)
-        worker = Worker(settings, lambda: read_settings(config_path))
+        try:
+            memory = load_memory(settings.config)
+        except OSError as error:
+            what = f"agent.state_dir: what people asked for cannot be read: {error}"
+            raise ConfigError(config_path, (what,)) from error
+        worker = Worker(settings, lambda: read_settings(config_path), memory)
+        try:
+            requests = Requests(str(Path(agent.runtime_dir, SOCKET_FILE)), worker.ask)
+        except OSError as error:
+            what = f"agent.runtime_dir: the socket for requests cannot be made there: {error}"
+            raise ConfigError(config_path, (what,)) from error
+        stack.callback(requests.close)
         signal.signal(signal.SIGTERM, lambda *_: worker.stop())
         signal.signal(signal.SIGINT, lambda *_: worker.stop())
         signal.signal(signal.SIGHUP, lambda *_: worker.reload())

@@ -30,7 +30,8 @@ def command(config_path: str) -> int:
     found = run_checks(settings)
     click.echo(f"ok    configuration {config_path}: {plural(len(settings.config.backends), 'backend')}")
     for finding in found:
-        click.echo(f"{'ok   ' if finding.is_ok else 'WRONG'} {finding.what}")
+        word = "advice" if finding.is_advice else "ok" if finding.is_ok else "WRONG"
+        click.echo(f"{word:<6}{finding.what}")
     wrong = sum(not finding.is_ok for finding in found)
     click.echo("everything is in order" if not wrong else f"not in order: {wrong} of {len(found) + 1}")
     return 2 if wrong else 0

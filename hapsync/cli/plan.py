@@ -20,23 +20,41 @@ Exit codes: 0 HAProxy is in step, nothing to do; 2 there is something to do;
 @click.option("--commands", is_flag=True, help="Also print the commands that would be sent.")
 def command(config_path: str, commands: bool) -> int:  # noqa: FBT001
     """Show what a pass would do; change nothing."""
-    from hapsync.cli.reading import read_catalog_aloud  # noqa: PLC0415
+    import attrs  # noqa: PLC0415
+
+    from hapsync.cli.reading import discover_aloud, read_catalog_aloud  # noqa: PLC0415
     from hapsync.desired import desired  # noqa: PLC0415
     from hapsync.edge.files import read_text_or_none  # noqa: PLC0415
     from hapsync.edge.runtime_socket import open_session  # noqa: PLC0415
     from hapsync.picture import picture_now, says_the_same  # noqa: PLC0415
     from hapsync.runtime import address_commands, state_commands  # noqa: PLC0415
+    from hapsync.status import stopped_words  # noqa: PLC0415
+    from hapsync.worker.look import read_catalog_known, read_report, read_rules  # noqa: PLC0415
     from hapsync.worker.one_pass import look  # noqa: PLC0415
-    from hapsync.worker.paper import is_applied  # noqa: PLC0415
+    from hapsync.worker.paper import is_applied, served_now  # noqa: PLC0415
+    from hapsync.worker.probe import Probe  # noqa: PLC0415
+    from hapsync.worker.safety import asides  # noqa: PLC0415
     from hapsync.worker.settings import read_settings  # noqa: PLC0415
 
     settings = read_settings(config_path)
+    problems: list[str] = []
+    report = read_report(settings.config, problems)
+    if report is None:
+        settings = discover_aloud(settings)
     config = settings.config
-    catalog = read_catalog_aloud(config)
-    wanted = desired(catalog, config)
+    rules, memory = read_rules(config, report, problems)
+    # The agent's own catalog, doubts included: what it would do, even while Consul does not answer.
+    catalog = read_catalog_known(config, report, problems)[0] if report is not None else None
+    if catalog is None:
+        catalog = read_catalog_aloud(config)
+    for problem in problems:
+        click.echo(f"hapsync: {problem}", err=True)
+    wanted = attrs.evolve(desired(catalog, config, served_now(settings)), aside=asides(memory))
     with open_session(config.haproxy.socket, config.haproxy.timeout_seconds) as session:
-        seen = look(session, wanted, tuple(config.backends))
+        seen = look(session, wanted, tuple(config.backends), rules, Probe(config))
     plan = seen.plan
+    if rules.stopped is not None:
+        click.echo(f"stopped {stopped_words(rules.stopped, memory)}")
     if str(plan):
         click.echo(str(plan))
     if commands:
@@ -48,7 +66,7 @@ def command(config_path: str, commands: bool) -> int:  # noqa: FBT001
             for _, line in step:
                 click.echo(f"  {line.line}")
     file = read_text_or_none(config.haproxy.config)
-    is_same = file is not None and says_the_same(file, picture_now(wanted, seen.observed))
+    is_same = file is not None and says_the_same(file, picture_now(wanted, seen.observed, plan.held))
     applied = is_applied(settings, file)
     if not applied:
         click.echo("reload  the template or hapsync.toml changed since the file was written")

@@ -1,9 +1,37 @@
 """What several commands read before they say anything."""
 
+from typing import TYPE_CHECKING
+
 import click
 
 from hapsync.catalog import Catalog
 from hapsync.config import Config
+
+if TYPE_CHECKING:
+    from hapsync.worker.settings import Settings
+
+
+def discover_aloud(settings: "Settings") -> "Settings":
+    """Return `settings` with a backend for each service that Consul lists for `[discover]`; none is taken away.
+
+    What gets none is said on stderr, and so is a list that could not be read.
+    """
+    if not settings.config.discover:
+        return settings
+    import attrs  # noqa: PLC0415
+
+    from hapsync.discovery import discover  # noqa: PLC0415
+    from hapsync.edge.listing import read_listing  # noqa: PLC0415
+    from hapsync.errors import CatalogError  # noqa: PLC0415
+
+    try:
+        found = discover(settings.config, read_listing(settings.config.consul))
+    except CatalogError as error:
+        click.echo(f"hapsync: {error}; the backends discovered before stay", err=True)
+        return settings
+    for line in found.left_out:
+        click.echo(f"hapsync: {line}", err=True)
+    return attrs.evolve(settings, config=found.config)
 
 
 def read_catalog_aloud(config: Config) -> Catalog:

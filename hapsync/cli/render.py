@@ -24,16 +24,29 @@ def command(config_path: str, offline: bool) -> None:  # noqa: FBT001
     Only the configuration goes there; where it came from is said on standard
     error.
     """
+    import attrs  # noqa: PLC0415
+
     from hapsync.catalog import Catalog  # noqa: PLC0415
-    from hapsync.cfgfile import observed_from_file  # noqa: PLC0415
     from hapsync.desired import desired  # noqa: PLC0415
     from hapsync.edge.files import read_text_or_none  # noqa: PLC0415
     from hapsync.errors import CatalogError, ConfigError, RuntimeAPIError  # noqa: PLC0415
     from hapsync.render import labels_of, render  # noqa: PLC0415
-    from hapsync.worker.paper import empty_slots, observe_all, picture_to_start_with  # noqa: PLC0415
+    from hapsync.worker.look import read_report, read_rules  # noqa: PLC0415
+    from hapsync.worker.paper import (  # noqa: PLC0415
+        empty_slots,
+        observe_all,
+        observe_file,
+        picture_to_start_with,
+        served_now,
+    )
+    from hapsync.worker.safety import asides  # noqa: PLC0415
     from hapsync.worker.settings import read_settings  # noqa: PLC0415
 
     settings = read_settings(config_path)
+    if not offline:
+        from hapsync.cli.reading import discover_aloud  # noqa: PLC0415
+
+        settings = discover_aloud(settings)
     config = settings.config
     wanted = desired(Catalog({}), config)
     told = []
@@ -41,7 +54,7 @@ def command(config_path: str, offline: bool) -> None:  # noqa: FBT001
         from hapsync.cli.reading import read_catalog_aloud  # noqa: PLC0415
 
         try:
-            wanted = desired(read_catalog_aloud(config), config)
+            wanted = desired(read_catalog_aloud(config), config, served_now(settings))
             told.append("instances from Consul")
         except CatalogError as error:
             click.echo(f"hapsync: {error}", err=True)
@@ -49,17 +62,22 @@ def command(config_path: str, offline: bool) -> None:  # noqa: FBT001
         current = read_text_or_none(config.haproxy.config)
     except (OSError, ValueError) as error:
         raise ConfigError(config.haproxy.config, (str(error),)) from error
-    observed = None
+    problems: list[str] = []
+    rules, memory = read_rules(config, read_report(config, problems), problems)
+    for problem in problems:
+        click.echo(f"hapsync: {problem}", err=True)
+    wanted = attrs.evolve(wanted, aside=asides(memory))
+    seen = None
     if not offline:
         try:
-            observed = observe_all(settings)
+            seen = observe_all(settings, wanted, rules.cautions)
             told.append("slots from the running HAProxy")
         except RuntimeAPIError as error:
             click.echo(f"hapsync: {error}", err=True)
-    if observed is None:
-        observed = observed_from_file(current or "", tuple(config.backends))
+    if seen is None:
+        seen = observe_file(settings, wanted, rules.cautions, current)
         told.append(f"slots from {config.haproxy.config}" if current is not None else "free slots")
-    picture = picture_to_start_with(wanted, observed)
+    picture = picture_to_start_with(wanted, seen)
     text = render(
         settings.template, empty_slots(settings, picture), config, labels_of(wanted, current, config.backends)
     )

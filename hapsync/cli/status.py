@@ -19,9 +19,11 @@ Exit codes: 0 in step; 2 out of step, and why is printed; 1 cannot tell."""
 @click.command("status", epilog=EPILOG, context_settings=CONTEXT)
 @config_option
 @json_option
-@click.option("--queues", is_flag=True, help="Also show how full HAProxy's accept queues are.")
+@click.option(
+    "--queues", "all_queues", is_flag=True, help="Show all of HAProxy's accept queues, not only when one fills."
+)
 @click.argument("backends", nargs=-1)
-def command(config_path: str, as_json: bool, queues: bool, backends: tuple[str, ...]) -> int:  # noqa: FBT001
+def command(config_path: str, as_json: bool, all_queues: bool, backends: tuple[str, ...]) -> int:  # noqa: FBT001
     """Show every backend and server, desired beside actual.
 
     HAProxy is read live. The catalog is the running agent's, or Consul's own
@@ -30,7 +32,7 @@ def command(config_path: str, as_json: bool, queues: bool, backends: tuple[str, 
     import attrs  # noqa: PLC0415
 
     from hapsync.status import view_to_json  # noqa: PLC0415
-    from hapsync.worker.look import look_around  # noqa: PLC0415
+    from hapsync.worker.look import look_around, read_queues  # noqa: PLC0415
     from hapsync.worker.settings import read_config  # noqa: PLC0415
 
     config = read_config(config_path)
@@ -40,6 +42,8 @@ def command(config_path: str, as_json: bool, queues: bool, backends: tuple[str, 
             f"no such backend: {', '.join(unknown)}; {config_path} has {', '.join(sorted(config.backends))}"
         )
     view = look_around(config)
+    queues, queues_error = read_queues(view.haproxy, all_of_them=all_queues)
+    view = attrs.evolve(view, queues=queues)
     if backends:
         view = attrs.evolve(view, backends=tuple(one for one in view.backends if one.name in backends))
     if as_json:
@@ -48,13 +52,6 @@ def command(config_path: str, as_json: bool, queues: bool, backends: tuple[str, 
         from hapsync.cli.tables import print_view  # noqa: PLC0415
 
         print_view(view)
-    if queues:
-        from hapsync.cli.tables import print_queues  # noqa: PLC0415
-        from hapsync.edge.sockdiag import read_listen_queues  # noqa: PLC0415
-        from hapsync.errors import HapsyncError  # noqa: PLC0415
-
-        try:
-            print_queues(read_listen_queues(view.haproxy.pid) if view.haproxy else ())
-        except HapsyncError as error:
-            click.echo(f"hapsync: {error}", err=True)
+    if queues_error is not None:
+        click.echo(f"hapsync: {queues_error}", err=True)
     return view.verdict.value

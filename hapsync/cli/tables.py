@@ -9,7 +9,12 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from hapsync.edge.sockdiag import ListenQueue
+from hapsync.changes import Held, Reason
+from hapsync.growth import WARN_FRACTION
+from hapsync.memory import Hold
+from hapsync.model import ListenQueue
+from hapsync.oldworkers import OldWorkers
+from hapsync.plan import describe
 from hapsync.report import Report
 from hapsync.status import BackendView, ServerRow, Verdict, View
 from hapsync.text import one_line, plural, shown
@@ -20,10 +25,12 @@ _WORDS = {
     Verdict.CANNOT_TELL: ("CANNOT TELL", "bold yellow"),
 }
 PIPE_WIDTH = 1000
-_WARN_FRACTION = 0.8
-"""Of a backend's slots in use: time to plan for more before they run out."""
 _EVENTS = 5
 _REASONS = 12
+_QUARANTINED = 20
+_HELD = 12
+_OLD = 10
+_GONE = 8
 
 
 def print_view(view: View) -> None:
@@ -40,17 +47,62 @@ def print_view(view: View) -> None:
     for backend in view.backends:
         console.print()
         _print_backend(console, backend, haproxy_answers=view.haproxy is not None)
-    for held in (*view.plan.held, *view.plan.waiting):
-        console.print(Text(f"held  {held.change.backend}/{held.change.server}: {held.reason.value}"))
+    everything_held = (*view.plan.held, *view.plan.waiting)
+    for held in everything_held[:_HELD]:
+        hint = f"; `hapsync release {held.change.backend}/{held.change.server}` ends it" if is_by_hand(held) else ""
+        console.print(Text(f"held  {' '.join(describe(held.change).split())}: {held.reason.value}{hint}"))
+    if len(everything_held) > _HELD:
+        console.print(Text(f"held  and {len(everything_held) - _HELD} more; `hapsync plan` has them all"))
+    if guarded := sorted({one.change.backend for one in view.plan.held if not is_by_hand(one)}):
+        console.print(Text(f"to let go what the guard holds: hapsync release {guarded[0]}"))
+    for hold in view.holds:
+        console.print(Text(f"hold  {_hold_words(hold)}"))
+    _print_old_workers(console, view.old_workers)
+    if view.queues:
+        _print_queues(console, view.queues)
 
 
-def print_queues(queues: Sequence[ListenQueue]) -> None:
-    """Print the accept queue of each listener."""
+def is_by_hand(held: Held) -> bool:
+    """Return whether a person's hand on the server is what keeps it."""
+    return held.reason is Reason.BY_HAND
+
+
+def _hold_words(hold: Hold) -> str:
+    until = f"for {_ago(2 * time.time() - hold.until)} more" if hold.until else "until released"
+    because = f": {one_line(hold.reason)}" if hold.reason else ""
+    ending = ", being released" if hold.is_releasing else ""
+    where = f"{hold.backend} {hold.address} {hold.admin.value}"
+    return f"{where}, by {shown(hold.who)} {_ago(hold.at)} ago, {until}{ending}{because}"
+
+
+def _print_old_workers(console: Console, old: OldWorkers) -> None:
+    if old.error is not None:
+        console.print(Text(f"old workers: not known: {one_line(old.error)}"))
+    if old.workers:
+        console.print()
+    for worker in old.workers[:_OLD]:
+        sessions = "sessions unknown" if worker.sessions is None else plural(worker.sessions, "session")
+        age = _ago(time.time() - worker.age_seconds)
+        console.print(Text(f"old worker {worker.pid}  old for {age}, {sessions}"))
+        for gone in worker.gone[:_GONE]:
+            count = gone.used if gone.connections is None else gone.connections
+            where = f"{gone.backend}/{gone.server} {gone.address}"
+            console.print(Text(f"  {plural(count, 'connection')} to {where}, which is gone"))
+        if len(worker.gone) > _GONE:
+            console.print(Text(f"  and {len(worker.gone) - _GONE} more servers that are gone; --json has them all"))
+        if worker.error is not None:
+            console.print(Text(f"  {one_line(worker.error)}"))
+    if len(old.workers) > _OLD:
+        console.print(Text(f"and {len(old.workers) - _OLD} more old workers; --json has them all"))
+    if old.ended:
+        console.print(Text(f"old workers: {plural(old.ended, 'session')} to servers that were gone ended"))
+
+
+def _print_queues(console: Console, queues: Sequence[ListenQueue]) -> None:
     table = _table("listener", "waiting", "limit")
     for queue in queues:
         host = f"[{queue.host}]" if ":" in queue.host else queue.host
         table.add_row(f"{host}:{queue.port}", str(queue.waiting), str(queue.limit))
-    console = _console()
     console.print()
     _print_table(console, table)
 
@@ -92,8 +144,18 @@ def _print_agent(console: Console, view: View) -> None:
             f"{plural(counters.reloads, 'reload')}, {counters.refused} refused"
         )
     )
+    if report.mode != "active":
+        console.print(Text(f"  mode {report.mode}: changes nothing"), style="bold yellow")
+    if report.memory_error:
+        console.print(Text(f"  memory not written: {one_line(report.memory_error)}"))
     if report.settings_error:
-        console.print(Text(f"  settings not taken: {one_line(report.settings_error)}"))
+        console.print(Text(f"  {one_line(report.settings_error)}"))
+    if report.reload_waits_for:
+        console.print(Text(f"  a reload waits for {one_line(report.reload_waits_for)}"))
+    for name in report.leaving:
+        console.print(Text(f"  backend {shown(name)} is leaving: deleted once nothing is left on it"))
+    if report.discovery_error:
+        console.print(Text(f"  not discovered: {one_line(report.discovery_error, length=300)}"))
     for service, one in report.services.items():
         if one.error:
             console.print(Text(f"  service {shown(service)}: {one_line(one.error, length=300)}"))
@@ -111,18 +173,22 @@ def _print_events(console: Console, report: Report) -> None:
 
 
 def _print_backend(console: Console, backend: BackendView, *, haproxy_answers: bool) -> None:
-    total = backend.slots_used + backend.slots_free + backend.slots_emptying
-    slots = f"slots {backend.slots_used} used, {backend.slots_free} free"
-    if backend.slots_emptying:
-        slots += f", {backend.slots_emptying} emptying"
-    if total and backend.slots_used == total:
-        slots += " (full)"
-    elif total and backend.slots_used >= _WARN_FRACTION * total:
-        slots += " (nearly full)"
-    missing = "" if backend.exists else "  not in HAProxy yet"
+    head = f"{backend.name}  service {shown(backend.service)}"
     if not haproxy_answers:
-        slots, missing = "", ""
-    console.print(Text(f"{backend.name}  service {shown(backend.service)}  {slots}{missing}"))
+        console.print(Text(f"{head}  "))
+    else:
+        console.print(Text(f"{head}  {_places(backend)}{'' if backend.exists else '  not in HAProxy yet'}"))
+        if backend.means.why and (backend.without_slot or _fullness(backend) >= WARN_FRACTION):
+            console.print(Text(f"  more than its slots costs a reload: {one_line(backend.means.why)}"))
+        if (backend.slots_used or backend.dynamic) and backend.capacity < backend.floor:
+            console.print(
+                Text(f"  {backend.capacity} up and checked, the guard keeps at least {backend.floor}"),
+                style="bold yellow",
+            )
+    if backend.doubt:
+        console.print(Text(f"  nothing is removed: {backend.doubt}"), style="bold yellow")
+    elif backend.is_refilling:
+        console.print(Text("  nothing is removed until the service is back whole"), style="bold yellow")
     rows = [row for row in backend.rows if row.use != "free"]
     if rows or backend.without_slot:
         table = _table("server", "address", "state", "wt", "check", "ses", "consul", "node/service id")
@@ -134,9 +200,30 @@ def _print_backend(console: Console, backend: BackendView, *, haproxy_answers: b
                 "-", str(one.address), "no slot" if haproxy_answers else "?", "", "", "", one.status.value, who
             )
         _print_table(console, table)
-    for left_out in backend.quarantined:
+    for left_out in backend.quarantined[:_QUARANTINED]:
         who = f"{shown(left_out.node, length=40)}/{shown(left_out.instance_id, length=60)}"
-        console.print(Text(f"  quarantined {who}: {left_out.reason}"))
+        console.print(Text(f"  quarantined {who}: {one_line(left_out.reason)}"))
+    if len(backend.quarantined) > _QUARANTINED:
+        console.print(Text(f"  quarantined {len(backend.quarantined) - _QUARANTINED} more; --json has them all"))
+
+
+def _fullness(backend: BackendView) -> float:
+    """Return how large a part of its slots is in use."""
+    total = backend.slots_used + backend.slots_free + backend.slots_emptying
+    return backend.slots_used / total if total else 0.0
+
+
+def _places(backend: BackendView) -> str:
+    """Return how many places a backend has, and whether more are needed soon."""
+    places = f"slots {backend.slots_used} used, {backend.slots_free} free"
+    if backend.slots_emptying:
+        places += f", {backend.slots_emptying} emptying"
+    if backend.dynamic:
+        places += f", {backend.dynamic} dynamic"
+    if backend.means.can_add:
+        return places  # what finds no slot is added
+    fullness = _fullness(backend)
+    return places + (" (full)" if fullness == 1 else " (nearly full)" if fullness >= WARN_FRACTION else "")
 
 
 def _cells(row: ServerRow) -> tuple[Text | str, ...]:
@@ -151,7 +238,9 @@ def _cells(row: ServerRow) -> tuple[Text | str, ...]:
     status = row.health.status if row.health else ""
     up = check or "-" if status.startswith(("UP", "no check", "DRAIN", "MAINT")) else f"{status} {check}".strip()
     sessions = str(server.load.sessions) if server.load else "?"
-    use = {"foreign": "foreign", "emptying": "gone, emptying", "used": "not in catalog"}
+    if row.use == "by hand":
+        state = Text(f"{server.admin.value} by hand", style="bold")
+    use = {"by hand": "", "foreign": "foreign", "emptying": "gone, emptying", "used": "not in catalog"}
     consul = want.status.value if want else use.get(row.use, "")
     who = f"{shown(want.node)}/{shown(want.instance_id)}" if want else ""
     return server.name, str(server.address or "-"), state, weight, up, sessions, consul, who

@@ -1,4 +1,7 @@
-"""Files: read a text, write one so that a reader sees all of it or nothing, hold a lock."""
+"""Files: read a text, write one so that a reader sees all of it or nothing, hold a lock.
+
+Nothing made here is open to others than owner and group, and what replaces a file is never more open than that was.
+"""
 
 import contextlib
 import fcntl
@@ -10,6 +13,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from hapsync.errors import LockHeld
+
+FILE_MODE = 0o640
+FOLDER_MODE = 0o750
 
 
 def read_text(path: str) -> str:
@@ -30,29 +36,64 @@ def read_text_or_none(path: str) -> str | None:
         return None
 
 
-def write_atomically(path: str, text: str, *, mode: int = 0o644, durable: bool = True) -> None:
-    """Replace the file at `path` in one step; it keeps its mode and owner if it was there.
+def make_folder(path: str) -> None:
+    """Make the folder at `path` where it is missing, for owner and group only; raises OSError.
 
-    With `durable` it is on the disk before it takes the old one's place. Raises OSError; then the old file stands.
+    One that is there keeps its mode: it is the operator's, or systemd's.
+    """
+    folder = Path(path)
+    try:
+        folder.mkdir(mode=FOLDER_MODE, parents=True)
+    except FileExistsError:
+        if not folder.is_dir():
+            raise
+    else:
+        folder.chmod(FOLDER_MODE)  # whatever the umask is
+
+
+def write_atomically(path: str, text: str, *, mode: int | None = None, durable: bool = True) -> None:
+    """Replace the file at `path` in one step.
+
+    It gets `mode`; where that is None it keeps the mode and owner it has, and a new one is `FILE_MODE`, of its
+    folder's group. With `durable` it is on the disk before it takes the old one's place.
+
+    Raises OSError; then the old file stands.
     """
     target = _real(path)
-    with _beside(path, text, mode, durable=durable) as candidate:
-        Path(candidate).replace(target)
+    with _beside(target, text, target if mode is None else mode, durable=durable) as candidate:
+        _replace(candidate, target)
     if durable:
         _sync_folder(target.parent)
 
 
+def write_in_folder(folder: str, name: str, text: str, *, durable: bool) -> None:
+    """Write one of hapsync's own files, as `write_atomically` does, in a folder that may have been removed.
+
+    Raises OSError; then the old file stands.
+    """
+    path = str(Path(folder, name))
+    try:
+        write_atomically(path, text, mode=FILE_MODE, durable=durable)
+    except FileNotFoundError:
+        make_folder(folder)
+        write_atomically(path, text, mode=FILE_MODE, durable=durable)
+
+
 @contextlib.contextmanager
 def candidate_file(path: str, text: str) -> Iterator[str]:
-    """Write `text` beside `path` and give its name; unless it was moved away, it is gone after the block."""
-    with _beside(path, text, 0o644, durable=True) as candidate:
+    """Write `text` beside `path` and give its name; unless it was moved away, it is gone after the block.
+
+    It has the mode and owner of `path`, or what a new file there gets.
+    """
+    target = _real(path)
+    with _beside(target, text, target, durable=True) as candidate:
         yield candidate
 
 
 def move_into_place(candidate: str, path: str) -> None:
     """Let the file `candidate` take the place of `path` in one step; raises OSError."""
     target = _real(path)
-    Path(candidate).replace(target)
+    _replace(candidate, target)
     _sync_folder(target.parent)
 
 
@@ -62,10 +103,9 @@ def keep_aside(path: str, suffix: str) -> str | None:
     source = Path(path)
     if aside.exists() or not source.exists():
         return None
-    kept = source.stat()
-    write_atomically(str(aside), read_text(path), mode=kept.st_mode & 0o777)
-    with contextlib.suppress(PermissionError):
-        os.chown(aside, kept.st_uid, kept.st_gid)
+    with _beside(aside, read_text(path), source, durable=True) as candidate:
+        _replace(candidate, aside)
+    _sync_folder(aside.parent)
     return str(aside)
 
 
@@ -84,24 +124,30 @@ def lock(path: str, owner: str) -> Iterator[None]:
 
     Raises LockHeld when another process does, and OSError where it cannot be made.
     """
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, FILE_MODE)
     try:
         try:
             _take_lock(descriptor)
         except BlockingIOError:
             holder = os.read(descriptor, 200).decode("utf-8", "replace").strip() or "another hapsync"
             raise LockHeld(f"{holder} holds {path}; it keeps HAProxy in step already") from None
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, owner.encode(), 0)
+        with contextlib.suppress(OSError):  # a full disk: the lock holds all the same
+            os.pwrite(descriptor, owner.encode(), 0)
+            os.ftruncate(descriptor, len(owner.encode()))
         yield
     finally:
         os.close(descriptor)
 
 
 def lock_owner(path: str) -> str | None:
-    """Return what the process that holds the lock file at `path` says of itself; None where nobody does."""
+    """Return what the process that holds the lock file at `path` says of itself; None where nobody does.
+
+    Raises PermissionError where this user may not look.
+    """
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except PermissionError:
+        raise
     except OSError:
         return None
     try:
@@ -121,6 +167,13 @@ def remove_leftovers(path: str) -> None:
             candidate.unlink()
 
 
+def remove_leftovers_in(folder: str) -> None:
+    """Remove candidates for any file in one of hapsync's own folders; only for whoever holds the lock."""
+    for candidate in Path(folder).glob(".*.hapsync"):
+        with contextlib.suppress(OSError):
+            candidate.unlink()
+
+
 def _take_lock(descriptor: int) -> None:
     """Raises BlockingIOError when it stays held; somebody who only looks holds it for a moment."""
     for pause_seconds in (0.02, 0.05, 0.1):
@@ -131,15 +184,22 @@ def _take_lock(descriptor: int) -> None:
 
 
 @contextlib.contextmanager
-def _beside(path: str, text: str, mode: int, *, durable: bool) -> Iterator[str]:
-    target = _real(path)
-    # Hidden, and not ending in .cfg: a HAProxy that loads a whole folder must not load a candidate.
-    descriptor, name = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".hapsync", dir=target.parent)
+def _beside(target: Path, text: str, like: Path | int, *, durable: bool) -> Iterator[str]:
+    """Write `text` to a file in the folder of `target` and give its name; its mode is `like`, or that of `like`."""
+    with _named(target):
+        # Hidden, and not ending in .cfg: a HAProxy that loads a whole folder must not load a candidate.
+        descriptor, name = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".hapsync", dir=target.parent)
     try:
-        with os.fdopen(descriptor, "w", encoding="utf-8", errors="surrogateescape", newline="") as file:
+        with (
+            _named(target),
+            os.fdopen(descriptor, "w", encoding="utf-8", errors="surrogateescape", newline="") as file,
+        ):
             file.write(text)
             file.flush()
-            _take_after(target, file.fileno(), mode)
+            if isinstance(like, int):
+                os.fchmod(file.fileno(), like)
+            else:
+                _take_after(like, file.fileno())
             if durable:
                 os.fsync(file.fileno())
         yield name
@@ -148,21 +208,43 @@ def _beside(path: str, text: str, mode: int, *, durable: bool) -> Iterator[str]:
             os.unlink(name)  # noqa: PTH108
 
 
+@contextlib.contextmanager
+def _named(target: Path) -> Iterator[None]:
+    """Have OSErrors name `target`: the candidate's name is another each time, and means nothing to anybody."""
+    try:
+        yield
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(target)) from error
+
+
+def _replace(candidate: str, target: Path) -> None:
+    with _named(target):
+        Path(candidate).replace(target)
+
+
 def _real(path: str) -> Path:
     """Return the file itself where `path` is a link to it, so that the link stays."""
     return Path(path).resolve()
 
 
-def _take_after(target: Path, descriptor: int, mode: int) -> None:
+def _take_after(like: Path, descriptor: int) -> None:
+    """Give an open file owner, group and mode of `like`; where that is missing, what a new file gets there."""
     try:
-        old = target.stat()
+        old = like.stat()
+        mode = old.st_mode & 0o777
     except FileNotFoundError:
-        os.fchmod(descriptor, mode)
-        return
-    os.fchmod(descriptor, old.st_mode & 0o777)
-    for owner in ((-1, old.st_gid), (old.st_uid, -1)):  # one may be allowed where both are not
+        old = None
+        mode = FILE_MODE
+    group = like.parent.stat().st_gid if old is None else old.st_gid
+    try:
+        os.fchown(descriptor, -1, group)
+    except PermissionError:
+        if old is not None:
+            mode &= 0o707 | (mode & 0o007) << 3  # what only the old group might do is not for another
+    if old is not None:
         with contextlib.suppress(PermissionError):
-            os.fchown(descriptor, *owner)
+            os.fchown(descriptor, old.st_uid, -1)
+    os.fchmod(descriptor, mode)
 
 
 def _sync_folder(folder: Path) -> None:

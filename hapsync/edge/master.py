@@ -12,19 +12,27 @@ import time
 import attrs
 
 from hapsync.errors import ReloadError, RuntimeAPIError
+from hapsync.oldworkers import Listed, uptime_seconds
 
 _REFUSED_SECONDS = 2.0
 _POLL_SECONDS = 0.02
+_NO_SUCH = "Can't find the target PID"
+_SHOWN_SIGNS = 500
 _FAILED = re.compile(r"\[failed: (\d+)\]")
 
 
 @attrs.frozen
 class Processes:
-    """What `show proc` says: the master's count of reloads that failed, and the pids of all its workers."""
+    """What `show proc` says: the master's count of reloads that failed, and all its workers."""
 
     failed_reloads: int
-    workers: tuple[int, ...]
+    listed: tuple[Listed, ...]
     reloads: int
+
+    @property
+    def workers(self) -> tuple[int, ...]:
+        """The pids of the workers, old ones too."""
+        return tuple(one.pid for one in self.listed)
 
 
 def read_processes(path: str, timeout_seconds: float) -> Processes:
@@ -49,10 +57,34 @@ def parse_processes(text: str, path: str) -> Processes:
             if words[1] == "master":
                 reloads = int(words[2])
             elif words[1] == "worker":
-                workers.append(int(words[0]))
+                uptime = uptime_seconds(words[3]) if len(words) > 3 else 0  # noqa: PLR2004
+                workers.append(Listed(int(words[0]), int(words[2]), uptime))
     if reloads is None:
         raise RuntimeAPIError(f"HAProxy's master socket {path}: `show proc` answered {text[:80]!r}")
     return Processes(int(failed[1]) if failed else 0, tuple(workers), reloads)
+
+
+def ask_worker(path: str, pid: int, command: str, timeout_seconds: float) -> str:
+    """Return what the worker `pid`, be it an old one, answers to `command`, passed on by the master.
+
+    One command a connection: up to 2.8 a worker takes several lines, from 3.0 on only the first. A pid that is no
+    worker any more is closed on, told, or (2.8 to 3.2) never answered.
+
+    Raises RuntimeAPIError when no answer comes.
+    """
+    try:
+        reply = _ask(path, f"@!{pid:d} {command}", timeout_seconds)
+    except RuntimeAPIError as error:
+        if isinstance(error.__cause__, TimeoutError):
+            raise RuntimeAPIError(
+                f"HAProxy's worker {pid}: no answer to `{command}` through the master in time; it hangs, or has ended"
+            ) from error
+        raise
+    if reply.strip() == "" and not command.startswith("shutdown "):
+        raise RuntimeAPIError(f"HAProxy's worker {pid}: no answer to `{command}` through the master")
+    if reply.startswith(_NO_SUCH):
+        raise RuntimeAPIError(f"HAProxy's worker {pid}: has ended")
+    return reply
 
 
 def start_reload(path: str, timeout_seconds: float) -> None:
@@ -60,10 +92,18 @@ def start_reload(path: str, timeout_seconds: float) -> None:
 
     Raises ReloadError when it says that the reload failed, RuntimeAPIError when it does not answer.
     """
-    reply = _ask(path, "reload", timeout_seconds)
-    if reply.startswith("Success=0"):
-        said = " ".join(reply.split("--", 1)[-1].split())
-        raise ReloadError(f"HAProxy's master refused the reload: {said[:500]}")
+    refusal = parse_refusal(_ask(path, "reload", timeout_seconds))
+    if refusal is not None:
+        raise ReloadError(f"HAProxy's master refused the reload: {refusal}")
+
+
+def parse_refusal(reply: str) -> str | None:
+    """Return why the reload failed that was answered with `reply`; None where it did not, or the reply is empty."""
+    if not reply.startswith("Success=0"):
+        return None
+    _, _, log = reply.partition("\n--\n")
+    lines = [" ".join(line.split()) for line in log.splitlines() if line.strip() and not line.startswith("[NOTICE]")]
+    return "; ".join(lines)[:_SHOWN_SIGNS]
 
 
 def _ask(path: str, command: str, timeout_seconds: float) -> str:

@@ -6,6 +6,8 @@ import resource
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8
 """Of glibc's <malloc.h>, mallopt(3)."""
+_SPARE_FILES = 16
+"""For all but Consul: HAProxy's sockets, the files written and the check command, a few requests."""
 
 
 def give_back_memory() -> None:
@@ -40,3 +42,12 @@ def allow_many_files() -> None:
     """Raise the limit of open files as far as it may go: each watched service holds a connection."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def leaves_spare_files(descriptor: int) -> bool:
+    """Return whether a descriptor just opened leaves enough to go on with HAProxy.
+
+    The kernel gives the lowest number that is free, so a number near the limit means that few are left.
+    """
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return soft == resource.RLIM_INFINITY or descriptor < soft - _SPARE_FILES

@@ -1,16 +1,18 @@
 """Put a rendered configuration in place, and reload HAProxy into it so that a failure leaves what was there."""
 
 import contextlib
+import hashlib
+import logging
 import os
 import shlex
 import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from hapsync.cfgfile import HEADER
+from hapsync.cfgfile import HEADER, is_sealed
 from hapsync.config import HAProxyConfig
 from hapsync.edge.files import (
     candidate_file,
@@ -26,50 +28,92 @@ from hapsync.model import HAProxyProcess, Observed
 from hapsync.picture import shows
 from hapsync.runtime import drain_commands
 
+log = logging.getLogger(__name__)
+
 SHOWN_SECONDS = 1.0
 """A new worker shows what it was started with at once; one that does not by then has traffic it should not have."""
 _POLL_SECONDS = 0.02
 _SAID_LINES = 12
+_OUTPUT_SIGNS = 4 << 20
+"""Two lines for each of ten thousand servers fit."""
 
 
 def check_candidate(config: HAProxyConfig, candidate: str) -> None:
     """Run `haproxy.check_command` on the file `candidate`.
 
-    Raises ConfigRefused with what the command said when it does not end with 0, ReloadError when it cannot be run.
+    Raises ConfigRefused with what the command said when it does not end with 0, ReloadError when it cannot be run
+    (ReloadUnavailable where it takes too long, for that may pass).
     """
     words = [word.replace("{config}", candidate) for word in config.check_command]
     ended = _run(words, config.check_timeout_seconds, "haproxy.check_command")
     if ended.returncode != 0:
-        said = _said(ended).replace(candidate, config.config)
+        said = ended.stdout.replace(Path(candidate).name, Path(config.config).name)
+        asked = shlex.join(words).replace(candidate, config.config)
         raise ConfigRefused(
-            f"`{shlex.join(words).replace(candidate, config.config)}` refused the rendered configuration:\n{said}"
+            f"`{asked}` refused the rendered configuration:\n{_shown(said)}", read_text_or_none(candidate) or "", said
         )
 
 
-def install(config: HAProxyConfig, text: str) -> None:
-    """Check `text` and let it take the place of `haproxy.config` in one step.
+def check_text(config: HAProxyConfig, text: str) -> None:
+    """Run `haproxy.check_command` on a candidate that holds `text`; nothing stays of it.
 
-    A file that hapsync did not write is kept beside it first, once.
+    Raises ReloadError (ConfigRefused where the check said no, ReloadUnavailable where it could not be asked now).
+    """
+    try:
+        with candidate_file(config.config, text) as candidate:
+            check_candidate(config, candidate)
+    except (OSError, ValueError) as error:
+        raise _cannot_write(config, error) from error
+
+
+def install(
+    config: HAProxyConfig, text: str, *, is_checked: bool = False, is_wanted: Callable[[], bool] = lambda: True
+) -> bool:
+    """Check `text`, unless that was done, and let it take the place of `haproxy.config` in one step.
+
+    A file that hapsync did not write, or that was edited since, is kept beside it first. `is_wanted` is asked after
+    the check; where it says no, nothing is done. Returns whether the file was put in place.
 
     Raises ReloadError (ConfigRefused where the check said no); then the old file stands.
     """
     try:
         with candidate_file(config.config, text) as candidate:
-            check_candidate(config, candidate)
-            old = read_text_or_none(config.config)
-            if old is not None and not old.startswith(HEADER):
-                keep_aside(config.config, ".before-hapsync")
+            if not is_checked:
+                check_candidate(config, candidate)
+            if not is_wanted():
+                return False
+            _keep_edits(config, read_text_or_none(config.config))
             move_into_place(candidate, config.config)
     except (OSError, ValueError) as error:
-        raise ReloadError(
-            f"{config.config} cannot be written: {error}; hapsync writes a new file beside it, then renames it"
-        ) from error
+        raise _cannot_write(config, error) from error
+    return True
 
 
-def reload_into(config: HAProxyConfig, text: str, picture: Observed) -> HAProxyProcess:
+def _cannot_write(config: HAProxyConfig, error: Exception) -> ReloadUnavailable:
+    return ReloadUnavailable(
+        f"{config.config} cannot be written: {error}; hapsync writes a new file beside it, then renames it"
+    )
+
+
+def _keep_edits(config: HAProxyConfig, old: str | None) -> None:
+    """Keep what somebody else wrote: the file from before hapsync, once, and each that was edited by hand since."""
+    if old is None or is_sealed(old):
+        return
+    if not old.startswith(HEADER):
+        if keep_aside(config.config, ".before-hapsync") is not None:
+            return
+        log.warning("file %s was replaced by hand", config.config)
+    digest = hashlib.blake2b(old.encode("utf-8", "surrogateescape"), digest_size=4).hexdigest()
+    kept = keep_aside(config.config, f".by-hand-{digest}")
+    if kept is not None:
+        log.warning("file %s was edited by hand; kept as %s, edit the template instead", config.config, kept)
+
+
+def reload_into(config: HAProxyConfig, text: str, picture: Observed, *, is_checked: bool = False) -> HAProxyProcess:
     """Install `text`, reload HAProxy, and return its new worker once that shows `picture`, drained servers included.
 
     The wait is seen to its end even when hapsync is to stop: half a reload would leave file and worker at odds.
+    `is_checked`: the check command has accepted this text already.
 
     Raises ReloadError; then the old file is back in place, and where a new worker runs that does not show the
     picture, HAProxy was reloaded into the old file again. ReloadUnavailable is raised before anything was changed.
@@ -81,7 +125,7 @@ def reload_into(config: HAProxyConfig, text: str, picture: Observed) -> HAProxyP
     except RuntimeAPIError as error:
         raise ReloadUnavailable(str(error)) from error
     old = read_text_or_none(config.config)
-    install(config, text)
+    install(config, text, is_checked=is_checked)
     try:
         _start(config)
         return _wait_for(config, picture, before, master)
@@ -97,7 +141,7 @@ def _start(config: HAProxyConfig) -> None:
         return
     ended = _run(config.reload_command or (), config.reload_timeout_seconds, "haproxy.reload_command")
     if ended.returncode != 0:
-        raise ReloadError(f"haproxy.reload_command ended with {ended.returncode}: {_said(ended)}")
+        raise ReloadError(f"haproxy.reload_command ended with {ended.returncode}: {_shown(ended.stdout)}")
 
 
 def _wait_for(
@@ -184,11 +228,11 @@ def _run(words: Sequence[str], timeout_seconds: float, key: str) -> subprocess.C
         except subprocess.TimeoutExpired as error:
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()
-            raise ReloadError(f"{key}: not done after {timeout_seconds:g} s, so it was ended") from error
+            raise ReloadUnavailable(f"{key}: not done after {timeout_seconds:g} s, so it was ended") from error
         output.seek(0)
-        return subprocess.CompletedProcess(words, process.returncode, output.read(65536), "")
+        return subprocess.CompletedProcess(words, process.returncode, output.read(_OUTPUT_SIGNS), "")
 
 
-def _said(ended: subprocess.CompletedProcess[str]) -> str:
-    lines = [line for line in (ended.stderr + ended.stdout).splitlines() if line.strip() and "[NOTICE]" not in line]
+def _shown(said: str) -> str:
+    lines = [line for line in said.splitlines() if line.strip() and "[NOTICE]" not in line]
     return "\n".join(lines[:_SAID_LINES])

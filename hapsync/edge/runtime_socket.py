@@ -11,8 +11,8 @@ import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 
 from hapsync.errors import RuntimeAPIError
-from hapsync.model import Backend, HAProxyProcess, Load, Observed
-from hapsync.observed import NO_SUCH_BACKEND, parse_info, parse_loads, parse_servers_state
+from hapsync.model import Backend, HAProxyProcess, Load, Observed, Proof
+from hapsync.observed import NO_SUCH_BACKEND, parse_info, parse_loads, parse_proofs, parse_servers_state
 from hapsync.runtime import (
     SHOW_INFO,
     SHOW_SERVERS_STATE,
@@ -89,18 +89,23 @@ class RuntimeSession:
         replies = self.ask((*commands, *_state_commands(backends)))
         return replies[: len(commands)], _parse_servers(backends, replies[len(commands) :])
 
-    def read_loads(self, backends: Collection[Backend]) -> Mapping[tuple[str, str], Load]:
-        """Return the load of each server of `backends`, as read a moment ago on this connection.
+    def read_stats(
+        self, backends: Collection[Backend]
+    ) -> tuple[Mapping[tuple[str, str], Load], Mapping[tuple[str, str], Proof]]:
+        """Return the load and the proof of each server of `backends`, as read a moment ago on this connection.
 
         Raises RuntimeAPIError.
         """
         if len(backends) > _PARTIAL_LIMIT:
-            (dump,) = self.ask((SHOW_STAT_SERVERS,))
-            return parse_loads(dump)
+            dumps = self.ask((SHOW_STAT_SERVERS,))
+        else:
+            dumps = self.ask([show_stat_servers(backend.proxy_id) for backend in backends])
         loads: dict[tuple[str, str], Load] = {}
-        for dump in self.ask([show_stat_servers(backend.proxy_id) for backend in backends]):
+        proofs: dict[tuple[str, str], Proof] = {}
+        for dump in dumps:
             loads.update(parse_loads(dump))
-        return loads
+            proofs.update(parse_proofs(dump))
+        return loads, proofs
 
     def _exchange(self, lines: Sequence[bytes]) -> Sequence[str]:
         opening = () if self._is_prompting else (b"prompt\n",)
@@ -145,7 +150,10 @@ def _parse_servers(backends: Collection[str], dumps: Sequence[str]) -> Observed:
     return Observed(found)
 
 
-_NO_COLUMNS = "be_id be_name srv_name srv_addr srv_port srv_op_state srv_admin_state srv_uweight\n"
+_NO_COLUMNS = (
+    "be_id be_name srv_id srv_name srv_addr srv_port srv_op_state srv_admin_state srv_uweight "
+    "srv_time_since_last_change srv_check_result srv_check_state\n"
+)
 
 
 def _serving(process: HAProxyProcess, path: str) -> HAProxyProcess:

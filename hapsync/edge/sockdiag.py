@@ -8,32 +8,21 @@ import contextlib
 import os
 import socket
 
-import attrs
-
 from hapsync.errors import HapsyncError
+from hapsync.model import ListenQueue
 
 _LISTEN = 10
 """TCP_LISTEN of the kernel's include/net/tcp_states.h."""
 
 
-@attrs.frozen
-class ListenQueue:
-    """One listening socket: its address, how many connections wait to be accepted, and how many may."""
-
-    host: str
-    port: int
-    waiting: int
-    limit: int
-
-
 def read_listen_queues(pid: int) -> tuple[ListenQueue, ...]:
-    """Return the accept queues of the TCP listeners of process `pid`, sorted by port.
+    """Return the accept queues of the TCP listeners of process `pid`, the fullest first.
 
     Raises HapsyncError when the kernel does not tell, or the process's descriptors may not be looked at.
     """
     from pyroute2 import DiagSocket  # noqa: PLC0415  (60 ms)
 
-    inodes = _socket_inodes(pid)
+    inodes = socket_inodes(pid)
     found = []
     ours_seen = False
     with socket.create_server(("127.0.0.1", 0)) as ours, DiagSocket() as diag:
@@ -51,10 +40,14 @@ def read_listen_queues(pid: int) -> tuple[ListenQueue, ...]:
                     )
     if not ours_seen:
         raise HapsyncError("the kernel's socket diagnostics show no listener at all; is inet_diag available?")
-    return tuple(sorted(found, key=lambda one: (one.port, one.host)))
+    return tuple(sorted(found, key=lambda one: (-one.waiting, one.port, one.host)))
 
 
-def _socket_inodes(pid: int) -> set[int]:
+def socket_inodes(pid: int) -> set[int]:
+    """Return the inodes of the sockets that process `pid` holds; they are one place in the kernel's lists, too.
+
+    Raises HapsyncError when its descriptors may not be looked at by this user, or it has ended.
+    """
     inodes = set()
     try:
         descriptors = os.listdir(f"/proc/{pid}/fd")  # noqa: PTH208

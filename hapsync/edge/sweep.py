@@ -4,17 +4,24 @@ from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from threading import local
 
-from hapsync.catalog import Catalog, Reading, parse_reading
+import attrs
+
+from hapsync.catalog import Catalog, Doubt, Reading, parse_reading
 from hapsync.config import ConsulConfig
 from hapsync.edge.consul import Agent, endpoint, read_token
+from hapsync.edge.reader import index_of, is_alive
 from hapsync.errors import CatalogError
 from hapsync.text import quoted
+from hapsync.trust import evidence
 
 AT_ONCE = 20
 
 
 def read_catalog(config: ConsulConfig, services: Iterable[str]) -> tuple[Catalog, Mapping[str, str]]:
     """Read `services`, at most `AT_ONCE` at a time; return the readings, and for each that failed why.
+
+    Each reading carries the doubt its answer leaves. Empty ones count only if the canary, read after them with the
+    same token, is not empty.
 
     Never through the agent's cache: there a single read would leave a background query behind for days.
 
@@ -32,9 +39,9 @@ def read_catalog(config: ConsulConfig, services: Iterable[str]) -> tuple[Catalog
             agents.append(mine.agent)
         try:
             answer = mine.agent.read_health(service, consistency=consistency)
-            if "x-consul-index" not in answer.headers:
-                return CatalogError(f"service {quoted(service)}: Consul's answer has no index; is it Consul?")
-            return parse_reading(service, answer.body)
+            index_of(f"service {quoted(service)}", answer)
+            doubt = evidence(answer.headers, "x-cache" in answer.headers)
+            return attrs.evolve(parse_reading(service, answer.body), doubt=doubt)
         except CatalogError as error:
             return error
 
@@ -49,4 +56,19 @@ def read_catalog(config: ConsulConfig, services: Iterable[str]) -> tuple[Catalog
                 errors[service] = str(found)
     for agent in agents:
         agent.close()
+    empty = [service for service, reading in readings.items() if not reading.instances and reading.doubt is None]
+    if empty and not _canary_lives(Agent(config, where, token), config.canary, consistency):
+        for service in empty:
+            readings[service] = attrs.evolve(readings[service], doubt=Doubt.UNCONFIRMED)
     return Catalog(readings), errors
+
+
+def _canary_lives(agent: Agent, canary: str, consistency: str) -> bool:
+    if not canary:
+        return True
+    try:
+        return is_alive(canary, agent.read_health(canary, consistency=consistency))
+    except CatalogError:
+        return False
+    finally:
+        agent.close()

@@ -1,28 +1,35 @@
 """What `hapsync check` looks at, a finding each; nothing is changed."""
 
+import contextlib
 import os
 import re
+import stat
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import attrs
 
+from hapsync.advice import advise
 from hapsync.catalog import Catalog
 from hapsync.cfgfile import observed_from_file
 from hapsync.config import Config
 from hapsync.desired import desired
+from hapsync.discovery import discover, members
 from hapsync.edge.consul import Agent, endpoint, read_token
 from hapsync.edge.files import candidate_file, lock_owner, read_text_or_none
+from hapsync.edge.fleet import try_slot
+from hapsync.edge.listing import read_listing
 from hapsync.edge.master import read_processes
 from hapsync.edge.reload import check_candidate
 from hapsync.edge.runtime_socket import open_session
 from hapsync.edge.sweep import read_catalog
 from hapsync.errors import HapsyncError
-from hapsync.model import HAProxyProcess
+from hapsync.model import Backend, HAProxyProcess
 from hapsync.render import labels_of, render
 from hapsync.runtime import Command
 from hapsync.text import plural, quoted
 from hapsync.worker.paper import empty_slots
+from hapsync.worker.probe import Probe
 from hapsync.worker.settings import Settings
 
 OLDEST = (2, 6)
@@ -31,10 +38,14 @@ OLDEST = (2, 6)
 
 @attrs.frozen
 class Finding:
-    """One thing that is in order or not; `what` then says what to do."""
+    """One thing that is in order or not; `what` then says what to do.
+
+    `is_advice`: it is in order, and could be better.
+    """
 
     is_ok: bool
     what: str
+    is_advice: bool = False
 
 
 def run_checks(settings: Settings) -> tuple[Finding, ...]:
@@ -42,9 +53,12 @@ def run_checks(settings: Settings) -> tuple[Finding, ...]:
     looks: tuple[Callable[[Settings], Iterator[Finding]], ...] = (
         _template,
         _folders,
+        _secrets,
         _runtime_socket,
         _reload_means,
         _consul,
+        _discovery,
+        _fleet,
     )
     found: list[Finding] = []
     for look in looks:
@@ -70,6 +84,8 @@ def _template(settings: Settings) -> Iterator[Finding]:
         labels_of(desired(Catalog({}), settings.config), current, settings.config.backends),
     )
     yield Finding(is_ok=True, what=f"template {config.template} renders")
+    for one in advise(text, settings.config.backends, has_master=config.master is not None):
+        yield Finding(is_ok=True, what=f"{config.config} line {one.line}, {one.where}: {one.what}", is_advice=True)
     folder = Path(config.config).parent
     if not os.access(folder, os.W_OK | os.X_OK):
         yield Finding(
@@ -97,8 +113,23 @@ def _folders(settings: Settings) -> Iterator[Finding]:
             )
         else:
             yield Finding(is_ok=False, what=f"agent.{key} {name}: make it, owned by the user of the agent")
-    if lock_owner(str(Path(agent.state_dir, "lock"))) is not None:
-        yield Finding(is_ok=True, what="an agent is running here")
+        if there == folder and folder.stat().st_mode & stat.S_IWOTH:
+            yield Finding(is_ok=False, what=f"agent.{key} {name} is writable by everyone: chmod o-w {name}")
+    with contextlib.suppress(PermissionError):
+        if lock_owner(str(Path(agent.state_dir, "lock"))) is not None:
+            yield Finding(is_ok=True, what="an agent is running here")
+
+
+def _secrets(settings: Settings) -> Iterator[Finding]:
+    token_file = settings.config.consul.token_file
+    if token_file is None:
+        return
+    try:
+        is_open = Path(token_file).stat().st_mode & (stat.S_IROTH | stat.S_IWOTH)
+    except OSError:
+        return  # reading the token says it
+    if is_open:
+        yield Finding(is_ok=False, what=f"consul.token_file {token_file} is open to everyone: chmod o= {token_file}")
 
 
 def _runtime_socket(settings: Settings) -> Iterator[Finding]:
@@ -107,6 +138,8 @@ def _runtime_socket(settings: Settings) -> Iterator[Finding]:
         process = session.read_process()
         (level,) = session.ask((Command("show cli level"),))
         observed = session.read_servers(tuple(settings.config.backends))
+        if level.strip() == "admin":
+            observed = Probe(settings.config).attach(session, process, observed)
     yield Finding(
         is_ok=True,
         what=f"haproxy.socket {config.socket}: HAProxy {process.version} answers, pid {process.pid}",
@@ -124,13 +157,26 @@ def _runtime_socket(settings: Settings) -> Iterator[Finding]:
             foreign = f", {plural(len(backend.foreign), 'foreign server')}" if backend.foreign else ""
             yield Finding(
                 is_ok=True,
-                what=f"backend {backend.name}: {plural(len(backend.slots), 'slot')} in HAProxy{foreign}",
+                what=f"backend {backend.name}: {_places(backend)} in HAProxy{foreign}; {_means_words(backend)}",
             )
         else:
             yield Finding(
                 is_ok=True,
                 what=f"backend {backend.name}: not in HAProxy yet; the agent's first reload brings it",
             )
+
+
+def _places(backend: Backend) -> str:
+    dynamic = sum(server.is_dynamic for server in backend.slots)
+    slots = plural(len(backend.slots) - dynamic, "slot")
+    return f"{slots} and {plural(dynamic, 'dynamic server')}" if dynamic else slots
+
+
+def _means_words(backend: Backend) -> str:
+    """Return what becomes of an instance that finds no free slot, and why nothing better."""
+    if backend.means.can_add:
+        return "more are added live"
+    return "more cost a reload" + (f": {backend.means.why}" if backend.means.why else "")
 
 
 def _version(process: HAProxyProcess) -> Finding:
@@ -182,3 +228,33 @@ def _consul(settings: Settings) -> Iterator[Finding]:
                 is_ok=False,
                 what=f"service {quoted(name)}: no instance; is the name right, and may the token read it?",
             )
+
+
+def _discovery(settings: Settings) -> Iterator[Finding]:
+    config = settings.config
+    if not config.discover:
+        return
+    listing = read_listing(config.consul)
+    if not listing.is_whole:
+        why = "not all services are seen: may the token read them, and the canary among them?"
+        yield Finding(is_ok=False, what=f"the list of services: {why}")
+    found = discover(config, listing)
+    for name, group in config.discover.items():
+        tagged = sum(group.tag in tags for tags in listing.services.values())
+        backends = plural(len(members(found.config, name)), "backend")
+        what = f"discover.{name}: {plural(tagged, 'service')} with tag {quoted(group.tag)}, {backends}"
+        yield Finding(is_ok=True, what=what)
+    for line in found.left_out:
+        yield Finding(is_ok=False, what=line)
+
+
+def _fleet(settings: Settings) -> Iterator[Finding]:
+    config = settings.config
+    if config.fleet is None:
+        return
+    agent = Agent(config.consul, endpoint(config.consul), read_token(config.consul))
+    try:
+        try_slot(agent, config.fleet.group)
+    finally:
+        agent.close()
+    yield Finding(is_ok=True, what=f"fleet.group {config.fleet.group}: Consul gives reload slots")

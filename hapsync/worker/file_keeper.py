@@ -1,6 +1,7 @@
 """Keeps haproxy.cfg current: when to write it, and the job that checks and installs it while passes go on."""
 
 import logging
+import math
 import threading
 import time
 from collections.abc import Callable
@@ -10,8 +11,9 @@ from hapsync.edge.files import signature
 from hapsync.edge.reload import install
 from hapsync.errors import ConfigError, ConfigRefused, HapsyncError, ReloadError
 from hapsync.growth import FILE_LIMIT_SECONDS, FILE_QUIET_SECONDS, Pending, touched
+from hapsync.guard import Cautions
 from hapsync.model import Observed
-from hapsync.worker.paper import new_text
+from hapsync.worker.paper import Seen, new_text
 from hapsync.worker.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -20,23 +22,31 @@ log = logging.getLogger(__name__)
 class FileKeeper:
     """What the worker knows of the file: whether it is behind, when to write it, and why it could not be written.
 
-    `error` is None while the file can be written. All methods are the worker's; only the job runs beside it.
+    `error` is None while the file can be written. `made_of` is the live HAProxy it was last made of,
+    if it was. All methods are the worker's; only the job runs beside it.
     """
 
     def __init__(self, when_done: Callable[[], None]) -> None:
         """Take what wakes the worker when a file was written."""
         self.error: str | None = None
+        self.made_of: Observed | None = None
         self._when_done = when_done
         self._pending: Pending | None = None
         self._seen: tuple[int, int, int] | None = None
         self._refused: tuple[Desired, Settings] | None = None
         self._job: FileJob | None = None
         self._live: object = None
+        self._is_hurried = False
 
     @property
     def is_behind(self) -> bool:
         """The file may not say what HAProxy should start with, or could not be written."""
         return bool(self._pending or self._job or self.error)
+
+    @property
+    def is_working(self) -> bool:
+        """A job is at it, or will be in a moment."""
+        return self._job is not None or self._is_hurried
 
     @property
     def due_seconds(self) -> float | None:
@@ -51,11 +61,23 @@ class FileKeeper:
             self._refused = None
         self._pending = touched(self._pending, time.monotonic())
 
+    def hurry(self) -> None:
+        """Backends were added or deleted live: the file is what the next ones are measured by, so write it now."""
+        self.touch(anew=True)
+        self._pending = Pending(-math.inf, -math.inf)
+        self._is_hurried = True
+
     def forget(self, *, is_current: bool = False) -> None:
         """Let go of what was pending: a reload writes the file, or (`is_current`) has just written it."""
         self._pending = None
+        self._is_hurried = False
         if is_current:
             self.error = self._refused = None
+
+    def stop(self) -> None:
+        """Let a job that is at it install nothing: from now on nothing may be changed."""
+        if self._job is not None:
+            self._job.is_wanted.clear()
 
     def look(self, settings: Settings) -> None:
         """Remember the file as it is now."""
@@ -74,16 +96,18 @@ class FileKeeper:
         is_new, self._live = live != self._live, live
         return is_new
 
-    def write(self, settings: Settings, wanted: Desired, observed: Observed | None) -> None:
+    def write(self, settings: Settings, wanted: Desired, cautions: Cautions, seen: Seen | None) -> None:
         """Begin to write what a HAProxy started now should be, if the file does not say so already.
 
-        `observed` is the live HAProxy, None while it is away.
+        `seen` is the live HAProxy, None while it is away.
         """
         self._pending = None
+        self._is_hurried = False
+        self.made_of = seen.observed if seen is not None else None
         if not wanted.backends or self._refused == (wanted, settings):
             return
         try:
-            text = new_text(settings, wanted, observed)
+            text = new_text(settings, wanted, cautions, seen)
         except (HapsyncError, OSError, ValueError) as error:
             self._failed(error, wanted, settings)
             return
@@ -102,9 +126,11 @@ class FileKeeper:
         self._job = None
         if job.error is not None:
             self._failed(job.error, job.wanted, job.settings)
-        else:
+        elif job.has_installed:
             log.info("file %s written", job.settings.config.haproxy.config)
             self._written(job.settings)
+        else:
+            self.touch()
         return True
 
     def _written(self, settings: Settings) -> None:
@@ -123,8 +149,8 @@ class FileKeeper:
 class FileJob(threading.Thread):
     """Checks and installs `text`; the check takes longer than a change may wait, so it runs beside the passes.
 
-    It speaks to no HAProxy. Once `is_done` is set, `error` says how it ended. `wanted` and `settings` are what the
-    text was made from.
+    It speaks to no HAProxy, and installs nothing once `is_wanted` was cleared. Once `is_done` is set, `error` says
+    how it ended. `wanted` and `settings` are what the text was made from.
     """
 
     def __init__(self, text: str, wanted: Desired, settings: Settings, when_done: Callable[[], None]) -> None:
@@ -133,13 +159,16 @@ class FileJob(threading.Thread):
         self.settings = settings
         self.error: HapsyncError | None = ReloadError("the job ended without a result")
         self.is_done = threading.Event()
+        self.is_wanted = threading.Event()
+        self.is_wanted.set()
+        self.has_installed = False
         self._text = text
         self._when_done = when_done
 
     def run(self) -> None:
         """Do it, and tell."""
         try:
-            install(self.settings.config.haproxy, self._text)
+            self.has_installed = install(self.settings.config.haproxy, self._text, is_wanted=self.is_wanted.is_set)
             self.error = None
         except HapsyncError as error:
             self.error = error

@@ -4,19 +4,26 @@ import logging
 import os
 import time
 from collections import deque
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 
 import attrs
 
 from hapsync import __version__
 from hapsync.catalog import Reading
-from hapsync.config import AgentConfig
-from hapsync.edge.files import write_atomically
+from hapsync.changes import Delete, EndSessions, SetAside, TakeBack
+from hapsync.config import AgentConfig, Config
+from hapsync.desired import Desired, DesiredBackend, fallback_reading
+from hapsync.edge.files import read_text_or_none, signature, write_in_folder
 from hapsync.edge.watch import WatchState
-from hapsync.model import HAProxyProcess
+from hapsync.growth import is_filling as is_filling_up
+from hapsync.model import HAProxyProcess, Means
+from hapsync.oldworkers import OldWorkers
+from hapsync.plainbackends import Difference
 from hapsync.plan import Plan, describe
 from hapsync.report import (
+    REPORT_FILE,
+    SNAPSHOT_FILE,
     Counters,
     Event,
     ReloadReport,
@@ -24,17 +31,44 @@ from hapsync.report import (
     ServiceReport,
     Snapshot,
     report_to_json,
+    snapshot_from_json,
     snapshot_to_json,
 )
 from hapsync.runtime import explained
 from hapsync.text import plural
 from hapsync.worker.one_pass import Outcome
+from hapsync.worker.reloads import Reloads
+from hapsync.worker.safety import Safety
 
 log = logging.getLogger(__name__)
 
 RECENT = 20
-REPORT_FILE = "status.json"
-SNAPSHOT_FILE = "catalog.json"
+_NO_DRIFT = Delete | EndSessions | SetAside | TakeBack
+"""What time or a person asks for, not the catalog."""
+
+
+def known_readings(config: Config) -> Mapping[str, Reading]:
+    """Return what to go by while Consul does not answer at the start: the last snapshot, else the fallback lists.
+
+    A damaged snapshot is said in the log and passed over.
+    """
+    path = str(Path(config.agent.state_dir, SNAPSHOT_FILE))
+    known: dict[str, Reading] = {}
+    try:
+        text = read_text_or_none(path)
+        snapshot = snapshot_from_json(text) if text is not None else None
+        if text is not None and snapshot is None:
+            log.warning("snapshot %s is damaged or of another version; not used", path)
+    except (OSError, ValueError) as error:
+        log.warning("snapshot %s cannot be read: %s; not used", path, error)
+        snapshot = None
+    if snapshot is not None:
+        known.update(snapshot.last_good)
+    for service in config.services:
+        fallback = fallback_reading(service, config)
+        if service not in known and fallback is not None:
+            known[service] = fallback
+    return known
 
 
 class Journal:
@@ -48,30 +82,31 @@ class Journal:
         self._refusals: deque[Event] = deque(maxlen=RECENT)
         self._reloads: deque[ReloadReport] = deque(maxlen=RECENT)
         self._readings: Mapping[str, Reading] | None = None
-        self._publish_error: str | None = None
+        self._unwritten: set[str] = set()
         self._refused: set[str] = set()
-        self._held: dict[str, str] = {}
+        self._held: dict[str, frozenset[str]] = {}
         self._reload_error: str | None = None
+        self._settled: dict[str, DesiredBackend] = {}
+        self._filling: set[str] = set()
 
     def note_worker(self, process: HAProxyProcess) -> None:
         """A worker answers that was not seen before."""
         self._counters = attrs.evolve(self._counters, workers_seen=self._counters.workers_seen + 1)
         log.info("haproxy pid=%d version=%s answers", process.pid, process.version)
 
-    def note_pass(self, outcome: Outcome, seconds: float) -> None:
-        """A pass ended; one line for each change, and one for the pass if it did anything."""
+    def note_pass(self, wanted: Desired, backends: Collection[str], outcome: Outcome, seconds: float) -> None:
+        """A pass over `backends` ended; one line for each change, and one for the pass if it did anything."""
+        self._note_drift(wanted, outcome)
+        self._note_slots(wanted, outcome)
+        self._note_held(outcome.last.plan, backends)
         counters = self._counters
         self._counters = attrs.evolve(
             counters,
             passes=counters.passes + 1,
-            changes=counters.changes + len(outcome.done),
             refused=counters.refused + len(outcome.refused),
         )
         now = time.time()
-        for change in outcome.done:
-            what = " ".join(describe(change).split())
-            self._changes.append(Event(now, what))
-            log.info("change %s", what)
+        self._note([" ".join(describe(change).split()) for change in outcome.done])
         refused = {explained(refusal) for refusal in outcome.refused}
         for what in sorted(refused):
             self._refusals.append(Event(now, what))
@@ -90,18 +125,70 @@ class Journal:
                 seconds * 1000,
             )
 
-    def note_held(self, plan: Plan, backends: Collection[str]) -> None:
-        """What is held now in `backends`; each beginning and end of it is logged once."""
-        now = {held.change.backend: held.reason.value for held in plan.held}
+    def _note_drift(self, wanted: Desired, outcome: Outcome) -> None:
+        """Count the changes that nothing asked for anew: HAProxy was in step with the same catalog before."""
+        drifted = 0
+        for change in outcome.done:
+            want = wanted.backends.get(change.backend)
+            is_asked_for = isinstance(change, _NO_DRIFT) or wanted.aside.get(change.backend)
+            if want is not None and self._settled.get(change.backend) is want and not is_asked_for:
+                drifted += 1
+                log.warning(
+                    "drift %s: HAProxy was changed, by a hand or a restart", " ".join(describe(change).split())
+                )
+        self._counters = attrs.evolve(self._counters, drift=self._counters.drift + drifted)
+        plan = outcome.last.plan
+        unsettled = {one.backend for one in (*plan.changes, *plan.shortages)}
+        unsettled |= {one.change.backend for one in (*plan.held, *plan.waiting)}
+        for name in outcome.last.observed.backends:
+            if name in wanted.backends and name not in unsettled:
+                self._settled[name] = wanted.backends[name]
+            else:
+                self._settled.pop(name, None)
+
+    def _note_slots(self, wanted: Desired, outcome: Outcome) -> None:
+        """Say once that the slots of a backend run out, and once that they do not any more."""
+        for name, have in outcome.last.observed.backends.items():
+            want = wanted.backends.get(name)
+            is_filling = want is not None and is_filling_up(want, have)
+            if is_filling and name not in self._filling:
+                self._filling.add(name)
+                log.warning(
+                    "slots of backend %s run out: the next growth costs a reload; see `slots` and `means`", name
+                )
+            elif not is_filling and name in self._filling:
+                self._filling.discard(name)
+                log.info("slots backend %s: enough are free again", name)
+
+    def _note_held(self, plan: Plan, backends: Collection[str]) -> None:
+        """What is held now in `backends`; each reason of it is logged when it begins and when it ends."""
+        now: dict[str, dict[str, int]] = {}
+        for held in plan.held:
+            counts = now.setdefault(held.change.backend, {})
+            counts[held.reason.value] = counts.get(held.reason.value, 0) + 1
         for name in backends:
-            before = self._held.pop(name, None)
-            if name in now:
-                self._held[name] = now[name]
-            if before is None and name in now:
-                count = sum(held.change.backend == name for held in plan.held)
-                log.warning("held backend %s: %s kept, %s", name, plural(count, "server"), now[name])
-            elif before is not None and name not in now:
-                log.info("held backend %s: no more", name)
+            before, reasons = self._held.pop(name, frozenset()), now.get(name, {})
+            if reasons:
+                self._held[name] = frozenset(reasons)
+            for reason in sorted(set(reasons) - before):
+                log.warning("held backend %s: %s, %s", name, plural(reasons[reason], "change"), reason)
+            for reason in sorted(before - set(reasons)):
+                log.info("held backend %s: no more, %s", name, reason)
+
+    def note_live(self, made: Difference) -> None:
+        """Whole backends were added to the running HAProxy, or get no new traffic any more."""
+        lines = [f"new backend {one.name} from {one.defaults}" for one in made.new]
+        self._note([*lines, *(f"backend {one.name} is leaving: no new traffic any more" for one in made.gone)])
+
+    def note_deleted(self, backends: Iterable[str]) -> None:
+        """Nothing was left on whole `backends` that were leaving."""
+        self._note([f"backend {name} is deleted" for name in backends])
+
+    def _note(self, changes: Collection[str]) -> None:
+        for what in changes:
+            self._changes.append(Event(time.time(), what))
+            log.info("change %s", what)
+        self._counters = attrs.evolve(self._counters, changes=self._counters.changes + len(changes))
 
     def note_reload(self, why: str, seconds: float, error: str | None, *, is_tried_again: bool = False) -> None:
         """A reload ended, well or not; `is_tried_again`: by itself, before anything changes."""
@@ -124,10 +211,22 @@ class Journal:
         process: HAProxyProcess | None,
         haproxy_error: str | None,
         file_error: str | None,
-        settings_error: str | None,
+        reloads: Reloads,
+        discovery_error: str | None,
+        leaving: tuple[str, ...],
         watches: Mapping[str, WatchState],
+        safety: Safety,
+        means: Mapping[str, Means],
+        old_workers: OldWorkers,
     ) -> None:
         """Write the report, and the snapshot where the catalog changed; a full disk is logged, no more."""
+        readings = {service: state.reading for service, state in watches.items() if state.reading is not None}
+        trusted = {
+            service: state.trusted
+            for service, state in watches.items()
+            if state.trusted is not None and state.trusted is not state.reading
+        }
+        state_error = self._write_snapshot(readings, trusted)
         report = Report(
             pid=os.getpid(),
             started_at=self._started_at,
@@ -137,27 +236,63 @@ class Journal:
             haproxy=process,
             haproxy_error=haproxy_error,
             file_error=file_error,
-            settings_error=settings_error,
+            settings_error=reloads.settings_problem,
+            reload_waits_for=reloads.waits_for,
+            discovery_error=discovery_error,
+            leaving=leaving,
+            state_error=state_error,
             services={
-                service: ServiceReport(state.index, state.confirmed_at, state.error, state.is_cached)
+                service: ServiceReport(
+                    state.index,
+                    state.confirmed_at,
+                    state.error,
+                    state.is_cached,
+                    state.reading.doubt.value if state.reading is not None and state.reading.doubt else None,
+                )
                 for service, state in watches.items()
             },
             counters=self._counters,
             changes=tuple(self._changes),
             reloads=tuple(self._reloads),
             refusals=tuple(self._refusals),
+            mode=safety.mode,
+            freeze=safety.memory.freeze,
+            holds=safety.memory.holds,
+            cautions=safety.cautions(),
+            memory_error=safety.error,
+            means=means,
+            old_workers=old_workers,
         )
-        readings = {service: state.reading for service, state in watches.items() if state.reading is not None}
         try:
-            if self._readings is None or any(
-                readings.get(service) is not self._readings.get(service) for service in {*readings, *self._readings}
-            ):
-                snapshot = snapshot_to_json(Snapshot(readings))
-                write_atomically(str(Path(self._config.state_dir, SNAPSHOT_FILE)), snapshot, durable=False)
-                self._readings = readings
-            write_atomically(str(Path(self._config.runtime_dir, REPORT_FILE)), report_to_json(report), durable=False)
-            self._publish_error = None
+            self._write(self._config.runtime_dir, REPORT_FILE, report_to_json(report))
         except OSError as error:
-            if self._publish_error is None:
-                log.error("status not written: %s; HAProxy is kept in step all the same", error)  # noqa: TRY400
-            self._publish_error = str(error)
+            self._note_write_error(REPORT_FILE, error)
+        else:
+            self._note_write_error(REPORT_FILE, None)
+
+    def _write_snapshot(self, readings: Mapping[str, Reading], trusted: Mapping[str, Reading]) -> str | None:
+        """Write the catalog where it changed or is gone; return why it could not be written."""
+        known = self._readings
+        if signature(str(Path(self._config.state_dir, SNAPSHOT_FILE))) is None:
+            known = None
+        if known is None or any(readings.get(one) is not known.get(one) for one in {*readings, *known}):
+            try:
+                self._write(self._config.state_dir, SNAPSHOT_FILE, snapshot_to_json(Snapshot(readings, trusted)))
+            except OSError as error:
+                self._note_write_error(SNAPSHOT_FILE, error)
+                return str(error)
+            self._readings = readings
+        self._note_write_error(SNAPSHOT_FILE, None)
+        return None
+
+    def _write(self, folder: str, name: str, text: str) -> None:
+        write_in_folder(folder, name, text, durable=False)
+
+    def _note_write_error(self, name: str, error: OSError | None) -> None:
+        """Log that a file cannot be written, and that it can again, once each."""
+        if error is not None and name not in self._unwritten:
+            self._unwritten.add(name)
+            log.error("%s not written: %s; HAProxy is kept in step all the same", name, error)
+        elif error is None and name in self._unwritten:
+            self._unwritten.discard(name)
+            log.info("%s written again", name)

@@ -1,20 +1,34 @@
 """Everything `hapsync status` needs to read, with whatever does not answer said instead of raised."""
 
+import contextlib
 import time
 from collections.abc import Mapping
 from pathlib import Path
 
+import attrs
+
 from hapsync.catalog import Catalog
+from hapsync.changes import Reason
 from hapsync.config import Config
+from hapsync.desired import Desired, desired, served_in
 from hapsync.edge.files import lock_owner, read_text_or_none
+from hapsync.edge.inet_diag import has_waiting
+from hapsync.edge.old_workers import read_old_workers
 from hapsync.edge.runtime_socket import open_session
-from hapsync.errors import CatalogError, RuntimeAPIError
-from hapsync.model import HAProxyProcess, Observed
-from hapsync.observed import Health, parse_health, parse_loads, with_loads
-from hapsync.report import Report, report_from_json, snapshot_from_json
+from hapsync.edge.sockdiag import read_listen_queues
+from hapsync.errors import CatalogError, HapsyncError, RuntimeAPIError
+from hapsync.memory import Memory
+from hapsync.model import HAProxyProcess, ListenQueue, Observed
+from hapsync.observed import Health, parse_health, parse_loads, parse_proofs, with_loads, with_means, with_proofs
+from hapsync.oldworkers import NOT_LOOKED, OldWorkers
+from hapsync.report import REPORT_FILE, SNAPSHOT_FILE, Report, report_from_json, snapshot_from_json
 from hapsync.runtime import SHOW_STAT_SERVERS
 from hapsync.status import View, make_view
-from hapsync.worker.journal import REPORT_FILE, SNAPSHOT_FILE
+from hapsync.worker.locks import file_lock, state_lock
+from hapsync.worker.memory_file import peek_memory
+from hapsync.worker.one_pass import Rules
+from hapsync.worker.probe import Probe
+from hapsync.worker.safety import Safety, asides
 
 STALE_FACTOR = 3
 """A report older than this many resyncs comes from an agent that hangs."""
@@ -23,18 +37,26 @@ STALE_FACTOR = 3
 def look_around(config: Config) -> View:
     """Read HAProxy, the file, and the catalog: the running agent's, else Consul's own."""
     problems: list[str] = []
-    report = _read_report(config, problems)
-    catalog, catalog_from, age = _read_catalog(config, report, problems)
-    process, observed, health = _read_haproxy(config, problems)
+    report = read_report(config, problems)
+    catalog, catalog_from, age = read_catalog_known(config, report, problems)
+    process, observed, health = _read_haproxy(config, report, problems)
     try:
         file_text = read_text_or_none(config.haproxy.config)
         file_is_readable = True
     except OSError as error:
         problems.append(f"{config.haproxy.config} cannot be read: {error.strerror}")
         file_text, file_is_readable = None, False
-    return make_view(
+    rules, memory = read_rules(config, report, problems)
+    served = served_in(observed) if observed is not None else None
+    wanted = desired(catalog, config, served) if catalog is not None else None
+    if wanted is not None:
+        wanted = attrs.evolve(wanted, aside=asides(memory))
+    view = make_view(
         config=config,
-        catalog=catalog,
+        wanted=wanted,
+        cautions=rules.cautions,
+        stopped=rules.stopped,
+        memory=memory,
         catalog_from=catalog_from,
         catalog_age_seconds=age,
         process=process,
@@ -45,10 +67,72 @@ def look_around(config: Config) -> View:
         report=report,
         problems=tuple(problems),
     )
+    return attrs.evolve(view, old_workers=_read_old_workers(config, report, process, wanted, observed))
 
 
-def _read_report(config: Config, problems: list[str]) -> Report | None:
-    owner = lock_owner(str(Path(config.agent.state_dir, "lock")))
+def read_queues(
+    process: HAProxyProcess | None, *, all_of_them: bool
+) -> tuple[tuple[ListenQueue, ...] | None, str | None]:
+    """Return the accept queues of the live worker, the fullest first, and why they could not be read.
+
+    Without `all_of_them` those in which something waits, which takes a millisecond while nothing does, and no word
+    where this user may not look.
+    """
+    if process is None:
+        return None, None
+    try:
+        if not all_of_them and not has_waiting(process.pid):
+            return (), None
+        queues = read_listen_queues(process.pid)
+    except HapsyncError as error:
+        return None, str(error) if all_of_them else None
+    return tuple(one for one in queues if all_of_them or one.waiting), None
+
+
+def _read_old_workers(
+    config: Config,
+    report: Report | None,
+    process: HAProxyProcess | None,
+    wanted: Desired | None,
+    observed: Observed | None,
+) -> OldWorkers:
+    """Return what the agent saw last; the master is only asked where none runs, for a reload may go on."""
+    if report is not None:
+        return report.old_workers
+    if config.haproxy.master is None or process is None or observed is None:
+        return NOT_LOOKED
+    live = observed.backends
+    return read_old_workers(config.haproxy.master, process.pid, wanted or Desired({}), live, lambda: True)
+
+
+def read_rules(config: Config, report: Report | None, problems: list[str]) -> tuple[Rules, Memory]:
+    """Return what a pass would heed now, by the running agent's report, else by the memory's file."""
+    if report is not None:
+        memory = Memory(freeze=report.freeze, holds=report.holds)
+        stopped = Safety(config, memory).stopped
+        if report.mode == "observe":
+            stopped = Reason.OBSERVING
+        return Rules(report.cautions, stopped), memory
+    try:
+        memory = peek_memory(config) or Memory()
+    except OSError as error:
+        problems.append(f"what people asked for cannot be read: {error}")
+        memory = Memory()
+    safety = Safety(config, memory)
+    return Rules(safety.cautions(), safety.stopped), memory
+
+
+def read_report(config: Config, problems: list[str]) -> Report | None:
+    """Return what the running agent reports; None where none runs."""
+    try:
+        owner = lock_owner(state_lock(config))
+    except PermissionError:
+        problems.append(f"this user may not read {config.agent.state_dir}; run this as root or as the agent's user")
+        return None
+    if owner is None:
+        # Whoever removes the state folder takes the first lock's file away from under the agent, not the second's.
+        with contextlib.suppress(PermissionError):
+            owner = lock_owner(file_lock(config))
     if owner is None:
         return None
     try:
@@ -61,15 +145,21 @@ def _read_report(config: Config, problems: list[str]) -> Report | None:
         return None
     age = time.time() - report.written_at
     if age > STALE_FACTOR * config.agent.resync_seconds:
-        problems.append(f"the agent, pid {report.pid}, has not reported for {age:.0f} s; it hangs")
+        problems.append(
+            f"the agent, pid {report.pid}, has not reported for {age:.0f} s; "
+            f"it hangs, or cannot write to {config.agent.runtime_dir} (is the disk full?)"
+        )
     if report.file_error:
         problems.append(f"the file is not written: {report.file_error}")
+    if report.state_error:
+        problems.append(f"the catalog is not kept: {report.state_error}")
     return report
 
 
-def _read_catalog(
+def read_catalog_known(
     config: Config, report: Report | None, problems: list[str]
 ) -> tuple[Catalog | None, str, float | None]:
+    """Return the running agent's catalog, else Consul's own; None where there is none; where from, and its age."""
     if report is not None:
         try:
             text = read_text_or_none(str(Path(config.agent.state_dir, SNAPSHOT_FILE)))
@@ -79,7 +169,8 @@ def _read_catalog(
         snapshot = snapshot_from_json(text) if text is not None else None
         if snapshot is not None:
             confirmed = [one.confirmed_at for one in report.services.values() if one.confirmed_at is not None]
-            return snapshot.catalog, "agent", time.time() - min(confirmed) if confirmed else None
+            # A clock that was set back would make it negative.
+            return snapshot.catalog, "agent", max(0.0, time.time() - min(confirmed)) if confirmed else None
     from hapsync.edge.sweep import read_catalog  # noqa: PLC0415  (only here does status speak to Consul)
 
     try:
@@ -92,14 +183,19 @@ def _read_catalog(
 
 
 def _read_haproxy(
-    config: Config, problems: list[str]
+    config: Config, report: Report | None, problems: list[str]
 ) -> tuple[HAProxyProcess | None, Observed | None, Mapping[tuple[str, str], Health]]:
     try:
         with open_session(config.haproxy.socket, config.haproxy.timeout_seconds) as session:
             process = session.read_process()
             observed = session.read_servers(tuple(config.backends))
+            if report is not None and report.haproxy is not None and report.haproxy.pid == process.pid:
+                observed = with_means(observed, report.means)  # the agent knows what was refused, too
+            else:
+                observed = Probe(config).attach(session, process, observed)
             (dump,) = session.ask((SHOW_STAT_SERVERS,))
-        return process, with_loads(observed, parse_loads(dump)), parse_health(dump)
+        observed = with_proofs(with_loads(observed, parse_loads(dump)), parse_proofs(dump))
+        return process, observed, parse_health(dump)
     except RuntimeAPIError as error:
         problems.append(str(error))
         return None, None, {}

@@ -5,14 +5,22 @@ import time
 import attrs
 
 from hapsync.catalog import Catalog
+from hapsync.changes import Reason
 from hapsync.desired import Desired, desired
 from hapsync.edge.files import read_text_or_none
+from hapsync.edge.reload import reload_into
 from hapsync.errors import ConfigError, ReloadError, RuntimeAPIError
 from hapsync.growth import NEED_LIMIT_SECONDS
+from hapsync.guard import CHECK_SECONDS
 from hapsync.plan import Plan, describe
 from hapsync.runtime import explained
+from hapsync.worker.memory_file import load_memory
 from hapsync.worker.one_pass import run_pass
-from hapsync.worker.paper import is_applied, observe_all, reload_grown, write_file
+from hapsync.worker.paper import candidate_grown, is_applied, observe_all, served_now, write_file
+from hapsync.worker.probe import Probe
+from hapsync.worker.quarantine import quarantined
+from hapsync.worker.reloads import EDITED
+from hapsync.worker.safety import Safety
 from hapsync.worker.settings import Settings
 
 _POLL_SECONDS = 0.1
@@ -29,53 +37,91 @@ class Applied:
     in_step: bool
 
 
-def apply_once(settings: Settings, catalog: Catalog) -> Applied:
-    """Bring HAProxy and its file to what `catalog` says.
+def apply_once(settings: Settings, catalog: Catalog, *, force: bool = False) -> Applied:
+    """Bring HAProxy and its file to what `catalog` says; `force`: also what only the guard holds back.
 
-    A catalog does not change here, so the need is settled at once; only slots that may fall idle are waited for.
+    The guard remembers from run to run, like the agent. A catalog does not change here, so the need is settled at
+    once; only slots that may fall idle, and the first checks of newcomers, are waited for. Where HAProxy refuses the
+    servers of some backends, it is done without their new options, and HAProxy does not count as in step.
 
     Raises RuntimeAPIError, ConfigError, ReloadError.
     """
-    wanted = desired(catalog, settings.config)
-    lines: list[str] = []
+    safety = Safety(settings.config, load_memory(settings.config))
     try:
-        plan = _passes(settings, wanted, lines)
+        return _apply(settings, catalog, safety, [], force=force)
+    finally:
+        safety.save()
+
+
+def _apply(settings: Settings, catalog: Catalog, safety: Safety, lines: list[str], *, force: bool) -> Applied:
+    wanted = attrs.evolve(desired(catalog, settings.config, served_now(settings)), aside=safety.aside())
+    is_whole = len(wanted.backends) == len(settings.config.backends)
+    try:
+        with safety.releasing(settings.config.backends if force and not safety.stopped else ()):
+            plan = _passes(settings, wanted, safety, lines)
     except RuntimeAPIError as error:
         # What HAProxy is started with later should be what the catalog says now.
         current = read_text_or_none(settings.config.haproxy.config)
-        may_write = wanted.backends and (current is None or is_applied(settings, current))
-        if may_write and write_file(settings, wanted, None):
+        may_write = wanted.backends and not safety.stopped and (current is None or is_applied(settings, current))
+        if may_write and write_file(settings, wanted, safety.cautions(), None):
             raise RuntimeAPIError(f"{error}\nwrote {settings.config.haproxy.config} for its next start") from error
         raise
+    if safety.stopped is not None:
+        lines.append(f"nothing is done: {safety.stopped.value}")
+        return Applied((*lines, *str(plan).splitlines()), is_whole, in_step=False)
     deadline = time.monotonic() + NEED_LIMIT_SECONDS
     while plan.shortages and any(short.addresses for short in plan.shortages) and time.monotonic() < deadline:
         time.sleep(_POLL_SECONDS)
-        plan = _passes(settings, wanted, lines)
+        plan = _passes(settings, wanted, safety, lines)
     is_behind = not is_applied(settings, read_text_or_none(settings.config.haproxy.config))
     if plan.shortages or is_behind:
         short = [shortage.backend for shortage in plan.shortages]
         try:
-            process = reload_grown(settings, wanted, short)
+            candidate = candidate_grown(settings, wanted, safety.cautions(), short)
+            process = reload_into(settings.config.haproxy, candidate.text, candidate.picture)
         except (ReloadError, ConfigError) as error:
-            return Applied((*lines, f"not reloaded: {error}"), is_whole=True, in_step=False)
-        why = f"more slots for {', '.join(short)}" if short else "the template or hapsync.toml changed"
+            without = quarantined(settings, error)
+            if without is None:
+                return Applied((*lines, f"not reloaded: {error}"), is_whole=True, in_step=False)
+            lines += [f"settings taken, but {why}" for why in without.why.values()]
+            return attrs.evolve(_apply(without.settings, catalog, safety, lines, force=force), in_step=False)
+        why = f"more slots for {', '.join(short)}" if short else EDITED
         lines.append(f"reloaded HAProxy: {why}; its worker is {process.pid}")
-        plan = _passes(settings, wanted, lines)
-    if wanted.backends and write_file(settings, wanted, observe_all(settings)):
+        plan = _passes(settings, wanted, safety, lines)
+    deadline = time.monotonic() + CHECK_SECONDS + 1
+    while any(one.reason is Reason.CHECKED_FIRST for one in plan.held) and time.monotonic() < deadline:
+        time.sleep(_POLL_SECONDS)
+        plan = _passes(settings, wanted, safety, lines)
+    cautions = safety.cautions()
+    seen = observe_all(settings, wanted, cautions)
+    if wanted.backends and write_file(settings, wanted, cautions, seen):
         lines.append(f"wrote {settings.config.haproxy.config}")
+    if wanted.backends:
+        safety.forget_released(seen.observed)
     lines += [line for line in str(plan).splitlines() if line]
-    is_whole = len(wanted.backends) == len(settings.config.backends)
     return Applied(tuple(lines), is_whole, plan.is_empty)
 
 
-def _passes(settings: Settings, wanted: Desired, lines: list[str]) -> Plan:
+def _passes(settings: Settings, wanted: Desired, safety: Safety, lines: list[str]) -> Plan:
     haproxy = settings.config.haproxy
+    backends = tuple(sorted({*wanted.backends, *wanted.aside} & set(settings.config.backends)))
     plan = Plan()
+    probe = Probe(settings.config)
     for _ in range(_ROUNDS):
-        outcome = run_pass(haproxy.socket, haproxy.timeout_seconds, wanted, tuple(wanted.backends))
+        outcome = run_pass(
+            haproxy.socket,
+            haproxy.timeout_seconds,
+            wanted,
+            backends,
+            safety.rules(wanted, backends, is_full=True),
+            lambda observed: safety.before_leaving(wanted, observed),
+            probe,
+        )
+        safety.note(wanted, outcome.last.observed)
         lines += [describe(change) for change in outcome.done]
         lines += [f"refused {explained(one)}" for one in outcome.refused]
         plan = outcome.last.plan
-        if outcome.refused or not plan.changes or not outcome.done:
+        has_refused = any(one.is_of_change for one in outcome.refused)
+        if has_refused or not plan.changes or not outcome.done:
             break
     return plan

@@ -1,20 +1,35 @@
 """One pass: read HAProxy, decide, do, read again; the second decision should be to do nothing."""
 
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 import attrs
 
+from hapsync.changes import Add, Change, Reason
 from hapsync.desired import Desired
-from hapsync.diff import Change, Diff, diff, needs_loads
+from hapsync.diff import Diff, diff, needs_loads, needs_sessions
 from hapsync.edge.runtime_socket import RuntimeSession, open_session
+from hapsync.guard import Cautions, guard, needs_proofs, unread_proofs
 from hapsync.model import HAProxyProcess, Observed
-from hapsync.observed import with_loads
+from hapsync.observed import is_learning, with_loads, with_proofs
 from hapsync.plan import Plan, keep_half, make_plan
-from hapsync.runtime import Command, Refusal, address_commands, arrived, is_done, state_commands
+from hapsync.runtime import (
+    SHOW_PEERS,
+    Command,
+    Refusal,
+    address_commands,
+    arrived,
+    full_weight_commands,
+    is_done,
+    state_commands,
+)
+from hapsync.worker.probe import Probe
 
 ADDRESS_SECONDS = 1.0
 """How long a new address may take to show; HAProxy 2.9 and newer set it from a queue, within milliseconds."""
+
+LESSON_WAIT_SECONDS = 5.0
+"""How long newcomers to slots with stick entries wait for a new worker to learn them: some million entries."""
 
 
 @attrs.frozen
@@ -36,67 +51,136 @@ class Outcome:
     refused: tuple[Refusal, ...] = ()
 
 
-def look(session: RuntimeSession, desired: Desired, backends: Collection[str]) -> Look:
-    """Read `backends` and return what `desired` asks of them.
+@attrs.frozen
+class Rules:
+    """What a pass has to heed besides the two snapshots: what the guard knows, and whether anything may be done.
+
+    `stopped` is None, or why nothing may be. `reads_proofs`: also read whether newcomers' first checks have passed
+    where nothing depends on it yet, to know the capacity there is.
+    """
+
+    cautions: Cautions = attrs.field(factory=dict)
+    stopped: Reason | None = None
+    reads_proofs: bool = False
+
+
+def look(
+    session: RuntimeSession, desired: Desired, backends: Collection[str], rules: Rules, probe: Probe | None = None
+) -> Look:
+    """Read `backends` and return what `desired` asks of them; without `probe` they are given slots only.
 
     States are read first and loads after, only where they decide something, so "idle" is newer than "in maint".
 
     Raises RuntimeAPIError.
     """
     process, observed = session.read_all(backends)
-    observed, found = _decide(session, desired, backends, observed)
-    return Look(process, observed, make_plan(found, observed))
+    return _look(session, process, desired, backends, observed, rules, probe)
 
 
-def run_pass(socket: str, timeout_seconds: float, desired: Desired, backends: Collection[str]) -> Outcome:
-    """Bring `backends` of the HAProxy behind `socket` to what is `desired`, as far as their slots go.
+def run_pass(
+    socket: str,
+    timeout_seconds: float,
+    desired: Desired,
+    backends: Collection[str],
+    rules: Rules,
+    before_leaving: Callable[[Observed], None] = lambda _observed: None,
+    probe: Probe | None = None,
+) -> Outcome:
+    """Bring `backends` of the HAProxy behind `socket` to what is `desired`, as far as their means and the guard go.
 
-    All of it happens on one connection, so with one worker.
+    All of it happens on one connection, so with one worker. `before_leaving` is called with the reading before any
+    server leaves. `probe` finds out which backends take dynamic servers; without it they have slots only.
 
     Raises RuntimeAPIError; whatever was done until then shows in the next reading.
     """
     with open_session(socket, timeout_seconds) as session:
-        first = look(session, desired, backends)
+        first = look(session, desired, backends, rules, probe)
         if not first.plan.changes:
             return Outcome(first, first)
+        if first.plan.outgoing:
+            before_leaving(first.observed)
         done, refused = _apply(session, first, desired)
+        if probe is not None:
+            probe.note(refused)
         touched = {change.backend for change in first.plan.changes}
-        observed, found = _read(session, desired, tuple(name for name in backends if name in touched))
+        observed = session.read_servers(tuple(name for name in backends if name in touched))
         if len(touched) < len(backends):
             observed = Observed({**first.observed.backends, **observed.backends})
-            found = diff(desired.only(backends), observed)
-        last = Look(first.process, observed, make_plan(found, observed))
+        last = _look(session, first.process, desired, backends, observed, rules, probe)
         return Outcome(first, last, tuple(done), tuple(refused))
 
 
-def _read(session: RuntimeSession, desired: Desired, backends: Collection[str]) -> tuple[Observed, Diff]:
-    return _decide(session, desired, backends, session.read_servers(backends))
+def _look(
+    session: RuntimeSession,
+    process: HAProxyProcess,
+    desired: Desired,
+    backends: Collection[str],
+    observed: Observed,
+    rules: Rules,
+    probe: Probe | None,
+) -> Look:
+    if probe is not None:
+        observed = probe.attach(session, process, observed)
+    observed, found = decide(
+        session, desired.only(backends), observed, rules.cautions, reads_proofs=rules.reads_proofs
+    )
+    plan = make_plan(found, observed)
+    return Look(process, observed, plan.stopped(rules.stopped) if rules.stopped else plan)
 
 
-def _decide(
-    session: RuntimeSession, desired: Desired, backends: Collection[str], observed: Observed
+def decide(
+    session: RuntimeSession, wanted: Desired, observed: Observed, cautions: Cautions, *, reads_proofs: bool = False
 ) -> tuple[Observed, Diff]:
-    wanted = desired.only(backends)
+    """Return what differs and may be changed, and the reading with what had to be read to know it.
+
+    Raises RuntimeAPIError.
+    """
     found = diff(wanted, observed)
     short = needs_loads(found, observed)
-    if short:
-        observed = with_loads(observed, session.read_loads([observed.backends[name] for name in short]))
+    if reads_proofs:
+        short = (*short, *needs_sessions(wanted, observed))
+    unproven = unread_proofs(observed) if reads_proofs else needs_proofs(found, observed, cautions)
+    if short or unproven:
+        loads, proofs = session.read_stats([observed.backends[name] for name in {*short, *unproven}])
+        observed = with_proofs(with_loads(observed, loads) if short else observed, proofs)
         found = diff(wanted, observed)
-    return observed, found
+    return observed, guard(found, observed, wanted, cautions)
 
 
 def _apply(session: RuntimeSession, seen: Look, desired: Desired) -> tuple[Sequence[Change], Sequence[Refusal]]:
     plan = seen.plan
+    if any(isinstance(change, Add) and change.forgets for change in plan.incoming):
+        _wait_for_lessons(session, seen.process.uptime_seconds)
     incoming, refused = _set_addresses(session, plan.incoming)
     refused += _send(session, state_commands(incoming))
+    # A static algorithm refuses all weights but 0 and the one in the file; better that one than none.
+    session.ask(full_weight_commands(refused))
     outgoing: Sequence[Change] = plan.outgoing
-    if refused:
+    if kept_out := [refusal for refusal in refused if refusal.is_of_change]:
         # What should have come in did not; as with a shortage, half of what should serve stays.
-        backends = {refusal.change.backend for refusal in refused}
+        backends = {refusal.change.backend for refusal in kept_out} & set(desired.backends)
         wanted = {name: desired.backends[name].serving for name in backends}
         outgoing, _ = keep_half(outgoing, seen.observed, wanted, _without(incoming, refused))
     refused += _send(session, state_commands(outgoing))
     return _without((*incoming, *outgoing), refused), refused
+
+
+def _wait_for_lessons(session: RuntimeSession, uptime_seconds: int) -> None:
+    """Wait until the worker has learnt its stick tables: what it is taught after a clear leads to the slot again.
+
+    Measured with `peers`: of 3,000 entries (2.6) and of 60,000 (3.0, 3.2, 3.4) a part, up to most of them, came from
+    the old worker after the new one had answered and cleared them.
+
+    Between clear and ready nothing else brings the slot's id back: a request stores the id of the server that answers
+    it, when it answers. One that ran on another server during the clear stored that server's (2.6, 3.0, measured);
+    one that ran on the slot itself did store the slot's, but shows in its sessions, and the slot is then not free.
+    """
+    began = time.monotonic()
+    while (seconds := time.monotonic() - began) < LESSON_WAIT_SECONDS:
+        (peers,) = session.ask((SHOW_PEERS,))
+        if not is_learning(peers, int(uptime_seconds + seconds)):
+            return
+        time.sleep(0.02)
 
 
 def _set_addresses(session: RuntimeSession, incoming: Sequence[Change]) -> tuple[Sequence[Change], list[Refusal]]:
@@ -113,7 +197,9 @@ def _set_addresses(session: RuntimeSession, incoming: Sequence[Change]) -> tuple
         time.sleep(0.002)
         there, missing = arrived(_without(incoming, refused), session.read_servers(backends))
     refused += [
-        Refusal(change, command, "the address does not show") for change, command in address_commands(missing)
+        Refusal(change, command, "the address does not show")
+        for change, command in address_commands(missing)
+        if not is_done(command, "")
     ]
     return there, refused
 
@@ -133,8 +219,20 @@ def _refusals(commands: Sequence[tuple[Change, Command]], replies: Sequence[str]
 
 
 def _without(changes: Sequence[Change], refused: Sequence[Refusal]) -> Sequence[Change]:
-    names = {(refusal.change.backend, refusal.change.server) for refusal in refused}
+    names = {(refusal.change.backend, refusal.change.server) for refusal in refused if refusal.is_of_change}
     return [change for change in changes if (change.backend, change.server) not in names]
+
+
+def read_backends(socket: str, timeout_seconds: float, backends: Collection[str]) -> Observed:
+    """Return the servers of `backends`; nothing where there are none to read, and then nobody is asked.
+
+    Raises RuntimeAPIError.
+    """
+    if not backends:
+        return Observed({})
+    with open_session(socket, timeout_seconds) as session:
+        session.read_process()
+        return session.read_servers(tuple(backends))
 
 
 def check_alive(socket: str, timeout_seconds: float) -> HAProxyProcess:

@@ -2,33 +2,79 @@
 
 from collections.abc import Iterable
 
+import attrs
+
 from hapsync.cfgfile import observed_from_file, skeleton
-from hapsync.desired import Desired
+from hapsync.changes import Held
+from hapsync.desired import Desired, Served, served_in
 from hapsync.diff import diff
 from hapsync.edge.files import read_text_or_none
-from hapsync.edge.reload import install, reload_into
+from hapsync.edge.reload import install
 from hapsync.edge.runtime_socket import open_session
-from hapsync.errors import WouldEmpty
-from hapsync.model import HAProxyProcess, Observed
+from hapsync.errors import RuntimeAPIError, WouldEmpty
+from hapsync.guard import Cautions, guard
+from hapsync.model import Means, Observed
+from hapsync.observed import with_means
 from hapsync.picture import emptied, picture_grown, picture_now
 from hapsync.render import labels_of, render
+from hapsync.sections import stick_tables
 from hapsync.text import quoted
+from hapsync.worker.one_pass import decide, read_backends
 from hapsync.worker.settings import Settings, free_slots
 
 
-def observe_all(settings: Settings) -> Observed:
-    """Read all configured backends of the live HAProxy, without loads; raises RuntimeAPIError."""
+@attrs.frozen
+class Seen:
+    """A reading of all configured backends, and what of the changes due there is held."""
+
+    observed: Observed
+    held: tuple[Held, ...] = ()
+
+
+@attrs.frozen
+class Candidate:
+    """A configuration that HAProxy may be reloaded into: its text, and what the new worker must show."""
+
+    text: str
+    picture: Observed
+
+
+def observe_all(settings: Settings, wanted: Desired, cautions: Cautions) -> Seen:
+    """Read all configured backends of the live HAProxy; raises RuntimeAPIError."""
     haproxy = settings.config.haproxy
     with open_session(haproxy.socket, haproxy.timeout_seconds) as session:
         session.read_process()
-        return session.read_servers(tuple(settings.config.backends))
+        observed = session.read_servers(tuple(settings.config.backends))
+        observed, found = decide(session, wanted, observed, cautions)
+    return Seen(observed, found.held)
 
 
-def picture_to_start_with(wanted: Desired, observed: Observed) -> Observed:
-    """Return what to start a HAProxy with that has the slots of `observed`, grown where they do not suffice."""
-    picture = picture_now(wanted, observed)
+def served_now(settings: Settings) -> Served:
+    """Return whom HAProxy sends to; where it does not answer, whom it would send to if started from the file."""
+    haproxy = settings.config.haproxy
+    try:
+        return served_in(read_backends(haproxy.socket, haproxy.timeout_seconds, settings.config.backends))
+    except RuntimeAPIError:
+        return served_in(on_file(settings))
+
+
+def on_file(settings: Settings) -> Observed:
+    """Return the reading that a HAProxy started with the file as it stands would give."""
+    current = read_text_or_none(settings.config.haproxy.config)
+    return observed_from_file(current or "", tuple(settings.config.backends))
+
+
+def observe_file(settings: Settings, wanted: Desired, cautions: Cautions, current: str | None) -> Seen:
+    """Return the reading that a HAProxy started with the file `current` would give."""
+    observed = observed_from_file(current or "", tuple(settings.config.backends))
+    return Seen(observed, guard(diff(wanted, observed), observed, wanted, cautions).held)
+
+
+def picture_to_start_with(wanted: Desired, seen: Seen) -> Observed:
+    """Return what to start a HAProxy with that has the slots of `seen`, grown where they do not suffice."""
+    picture = picture_now(wanted, seen.observed, seen.held)
     short = [shortage.backend for shortage in diff(wanted, picture).shortages]
-    return picture_grown(wanted, observed, short) if short else picture
+    return picture_grown(wanted, seen.observed, short, seen.held) if short else picture
 
 
 def empty_slots(settings: Settings, picture: Observed) -> Observed:
@@ -51,52 +97,57 @@ def is_applied(settings: Settings, current: str | None) -> bool:
     return skeleton(anew) == skeleton(current)
 
 
-def write_file(settings: Settings, wanted: Desired, observed: Observed | None) -> bool:
+def write_file(settings: Settings, wanted: Desired, cautions: Cautions, seen: Seen | None) -> bool:
     """Let the file say what a HAProxy started now should be; return whether it had to be written.
 
     Raises ConfigError (the template), ReloadError (the check or the disk).
     """
-    text = new_text(settings, wanted, observed)
+    text = new_text(settings, wanted, cautions, seen)
     if text is not None:
         install(settings.config.haproxy, text)
     return text is not None
 
 
-def new_text(settings: Settings, wanted: Desired, observed: Observed | None) -> str | None:
+def new_text(settings: Settings, wanted: Desired, cautions: Cautions, seen: Seen | None) -> str | None:
     """Return what the file should say, None where it has not to be written.
 
     That is where it says so already, and where HAProxy lacks a backend: then the reload that brings it writes the
-    file. `observed` is the live HAProxy, None while it is away.
+    file. `seen` is the live HAProxy, None while it is away.
 
     Raises ConfigError.
     """
-    path = settings.config.haproxy.config
-    current = read_text_or_none(path)
-    if observed is None:
-        on_paper = observed_from_file(current or "", tuple(settings.config.backends))
-        picture = picture_to_start_with(wanted, on_paper)
+    current = read_text_or_none(settings.config.haproxy.config)
+    if seen is None:
+        picture = picture_to_start_with(wanted, observe_file(settings, wanted, cautions, current))
     else:
-        picture = picture_now(wanted, observed)
+        picture = picture_now(wanted, seen.observed, seen.held)
     if not all(backend.exists for backend in picture.backends.values()):
         return None
-    text = render(settings.template, picture, settings.config, labels_of(wanted, current, settings.config.backends))
+    text = _rendered(settings, wanted, picture, current)
     return text if text != current else None
 
 
-def reload_grown(settings: Settings, wanted: Desired, short: Iterable[str]) -> HAProxyProcess:
-    """Reload HAProxy with slots for everything and return its new worker.
+def candidate_grown(settings: Settings, wanted: Desired, cautions: Cautions, short: Iterable[str]) -> Candidate:
+    """Return the configuration with slots for everything that HAProxy has to be reloaded into.
 
-    Raises RuntimeAPIError, ConfigError, ReloadError; then the old file stands and HAProxy has what it had.
+    Raises RuntimeAPIError, ConfigError, and WouldEmpty where it would leave a backend without a server.
     """
-    observed = observe_all(settings)
-    picture = empty_slots(settings, picture_grown(wanted, observed, short))
+    seen = observe_all(settings, wanted, cautions)
     current = read_text_or_none(settings.config.haproxy.config)
-    text = render(settings.template, picture, settings.config, labels_of(wanted, current, settings.config.backends))
-    for name in emptied(observed, text):
+    tables = {name: Means(tables=tables) for name, tables in stick_tables(current or "").items()}
+    observed = with_means(seen.observed, tables)
+    picture = empty_slots(settings, picture_grown(wanted, observed, short, seen.held, lets_in=False))
+    text = _rendered(settings, wanted, picture, current)
+    for name in emptied(seen.observed, text):
         service = quoted(settings.config.backends[name].service)
-        seen = "has no instance that may serve" if name in wanted.backends else "could not be read"
+        why = "has no instance that may serve" if name in wanted.backends else "could not be read"
         raise WouldEmpty(
-            f"backend {name} serves now and would be left without a server, for service {service} {seen} in Consul; "
+            f"backend {name} serves now and would be left without a server, for service {service} {why} in Consul; "
             f"look at the service's name, the token and Consul itself"
         )
-    return reload_into(settings.config.haproxy, text, picture)
+    return Candidate(text, picture)
+
+
+def _rendered(settings: Settings, wanted: Desired, picture: Observed, current: str | None) -> str:
+    config = settings.config
+    return render(settings.template, picture, config, labels_of(wanted, current, config.backends))

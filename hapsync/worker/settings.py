@@ -1,13 +1,20 @@
 """The operator's two files, read: hapsync.toml and the template it names."""
 
+import contextlib
+import logging
+
 import attrs
 
+from hapsync.ahead import grow
 from hapsync.config import Config, Template, parse_config
 from hapsync.desired import Desired, DesiredBackend
-from hapsync.diff import grow
-from hapsync.edge.files import read_text
+from hapsync.discovery import discovered_in, with_discovered
+from hapsync.edge.files import read_text, read_text_or_none
 from hapsync.errors import ConfigError
 from hapsync.model import Observed
+from hapsync.sections import parse_sections
+
+log = logging.getLogger(__name__)
 
 
 @attrs.frozen
@@ -17,9 +24,23 @@ class Settings:
     config: Config
     template: Template
 
+    def with_discovered_of(self, running: "Settings") -> "Settings":
+        """Return these settings with the backends that were discovered under the `running` ones, and their own."""
+        names = {*self.config.backends, *running.config.backends}
+        return attrs.evolve(self, config=with_discovered(self.config, names))
+
+    def with_agent_of(self, running: "Settings") -> "Settings":
+        """Return these settings with `[agent]` as it is `running`, but for the mode: the rest needs a restart."""
+        agent, old = self.config.agent, running.config.agent
+        kept = attrs.evolve(old, mode=agent.mode)
+        if kept == agent:
+            return self
+        log.warning("settings [agent] changed: all but mode needs a restart of hapsync")
+        return attrs.evolve(self, config=attrs.evolve(self.config, agent=kept))
+
 
 def read_config(path: str) -> Config:
-    """Return the configuration in the file at `path`.
+    """Return the configuration in the file at `path`, with the backends that were discovered by haproxy.cfg.
 
     Raises ConfigError, also where the file cannot be read.
     """
@@ -29,7 +50,11 @@ def read_config(path: str) -> Config:
         raise ConfigError(path, ("there is no such file; name another with --config or HAPSYNC_CONFIG",)) from error
     except (OSError, ValueError) as error:
         raise ConfigError(path, (f"cannot be read: {error}",)) from error
-    return parse_config(text, path)
+    config = parse_config(text, path)
+    if config.discover:
+        with contextlib.suppress(OSError, ValueError):  # where it counts, `read_settings` says so
+            config = with_discovered(config, discovered_in(config, read_text_or_none(config.haproxy.config)))
+    return config
 
 
 def read_template(config: Config) -> Template:
@@ -54,7 +79,34 @@ def read_settings(path: str) -> Settings:
     from hapsync.render import render  # noqa: PLC0415  (Jinja2 takes 60 ms, and a wrong configuration does not need it)
 
     render(settings.template, free_slots(config, 1), config, {})
+    if config.discover:
+        _try_discovery(settings)
     return settings
+
+
+def _try_discovery(settings: Settings) -> None:
+    """Raise ConfigError where the template does not give each discovered backend its section, and no other."""
+    from hapsync.render import render  # noqa: PLC0415  (as above)
+
+    config, template = settings.config, settings.template
+    try:
+        read_text_or_none(config.haproxy.config)
+    except (OSError, ValueError) as error:
+        why = f"cannot be read, and it says what was discovered: {error}"
+        raise ConfigError(config.haproxy.config, (why,)) from error
+    bare = with_discovered(config, ())
+    for section in parse_sections(render(template, free_slots(bare, 1), bare, {})):
+        for group, one in config.discover.items():
+            if section.is_proxy and section.name.startswith(one.prefix):
+                why = f"{section.kind} {section.name} begins with discover.{group}.prefix; name it otherwise"
+                raise ConfigError(template.name, (why,))
+    for group, one in config.discover.items():
+        full = with_discovered(bare, [f"{one.prefix}example"])
+        try:
+            render(template, free_slots(full, 1), full, {})
+        except ConfigError as error:
+            hint = f'the section of each backend in backends("{group}") is tried with one named {one.prefix}example'
+            raise ConfigError(template.name, (*error.problems, hint)) from error
 
 
 def free_slots(config: Config, count: int | None = None) -> Observed:

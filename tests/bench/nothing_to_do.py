@@ -10,7 +10,7 @@ import time
 from hapsync.desired import desired
 from hapsync.edge.sweep import read_catalog
 from hapsync.worker.once import apply_once
-from hapsync.worker.one_pass import run_pass
+from hapsync.worker.one_pass import Rules, run_pass
 from hapsync.worker.settings import read_settings
 from tests.bench import table
 from tests.bench.bare import dump
@@ -33,7 +33,7 @@ def run(rng: random.Random) -> None:
         names = tuple(wanted.backends)
         for _ in range(ROUNDS):
             begin = time.monotonic()
-            outcome = run_pass(rig.socket, settings.config.haproxy.timeout_seconds, wanted, names)
+            outcome = run_pass(rig.socket, settings.config.haproxy.timeout_seconds, wanted, names, Rules())
             ours.append(time.monotonic() - begin)
             assert outcome.first.plan.is_empty
             begin = time.monotonic()

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from attrs import frozen
 
+from tests.demo.stage import NO_GUARD
 from tests.harness.consul import Consul
 from tests.harness.haproxy import HAProxy
 from tests.harness.ports import free_port
@@ -192,7 +193,8 @@ frontend web
 
 def _write_settings(folder: Path, consul: Consul, followed: Sequence[str], slots: int) -> Path:
     tables = "".join(
-        f'[backends.{name}]\nservice = "{name}"\nslots = {slots}\nserver_options = ""\n' for name in followed
+        f'[backends.{name}]\nservice = "{name}"\nslots = {slots}\nserver_options = ""\n{NO_GUARD}\n'
+        for name in followed
     )
     text = f"""\
 [consul]

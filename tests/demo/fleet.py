@@ -48,10 +48,12 @@ class Fleet:
         *,
         nodes: Sequence[str] = ("node-a", "node-b", "node-c"),
         linger_seconds: float = 1.5,
+        tags: Sequence[str] = (),
     ) -> None:
         self.service = service
         self.members: dict[str, Member] = {}
         self.maintained_nodes: set[str] = set()
+        self.tags = tags
         self._stage = stage
         self._nodes = itertools.cycle(nodes)
         self._numbers = itertools.count(1)
@@ -83,6 +85,7 @@ class Fleet:
             node=member.node,
             address=HOST,
             port=member.port,
+            tags=self.tags,
             weights=member.weights,
             status=member.status,
             service_maintenance=member.maintenance,
@@ -112,6 +115,23 @@ class Fleet:
         timer.daemon = True
         timer.start()
         self._leaving = [*(one for one in self._leaving if one.is_alive()), timer]
+
+    def vanish(self) -> None:
+        """Have Consul forget all instances in one step, though their servers go on; `put` brings them back."""
+        self._stage.consul.request(
+            "PUT",
+            "/v1/txn",
+            [
+                {
+                    "Service": {
+                        "Verb": "delete",
+                        "Node": member.node,
+                        "Service": {"Service": self.service, "ID": member.name},
+                    }
+                }
+                for member in self.members.values()
+            ],
+        )
 
     def _close(self, member: Member) -> None:
         with suppress(HelperError):  # all origins are ending

@@ -5,14 +5,14 @@ import re
 import socket
 import subprocess
 import sys
-from collections.abc import Mapping
-from contextlib import ExitStack
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 from tests.demo import truth
-from tests.harness.consul import Consul
+from tests.harness.consul import Agent, Consul
 from tests.harness.haproxy import HAProxy
 from tests.harness.load import Load
 from tests.harness.origins import Origins
@@ -23,6 +23,8 @@ from tests.harness.tools import ROOT, haproxy_path
 SHIPPED = ROOT / "haproxy"
 HAPSYNC = Path(sys.executable).with_name("hapsync")
 SERVER_OPTIONS = "check inter 2s"
+NO_GUARD = "max_loss_fraction = 1.0\nmin_ready = 0\nhold_down_seconds = 0"
+"""For a stage whose story takes out more at once than the guard lets go."""
 
 
 class ShippedFileChangedError(Exception):
@@ -65,15 +67,31 @@ def adapted_template(
     return head + "".join(sections)
 
 
-def adapted_settings(text: str, paths: Mapping[str, str], backends: Mapping[str, int], server_options: str) -> str:
-    """The shipped hapsync.toml with other `paths`, given by their keys, and other backends: slots by name."""
+def adapted_settings(
+    text: str,
+    paths: Mapping[str, str],
+    backends: Mapping[str, int],
+    server_options: str,
+    *,
+    agent_options: str = "",
+    backend_options: str = "",
+    consul_options: str = "",
+) -> str:
+    """The shipped hapsync.toml with other `paths`, given by their keys, and other backends: slots by name.
+
+    `agent_options`, `consul_options` and `backend_options` are lines added to [agent], [consul] and every backend.
+    """
     head, _, _ = text.partition("[backends.web]")
     for key, value in paths.items():
         head, count = re.subn(rf"(?m)^{key} = (\"[^\"]*\"|\[.*\])", f"{key} = {value}", head)
         if count != 1:
             raise ShippedFileChangedError(f"hapsync.toml has {count} lines that set {key}")
+    head = _replaced(
+        head, {"[agent]\n": f"[agent]\n{agent_options}\n", "[consul]\n": f"[consul]\n{consul_options}\n"}
+    )
     return head + "\n".join(
         f'[backends.{name}]\nservice = "{name}"\nslots = {slots}\nserver_options = "{server_options}"\n'
+        f"{backend_options}\n"
         for name, slots in backends.items()
     )
 
@@ -93,15 +111,34 @@ class Stage:
     """
 
     work: Path
-    consul: Consul
+    consul: Agent
     haproxy: HAProxy
     origins: Origins
     agent: Process
 
     def __init__(
-        self, backends: Mapping[str, int] | None = None, *, server_options: str = SERVER_OPTIONS, agent: bool = True
+        self,
+        backends: Mapping[str, int] | None = None,
+        *,
+        server_options: str = SERVER_OPTIONS,
+        agent: bool = True,
+        agent_options: str = "",
+        backend_options: str = "",
+        consul_options: str = "",
+        consul: Callable[[Path], AbstractContextManager[Agent]] = Consul,
+        consul_url: Callable[["Stage"], str] = lambda stage: stage.consul.url,
     ) -> None:
-        """Prepare backends by name with their numbers of slots: {"web": 8} unless given; `agent`: start it, too."""
+        """Prepare backends by name with their numbers of slots: {"web": 8} unless given; `agent`: start it, too.
+
+        `agent_options`, `consul_options` and `backend_options` are TOML lines for [agent], for [consul] and for every
+        backend. `consul` makes the Consul, in a folder (`nullcontext` of one that runs already serves as well), and
+        `consul_url` says under which address hapsync is to reach it.
+        """
+        self._agent_options = agent_options
+        self._backend_options = backend_options
+        self._consul_options = consul_options
+        self._make_consul = consul
+        self._consul_url = consul_url
         self.backends = dict(backends or {"web": 8})
         self._server_options = server_options
         self._with_agent = agent
@@ -118,7 +155,7 @@ class Stage:
     def __enter__(self) -> Self:
         with ExitStack() as stack:
             self.work = stack.enter_context(short_folder())
-            self.consul = stack.enter_context(Consul(self.work))
+            self.consul = stack.enter_context(self._make_consul(self.work))
             self.origins = stack.enter_context(Origins(self.work))
             self.haproxy = HAProxy(self.work / "haproxy.cfg", self.work)
             self._write_files()
@@ -147,7 +184,7 @@ class Stage:
             encoding="utf-8",
         )
         paths = {
-            "address": self.consul.url,
+            "address": self._consul_url(self),
             "socket": str(self.haproxy.socket_path),
             "config": str(self.haproxy.config),
             "template": str(template),
@@ -162,6 +199,9 @@ class Stage:
                 {key: json.dumps(value) for key, value in paths.items()},
                 self.backends,
                 self._server_options,
+                agent_options=self._agent_options,
+                backend_options=self._backend_options,
+                consul_options=self._consul_options,
             ),
             encoding="utf-8",
         )

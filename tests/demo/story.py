@@ -53,6 +53,7 @@ class Story:
         self._weights()
         self._scale_in()
         self._many_changes()
+        self._vanish()
         self._run_out_of_slots()
         return self._sum_up()
 
@@ -153,6 +154,21 @@ class Story:
             self._change(change.what, change.make, is_terse=True)
             time.sleep(CHURN_PERIOD_SECONDS)
 
+    def _vanish(self) -> None:
+        self._heading("Everything is deregistered by mistake: nothing is removed")
+        before = _serving(self._haproxy.servers(BACKEND))
+        self._fleet.vanish()
+        self._screen.line("Consul", f"service {BACKEND} has no instance any more")
+        time.sleep(LOOK_SECONDS * 2)
+        after = _serving(self._haproxy.servers(BACKEND))
+        assert after == before, f"of {before} only {after} serve"
+        self._screen.line("HAProxy", f"{len(after)} servers of {len(before)} still serve")
+        for member in self._fleet.members.values():
+            self._fleet.put(member)
+        self._screen.line("Consul", "all are registered again")
+        wait_shown(self._haproxy, BACKEND, self._fleet.wanted())
+        time.sleep(LOOK_SECONDS)
+
     def _run_out_of_slots(self) -> None:
         before = self._haproxy.servers(BACKEND)
         self._heading(f"{INSTANCES} instances, {len(before)} slots: the one reload")
@@ -234,6 +250,10 @@ class Story:
 
     def _traffic(self) -> LoadResult:
         return _joined([load.snapshot() for load in self._loads])
+
+
+def _serving(servers: Mapping[str, ServerState]) -> list[str]:
+    return [name for name, server in servers.items() if placed(server).state == "ready"]
 
 
 def _changed(before: Mapping[str, ServerState], after: Mapping[str, ServerState]) -> str:

@@ -10,8 +10,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 INFO = b"Name: HAProxy\nVersion: 2.6.12\nPid: 4711\nUptime_sec: 5\nStopping: 0\n"
-COLUMNS = b"be_id be_name srv_id srv_name srv_addr srv_op_state srv_admin_state srv_uweight srv_iweight srv_port"
-STATE = b"1\n# " + COLUMNS + b"\n2 app 1 srv1 127.0.0.1 0 5 1 1 9000\n"
+COLUMNS = (
+    b"be_id be_name srv_id srv_name srv_addr srv_op_state srv_admin_state srv_uweight srv_iweight "
+    b"srv_time_since_last_change srv_check_result srv_check_state srv_port"
+)
+STATE = b"1\n# " + COLUMNS + b"\n2 app 1 srv1 127.0.0.1 0 5 1 1 7 0 0 9000\n"
 Send = Callable[[socket.socket, bytes], None]
 
 

@@ -16,7 +16,7 @@ import pytest
 
 from hapsync.catalog import parse_reading
 from hapsync.config import ConsulConfig
-from hapsync.edge.consul import Agent, endpoint, read_token
+from hapsync.edge.consul import Agent, Endpoints, endpoint, read_token
 from hapsync.edge.sweep import read_catalog
 from hapsync.errors import CatalogError
 from tests.harness.consul import Consul
@@ -197,6 +197,13 @@ def test_nobody_listening_is_said_so() -> None:
         agent.read_health("web", consistency="cached")
 
 
+def test_a_host_name_that_can_be_none_is_said_so() -> None:
+    config = ConsulConfig(address=f"http://{'a' * 70}.example")
+
+    with agent_of(config) as agent, pytest.raises(CatalogError, match="is no host name"):
+        agent.read_health("web", consistency="cached")
+
+
 def test_a_blocking_query_may_be_held_longer_than_the_timeout_of_a_plain_one(shared_consul: Consul) -> None:
     shared_consul.put("held", "h1", node="n1", address="10.0.0.1", port=80)
     with agent_of(ConsulConfig(address=shared_consul.url, timeout_seconds=0.3)) as agent:
@@ -245,3 +252,113 @@ def test_a_service_name_cannot_change_the_question() -> None:
         agent.read_health("a/b?stale c%", consistency="default")
 
     assert seen == ["/v1/health/service/a%2Fb%3Fstale%20c%25"]
+
+
+def test_an_answer_that_drips_is_given_up_after_the_timeout() -> None:
+    def drip(handler: http.server.BaseHTTPRequestHandler) -> None:
+        reply(200, b"[", length=1000)(handler)
+        for _ in range(40):
+            time.sleep(0.1)
+            try:
+                handler.wfile.write(b" ")
+            except OSError:
+                return
+
+    with nonsense(drip) as config, agent_of(config) as agent:
+        begin = time.monotonic()
+        with pytest.raises(CatalogError, match="gave no answer in time"):
+            agent.read_health("web", consistency="stale")
+
+    assert time.monotonic() - begin < 3
+
+
+@pytest.mark.parametrize("is_chunked", [False, True])
+def test_a_large_answer_comes_whole_and_the_connection_serves_again(is_chunked: bool) -> None:  # noqa: FBT001
+    body = b"[" + b" " * 5_000_000 + b"]"
+
+    def answer(handler: http.server.BaseHTTPRequestHandler) -> None:
+        if not is_chunked:
+            reply(200, body)(handler)
+            return
+        handler.send_response(200)
+        handler.send_header("Transfer-Encoding", "chunked")
+        handler.end_headers()
+        for at in range(0, len(body), 700_000):
+            chunk = body[at : at + 700_000]
+            handler.wfile.write(b"%x\r\n%s\r\n" % (len(chunk), chunk))
+        handler.wfile.write(b"0\r\n\r\n")
+
+    with nonsense(answer) as config, agent_of(attrs.evolve(config, timeout_seconds=10)) as agent:
+        for _ in range(3):
+            assert agent.read_health("web", consistency="stale").body == body
+            assert agent.is_open
+
+
+def test_an_agent_that_keeps_no_connection_is_asked_on_a_new_one_each_time() -> None:
+    def answer(handler: http.server.BaseHTTPRequestHandler) -> None:
+        handler.send_response(200)
+        handler.send_header("X-Consul-Index", "7")
+        handler.send_header("Connection", "close")
+        handler.end_headers()
+        handler.wfile.write(b"[]")
+
+    with nonsense(answer) as config, agent_of(config) as agent:
+        for _ in range(3):
+            assert agent.read_health("web", consistency="stale").body == b"[]"
+            assert not agent.is_open
+
+
+def test_a_canary_is_asked_for_in_the_same_datacenter_with_the_same_token() -> None:
+    seen: list[tuple[str, str | None]] = []
+
+    def answer(handler: http.server.BaseHTTPRequestHandler) -> None:
+        seen.append((handler.path, handler.headers["X-Consul-Token"]))
+        reply(200, b"[]")(handler)
+
+    with nonsense(answer) as config:
+        read_catalog(attrs.evolve(config, token="s3cret", datacenter="dc7"), ("web",))
+
+    assert seen == [
+        ("/v1/health/service/web?stale=&dc=dc7", "s3cret"),
+        ("/v1/health/service/consul?stale=&dc=dc7", "s3cret"),
+    ]
+
+
+@pytest.mark.parametrize("text", ["", "\n", "\ns3cret\n", "  \n"])
+def test_a_token_file_without_a_token_is_an_error_and_never_no_token(tmp_path: Path, text: str) -> None:
+    token_file = tmp_path / "token"
+    token_file.write_text(text)
+
+    with pytest.raises(CatalogError, match="no token"):
+        read_token(ConsulConfig(token_file=str(token_file)))
+
+
+def test_a_renewed_certificate_is_used_without_a_restart(work: Path) -> None:
+    def make(name: str) -> None:
+        subprocess.run(
+            [consul_path(), "tls", "ca", "create", "-domain", name], cwd=work, check=True, capture_output=True
+        )
+        command = ("tls", "cert", "create", "-client", "-domain", name, "-ca", f"{name}-agent-ca.pem")
+        subprocess.run(
+            [consul_path(), *command, "-key", f"{name}-agent-ca-key.pem"], cwd=work, check=True, capture_output=True
+        )
+
+    make("one")
+    make("two")
+    for file in ("cert.pem", "key.pem"):
+        (work / file).write_bytes((work / f"dc1-client-one-0{'-key' if 'key' in file else ''}.pem").read_bytes())
+    config = ConsulConfig(
+        address="https://localhost:1", cert_file=str(work / "cert.pem"), key_file=str(work / "key.pem")
+    )
+    where = Endpoints(config)
+    first = where.current()
+    assert where.current() is first
+
+    (work / "cert.pem").write_bytes((work / "dc1-client-two-0.pem").read_bytes())
+    with pytest.raises(CatalogError, match="cert_file"):
+        where.current()
+    (work / "key.pem").write_bytes((work / "dc1-client-two-0-key.pem").read_bytes())
+
+    assert where.current() is not first
+    with pytest.raises(CatalogError, match="cert_file"):
+        Endpoints(attrs.evolve(config, key_file=str(work / "nosuch")))

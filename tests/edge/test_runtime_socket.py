@@ -9,7 +9,7 @@ import pytest
 
 from hapsync.edge.runtime_socket import open_session
 from hapsync.errors import RuntimeAPIError
-from hapsync.model import NO_LOAD, Address, AdminState
+from hapsync.model import NO_LOAD, Address, AdminState, Proof
 from hapsync.runtime import Command
 from tests.edge.fake_haproxy import byte_by_byte, fake_haproxy, reply_to
 from tests.harness.haproxy import HAProxy, minimal_config
@@ -159,6 +159,7 @@ def test_a_frontend_of_the_same_name_does_not_hide_a_backends_loads(work: Path) 
     config.write_text(text + f"\nfrontend app\n    bind 127.0.0.1:{free_port()}\n    default_backend app\n")
     with HAProxy(config, work), open_session(str(work / "admin.sock"), 5) as session:
         observed = session.read_servers(("app",))
-        loads = session.read_loads(list(observed.backends.values()))
+        loads, proofs = session.read_stats(list(observed.backends.values()))
 
     assert loads == {("app", "srv1"): NO_LOAD}
+    assert proofs == {("app", "srv1"): Proof.PASSED}

@@ -13,6 +13,7 @@ import pytest
 from hapsync.config import ConsulConfig
 from hapsync.edge.pacing import ALL_PER_SECOND, SERVICE_BURST, Budget, Pace
 from hapsync.edge.watch import Watches
+from tests.edge.fake_consul import entries
 from tests.harness.consul import Consul
 from tests.harness.processes import wait_until
 
@@ -121,7 +122,7 @@ class _Counting(http.server.BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         type(self).reads.append(time.monotonic())
-        body = b"[]"
+        body = entries(1)
         self.send_response(200)
         self.send_header("X-Consul-Index", str(len(type(self).reads)))
         if type(self).is_cached:
@@ -206,7 +207,7 @@ class _Lagging(_Counting):
     past_cache: list[tuple[int, bytes]]
 
     def do_GET(self) -> None:
-        index, body = 10, b"[]"
+        index, body = 10, entries(1)
         if "stale" in self.path:
             kind = type(self)
             index, body = kind.past_cache[min(len(kind.reads), len(kind.past_cache) - 1)]
@@ -224,21 +225,19 @@ class _Lagging(_Counting):
 
 def test_a_safety_read_catches_what_the_cache_missed_and_never_goes_back(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("hapsync.edge.watch.SAFETY_SECONDS", (0.3, 0.4))
-    entry = b'[{"Node":{"Node":"n","Address":"10.0.0.1"},"Service":{"ID":"%s","Address":"","Port":80},"Checks":[]}]'
     reads: list[float] = []
-    handler = type(
-        "Handler", (_Lagging,), {"reads": reads, "past_cache": [(5, entry % b"old"), (12, entry % b"new")]}
-    )
+    handler = type("Handler", (_Lagging,), {"reads": reads, "past_cache": [(5, entries(1, 2)), (12, entries(1, 3))]})
     seen: list[list[str]] = []
     with serving(handler) as config:
         watches = Watches(config, lambda service: seen.append(ids(watches, service)))
         watches.follow(["web"])
         try:
-            wait_until(lambda: seen[-1] == ["new"], 10, "what the second safety read gives")
+            wait_until(lambda: seen[-1] == ["w1", "w3"], 10, "what the second safety read gives")
+            time.sleep(1.5)
         finally:
             watches.stop()
 
-    assert seen == [[], ["new"]]
+    assert seen == [["w1"], ["w1", "w3"]]
     assert reads[0] == 5
 
 
@@ -249,7 +248,7 @@ class _NoServers(_Counting):
         if "index=" in self.path:
             time.sleep(0.5)
         is_fine = "cached" in self.path
-        body = b"[]" if is_fine else b"No cluster leader"
+        body = entries(1) if is_fine else b"No cluster leader"
         type(self).reads.append(time.monotonic())
         self.send_response(200 if is_fine else 500)
         self.send_header("X-Consul-Index", "10" if is_fine else "1")
@@ -266,5 +265,5 @@ def test_a_safety_read_that_fails_disturbs_nothing(monkeypatch: pytest.MonkeyPat
         time.sleep(3)
         state = watches.states()["web"]
 
-    assert (state.error, state.index, ids(watches, "web")) == (None, 10, [])
+    assert (state.error, state.index, ids(watches, "web")) == (None, 10, ["w1"])
     assert 6 <= len(reads) <= 15  # one blocking query and one safety read every half second, no hot loop

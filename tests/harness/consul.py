@@ -1,7 +1,8 @@
-"""A real Consul agent, on loopback, with nothing in it but itself."""
+"""Real Consul agents, on loopback, with nothing in them but themselves."""
 
 import http.client
 import json
+import signal
 import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -20,26 +21,20 @@ class ConsulError(Exception):
     """Consul answered, but not with 200; the message has its status and text."""
 
 
-class Consul:
-    """`consul agent -dev`: one server that keeps everything in memory, so a restart forgets it all.
+class Agent:
+    """One `consul agent`, of whatever kind, its process and its HTTP API.
 
     Every request goes over a connection that the calling thread keeps; use it from any thread.
     """
 
-    def __init__(self, work: Path, *, config: Mapping[str, object] | None = None) -> None:
-        """Prepare an agent that logs to `work`.
-
-        `config` is merged over the agent's configuration file at its top level, for example
-        `{"limits": {"http_max_conns_per_client": 50}}` or `{"http_config": {"use_cache": False}}`.
-        """
-        self.host = "127.0.0.1"
-        self.port, serf, server = free_ports(3)
-        self.log = work / f"consul-{self.port}.log"
-        self._config = work / f"consul-{self.port}.json"
-        ports = {"http": self.port, "serf_lan": serf, "server": server}
-        unused = dict.fromkeys(("dns", "grpc", "serf_wan"), -1)
-        base = {"ports": {**ports, **unused}, "disable_update_check": True, "log_level": "warn"}
-        self._config.write_text(json.dumps({**base, **(config or {})}), encoding="utf-8")
+    def __init__(self, command: Sequence[str], log: Path, *, host: str, port: int, token: str = "") -> None:
+        """Prepare to run `command`, logging to `log`, and to ask it at `host` and `port`, with `token` if any."""
+        self.host = host
+        self.port = port
+        self.log = log
+        self.command = tuple(command)
+        self.is_paused = False
+        self._headers = {"X-Consul-Token": token} if token else {}
         self._process: Process | None = None
         self._local = threading.local()
         self._connections: list[http.client.HTTPConnection] = []
@@ -62,36 +57,54 @@ class Consul:
     # The process
 
     def start(self) -> None:
-        """Start the agent, empty, and wait until it leads and has registered itself (about a second)."""
-        command = (
-            *(consul_path(), "agent", "-dev", "-node=lab", "-bind=127.0.0.1", "-client=127.0.0.1"),
-            *("-config-format=json", f"-config-file={self._config}"),
-        )
-        self._process = Process(command, self.log)
-        with self._lock:
-            self._maintained.clear()
+        """Start the agent and wait until it is ready, by its own kind's measure (about a second)."""
+        self.launch()
         try:
-            wait_until(self._ready, 20, "Consul to elect itself leader", process=self._process)
+            wait_until(self._ready, 20, "Consul to be ready", process=self._process)
         except BaseException:
             self.kill()
             raise
 
+    def launch(self) -> None:
+        """Start the agent and wait for nothing."""
+        self._process = Process(self.command, self.log)
+        self.is_paused = False
+
     def stop(self) -> None:
-        """End the agent with SIGTERM; harmless when it is not running."""
+        """End the agent with SIGTERM, paused or not; harmless when it is not running."""
+        self.resume()
         if self._process is not None:
             self._process.stop()
         self._hang_up()
 
     def kill(self) -> None:
         """End the agent with SIGKILL; harmless when it is not running."""
+        self.is_paused = False
         if self._process is not None:
             self._process.kill()
         self._hang_up()
 
     def restart(self) -> None:
-        """Stop and start on the same ports; all that was registered is gone, and indexes begin anew."""
+        """Stop and start on the same ports."""
         self.stop()
         self.start()
+
+    def pause(self) -> None:
+        """SIGSTOP: it holds its connections, the kernel takes new ones for it, and nothing is answered."""
+        if self.is_running:
+            self.process.signal(signal.SIGSTOP)
+            self.is_paused = True
+
+    def resume(self) -> None:
+        """SIGCONT; harmless when it is not paused."""
+        if self.is_paused:
+            self.process.signal(signal.SIGCONT)
+            self.is_paused = False
+
+    @property
+    def is_running(self) -> bool:
+        """Whether the process is there, paused or not."""
+        return self._process is not None and self._process.running
 
     @property
     def process(self) -> Process:
@@ -99,7 +112,7 @@ class Consul:
         return self._process
 
     def _ready(self) -> bool:
-        return bool(self.request("GET", "/v1/status/leader")) and bool(self.health("consul"))
+        return bool(self.request("GET", "/v1/agent/self"))
 
     # What the local agent holds: instances on its own node
 
@@ -156,8 +169,8 @@ class Consul:
         """Have the catalog hold exactly this instance, on a node that no agent runs on.
 
         An empty `address` means `node_address`. Maintenance of the node holds for all its instances, so the
-        last `put` on a node decides it. Not for the agent's own node, "lab", from which the agent removes
-        what it did not register itself.
+        last `put` on a node decides it. Not for a node with an agent, which removes what it did not register
+        itself: "lab" of `Consul`, "client" and "server-..." of a `Cluster`.
         """
         checks = [{"CheckID": f"service:{instance_id}", "ServiceID": instance_id, "Name": "check", "Status": status}]
         maintenance = (
@@ -231,7 +244,7 @@ class Consul:
     def _exchange(self, method: str, path: str, data: bytes | None) -> tuple[int, bytes]:
         connection = self._connection()
         try:
-            connection.request(method, path, data)
+            connection.request(method, path, data, self._headers)
             response = connection.getresponse()
             return response.status, response.read()
         except BaseException:
@@ -253,6 +266,89 @@ class Consul:
         with self._lock:
             for connection in self._connections:
                 connection.close()
+
+
+class Consul(Agent):
+    """`consul agent -dev`: one server that keeps everything in memory, so a restart forgets it all."""
+
+    def __init__(self, work: Path, *, config: Mapping[str, object] | None = None, token: str = "") -> None:
+        """Prepare an agent that logs to `work`; every request of this object sends `token`, where there is one.
+
+        `config` is merged over the agent's configuration file at its top level, for example
+        `{"limits": {"http_max_conns_per_client": 50}}` or `{"http_config": {"use_cache": False}}`.
+        """
+        port, serf, server = free_ports(3)
+        settings = work / f"consul-{port}.json"
+        ports = {"http": port, "serf_lan": serf, "server": server}
+        unused = dict.fromkeys(("dns", "grpc", "serf_wan"), -1)
+        base = {"ports": {**ports, **unused}, "disable_update_check": True, "log_level": "warn"}
+        settings.write_text(json.dumps({**base, **(config or {})}), encoding="utf-8")
+        command = (
+            *(consul_path(), "agent", "-dev", "-node=lab", "-bind=127.0.0.1", "-client=127.0.0.1"),
+            *("-config-format=json", f"-config-file={settings}"),
+        )
+        super().__init__(command, work / f"consul-{port}.log", host="127.0.0.1", port=port, token=token)
+
+    def launch(self) -> None:
+        super().launch()
+        with self._lock:
+            self._maintained.clear()
+
+    def _ready(self) -> bool:
+        """Whether it leads and has registered itself."""
+        return bool(self.request("GET", "/v1/status/leader")) and bool(self.health("consul"))
+
+
+class AclConsul(Consul):
+    """A `Consul` that denies whatever no token allows; see `acl_consul`.
+
+    The requests of this object may do anything; the programs under test get tokens of their own.
+    """
+
+    def set_policy(self, name: str, rules: str) -> None:
+        """Have the policy `name` allow exactly `rules`, in Consul's own words; "" allows nothing.
+
+        Tokens that hold it change with it, but only for what is asked anew. Answers of the agent's cache
+        (`?cached`) keep the rights that the cache's own query was begun with, until that query returns.
+        """
+        body = {"Name": name, "Rules": rules}
+        known = {policy["Name"]: policy["ID"] for policy in self.request("GET", "/v1/acl/policies")}
+        self.request("PUT", f"/v1/acl/policy/{known[name]}" if name in known else "/v1/acl/policy", body)
+
+    def token(self, *policies: str) -> str:
+        """The secret of a new token that holds `policies`, by their names."""
+        body = {"Policies": [{"Name": policy} for policy in policies]}
+        return str(self.request("PUT", "/v1/acl/token", body)["SecretID"])
+
+    def delete_token(self, secret: str) -> None:
+        """Take the token away; `LookupError` when there is no such token."""
+        for token in self.request("GET", "/v1/acl/tokens"):
+            accessor = token["AccessorID"]
+            # Later versions list tokens without their secrets.
+            if self.request("GET", f"/v1/acl/token/{accessor}").get("SecretID") == secret:
+                self.request("DELETE", f"/v1/acl/token/{accessor}")
+                return
+        raise LookupError("no such token")
+
+
+MASTER_TOKEN = "5f1f0ad3-0e5c-4f4e-9d9f-0d8e5b0e9a11"
+"""What `AclConsul` is asked with, and what nobody else should ever hold."""
+
+
+def acl_consul(work: Path) -> AclConsul:
+    """A Consul that denies by default; not yet started.
+
+    The agent does not keep what it knows of tokens and policies (`token_ttl`, `policy_ttl`), so that a change of
+    rights holds at once.
+    """
+    acl = {
+        "enabled": True,
+        "default_policy": "deny",
+        "token_ttl": "0s",
+        "policy_ttl": "0s",
+        "tokens": {"master": MASTER_TOKEN, "agent": MASTER_TOKEN},
+    }
+    return AclConsul(work, config={"acl": acl}, token=MASTER_TOKEN)
 
 
 def _weights(weights: tuple[int, int]) -> dict[str, int]:

@@ -10,6 +10,8 @@ from typing import Any, Self
 
 from tests.harness.control import Helper, serve
 
+DRIP_MS = 50
+
 
 def origin_name(host: str, port: int) -> str:
     """What an origin calls itself in its answers: host:port, with brackets around an IPv6 address."""
@@ -19,7 +21,8 @@ def origin_name(host: str, port: int) -> str:
 class Origins:
     """HTTP/1.1 servers that keep connections and answer every GET with 200 and their own name.
 
-    A path that ends with /slow?ms=N is answered after N milliseconds; /healthcheck is answered with 200 or
+    A path that ends with /slow?ms=N is answered after N milliseconds, /drip?ms=N at once with a body that takes N
+    milliseconds, a byte each 50; /healthcheck is answered with 200 or
     503, as `set_health` has it.
     """
 
@@ -129,11 +132,26 @@ class _Connection(asyncio.Protocol):
         asked = {header.replace(" ", "").lower() for header in headers if header[:1] in "cC"}
         last = "connection:close" in asked or (version != "HTTP/1.1" and "connection:keep-alive" not in asked)
         status, delay = self.origin.answer(target)
-        if delay:
+        path, _, query = target.partition("?")
+        if path.endswith("/drip"):
+            count = int(query.removeprefix("ms=")) // DRIP_MS
+            self.transport.write(f"HTTP/1.1 200 OK\r\nContent-Length: {count}\r\n\r\n".encode())
+            self.drip(count)
+        elif delay:
             loop = asyncio.get_running_loop()
             loop.call_later(delay, self.respond, status, method == "HEAD", last)
         else:
             self.respond(status, method == "HEAD", last)
+
+    def drip(self, count: int) -> None:
+        """Send a byte, and the `count` - 1 others later."""
+        if self.transport.is_closing():
+            return
+        if count == 0:
+            self.transport.close()
+            return
+        self.transport.write(b".")
+        asyncio.get_running_loop().call_later(DRIP_MS / 1000, self.drip, count - 1)
 
     def respond(self, status: str, without_body: bool, last: bool) -> None:  # noqa: FBT001  # called by loop
         if self.transport.is_closing():

@@ -169,14 +169,30 @@ def test_apply_does_a_whole_pass_and_plan_says_the_same_before() -> None:
         assert stage.hapsync("status").returncode == 0
 
 
-def test_apply_beside_an_agent_says_who_runs() -> None:
-    with Stage({"web": 2}) as stage:
+def test_apply_beside_an_agent_is_made_by_the_agent() -> None:
+    with Stage({"web": 2}) as stage, Fleet(stage) as fleet:
+        fleet.add()
+        stage.wait_equal()
+        stage.haproxy.ask("set server web/srv1 weight 77")
         applied = stage.hapsync("apply")
-        second = stage.hapsync("agent")
 
-    assert (applied.returncode, second.returncode) == (1, 1)
-    assert f"hapsync agent, pid {stage.agent.pid}, holds" in applied.stderr
+        assert (applied.returncode, applied.stderr) == (0, "")
+        assert "weight web/srv1" in applied.stdout
+        assert "HAProxy is in step with Consul" in applied.stdout
+        assert stage.differences() == []
+        assert stage.status()["agent"]["counters"]["drift"] == 1
+
+
+def test_a_second_agent_says_who_runs_whatever_folders_it_has() -> None:
+    with Stage({"web": 2}) as stage:
+        second = stage.hapsync("agent")
+        text = stage.config_path.read_text(encoding="utf-8")
+        stage.config_path.write_text(text.replace("/state", "/other-state").replace("/run", "/other-run"))
+        third = stage.hapsync("agent")
+
+    assert (second.returncode, third.returncode) == (1, 1)
     assert f"hapsync agent, pid {stage.agent.pid}, holds" in second.stderr
+    assert f"hapsync agent, pid {stage.agent.pid}, holds" in third.stderr
 
 
 def test_render_gives_the_configuration_alone_and_needs_neither_haproxy_nor_consul(

@@ -6,7 +6,7 @@ import time
 import attrs
 
 from tests.demo.fleet import Fleet, Member
-from tests.demo.stage import Stage
+from tests.demo.stage import NO_GUARD, Stage
 from tests.harness.consul import Status
 from tests.harness.processes import wait_until
 
@@ -35,7 +35,7 @@ def change_something(fleet: Fleet, slots: int, chance: random.Random) -> None:
 
 def test_300_random_changes_inside_the_slots_cost_no_request_and_no_worker() -> None:
     chance = random.Random(20260101)
-    with Stage({"web": 16}) as stage, Fleet(stage) as fleet:
+    with Stage({"web": 16}, backend_options=NO_GUARD) as stage, Fleet(stage) as fleet:
         for _ in range(5):
             fleet.add()
         stage.wait_equal()
@@ -57,7 +57,7 @@ def test_300_random_changes_inside_the_slots_cost_no_request_and_no_worker() -> 
 
 
 def test_each_row_of_the_table_is_what_haproxy_gets() -> None:
-    with Stage({"web": 4}) as stage, Fleet(stage, nodes=("node-a", "node-b")) as fleet:
+    with Stage({"web": 4}, backend_options=NO_GUARD) as stage, Fleet(stage, nodes=("node-a", "node-b")) as fleet:
         first, second = fleet.add(), fleet.add()
         stage.wait_equal()
         slot = {server.port: name for name, server in stage.haproxy.servers("web").items()}

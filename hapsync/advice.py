@@ -1,0 +1,168 @@
+"""The text of a haproxy.cfg in; out, which of its lines make a reload lose requests or runtime changes unsafe."""
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+
+import attrs
+
+from hapsync.config import BackendConfig
+from hapsync.model import is_ours
+from hapsync.sections import Line, Section, parse_sections
+
+_MAPPED = frozenset({"source", "uri", "url_param", "rdp-cookie", "hash"})
+"""Algorithms that hash, `hdr(NAME)` too; without `hash-type consistent` they are static (manual, `balance`)."""
+LONG_SECONDS = 5
+"""Longer than this between checks is long for a new worker, which knows no server that is down yet."""
+SHORT_SECONDS = 60
+"""Shorter than this, `hard-stop-after` cuts what a person still waits for."""
+_UNITS = {"us": 1e-6, "ms": 1e-3, "s": 1, "m": 60, "h": 3600, "d": 86400, "": 1e-3}
+
+
+@attrs.frozen
+class Advice:
+    """One thing to mend: the line (0: what lacks stands nowhere), where it is in force, why, and what to do."""
+
+    line: int
+    where: str
+    what: str
+
+
+def advise(text: str, backends: Mapping[str, BackendConfig], *, has_master: bool = True) -> Sequence[Advice]:
+    """Return what should be otherwise in `text`, a rendered configuration, for the `backends` hapsync cares for.
+
+    `has_master`: HAProxy is reloaded through its master, so its workers hand their sockets over by themselves.
+    """
+    sections = parse_sections(text)
+    found: list[Advice] = []
+    for section in sections:
+        if section.kind == "global":
+            found += _about_global(section)
+            found += [] if has_master else _about_handover(section)
+        if section.kind in ("frontend", "listen"):
+            found += _about_clients(section)
+        if section.kind in ("backend", "listen") and section.name in backends:
+            found += _about_servers(section, backends[section.name])
+    return found
+
+
+def _about_global(section: Section) -> Iterator[Advice]:
+    for line in section.own:
+        if line.begins("hard-stop-after") and _seconds(line.words[-1]) < SHORT_SECONDS:
+            yield _at(line, section, "a reload cuts what runs for longer; give downloads and WebSockets minutes")
+        elif line.begins("mworker-max-reloads") and line.words[-1].isdigit() and int(line.words[-1]) <= 1:
+            yield _at(line, section, "a second reload ends old workers with what they serve; allow more")
+        elif line.begins("grace"):
+            yield _at(line, section, "workers that are stopping go on accepting connections; take it out")
+
+
+def _about_handover(section: Section) -> Iterator[Advice]:
+    sockets = [line for line in section.own if line.begins("stats", "socket")]
+    if not any("expose-fd listeners" in " ".join(line.words) for line in sockets):
+        yield Advice(
+            sockets[0].number if sockets else section.number,
+            _name(section),
+            "no `stats socket` has `expose-fd listeners`: unless HAProxy runs as master and workers, a reload leaves "
+            "a moment in which nobody listens; add it, and start the new process with `-x` and that socket",
+        )
+
+
+def _about_clients(section: Section) -> Iterator[Advice]:
+    mode = section.last("mode")
+    if mode is not None and mode.words[1:2] != ("http",):
+        return
+    if section.has_option("idle-close-on-response") is None:
+        yield Advice(
+            section.number,
+            _name(section),
+            "without `option idle-close-on-response` a reload closes kept connections just as a client may send its "
+            "next request (measured: 19 of 24,636 requests); put it into `defaults`",
+        )
+
+
+def _about_servers(section: Section, config: BackendConfig) -> Iterator[Advice]:
+    yield from _about_balance(section, config)
+    yield from _about_checks(section, config)
+    for line in section.own:
+        tracked = _tracked(line)
+        if tracked is not None and is_ours(tracked.rpartition("/")[2]):
+            why = "it goes into maint with the slot it tracks, whoever has that; give it a check of its own"
+            yield _at(line, section, why)
+    for line in section.lines:
+        if line.begins("default-server"):
+            yield _at(line, section, "`add server` does not heed it; put its words into server_options")
+        elif line.begins("load-server-state-from-file") and line.words[1:2] != ("none",):
+            yield _at(line, section, "it brings back old ports under the addresses of the file; take it out")
+    if "cookie" in config.server_options.split():
+        yield Advice(
+            section.number,
+            _name(section),
+            "a `cookie` in server_options is one for all servers; use `cookie NAME insert dynamic` and "
+            "`dynamic-cookie-key` in the backend instead",
+        )
+    elif (cookie := section.last("cookie")) is not None and "dynamic" not in cookie.words:
+        yield _at(cookie, section, "servers of hapsync's have no cookie; add `dynamic`, and `dynamic-cookie-key`")
+    if "shutdown-sessions" in config.server_options.split():
+        yield Advice(
+            section.number,
+            _name(section),
+            "`on-marked-down shutdown-sessions` in server_options cuts what runs on a server each time it leaves; "
+            "take it out, unless that is what you want",
+        )
+    redispatch = section.has_option("redispatch")
+    retries = section.last("retries")
+    if redispatch is None or (retries is not None and retries.words[1:2] == ("0",)):
+        yield Advice(
+            section.number,
+            _name(section),
+            "a worker that is stopping never learns that a server left; with `option redispatch 1` and `retries 3` "
+            "it finds another",
+        )
+
+
+def _tracked(line: Line) -> str | None:
+    """Return the server that a server on `line` tracks."""
+    is_server = line.begins("server") and "track" in line.words[:-1]
+    return line.words[line.words.index("track") + 1] if is_server else None
+
+
+def _about_checks(section: Section, config: BackendConfig) -> Iterator[Advice]:
+    words = config.server_options.split()
+    inter = words[words.index("inter") + 1] if "inter" in words[:-1] else "2s"
+    if "check" in words and _seconds(inter) > LONG_SECONDS:
+        yield Advice(
+            section.number,
+            _name(section),
+            f"a new worker takes every server for up until its first check, here for up to {inter} after a reload; "
+            "make `inter` in server_options shorter",
+        )
+
+
+def _about_balance(section: Section, config: BackendConfig) -> Iterator[Advice]:
+    balance = section.last("balance")
+    if balance is None or len(balance.words) == 1:
+        return
+    algorithm = balance.words[1].partition("(")[0]
+    if algorithm == "static-rr":
+        yield _at(balance, section, "it refuses weights, and servers cannot be added live; use `roundrobin`")
+    if algorithm not in _MAPPED | {"hdr"}:
+        return
+    hash_type = section.last("hash-type")
+    if hash_type is None or hash_type.words[1:2] != ("consistent",):
+        why = "each server that comes or goes moves most keys, and weights are refused; add `hash-type consistent`"
+        yield _at(balance, section, why)
+    elif "hash-key" not in config.server_options.split():
+        why = "keys go by the slot; from HAProxy 3.0 on `hash-key addr-port` in server_options goes by the instance"
+        yield _at(balance, section, why)
+
+
+def _at(line: Line, section: Section, why: str) -> Advice:
+    return Advice(line.number, _name(section), f"`{' '.join(line.words)}`: {why}")
+
+
+def _name(section: Section) -> str:
+    return f"{section.kind} {section.name}".strip()
+
+
+def _seconds(text: str) -> float:
+    found = re.fullmatch(r"(\d+)(us|ms|s|m|h|d|)", text)
+    return int(found[1]) * _UNITS[found[2]] if found else float("inf")

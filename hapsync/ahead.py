@@ -1,0 +1,129 @@
+"""A reading in, another one out: as it would be after some changes, on a new worker, or with more slots."""
+
+import math
+from collections.abc import Iterable, Sequence
+
+import attrs
+
+from hapsync.changes import (
+    Add,
+    Change,
+    Create,
+    Delete,
+    Disable,
+    Drain,
+    Enable,
+    EndSessions,
+    Remove,
+    Reweigh,
+    SetAside,
+    TakeBack,
+)
+from hapsync.desired import Desired, DesiredBackend
+from hapsync.diff import holders_of
+from hapsync.model import NO_LOAD, PLACEHOLDER, AdminState, Backend, Observed, Server, server_order
+
+
+def after(observed: Observed, changes: Iterable[Change]) -> Observed:
+    """Return the reading HAProxy would give once `changes` were made and nothing else happened."""
+    by_backend: dict[str, dict[str, Change]] = {}
+    for change in changes:
+        by_backend.setdefault(change.backend, {})[change.server] = change
+
+    def changed(backend: Backend) -> Backend:
+        due = by_backend.get(backend.name)
+        if not due:
+            return backend
+        slots = [
+            _changed(slot, due[slot.name]) if slot.name in due else slot
+            for slot in backend.slots
+            if not isinstance(due.get(slot.name), Delete)
+        ]
+        created = [_created(change) for change in due.values() if isinstance(change, Create)]
+        if created:
+            slots = sorted((*slots, *created), key=lambda slot: server_order(slot.name))
+        return attrs.evolve(backend, slots=tuple(slots))
+
+    return Observed({name: changed(backend) for name, backend in observed.backends.items()})
+
+
+def _created(change: Create) -> Server:
+    return Server(
+        change.server, change.address, AdminState.READY, change.weight, is_up=not change.is_checked, load=NO_LOAD
+    )
+
+
+def _changed(slot: Server, change: Change) -> Server:
+    match change:
+        case Add(address=address, weight=weight) | Enable(address=address, weight=weight):
+            return Server(slot.name, address, AdminState.READY, weight, is_up=not change.is_checked, load=slot.load)
+        case Reweigh(weight=weight):
+            return attrs.evolve(slot, weight=weight)
+        case Drain():
+            return attrs.evolve(slot, admin=AdminState.DRAIN, weight=0, is_up=True)
+        case Disable() | Remove():
+            return attrs.evolve(slot, admin=AdminState.MAINT, weight=0, is_up=False)
+        case SetAside(admin=admin, weight=weight):
+            return attrs.evolve(slot, admin=admin, weight=weight, is_up=admin is not AdminState.MAINT)
+        case TakeBack():
+            return attrs.evolve(slot, weight=0)
+        case EndSessions():
+            return slot.with_load(attrs.evolve(slot.load, sessions=0) if slot.load is not None else None)
+        case Create() | Delete():  # of the one there is no server yet, of the other none any more
+            return slot
+
+
+FREE_SLOT = Server("srv0", PLACEHOLDER, AdminState.MAINT, 1, is_up=False, load=NO_LOAD)
+
+
+def as_new_worker(observed: Observed) -> Observed:
+    """Return `observed` as a new worker would start with it: the same servers, no session on any of them."""
+    return Observed(
+        {
+            name: attrs.evolve(backend, slots=tuple(slot.with_load(NO_LOAD) for slot in backend.slots))
+            for name, backend in observed.backends.items()
+        }
+    )
+
+
+def grow(observed: Observed, desired: Desired, short: Iterable[str]) -> Observed:
+    """Return `observed` with free slots added, so that nothing is short.
+
+    The backends in `short` get at least twice their slots and one and a half times what they need; every backend
+    gets the slots its configuration asks for. Twice, so that a service which grows tenfold costs four reloads.
+    """
+    doubled = set(short)
+
+    def grown(name: str, want: DesiredBackend) -> Backend:
+        have = observed.backends.get(name, Backend(name))
+        dynamic = tuple(server for server in have.slots if server.is_dynamic)
+        slots = tuple(slot for slot in have.slots if not slot.is_dynamic)
+        count = max(want.slots, len(slots))
+        if name in doubled:
+            holders, others = holders_of(want.by_address, have.slots)
+            on_slots = {address for address, holder in holders.items() if not holder.is_dynamic}
+            wanted = {
+                server.address for server in want.servers if server.needs_slot and server.address not in holders
+            }
+            need = len(wanted | on_slots)
+            occupied = sum(slot.is_slot and not slot.is_idle for slot in others)
+            count = max(want.slots, 2 * len(slots), math.ceil(1.5 * need), need + occupied)
+        return attrs.evolve(have, slots=(*_filled_up(slots, count), *dynamic), exists=True)
+
+    return Observed(
+        {
+            **observed.backends,
+            **{name: grown(name, want) for name, want in desired.backends.items()},
+        }
+    )
+
+
+def _filled_up(slots: Sequence[Server], count: int) -> tuple[Server, ...]:
+    taken = {slot.name for slot in slots}
+    number = 0
+    new: list[Server] = []
+    while len(slots) + len(new) < count:
+        number += 1
+        if f"srv{number}" not in taken:
+            new.append(attrs.evolve(FREE_SLOT, name=f"srv{number}"))
+    return tuple(sorted((*slots, *new), key=lambda slot: server_order(slot.name)))

@@ -1,0 +1,46 @@
+"""What HAProxy's check said of a configuration in, the backends whose servers are at fault out."""
+
+import re
+from collections.abc import Mapping
+
+from hapsync.cfgfile import backend_lines, server_options_in, slot_names
+from hapsync.model import is_ours
+
+# As HAProxy 2.2 to 3.4 write them: `[ALERT]    (123) : config : [FILE:LINE] : ...`, since 3.2 also without `config`.
+_ALERT = re.compile(r"(?m)^\[ALERT\][^:]* : (.*)$")
+_PLACE = re.compile(r"(?:config : )?(?:parsing )?\[([^][]*):([0-9]+)\]")
+_SERVER = re.compile(r"(?:config ?: )*(?:backend|proxy|listen) '([^']*)'[,:] server '([^']*)'")
+_DETAIL = re.compile(r"(?:config : )?'([^' ]+)' : ")
+_SUMMARY = re.compile(r"(?:config : )?(?:Error\(s\) found in configuration file|Fatal errors found in configuration)")
+
+
+def blamed(said: str, text: str, file: str) -> Mapping[str, str]:
+    """Return the backends (or listens) whose servers of ours the check blames, each with the first words on it.
+
+    `said` is all that the check command printed of the configuration `text`, which lay in `file`; of that only the
+    name counts, for a check may run where the folder is another. Nothing where one alert is about anything else, or
+    cannot be attributed: then it is not the servers alone that are at fault.
+    """
+    at_line = {
+        number: name
+        for number, name, _, words in backend_lines(text)
+        if words[0] == "server" and len(words) > 1 and is_ours(words[1])
+    }
+    names = slot_names(text)
+    options = {name: words.split() for name, words in server_options_in(text).items()}
+    found: dict[str, str] = {}
+    last: str | None = None
+    for alert in _ALERT.findall(said):
+        if _SUMMARY.match(alert):
+            continue
+        if place := _PLACE.match(alert):
+            is_here = place[1].rpartition("/")[2] == file.rpartition("/")[2]
+            last = at_line.get(int(place[2])) if is_here else None
+        elif server := _SERVER.match(alert):
+            last = server[1] if server[2] in names.get(server[1], ()) else None
+        elif not ((detail := _DETAIL.match(alert)) and last is not None and detail[1] in options.get(last, ())):
+            last = None  # else more on the alert before it: `'ca-file' : unable to load ...`
+        if last is None:
+            return {}
+        found.setdefault(last, alert)
+    return found

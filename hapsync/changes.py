@@ -1,0 +1,223 @@
+"""What can be done to a server, as values; what is short, and what is held back, with the reasons."""
+
+import enum
+
+import attrs
+
+from hapsync.catalog import Doubt
+from hapsync.model import Address, AdminState, CheckStatus
+
+
+class Reason(enum.Enum):
+    """Why a server should change: what Consul says of the instance, or what is wrong with the slot; or why not."""
+
+    PASSING = "passing"
+    WARNING = "warning"
+    CRITICAL = "critical"
+    MAINTENANCE = "in maintenance"
+    WEIGHT = "weight"
+    GONE = "gone from Consul"
+    DUPLICATE = "its address is in another slot"
+    PERSON = "a person set it aside"
+    RELEASED = "a person released it"
+    DRAINED = "its drain_seconds are over"
+    CAPACITY_FIRST = "its replacement has no slot yet"
+    CHECKED_FIRST = "its replacement is still being checked"
+    SERVICE_GONE = "the whole service is gone from Consul"
+    REFILLING = "the service was gone or Consul lost its state, and not all of it is back yet"
+    MIN_READY = "fewer than min_ready would be left"
+    MAX_LOSS = "more than max_loss_fraction would be lost within the window"
+    BY_HAND = "held by hand"
+    FLAPPING = "it comes and goes; held down until it stays"
+    FROZEN = "everything is frozen"
+    OBSERVING = "mode is observe"
+    NO_LEADER = Doubt.NO_LEADER.value
+    STALE = Doubt.STALE.value
+    FILTERED = Doubt.FILTERED.value
+    UNCONFIRMED = Doubt.UNCONFIRMED.value
+    AWAY = Doubt.AWAY.value
+    SNAPSHOT = Doubt.SNAPSHOT.value
+    FALLBACK = Doubt.FALLBACK.value
+
+
+REASON_OF = {
+    CheckStatus.PASSING: Reason.PASSING,
+    CheckStatus.WARNING: Reason.WARNING,
+    CheckStatus.CRITICAL: Reason.CRITICAL,
+    CheckStatus.MAINTENANCE: Reason.MAINTENANCE,
+}
+
+
+@attrs.frozen
+class Add:
+    """Give a free slot this address and weight, then make it ready.
+
+    `is_checked`, of every entry: it is down, and gets no traffic, until HAProxy's own check of it has passed.
+    `forgets`: the stick tables in which the slot's entries, of clients of its last instance, are cleared first, and
+    the slot's number in them. It may have had one even where it points at the placeholder: tables can outlive a
+    reload (`peers`).
+    """
+
+    backend: str
+    server: str
+    address: Address
+    weight: int
+    reason: Reason
+    is_checked: bool = False
+    forgets: tuple[tuple[str, int], ...] = ()
+
+
+@attrs.frozen
+class Create:
+    """Add a dynamic server with this address, weight and `options`, then make it ready."""
+
+    backend: str
+    server: str
+    address: Address
+    weight: int
+    options: str
+    reason: Reason
+    is_checked: bool = False
+
+
+@attrs.frozen
+class Enable:
+    """Make a server that has the right address ready, with this weight.
+
+    `options` are those of a dynamic server, else none: whoever added it may have been killed before its checks, which
+    begin switched off, were on.
+    """
+
+    backend: str
+    server: str
+    address: Address
+    weight: int
+    reason: Reason
+    is_checked: bool = False
+    options: str = ""
+
+
+@attrs.frozen
+class Reweigh:
+    """Give a ready server this weight."""
+
+    backend: str
+    server: str
+    address: Address
+    weight: int
+    was: int
+    reason: Reason
+
+
+@attrs.frozen
+class Drain:
+    """No new traffic, checks go on; it keeps its slot."""
+
+    backend: str
+    server: str
+    address: Address
+    reason: Reason
+
+
+@attrs.frozen
+class Disable:
+    """Into maint: critical, but still in Consul, so it keeps its slot."""
+
+    backend: str
+    server: str
+    address: Address
+    reason: Reason
+
+
+@attrs.frozen
+class Remove:
+    """Into maint; the slot is free again once HAProxy shows nothing on it."""
+
+    backend: str
+    server: str
+    address: Address | None
+    reason: Reason
+
+
+@attrs.frozen
+class Delete:
+    """Delete a dynamic server that is in maint, and that nothing is left on.
+
+    `waits`: HAProxy is first asked to wait until it may be deleted.
+    """
+
+    backend: str
+    server: str
+    address: Address | None
+    waits: bool
+    reason: Reason = Reason.GONE
+
+
+@attrs.frozen
+class EndSessions:
+    """End the `sessions` that still run on a server in maint, whose instance is gone."""
+
+    backend: str
+    server: str
+    address: Address | None
+    sessions: int
+    reason: Reason = Reason.DRAINED
+
+
+@attrs.frozen
+class SetAside:
+    """Into maint or drain because a person asked for it; the weight above 0 is what marks it as a person's."""
+
+    backend: str
+    server: str
+    address: Address
+    admin: AdminState
+    weight: int
+    reason: Reason = Reason.PERSON
+
+
+@attrs.frozen
+class TakeBack:
+    """A person's maint or drain becomes hapsync's own again, by weight 0; what is due then is decided anew."""
+
+    backend: str
+    server: str
+    address: Address
+    reason: Reason = Reason.RELEASED
+
+
+Entry = Add | Create | Enable
+"""What lets an instance in."""
+Change = Entry | Reweigh | Drain | Disable | Remove | Delete | EndSessions | SetAside | TakeBack
+
+
+def takes_out(change: Change) -> bool:
+    """Return whether `change` leaves the server without new traffic, on the catalog's word."""
+    match change:
+        case Drain() | Disable() | Remove():
+            return True
+        case Reweigh(weight=weight, was=was):
+            return weight == 0 and was > 0
+        case Add() | Create() | Enable() | Delete() | EndSessions() | SetAside() | TakeBack():
+            return False
+
+
+@attrs.frozen
+class Shortage:
+    """Addresses of a backend that should serve and found no free slot, of `wanted` that should serve in all.
+
+    `is_missing`: HAProxy does not have the backend yet; there may then be no address at all.
+    """
+
+    backend: str
+    addresses: tuple[Address, ...]
+    wanted: int
+    is_missing: bool = False
+
+
+@attrs.frozen
+class Held:
+    """A change that is due by the catalog but is not made, and why."""
+
+    change: Change
+    reason: Reason

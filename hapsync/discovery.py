@@ -1,0 +1,125 @@
+"""`[discover]` and the list of services in, a configuration out that names a backend for each service that gets one.
+
+What was discovered stands in the rendered file, as backends with the prefix of their group: that is the memory, so a
+HAProxy that runs from it is never asked to give them up because Consul is away.
+"""
+
+import json
+from collections.abc import Collection, Iterable, Mapping
+
+import attrs
+
+from hapsync.cfgfile import HEADER, slot_names
+from hapsync.config import BackendConfig, Config
+from hapsync.errors import CatalogError
+from hapsync.model import HAPROXY_NAME
+from hapsync.text import quoted
+
+
+@attrs.frozen
+class Listing:
+    """The names of all services and their tags, as one answer of Consul gave them.
+
+    `is_whole`: nothing speaks against it, so that a service it lacks is gone.
+    """
+
+    services: Mapping[str, frozenset[str]]
+    is_whole: bool = False
+
+
+def parse_listing(body: bytes, *, is_whole: bool) -> Listing:
+    """Return the listing that `body`, the answer of `/v1/catalog/services`, holds; raises CatalogError."""
+    try:
+        tree = json.loads(body)
+        services = {name: frozenset(tags) for name, tags in tree.items() if _are_texts(tags)}
+    except (ValueError, AttributeError, RecursionError) as error:
+        raise CatalogError(f"the list of services: Consul's answer cannot be read: {error}") from error
+    return Listing(services, is_whole and len(services) == len(tree))
+
+
+def _are_texts(tags: object) -> bool:
+    return isinstance(tags, list) and all(isinstance(tag, str) for tag in tags)
+
+
+@attrs.frozen
+class Discovered:
+    """A configuration with its discovered backends; what was left out, a line each, and those that Consul lacks."""
+
+    config: Config
+    left_out: tuple[str, ...] = ()
+    missing: frozenset[str] = frozenset()
+
+
+def discovered_in(config: Config, text: str | None) -> frozenset[str]:
+    """Return the backends in the file `text` that were discovered; nothing where hapsync did not write it."""
+    if text is None or not config.discover or not text.startswith(HEADER):
+        return frozenset()
+    prefixes = tuple(one.prefix for one in config.discover.values())
+    return frozenset(name for name, servers in slot_names(text).items() if name.startswith(prefixes) and servers)
+
+
+def with_discovered(config: Config, names: Iterable[str]) -> Config:
+    """Return `config` with exactly the discovered backends `names`, each under the group whose prefix it has."""
+    if not config.discover:
+        return config
+    prefixes = tuple(one.prefix for one in config.discover.values())
+    backends = {name: one for name, one in config.backends.items() if not name.startswith(prefixes)}
+    for name in sorted(set(names)):
+        for group in config.discover.values():
+            if name.startswith(group.prefix) and name != group.prefix:
+                keys = attrs.asdict(group.each, recurse=False)
+                service = name.removeprefix(group.prefix)
+                backends[name] = BackendConfig(service=service, tags=(group.tag,), **keys)
+    return attrs.evolve(config, backends=backends)
+
+
+def members(config: Config, group: str) -> tuple[str, ...]:
+    """Return the discovered backends of `group`, sorted; raises KeyError when there is no such group."""
+    prefix = config.discover[group].prefix
+    return tuple(sorted(name for name in config.backends if name.startswith(prefix)))
+
+
+def in_doubt(config: Config, gone: Collection[str]) -> Mapping[str, str]:
+    """Return those of the backends `gone` that are not to be given up by time alone, and why.
+
+    A Consul that lost its state lists as good as nothing, and does so beyond doubt. So where more than half of a
+    group is gone at once, and more than one, a person has to release them, or they have to come back.
+    """
+    found: dict[str, str] = {}
+    for group in config.discover:
+        there = members(config, group)
+        lost = [name for name in there if name in gone]
+        if len(lost) > max(1, len(there) / 2):
+            why = f"{len(lost)} of {len(there)} services of discover.{group} are gone at once; "
+            found |= dict.fromkeys(lost, f"{why}their backends stay until they are back, or released one by one")
+    return found
+
+
+def discover(config: Config, listing: Listing) -> Discovered:
+    """Return `config` with a backend for each service in `listing` that has a group's tag; it loses none here.
+
+    Of more than `max_backends` those that are there stay, then the first by name come in. Whoever registers a service
+    chooses its name, so only names that HAProxy takes get a backend.
+    """
+    names: set[str] = set()
+    left_out: list[str] = []
+    missing: set[str] = set()
+    for group_name, group in sorted(config.discover.items()):
+        there = set(members(config, group_name))
+        tagged = {f"{group.prefix}{service}" for service, tags in listing.services.items() if group.tag in tags}
+        good = {name for name in tagged if HAPROXY_NAME.fullmatch(name) and name != group.prefix}
+        left_out += [
+            f"service {quoted(name.removeprefix(group.prefix), length=60)} gets no backend: "
+            "HAProxy takes A-Z a-z 0-9 _ : . - in a name, 128 at most with the prefix"
+            for name in sorted(tagged - good)
+        ]
+        room = max(0, group.max_backends - len(there))
+        new = sorted(good - there)
+        left_out += [
+            f"service {name.removeprefix(group.prefix)} gets no backend: "
+            f"discover.{group_name}.max_backends is {group.max_backends}"
+            for name in new[room:]
+        ]
+        names |= there | set(new[:room])
+        missing |= there - tagged
+    return Discovered(with_discovered(config, names), tuple(left_out), frozenset(missing))

@@ -1,0 +1,108 @@
+"""Watch the names of Consul's services: one thread, one blocking query, asked seldom, for every change wakes it."""
+
+import logging
+import random
+import threading
+from collections.abc import Callable
+
+from hapsync.config import ConsulConfig
+from hapsync.discovery import Listing, parse_listing
+from hapsync.edge.consul import Agent, Endpoints, read_token
+from hapsync.edge.pacing import Pace
+from hapsync.edge.reader import index_of
+from hapsync.errors import CatalogError
+from hapsync.trust import evidence
+
+log = logging.getLogger(__name__)
+
+WAIT_SECONDS = 300.0
+READS_PER_SECOND = 0.1
+"""After a few at once: whatever is registered anywhere in the datacenter ends the blocking query."""
+RETRY_SECONDS = (0.5, 2.0)
+_WHAT = "the list of services"
+
+
+def read_listing(config: ConsulConfig) -> Listing:
+    """Read the list once; raises CatalogError."""
+    agent = Agent(config, Endpoints(config).current(), read_token(config))
+    try:
+        return _read(agent, config, 0)[0]
+    finally:
+        agent.close()
+
+
+def _read(agent: Agent, config: ConsulConfig, index: int) -> tuple[Listing, int]:
+    consistency = "default" if config.consistency == "default" else "stale"
+    answer = agent.read_services(consistency=consistency, index=index, wait_seconds=WAIT_SECONDS)
+    listing = parse_listing(answer.body, is_whole=evidence(answer.headers, is_cached=False) is None)
+    if config.canary and config.canary not in listing.services:
+        # Without the right to read a service Consul leaves it out of the list, and says so to nobody.
+        listing = Listing(listing.services)
+    return listing, index_of(_WHAT, answer)
+
+
+class ListingWatch(threading.Thread):
+    """Keeps the last `listing`, None before the first; `error` says why the last try failed, None while it works."""
+
+    def __init__(self, config: ConsulConfig, on_change: Callable[[], None]) -> None:
+        """Take `[consul]` and whom to tell of another list; raises CatalogError when certificates cannot be used."""
+        super().__init__(name="watch services", daemon=True)
+        self.listing: Listing | None = None
+        self.error: str | None = None
+        self._config = config
+        self._where = Endpoints(config)
+        self._on_change = on_change
+        self._stopped = threading.Event()
+        self._pace = Pace()
+        self._agent: Agent | None = None
+        self._index = 0
+
+    def stop(self) -> None:
+        """End it soon, whatever Consul does."""
+        self._stopped.set()
+        agent = self._agent
+        if agent is not None:
+            agent.abort()
+
+    def run(self) -> None:
+        """Watch until `stop`."""
+        while not self._stopped.wait(self._pace.delay_seconds(READS_PER_SECOND)):
+            try:
+                self._turn()
+            except CatalogError as error:
+                self._failed(str(error))
+            except Exception as error:
+                if not self._stopped.is_set() and self.error is None:
+                    log.exception("a defect of hapsync, please report it: watch of the list of services")
+                self._failed(repr(error))
+        if self._agent is not None:
+            self._agent.close()
+
+    def _turn(self) -> None:
+        where, token = self._where.current(), read_token(self._config)
+        if self._agent is None or not self._agent.is_current(where, token):
+            if self._agent is not None:
+                self._agent.close()
+            self._agent = Agent(self._config, where, token)
+            self._index = 0
+        listing, index = _read(self._agent, self._config, self._index)
+        if self.error is not None:
+            log.info("consul %s: answers again", _WHAT)
+            self.error = None
+        # An index that went backwards is Consul's after a restart with lost state: the next read waits for nothing.
+        self._index = index if index >= self._index else 0
+        if listing != self.listing:
+            self.listing = listing
+            self._on_change()
+
+    def _failed(self, error: str) -> None:
+        if self._stopped.is_set():
+            return
+        if self.error is None:
+            log.warning("consul %s", error)
+        self.error = error
+        self._index = 0
+        agent, self._agent = self._agent, None
+        if agent is not None:
+            agent.close()
+        self._stopped.wait(random.uniform(*RETRY_SECONDS))  # noqa: S311

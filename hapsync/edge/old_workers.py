@@ -1,0 +1,95 @@
+"""Looking at old workers, and ending what they still hold to servers that are gone: through HAProxy's master alone.
+
+Each question is a connection of its own, one after the other, for the master has ten. The live worker is not asked.
+"""
+
+import time
+from collections.abc import Callable, Mapping
+
+import attrs
+
+from hapsync.desired import Desired
+from hapsync.edge.inet_diag import count_connections
+from hapsync.edge.master import ask_worker, read_processes
+from hapsync.errors import HapsyncError, RuntimeAPIError
+from hapsync.model import Backend
+from hapsync.oldworkers import (
+    CUTS,
+    Gone,
+    OldWorker,
+    OldWorkers,
+    gone_among,
+    old_among,
+    parse_connections,
+    parse_session_count,
+    parse_sessions,
+)
+
+TIMEOUT_SECONDS = 2.0
+"""For each answer: a worker that ended a moment ago may never be answered for with 2.8 to 3.2."""
+
+
+def read_old_workers(
+    master: str, live_pid: int, wanted: Desired, live: Mapping[str, Backend], may_go_on: Callable[[], bool]
+) -> OldWorkers:
+    """Return the old workers of the master behind the socket `master`, and what they hold to servers that are gone.
+
+    `live` is what the live worker has, by backend. Where `may_go_on` says no, the rest is left unasked. Nothing is
+    raised: what could not be found out is in the `error` of the whole or of the worker.
+    """
+    seen_at = time.time()
+    try:
+        listed = read_processes(master, TIMEOUT_SECONDS).listed
+    except RuntimeAPIError as error:
+        return OldWorkers(seen_at, error=str(error))
+    if all(one.pid != live_pid for one in listed):
+        return OldWorkers(seen_at, error=f"HAProxy's master does not list the live worker {live_pid}; it may reload")
+    workers = []
+    for worker in old_among(listed, live_pid):
+        if not may_go_on():
+            workers.append(attrs.evolve(worker, error="not asked: a reload is being made"))
+            continue
+        workers.append(_looked_at(master, worker, wanted, live))
+    return OldWorkers(seen_at, tuple(workers))
+
+
+def _looked_at(master: str, worker: OldWorker, wanted: Desired, live: Mapping[str, Backend]) -> OldWorker:
+    try:
+        sessions = parse_session_count(ask_worker(master, worker.pid, "show info", TIMEOUT_SECONDS))
+        servers = parse_connections(ask_worker(master, worker.pid, "show servers conn", TIMEOUT_SECONDS))
+    except RuntimeAPIError as error:
+        return attrs.evolve(worker, error=str(error))
+    gone = gone_among(servers, wanted, live)
+    worker = attrs.evolve(worker, sessions=sessions, gone=gone)
+    if not gone:
+        return worker
+    try:
+        counts = count_connections(worker.pid, {one.address for one in gone})
+    except HapsyncError as error:
+        return attrs.evolve(worker, error=str(error))
+    return attrs.evolve(worker, gone=tuple(attrs.evolve(one, connections=counts[one.address]) for one in gone))
+
+
+def end_sessions(
+    master: str, worker: OldWorker, gone: Gone, may_go_on: Callable[[], bool], at_most: int = CUTS
+) -> int:
+    """End sessions of `worker` on the server `gone`, `at_most` of them; return how many.
+
+    `may_go_on` is asked before each. An old worker still takes `shutdown session`, and nothing that is about a server
+    (2.6, 2.8: "Proxy is disabled.").
+
+    Raises RuntimeAPIError when the worker does not answer, or refuses.
+    """
+    listing = ask_worker(master, worker.pid, "show sess", TIMEOUT_SECONDS)
+    there = [
+        one for one, backend, server in parse_sessions(listing) if (backend, server) == (gone.backend, gone.server)
+    ]
+    ended = 0
+    for session in there[:at_most]:
+        if not may_go_on():
+            break
+        reply = ask_worker(master, worker.pid, f"shutdown session {session}", TIMEOUT_SECONDS).strip()
+        if reply and "No such session" not in reply:
+            raise RuntimeAPIError(f"HAProxy's worker {worker.pid}: `shutdown session` answered {reply[:80]!r}")
+        ended += not reply
+    return ended

@@ -1,0 +1,336 @@
+"""The agent's own socket: commands ask it to do things, one JSON line each way.
+
+Whoever may open the socket may ask (its mode is 0660: root, the agent's user and its group). Who it was is told by
+the kernel. One thread serves all clients and does nothing else, so that neither a slow client nor a hostile one
+disturbs the agent.
+"""
+
+import contextlib
+import enum
+import logging
+import os
+import queue
+import re
+import select
+import socket
+import stat
+import struct
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import attrs
+
+from hapsync.edge.ask import must_fit, person
+from hapsync.request import MAX_REQUEST_BYTES, BadRequest, Reply, Request, reply_to_json, request_from_json
+
+log = logging.getLogger(__name__)
+
+MAX_CLIENTS = 16
+CLIENT_SECONDS = 5.0
+"""How long a client may take to say what it wants, and to take its answer."""
+ANSWER_SECONDS = 600.0
+"""How long the worker may take to answer; a reload may take a while, but no client is kept for ever."""
+
+_MODE = 0o660
+_QUEUE = 128
+"""How many may wait to be heard: more than are served, for those are told so."""
+_REST_SECONDS = 0.25
+"""After a failure of the machine (no descriptor left, say): a pause instead of a busy loop."""
+_LOOK_SECONDS = 2.0
+"""How often it is looked whether the socket still has its name: somebody may have cleared the folder."""
+_TEMPORARY = re.compile(r"\.[0-9]+\.hs")
+
+
+class Pending:
+    """A request that waits for its answer."""
+
+    def __init__(self, request: Request, answer: Callable[[Reply], None]) -> None:
+        """Take the request, its `who` filled in, and what takes the reply to the client."""
+        self.request = request
+        self._answer: Callable[[Reply], None] | None = answer
+
+    @property
+    def who(self) -> str:
+        """Who asked: printable ASCII, at most 64 characters."""
+        return self.request.who
+
+    def respond(self, reply: Reply) -> None:
+        """Answer; from any thread, at once. The first answer counts, and one for a client that left is dropped."""
+        answer, self._answer = self._answer, None
+        if answer is not None:
+            answer(reply)
+
+
+class _State(enum.Enum):
+    """What a connection waits for, as the events of poll(2); of a client that left it always tells."""
+
+    READING = select.POLLIN
+    WAITING = 0
+    WRITING = select.POLLOUT
+
+
+class _Client:
+    """One connection."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        self.socket = connection
+        self.uid = _peer_uid(connection)
+        self.state = _State.READING
+        self.deadline = time.monotonic() + CLIENT_SECONDS
+        self.received = bytearray()
+        self.unsent = b""
+
+    def wait_for_the_worker(self) -> None:
+        self.state, self.deadline = _State.WAITING, time.monotonic() + ANSWER_SECONDS
+
+    def write(self, reply: Reply) -> None:
+        """Let the loop send `reply`, then close."""
+        self.unsent = reply_to_json(reply).encode("ascii") + b"\n"
+        self.state, self.deadline = _State.WRITING, time.monotonic() + CLIENT_SECONDS
+
+    def send(self) -> bool:
+        """Send what goes; return whether that was all. Raises OSError when the client left."""
+        with contextlib.suppress(BlockingIOError):
+            self.unsent = self.unsent[self.socket.send(self.unsent) :]
+        return not self.unsent
+
+
+class Requests:
+    """The socket and its thread; `close` ends both."""
+
+    def __init__(self, path: str, on_request: Callable[[Pending], None]) -> None:
+        """Listen at `path`; `on_request` gets each request in the socket's own thread and should return at once.
+
+        What lies at `path` is replaced: the caller holds the lock, so the agent it belonged to is dead.
+
+        Raises ConfigError when the path is too long for a socket, OSError when it cannot be made.
+        """
+        self._path = path
+        self._on_request = on_request
+        self._answers: queue.SimpleQueue[tuple[_Client, Reply]] = queue.SimpleQueue()
+        self._clients: list[_Client] = []
+        self._accept_at = 0.0
+        self._look_at = time.monotonic() + _LOOK_SECONDS
+        self._is_closing = False
+        self._listener = _listen(path)
+        self._made = _identity(path)
+        self._woken, self._waker = socket.socketpair()
+        for end in (self._woken, self._waker):
+            end.setblocking(False)
+        self._thread = threading.Thread(target=self._run, name="requests", daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """Stop listening, tell who still waits that the agent stops, and remove the socket."""
+        if self._is_closing:
+            return
+        if _identity(self._path) == self._made:
+            with contextlib.suppress(OSError):
+                Path(self._path).unlink()
+        self._is_closing = True
+        self._wake()
+        self._thread.join(CLIENT_SECONDS)
+
+    def _wake(self) -> None:
+        with contextlib.suppress(OSError):  # full: it is awake; closed: nobody waits any more
+            self._waker.send(b"\0")
+
+    def _run(self) -> None:
+        while not self._is_closing:
+            try:
+                self._turn()
+            except Exception:
+                log.exception("a defect of hapsync, please report it; commands may have to be given again")
+                time.sleep(_REST_SECONDS)
+        with contextlib.suppress(Exception):
+            self._take_answers()
+        for client in list(self._clients):
+            with contextlib.suppress(Exception):
+                if client.state is not _State.WRITING:
+                    client.write(Reply.cannot_tell("the agent is stopping; ask again when it runs"))
+                client.send()
+            self._drop(client)
+        for end in (self._listener, self._woken, self._waker):
+            end.close()
+
+    def _turn(self) -> None:
+        """Wait until something happens, and do what is due."""
+        now = time.monotonic()
+        poll = select.poll()
+        poll.register(self._woken, select.POLLIN)
+        if now >= self._accept_at:
+            poll.register(self._listener, select.POLLIN)
+        for client in self._clients:
+            poll.register(client.socket, client.state.value)
+        due = [self._look_at, *(client.deadline for client in self._clients)]
+        due += [self._accept_at] if now < self._accept_at else []
+        happened = dict(poll.poll(max(0.0, min(due) - now) * 1000 + 1))
+        if self._woken.fileno() in happened:
+            self._woken.recv(4096)
+        for client in list(self._clients):
+            event = happened.get(client.socket.fileno(), 0)
+            self._serve_safely(client, event)
+        self._take_answers()
+        if self._listener.fileno() in happened:
+            self._accept()
+        if time.monotonic() >= self._look_at:
+            self._look_at = time.monotonic() + _LOOK_SECONDS
+            self._listen_again()
+
+    def _listen_again(self) -> None:
+        """Make the socket anew where nothing bears its name any more."""
+        if os.path.lexists(self._path):
+            return
+        try:
+            listener = _listen(self._path)
+        except OSError:
+            return  # the folder is not there yet
+        self._listener.close()
+        self._listener, self._made = listener, _identity(self._path)
+        log.warning("socket %s was removed; made again", self._path)
+
+    def _take_answers(self) -> None:
+        with contextlib.suppress(queue.Empty):
+            while True:
+                client, reply = self._answers.get_nowait()
+                if client in self._clients and client.state is _State.WAITING:
+                    client.write(reply)
+
+    def _accept(self) -> None:
+        for _ in range(_QUEUE):
+            try:
+                connection = self._listener.accept()[0]
+            except (BlockingIOError, ConnectionError, InterruptedError):
+                return
+            except OSError as error:
+                log.warning("a command was not heard: %s", error)
+                self._accept_at = time.monotonic() + _REST_SECONDS
+                return
+            self._greet(connection)
+
+    def _greet(self, connection: socket.socket) -> None:
+        connection.setblocking(False)
+        client = _Client(connection)
+        if len(self._clients) < MAX_CLIENTS:
+            self._clients.append(client)
+            return
+        client.write(Reply.cannot_tell(f"the agent serves {MAX_CLIENTS} commands already; try again in a moment"))
+        with contextlib.suppress(OSError):
+            client.send()
+        connection.close()
+
+    def _serve_safely(self, client: _Client, event: int) -> None:
+        try:
+            self._serve(client, event)
+        except OSError:
+            self._drop(client)  # it left
+        except Exception:
+            log.exception("a defect of hapsync, please report it; a command of uid %s is dropped", client.uid)
+            self._drop(client)
+
+    def _serve(self, client: _Client, event: int) -> None:
+        if time.monotonic() >= client.deadline:  # first, for a client may send a byte now and then for ever
+            match client.state:
+                case _State.READING:
+                    client.write(Reply.wrong(f"no request within {CLIENT_SECONDS:g} s"))
+                case _State.WAITING:
+                    client.write(Reply.cannot_tell("the agent has not answered; look at its log"))
+                case _State.WRITING:
+                    self._drop(client)
+        elif event:
+            match client.state:
+                case _State.READING:
+                    self._read(client)
+                case _State.WAITING:
+                    self._drop(client)  # it left
+                case _State.WRITING:
+                    if client.send():
+                        self._drop(client)
+
+    def _read(self, client: _Client) -> None:
+        chunk = client.socket.recv(MAX_REQUEST_BYTES)
+        if not chunk:
+            self._drop(client)
+            return
+        client.received += chunk
+        line, end, _ = client.received.partition(b"\n")
+        if len(line) > MAX_REQUEST_BYTES:
+            client.write(Reply.wrong(f"a request has at most {MAX_REQUEST_BYTES} bytes"))
+        elif end:
+            self._hand_over(client, line.decode("utf-8", "replace"))
+
+    def _hand_over(self, client: _Client, line: str) -> None:
+        request = request_from_json(line)
+        if isinstance(request, BadRequest):
+            client.write(Reply.wrong(f"not understood: {request.why}"))
+            return
+        request = attrs.evolve(request, who=person(client.uid, request.who))
+        client.wait_for_the_worker()
+
+        def answer(reply: Reply) -> None:
+            self._answers.put((client, reply))
+            self._wake()
+
+        try:
+            self._on_request(Pending(request, answer))
+        except Exception:
+            log.exception("a defect of hapsync, please report it; not done: %s", request)
+            client.write(Reply.cannot_tell("a defect of hapsync, please report it; the agent's log has more"))
+
+    def _drop(self, client: _Client) -> None:
+        with contextlib.suppress(ValueError):
+            self._clients.remove(client)
+        client.socket.close()
+
+
+def _peer_uid(connection: socket.socket) -> int | None:
+    """Return whose process connected, by the kernel's word (unix(7), SO_PEERCRED)."""
+    form = "iII"
+    try:
+        found = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize(form))
+    except OSError:
+        return None
+    _, uid, _ = struct.unpack(form, found)
+    return int(uid)
+
+
+def _listen(path: str) -> socket.socket:
+    # Nobody can connect before the name is there, and it never was there with another mode.
+    folder = Path(path).parent
+    temporary = folder / f".{os.getpid()}.hs"
+    for one in (path, str(temporary)):
+        must_fit(one)
+    _remove_leftovers(folder)
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        os.fchmod(listener.fileno(), _MODE)  # Linux makes the file with the socket's own mode, less the umask
+        listener.bind(str(temporary))
+        try:
+            temporary.chmod(_MODE)
+            listener.listen(_QUEUE)
+            listener.setblocking(False)
+            temporary.replace(path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+    except BaseException:
+        listener.close()
+        raise
+    return listener
+
+
+def _remove_leftovers(folder: Path) -> None:
+    """Remove sockets that an agent left which was killed between making and naming them."""
+    for found in folder.iterdir():
+        if _TEMPORARY.fullmatch(found.name) and found.is_socket():
+            found.unlink(missing_ok=True)
+
+
+def _identity(path: str) -> tuple[int, int] | None:
+    try:
+        found = Path(path).lstat()
+    except OSError:
+        return None
+    return (found.st_dev, found.st_ino) if stat.S_ISSOCK(found.st_mode) else None

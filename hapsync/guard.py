@@ -1,0 +1,281 @@
+"""Diff in, the same Diff out with every removal held that might cost requests; reasons are values.
+
+Additions and repairs always go on. A removal acts only on evidence (no doubt about the reading, no service that
+vanished or still refills), and only while enough capacity stays. *Capacity* is what HAProxy can send to: ready, a
+weight above 0, up by its own checks, and with a check passed since it entered.
+"""
+
+import math
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from types import MappingProxyType
+
+import attrs
+
+from hapsync.catalog import Doubt
+from hapsync.changes import (
+    REASON_OF,
+    Add,
+    Change,
+    Disable,
+    Drain,
+    Entry,
+    Held,
+    Reason,
+    Remove,
+    SetAside,
+    Shortage,
+    takes_out,
+)
+from hapsync.config import BackendConfig
+from hapsync.desired import Desired, DesiredBackend
+from hapsync.diff import Diff
+from hapsync.model import Address, AdminState, Backend, Observed, Proof, Server
+
+
+@attrs.frozen(kw_only=True)
+class Caution:
+    """What the guard of one backend knows besides the two snapshots.
+
+    `peak` is the most capacity there was within the window. `is_refilling`: the service was gone, or Consul's state
+    went back, and it is not back whole. `has_refilled`: Consul's state went back, and it is whole; without it a
+    reading that is marked so is not believed. `held_down`: addresses that come and go too often. `is_released`: a
+    person lets everything go once.
+    """
+
+    max_loss_fraction: float = 0.5
+    min_ready: int = 1
+    peak: int = 0
+    is_refilling: bool = False
+    has_refilled: bool = False
+    held_down: frozenset[Address] = frozenset()
+    is_released: bool = False
+
+    @classmethod
+    def of(cls, config: BackendConfig) -> "Caution":
+        """Return the caution of a backend of which nothing is remembered."""
+        return cls(max_loss_fraction=config.max_loss_fraction, min_ready=config.min_ready)
+
+    def floor(self, capacity: int) -> int:
+        """Return how much capacity must stay, when there is `capacity` now."""
+        # Rounded, or 10 * (1 - 0.9) would be a little more than 1.
+        least = math.ceil(round(max(self.peak, capacity) * (1 - self.max_loss_fraction), 9))
+        return max(self.min_ready, least)
+
+
+Cautions = Mapping[str, Caution]
+
+
+def capacity(backend: Backend) -> int:
+    """Return how many instances HAProxy can send to; an address in two slots counts once."""
+    return len(_proven(backend))
+
+
+def _proven(backend: Backend) -> set[Address | None]:
+    # Spelt out, for it is asked of every server at every pass.
+    return {
+        slot.address
+        for slot in backend.slots
+        if slot.is_up and slot.weight > 0 and slot.admin is AdminState.READY and slot.proof is Proof.PASSED
+    }
+
+
+def needs_proofs(found: Diff, observed: Observed, cautions: Cautions = MappingProxyType({})) -> tuple[str, ...]:
+    """Return the backends where it matters and was not read whether some server's first check has passed.
+
+    It matters where a removal is due, and where an instance that flaps may wait if the others are enough.
+    """
+    asking = {change.backend for change in found.changes if takes_out(change)}
+    asking |= {name for name, caution in cautions.items() if caution.held_down}
+    return tuple(name for name in unread_proofs(observed) if name in asking)
+
+
+def unread_proofs(observed: Observed) -> tuple[str, ...]:
+    """Return the backends where it was not read whether some server's first check has passed."""
+    return tuple(
+        name
+        for name, backend in sorted(observed.backends.items())
+        if any(slot.proof is Proof.UNREAD and slot.serves for slot in backend.slots)
+    )
+
+
+def guard(found: Diff, observed: Observed, desired: Desired, cautions: Cautions) -> Diff:
+    """Return `found` with the changes held that must not be made now; a backend without caution gets the defaults."""
+    by_backend: dict[str, list[Change]] = {}
+    for change in found.changes:
+        by_backend.setdefault(change.backend, []).append(change)
+    go: list[Change] = []
+    held: list[Held] = list(found.held)
+    shortages = found.shortages
+    for name, changes in by_backend.items():
+        allowed, kept = _guard_backend(
+            changes, observed.backends[name], desired.backends.get(name), cautions.get(name, Caution())
+        )
+        go += allowed
+        held += kept
+    if found.shortages:
+        shortages = tuple(
+            _needed(one, observed.backends[one.backend], desired, cautions.get(one.backend, Caution()))
+            for one in found.shortages
+        )
+        shortages, entries = _placed(shortages, desired, [one.change for one in held if isinstance(one.change, Add)])
+        go += entries
+    return Diff(tuple(go), shortages, tuple(held))
+
+
+def _placed(
+    shortages: Iterable[Shortage], desired: Desired, held: Sequence[Add]
+) -> tuple[tuple[Shortage, ...], list[Add]]:
+    """Give the free slots of entries that are `held` to those that found none; return what is short, and these."""
+    left: list[Shortage] = []
+    entries: list[Add] = []
+    for shortage in shortages:
+        free = [change for change in held if change.backend == shortage.backend]
+        want = desired.backends.get(shortage.backend)
+        count = 0
+        if want is not None and free:
+            by_address = want.by_address
+            for slot, address in zip(free, shortage.addresses, strict=False):
+                server = by_address[address]
+                reason = REASON_OF[server.status]
+                entries.append(attrs.evolve(slot, address=address, weight=server.weight, reason=reason))
+                count += 1
+        addresses = shortage.addresses[count:]
+        if addresses or shortage.is_missing:
+            left.append(attrs.evolve(shortage, addresses=addresses))
+    return tuple(left), entries
+
+
+def _needed(shortage: Shortage, have: Backend, desired: Desired, caution: Caution) -> Shortage:
+    """Return `shortage` without what would be held back if it had a slot."""
+    if shortage.is_missing or caution.is_released:
+        return shortage
+    if _fallback_is_needless(desired.backends.get(shortage.backend), have):
+        return attrs.evolve(shortage, addresses=())
+    if not caution.held_down or _is_low(have, caution):
+        return shortage
+    addresses = tuple(address for address in shortage.addresses if address not in caution.held_down)
+    return attrs.evolve(shortage, addresses=addresses)
+
+
+def _is_low(backend: Backend, caution: Caution) -> bool:
+    now = capacity(backend)
+    return now < caution.floor(now)
+
+
+def _guard_backend(
+    changes: Sequence[Change], have: Backend, want: DesiredBackend | None, caution: Caution
+) -> tuple[list[Change], list[Held]]:
+    if caution.is_released:
+        return list(changes), []
+    go: list[Change] = []
+    held: list[Held] = []
+    leaving: list[Change] = []
+    is_low = _is_low(have, caution)
+    others_serve = _fallback_is_needless(want, have)
+    for change in changes:
+        if takes_out(change):
+            leaving.append(change)
+        elif isinstance(change, Entry) and change.address in caution.held_down and not is_low:
+            held.append(Held(change, Reason.FLAPPING))
+        elif isinstance(change, Entry) and others_serve:
+            held.append(Held(change, Reason.FALLBACK))
+        else:
+            go.append(change)
+    distrust = _distrust(want, caution)
+    if distrust is not None:
+        # An address that another slot serves stays served: that needs no evidence.
+        go += [change for change in leaving if change.reason is Reason.DUPLICATE]
+        held += [Held(change, distrust) for change in leaving if change.reason is not Reason.DUPLICATE]
+        return go, held
+    aside = {change.server for change in changes if isinstance(change, SetAside)}
+    allowed, kept = _keep_capacity(leaving, have, aside, caution)
+    waiting = _waiting(allowed, go, have) if want is not None and want.start == "checked" else ()
+    go += [change for change in allowed if change not in waiting]
+    return go, [*held, *kept, *(Held(change, Reason.CHECKED_FIRST) for change in waiting)]
+
+
+CHECK_SECONDS = 10
+"""How long a server that leaves waits for the first checks of one that came: twice those of `rise 2 inter 2s`."""
+
+
+def _waiting(leaving: Sequence[Change], coming: Iterable[Change], have: Backend) -> Sequence[Change]:
+    """Return what of `leaving` waits until as many newcomers are up as serve in its place, or were not in time.
+
+    Newcomers are those that are `coming` in this pass and those whose first checks are under way. A server that
+    Consul calls critical waits for nobody.
+    """
+    count = sum(isinstance(change, Entry) and change.weight > 0 for change in coming)
+    count += sum(slot.can_serve and not slot.is_up and slot.since_seconds < CHECK_SECONDS for slot in have.slots)
+    serving = {slot.name for slot in have.slots if slot.serves}
+    return [
+        change
+        for change in leaving
+        if isinstance(change, Remove | Drain) and change.server in serving and change.reason is not Reason.DUPLICATE
+    ][:count]
+
+
+def _fallback_is_needless(want: DesiredBackend | None, have: Backend) -> bool:
+    """Return whether `want` is only the fallback list, and HAProxy has something better to serve from."""
+    if want is None or want.doubt is not Doubt.FALLBACK:
+        return False
+    return any(slot.serves and slot.address not in want.by_address for slot in have.slots)
+
+
+def _distrust(want: DesiredBackend | None, caution: Caution) -> Reason | None:
+    if want is None:
+        return None
+    if want.doubt is not None:
+        return Reason(want.doubt.value)
+    if not want.servers:
+        return Reason.SERVICE_GONE
+    is_unproven = want.is_backwards and not caution.has_refilled
+    return Reason.REFILLING if caution.is_refilling or is_unproven else None
+
+
+def _keep_capacity(
+    leaving: Iterable[Change], have: Backend, aside: Collection[str], caution: Caution
+) -> tuple[Sequence[Change], Sequence[Held]]:
+    """Split `leaving` so that enough capacity stays; what HAProxy sends nothing to costs nothing and goes.
+
+    Newcomers are not counted in, nor the servers in `aside`, which a person takes out in the same pass. A server
+    whose first check is still to come counts nothing but must not leave either while what is left without it is too
+    little.
+    """
+    slots = {slot.name: slot for slot in have.slots if slot.name not in aside}
+    proven = _proven(attrs.evolve(have, slots=tuple(slots.values())))
+    floor = caution.floor(capacity(have))
+    left = len(proven)
+    holders: dict[Address | None, int] = {}
+    for slot in slots.values():
+        if slot.serves:
+            holders[slot.address] = holders.get(slot.address, 0) + 1
+    go: list[Change] = []
+    held: list[Held] = []
+    for change in sorted(leaving, key=lambda change: _surest_first(change, slots[change.server])):
+        slot = slots[change.server]
+        if not slot.serves or holders[slot.address] > 1:
+            go.append(change)
+            if slot.serves:
+                holders[slot.address] -= 1
+            continue
+        cost = 1 if slot.address in proven else 0
+        if left - cost >= floor:
+            left -= cost
+            go.append(change)
+        else:
+            held.append(Held(change, Reason.MIN_READY if left - cost < caution.min_ready else Reason.MAX_LOSS))
+    return go, held
+
+
+def _surest_first(change: Change, slot: Server) -> tuple[int, bool, int, str]:
+    """Order removals: the ones most surely right first, for the last of them may have to wait."""
+    rank = (
+        0
+        if isinstance(change, Remove)
+        else 1
+        if isinstance(change, Disable)
+        else 2
+        if isinstance(change, Drain)
+        else 3
+    )
+    return rank, slot.proof is Proof.PASSED, len(change.server), change.server

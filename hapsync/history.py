@@ -1,0 +1,148 @@
+"""What the guard remembers of a backend, as values: its capacity within the window, a refill, instances that flap.
+
+Times are seconds of one clock that never jumps and goes on while the machine sleeps; the caller reads it.
+"""
+
+from collections.abc import Iterable, Mapping
+from types import MappingProxyType
+
+import attrs
+
+from hapsync.desired import Desired, DesiredBackend
+from hapsync.guard import capacity
+from hapsync.memory import Refill
+from hapsync.model import Address, Backend
+
+Peaks = tuple[tuple[float, int], ...]
+"""When a capacity was last seen, and it; newest last, and each lower than the one before."""
+FIRST_HOLD_DOWN_SECONDS = 2.0
+LONGEST_HOLD_DOWN_SECONDS = 60.0
+"""Where the configuration does not say otherwise."""
+FORGET_FLAPS_SECONDS = 300.0
+"""An instance that did not fall for this long has never fallen."""
+
+
+def seen(peaks: Peaks, now_seconds: float, amount: int, window_seconds: float) -> Peaks:
+    """Return `peaks` with the capacity `amount` seen now, and without what the window has left behind."""
+    kept = tuple((at, one) for at, one in peaks if one > amount and now_seconds - window_seconds <= at <= now_seconds)
+    return (*kept, (now_seconds, amount))
+
+
+def peak(peaks: Peaks, now_seconds: float, window_seconds: float) -> int:
+    """Return the most capacity seen within the window; 0 if none was."""
+    return max((one for at, one in peaks if at >= now_seconds - window_seconds), default=0)
+
+
+def refilled(
+    refill: Refill | None,
+    want: DesiredBackend,
+    have: Backend,
+    now_seconds: float,
+    *,
+    window_seconds: float,
+    max_loss_fraction: float,
+) -> Refill | None:
+    """Return how far `want` is back after it had vanished or Consul's index had gone backwards; None if it is whole.
+
+    It is back when as many instances should serve as served in HAProxy when it began; or when at least the fraction
+    that may not be lost of those still up is back, and for a whole window no more came.
+    """
+    serving = want.serving
+    if refill is not None and refill.is_over and not want.is_backwards:
+        refill = None  # that reading is no more; this one may be a loss of its own
+    if refill is None:
+        was = capacity_or_ready(have)
+        if not want.is_backwards and (want.servers or was == 0):
+            return None
+        refill = Refill(was=was, since=now_seconds, changed=now_seconds, serving=serving)
+    if serving != refill.serving:
+        refill = attrs.evolve(refill, serving=serving, changed=now_seconds)
+    is_quiet = now_seconds - refill.changed >= window_seconds
+    # What HAProxy itself has found dead since need not come back.
+    lives = min(refill.was, max(1, capacity(have)))
+    is_most = serving > 0 and serving >= round(lives * (1 - max_loss_fraction), 9)  # 10 * (1 - 0.7) is above 3
+    is_over = bool(want.servers) and (serving >= refill.was or (is_quiet and is_most))
+    if want.is_backwards:  # the mark stays on the reading: remember that this one was dealt with
+        return attrs.evolve(refill, is_over=refill.is_over or is_over)
+    return None if is_over else refill
+
+
+def capacity_or_ready(have: Backend) -> int:
+    """Return how many servers can be sent to: by the checks or, before any has passed, by their state."""
+    return max(capacity(have), len({slot.address for slot in have.ready}))
+
+
+@attrs.frozen
+class Flap:
+    """One instance that fell: how often, when last, and until when its return waits."""
+
+    falls: int
+    fell_seconds: float
+    until_seconds: float = 0.0
+
+
+Key = tuple[str, Address]
+
+
+@attrs.frozen
+class Flaps:
+    """What the catalog said last of each backend, and which of its instances fell lately."""
+
+    known: Mapping[str, DesiredBackend] = attrs.field(factory=dict)
+    flaps: Mapping[Key, Flap] = attrs.field(factory=dict)
+
+    def noted(
+        self, desired: Desired, now_seconds: float, longest_seconds: Mapping[str, float] = MappingProxyType({})
+    ) -> "Flaps":
+        """Return this with what `desired` says now; `longest_seconds` bounds a hold-down, by backend.
+
+        The first return is never delayed; each one after it waits twice as long as the one before, from 2 s on, and
+        the wait begins anew at each return.
+        """
+        changed = {name: want for name, want in desired.backends.items() if self.known.get(name) is not want}
+        if not changed:
+            return self
+        flaps = {
+            key: flap for key, flap in self.flaps.items() if now_seconds - flap.fell_seconds < FORGET_FLAPS_SECONDS
+        }
+        for name, want in changed.items():
+            known = self.known.get(name)
+            if known is None:
+                continue
+            before, now = _serving(known), _serving(want)
+            for address in before - now:
+                old = flaps.get((name, address))
+                flaps[name, address] = Flap((old.falls if old else 0) + 1, now_seconds)
+            for address in now - before:
+                flap = flaps.get((name, address))
+                if flap is not None:
+                    longest = longest_seconds.get(name, LONGEST_HOLD_DOWN_SECONDS)
+                    until = now_seconds + min(longest, _hold_down_seconds(flap.falls))
+                    flaps[name, address] = attrs.evolve(flap, until_seconds=until)
+        return Flaps({**self.known, **changed}, flaps)
+
+    def held_down(self, name: str, now_seconds: float) -> frozenset[Address]:
+        """Return the addresses of backend `name` whose return has to wait."""
+        return frozenset(
+            address
+            for (backend, address), flap in self.flaps.items()
+            if backend == name and flap.until_seconds > now_seconds
+        )
+
+    def only(self, names: Iterable[str]) -> "Flaps":
+        """Return the part about the backends in `names`."""
+        kept = set(names)
+        return Flaps(
+            {name: one for name, one in self.known.items() if name in kept},
+            {key: flap for key, flap in self.flaps.items() if key[0] in kept},
+        )
+
+
+def _serving(want: DesiredBackend) -> set[Address]:
+    return {server.address for server in want.servers if server.needs_slot}
+
+
+def _hold_down_seconds(falls: int) -> float:
+    if falls < 2:  # noqa: PLR2004  (everybody may fall once)
+        return 0.0
+    return FIRST_HOLD_DOWN_SECONDS * 2.0 ** min(falls - 2, 20)

@@ -1,0 +1,182 @@
+"""What hapsync keeps over its own restart: what people asked for, and what the guard has seen. To and from JSON.
+
+Of HAProxy and Consul nothing is remembered here; both are read. Whoever holds the lock keeps it in a file.
+"""
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping
+
+import attrs
+import cattrs
+
+from hapsync.model import Address, AdminState, canonical_host
+
+VERSION = 1
+"""Of the file; it changes when a field changes its meaning or goes."""
+
+
+@attrs.frozen
+class Freeze:
+    """A person asked that nothing be changed, `at` when, `until` when (None: until thawed).
+
+    Times are seconds of the wall clock, for a freeze must outlast a reboot of the machine.
+    """
+
+    at: float
+    until: float | None
+    who: str
+    reason: str
+
+    def is_over(self, now: float) -> bool:
+        return self.until is not None and now >= self.until
+
+
+@attrs.frozen
+class Hold:
+    """A person asked that the server with `address` be in `admin`, which is MAINT or DRAIN.
+
+    Times are seconds of the wall clock; `until` None is until released. It is the address that is held, for a server
+    may be given another slot. `is_releasing`: released, or its time is over; the record stays until HAProxy
+    shows the slot as ours again, so that a slot we took out is never mistaken for one a person took out by hand.
+    """
+
+    backend: str
+    address: Address
+    admin: AdminState
+    at: float
+    until: float | None
+    who: str
+    reason: str
+    is_releasing: bool = False
+
+    def is_over(self, now: float) -> bool:
+        return self.until is not None and now >= self.until
+
+
+@attrs.frozen
+class Refill:
+    """How a backend that lost its servers all at once comes back.
+
+    `was`: how many served before; `serving`: how many do, as of `changed`; `since`: when it began; `is_over`: it was
+    dealt with, and is only remembered so that it does not begin again from the same reading. Both times are
+    seconds of the boot clock, which no one sets; they mean nothing after a reboot (`Memory.boot_id`).
+    """
+
+    was: int
+    since: float
+    changed: float
+    serving: int
+    is_over: bool = False
+
+
+@attrs.frozen
+class Memory:
+    """All of it: `peaks` (boot clock seconds and servers, by backend) and `refills` (by backend) are the guard's.
+
+    `under_way`: the whole backends that are being added to the worker `under_way_pid`, or deleted from it, with what
+    they are to be.
+    `boot_id` tells which boot of the machine the guard's times belong to.
+    """
+
+    freeze: Freeze | None = None
+    holds: tuple[Hold, ...] = ()
+    peaks: Mapping[str, tuple[tuple[float, int], ...]] = attrs.field(factory=dict)
+    refills: Mapping[str, Refill] = attrs.field(factory=dict)
+    boot_id: str = ""
+    under_way: Mapping[str, str] = attrs.field(factory=dict)
+    under_way_pid: int = 0
+
+    def hold_of(self, backend: str, address: Address | None) -> Hold | None:
+        """Return the hold on that server, releasing or not."""
+        return next((hold for hold in self.holds if (hold.backend, hold.address) == (backend, address)), None)
+
+
+def is_frozen(memory: Memory, now: float) -> bool:
+    """Whether nothing may be changed at `now`, seconds of the wall clock."""
+    return memory.freeze is not None and not memory.freeze.is_over(now)
+
+
+def with_hold(memory: Memory, hold: Hold) -> Memory:
+    """Return `memory` with `hold`, which takes the place of another on the same backend and address."""
+    others = without_hold(memory, hold.backend, hold.address).holds
+    holds = sorted((*others, hold), key=lambda one: (one.backend, one.address))
+    return attrs.evolve(memory, holds=tuple(holds))
+
+
+def without_hold(memory: Memory, backend: str, address: Address) -> Memory:
+    """Return `memory` without a hold on that server; the same memory where there is none."""
+    if memory.hold_of(backend, address) is None:
+        return memory
+    kept = tuple(hold for hold in memory.holds if (hold.backend, hold.address) != (backend, address))
+    return attrs.evolve(memory, holds=kept)
+
+
+def expired(memory: Memory, now: float) -> Memory:
+    """Return `memory` as it is at `now`, seconds of the wall clock; the same memory where no time is over.
+
+    A freeze whose time is over is gone, a hold whose time is over is releasing.
+    """
+    if memory.freeze is not None and memory.freeze.is_over(now):
+        memory = attrs.evolve(memory, freeze=None)
+    if any(hold.is_over(now) and not hold.is_releasing for hold in memory.holds):
+        holds = (attrs.evolve(hold, is_releasing=hold.is_releasing or hold.is_over(now)) for hold in memory.holds)
+        memory = attrs.evolve(memory, holds=tuple(holds))
+    return memory
+
+
+_CONVERTER = cattrs.Converter(forbid_extra_keys=False)
+_DAMAGE = (
+    ValueError,
+    KeyError,
+    TypeError,
+    AttributeError,
+    OverflowError,
+    RecursionError,
+    cattrs.BaseValidationError,
+)
+"""What a text that is no memory may raise on its way through JSON and cattrs."""
+
+
+def memory_to_json(memory: Memory) -> str:
+    """Return the text of the memory's file: one line of ASCII."""
+    tree = _CONVERTER.unstructure(memory)
+    return json.dumps({"version": VERSION, "checksum": _checksum(tree), "memory": tree})
+
+
+def memory_from_json(text: str) -> Memory | None:
+    """Return the memory in `text`; None when it is damaged in any way, or of another version."""
+    try:
+        tree = json.loads(text)
+        if tree["version"] != VERSION or tree["checksum"] != _checksum(tree["memory"]):
+            return None
+        memory = _CONVERTER.structure(tree["memory"], Memory)
+    except _DAMAGE:
+        return None
+    return memory if _is_sound(memory) else None
+
+
+def _checksum(tree: object) -> str:
+    """Return what a byte more or less would change; raises ValueError for a number that is none."""
+    canonical = json.dumps(tree, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.blake2b(canonical.encode("ascii"), digest_size=16).hexdigest()
+
+
+def _is_sound(memory: Memory) -> bool:
+    """Whether the values mean something; the checksum only says that they are those which were written."""
+    times: list[float | None] = [time for peaks in memory.peaks.values() for time, _ in peaks]
+    times += [time for refill in memory.refills.values() for time in (refill.since, refill.changed)]
+    times += [time for hold in memory.holds for time in (hold.at, hold.until)]
+    if memory.freeze is not None:
+        times += [memory.freeze.at, memory.freeze.until]
+    return all(time is None or math.isfinite(time) for time in times) and all(
+        hold.admin is not AdminState.READY and _is_canonical(hold.address) for hold in memory.holds
+    )
+
+
+def _is_canonical(address: Address) -> bool:
+    try:
+        return canonical_host(address.host) == address.host and 1 <= address.port <= 65535  # noqa: PLR2004
+    except ValueError:
+        return False

@@ -1,0 +1,343 @@
+"""What a command asks of the running agent, and its answer; durations and server names as people write them.
+
+Whoever may open the agent's socket may send anything to it, so a request is made of what is allowed and of nothing
+else.
+"""
+
+import json
+import re
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import attrs
+
+from hapsync.addresses import parse_address
+from hapsync.model import Address, AdminState, canonical_host
+from hapsync.text import quoted
+
+MAX_REASON = 200
+"""Longest reason, in characters: it is shown on one line of `status`."""
+MAX_SECONDS = 31 * 86400
+"""Longest time something is asked for; who wants more wants it until further notice, and says no time at all."""
+MAX_REQUEST_BYTES = 64 * 1024
+
+_NAME = re.compile(r"[A-Za-z0-9_:.-]{1,128}")
+"""HAProxy's own rule for names of backends and servers."""
+_CLAIM = re.compile(r"[A-Za-z0-9_.@$-]{1,32}")
+_DURATION = re.compile(r"([0-9]{1,9})([smhd]?)")
+_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+_UNIT_WORDS = ((86400, "d"), (3600, "h"), (60, "min"), (1, "s"))
+
+DONE, CANNOT_TELL, NOT_DONE, WRONG_USAGE = 0, 1, 2, 64
+"""Exit codes that a reply may carry; see docs/commands.md."""
+
+
+@attrs.frozen
+class Apply:
+    """Make a pass over everything now; `force`: also what only the guard holds back."""
+
+    force: bool = False
+    who: str = ""
+
+
+@attrs.frozen
+class HoldServer:
+    """Take a server to `admin` (MAINT or DRAIN) and keep it there for a while (None: until released).
+
+    `server` is HAProxy's name of it, or its address as `str(Address)`; see `address_in`.
+    """
+
+    backend: str
+    server: str
+    admin: AdminState
+    for_seconds: int | None = None
+    reason: str = ""
+    who: str = ""
+
+
+@attrs.frozen
+class ReleaseServer:
+    """Let a server that is held go back to what Consul says of it."""
+
+    backend: str
+    server: str
+    who: str = ""
+
+
+@attrs.frozen
+class ReleaseBackend:
+    """Do in a backend, this once, what the guard holds back; servers that people hold stay held."""
+
+    backend: str
+    who: str = ""
+
+
+@attrs.frozen
+class FreezeAll:
+    """Change nothing for a while (None: until thawed)."""
+
+    for_seconds: int | None = None
+    reason: str = ""
+    who: str = ""
+
+
+@attrs.frozen
+class Thaw:
+    """Go on after a freeze."""
+
+    who: str = ""
+
+
+Request = Apply | HoldServer | ReleaseServer | ReleaseBackend | FreezeAll | Thaw
+"""`who`: from the client, the user it claims to act for (`claim`) or nothing; in the worker, who asked."""
+
+
+@attrs.frozen
+class BadRequest:
+    """What came was no request, and why: one line of printable ASCII."""
+
+    why: str
+
+
+@attrs.frozen
+class Reply:
+    """What became of a request: lines for a person, and the exit code of the command."""
+
+    is_ok: bool
+    exit_code: int
+    lines: tuple[str, ...]
+
+    @classmethod
+    def done(cls, *lines: str) -> "Reply":
+        return cls(is_ok=True, exit_code=DONE, lines=lines)
+
+    @classmethod
+    def not_done(cls, *lines: str) -> "Reply":
+        return cls(is_ok=False, exit_code=NOT_DONE, lines=lines)
+
+    @classmethod
+    def cannot_tell(cls, *lines: str) -> "Reply":
+        return cls(is_ok=False, exit_code=CANNOT_TELL, lines=lines)
+
+    @classmethod
+    def wrong(cls, *lines: str) -> "Reply":
+        return cls(is_ok=False, exit_code=WRONG_USAGE, lines=lines)
+
+
+@attrs.frozen
+class Target:
+    """BACKEND or BACKEND/SERVER as a person wrote it; `server` as in `HoldServer`."""
+
+    backend: str
+    server: str | None
+
+
+# -- what people write --------------------------------------------------------------------------------------------
+
+
+def parse_duration(text: str) -> int:
+    """Return the seconds in `90s`, `30m`, `1h` or `2d`.
+
+    Raises ValueError, which says what to write instead, for anything else and beyond 1 s to 31 days.
+    """
+    found = _DURATION.fullmatch(text)
+    if found is None:
+        raise ValueError(f"{quoted(text)} is no duration; write 90s, 30m, 1h or 2d")
+    number, unit = found.groups()
+    if not unit:
+        raise ValueError(f"say the unit: {number}s, {number}m, {number}h or {number}d")
+    seconds = int(number) * _UNITS[unit]
+    if not 1 <= seconds <= MAX_SECONDS:
+        raise ValueError(f"{text} must be from 1s to 31d; for longer, leave it out and end it yourself")
+    return seconds
+
+
+def duration_words(seconds: float) -> str:
+    """Return whole `seconds` in words: `90 s`, `30 min`, `1 h`, `2 d`; the largest unit that says it exactly."""
+    whole = max(0, round(seconds))
+    size, unit = next(one for one in _UNIT_WORDS if one[0] == 1 or (whole >= one[0] and whole % one[0] == 0))
+    return f"{whole // size} {unit}"
+
+
+def parse_reason(text: str) -> str:
+    """Return `text` without blanks around it.
+
+    Raises ValueError, which says what to write instead, when it is too long or would not stay on its line.
+    """
+    reason = text.strip(" ")
+    if not reason.isprintable():
+        raise ValueError("the reason must be one line of printable characters, without control characters")
+    if len(reason) > MAX_REASON:
+        raise ValueError(f"the reason has {len(reason)} characters; write at most {MAX_REASON}")
+    return reason
+
+
+def parse_target(text: str) -> Target:
+    """Return the backend and the server, if there is one, in `web`, `web/srv3`, `web/10.0.0.5:80`, `web/[::1]:80`.
+
+    Raises ValueError, which says what to write instead.
+    """
+    backend, slash, server = text.partition("/")
+    if _NAME.fullmatch(backend) is None:
+        raise ValueError(f"{quoted(backend)} is no backend's name; write BACKEND/SERVER, for example web/srv3")
+    return Target(backend, parse_server(server) if slash else None)
+
+
+def parse_server(text: str) -> str:
+    """Return HAProxy's name of a server as it is, its address in its one spelling.
+
+    Raises ValueError, which says what to write instead.
+    """
+    address = address_in(text)
+    if address is not None:
+        return str(address)
+    if _is_bare_ipv6(text):
+        raise ValueError(f"{quoted(text)} has no port; write [{text}]:80, with the server's port")
+    if _NAME.fullmatch(text) is None:
+        raise ValueError(
+            f"{quoted(text)} is no server; write HAProxy's name of it (srv3) or its address "
+            "(10.0.0.5:80, [2001:db8::1]:80)"
+        )
+    return text
+
+
+def address_in(server: str) -> Address | None:
+    """Return the address that `server` is, as people write it; None where it is a name."""
+    try:
+        return parse_address(server)
+    except ValueError:
+        return None
+
+
+def claim(text: str) -> str:
+    """Return the name of a user that `text` claims, or nothing where it is no such name."""
+    return text if _CLAIM.fullmatch(text) else ""
+
+
+def _is_bare_ipv6(text: str) -> bool:
+    try:
+        return ":" in text and bool(canonical_host(text))
+    except ValueError:
+        return False
+
+
+# -- over the socket ----------------------------------------------------------------------------------------------
+
+_KINDS: Mapping[str, type[Any]] = {
+    "apply": Apply,
+    "hold": HoldServer,
+    "release": ReleaseServer,
+    "release_backend": ReleaseBackend,
+    "freeze": FreezeAll,
+    "thaw": Thaw,
+}
+_WORDS = {kind: word for word, kind in _KINDS.items()}
+
+
+def request_to_json(request: Request) -> str:
+    """Return `request` as one line of ASCII."""
+    fields = attrs.asdict(request)
+    if isinstance(request, HoldServer):
+        fields["admin"] = request.admin.value
+    return json.dumps({"ask": _WORDS[type(request)], **fields})
+
+
+def request_from_json(text: str) -> Request | BadRequest:
+    """Return the request in `text`, every field of it looked at, or what is wrong with it; raises nothing."""
+    try:
+        tree = json.loads(text)
+    except (ValueError, RecursionError):
+        return BadRequest("not JSON")
+    if not isinstance(tree, dict):
+        return BadRequest("not a JSON object")
+    word = tree.pop("ask", None)
+    kind = _KINDS.get(word) if isinstance(word, str) else None
+    if kind is None:
+        return BadRequest("`ask` must be one of " + ", ".join(_KINDS))
+    allowed = {field.name: field for field in attrs.fields(kind)}
+    values: dict[str, Any] = {}
+    for name, value in tree.items():
+        if name not in allowed:
+            return BadRequest(f"unknown field {quoted(name, length=40)}")
+        try:
+            values[name] = _FIELDS[name](value)
+        except ValueError as error:
+            return BadRequest(f"{name}: {error}")
+    missing = [name for name, field in allowed.items() if field.default is attrs.NOTHING and name not in values]
+    if missing:
+        return BadRequest(f"{missing[0]}: is missing")
+    made: Request = kind(**values)
+    return made
+
+
+def _name(value: object) -> str:
+    if not isinstance(value, str) or _NAME.fullmatch(value) is None:
+        raise ValueError("must be 1 to 128 of A-Z a-z 0-9 _ : . -")
+    return value
+
+
+def _server(value: object) -> str:
+    if not isinstance(value, str) or len(value) > 128:  # noqa: PLR2004
+        raise ValueError("must be a server's name or address")
+    return parse_server(value)
+
+
+def _admin(value: object) -> AdminState:
+    if value not in (AdminState.MAINT.value, AdminState.DRAIN.value):
+        raise ValueError("must be maint or drain")
+    return AdminState(value)
+
+
+def _seconds(value: object) -> int | None:
+    if value is not None and (type(value) is not int or not 1 <= value <= MAX_SECONDS):
+        raise ValueError(f"must be whole seconds from 1 to {MAX_SECONDS}")
+    return value
+
+
+def _reason(value: object) -> str:
+    if not isinstance(value, str):
+        raise ValueError("must be a text")
+    return parse_reason(value)
+
+
+def _flag(value: object) -> bool:
+    if not isinstance(value, bool):
+        raise ValueError("must be true or false")
+    return value
+
+
+def _who(value: object) -> str:
+    if not isinstance(value, str) or (value and not claim(value)):
+        raise ValueError("must be a user's name")
+    return value
+
+
+_FIELDS: Mapping[str, Callable[[object], object]] = {
+    "backend": _name,
+    "server": _server,
+    "admin": _admin,
+    "for_seconds": _seconds,
+    "reason": _reason,
+    "force": _flag,
+    "who": _who,
+}
+
+
+def reply_to_json(reply: Reply) -> str:
+    """Return `reply` as one line of ASCII."""
+    return json.dumps(attrs.asdict(reply))
+
+
+def reply_from_json(text: str) -> Reply | None:
+    """Return the reply in `text`; None where it is none. Raises nothing."""
+    try:
+        tree = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    match tree:
+        case {"is_ok": bool(is_ok), "exit_code": int(code), "lines": list(lines)} if (
+            type(code) is int and 0 <= code <= 255 and all(isinstance(line, str) for line in lines)  # noqa: PLR2004
+        ):
+            return Reply(is_ok, code, tuple(lines))
+        case _:
+            return None

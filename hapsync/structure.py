@@ -1,0 +1,158 @@
+"""A tree of plain values in, frozen attrs classes out, strictly; or every problem of it with its key's path.
+
+What a value must be stands with its type, as `Annotated[int, between(1, 5)]`; cattrs walks the tree.
+"""
+
+import math
+import re
+import sys
+import types
+import typing
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any, Literal, TypeVar
+
+import attrs
+import cattrs
+from cattrs.v import transform_error
+
+from hapsync.text import quoted
+
+Kind = TypeVar("Kind")
+
+
+@attrs.frozen
+class Rule:
+    """What a value must be, and how to say so."""
+
+    holds: Callable[[Any], bool]
+    must: str
+
+
+@attrs.frozen
+class Each:
+    """How each text of a list is read; `read` raises ValueError with what is wrong with it."""
+
+    read: Callable[[str], object]
+
+
+def between(low: float, high: float) -> Rule:
+    """Return the rule that a number is from `low` to `high`."""
+    return Rule(lambda value: low <= value <= high, f"must be from {low} to {high}")
+
+
+def matching(pattern: str, must: str) -> Rule:
+    """Return the rule that all of a text matches `pattern`."""
+    compiled = re.compile(pattern)
+    return Rule(lambda value: compiled.fullmatch(value) is not None, must)
+
+
+def structured(tree: object, kind: type[Kind]) -> Kind | tuple[str, ...]:
+    """Return `tree` as a `kind`, or the problems that keep it from being one, each with its path, in any order."""
+    try:
+        return _CONVERTER.structure(tree, kind)
+    except cattrs.BaseValidationError as error:
+        return tuple(map(_with_path_first, transform_error(error, format_exception=_say)))
+
+
+def _with_path_first(message: str) -> str:
+    """Turn cattrs' `what @ $.a['b'].c` into `a.b.c: what`."""
+    what, _, path = message.partition(" @ $")
+    keys = re.sub(r"\[(['\"])(.*?)\1\](?=[.\[]|$)", lambda key: f".{dotted(key[2])}", path).lstrip(".")
+    return f"{keys or 'the file'}: {what}"
+
+
+def dotted(name: str) -> str:
+    """Return the key `name` as it stands in a path of keys: quoted where it has odd signs."""
+    return name if re.fullmatch(r"[A-Za-z0-9_:.-]+", name) else quoted(name)
+
+
+def _say(error: BaseException, _type: type | None) -> str:
+    match error:
+        case cattrs.ForbiddenExtraKeysError():
+            return "unknown key(s): " + ", ".join(sorted(quoted(key) for key in error.extra_fields))
+        case KeyError():
+            return "is missing"
+        case ValueError():
+            return str(error)
+        case _:
+            return "must be a table"
+
+
+def _is_a(kind: Any, form: object) -> bool:
+    return typing.get_origin(kind) is form
+
+
+def _texts(value: object) -> tuple[str, ...]:
+    if not isinstance(value, list) or not all(type(item) is str for item in value):
+        raise ValueError("must be a list of texts")
+    return tuple(value)
+
+
+def _each(value: object, read: Callable[[str], object]) -> tuple[object, ...]:
+    found, problems = [], []
+    for text in _texts(value):
+        try:
+            found.append(read(text))
+        except ValueError as error:
+            problems.append(str(error))
+    if problems:
+        raise ValueError("; ".join(problems))
+    return tuple(found)
+
+
+def _one_of(value: object, choice: Any) -> object:
+    words = typing.get_args(choice)
+    if value not in words:
+        raise ValueError("must be one of " + ", ".join(words))
+    return value
+
+
+def _converter() -> cattrs.Converter:
+    converter = cattrs.Converter(forbid_extra_keys=True)
+    words = {int: "a whole number", str: "a text", float: "a number"}
+
+    def strict(value: object, kind: Any) -> object:
+        # cattrs would turn 5 into '5'; a configuration that needs guessing is a wrong one.
+        if type(value) is kind:
+            return value
+        if kind is float and type(value) is int:
+            return float(value) if abs(value) < sys.maxsize else math.inf * (1 if value > 0 else -1)
+        raise ValueError(f"must be {words[kind]}")
+
+    for kind in words:
+        converter.register_structure_hook(kind, strict)
+
+    def annotated(form: Any) -> Callable[[object, object], object]:
+        kind, *notes = typing.get_args(form)
+
+        def structure(value: object, _type: object) -> object:
+            match notes:
+                case [Each(read)]:
+                    return _each(value, read)
+                case _:
+                    parsed = converter.structure(value, kind)
+                    for rule in notes:
+                        if not rule.holds(parsed):
+                            raise ValueError(rule.must)
+                    return parsed
+
+        return structure
+
+    def tables(form: Any) -> Callable[[object, object], object]:
+        table: Any = types.GenericAlias(dict, typing.get_args(form))
+
+        def structure(value: object, _type: object) -> object:
+            if not isinstance(value, dict):
+                raise ValueError("must hold a table for each name, for example [backends.web]")
+            return converter.structure(value, table)
+
+        return structure
+
+    converter.register_structure_hook_func(lambda kind: kind == tuple[str, ...], lambda value, _: _texts(value))
+    converter.register_structure_hook_factory(lambda kind: _is_a(kind, Mapping), tables)
+    converter.register_structure_hook_func(lambda kind: _is_a(kind, Literal), _one_of)
+    converter.register_structure_hook_factory(lambda kind: _is_a(kind, Annotated), annotated)
+    return converter
+
+
+_CONVERTER = _converter()

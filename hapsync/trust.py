@@ -1,0 +1,84 @@
+"""How far an answer of Consul may be believed: what its headers say, and how much it would take away.
+
+Consul answers 200 with an empty list where a token lost its rights, and with an old list where its servers are away.
+Both look like a true answer, so nothing is taken away before the evidence is good.
+"""
+
+import math
+import re
+from collections.abc import Mapping
+
+from hapsync.catalog import Doubt, Reading
+from hapsync.model import Address, CheckStatus
+
+MAX_AGE_SECONDS = 30.0
+"""An answer from the agent's cache is too old when the agent lost its servers longer ago."""
+MAX_LAST_CONTACT_MS = 10_000.0
+"""An answer is too old when the server that gave it heard of its leader longer ago."""
+LIVE_AGE_SECONDS = 1.0
+"""From this age on the agent's cache is out of touch with the servers; 0 is what it says while it is live."""
+MAX_LOSS_FRACTION = 0.3
+MIN_LOSS = 2
+_SERVING = frozenset({CheckStatus.PASSING, CheckStatus.WARNING})
+
+
+def evidence(headers: Mapping[str, str], is_cached: bool) -> Doubt | None:  # noqa: FBT001
+    """Return what speaks against an answer with these `headers` (names in lower case), None when nothing does.
+
+    `is_cached`: it came from the agent's cache, which repeats the headers of its last fetch. So `Age` counts there,
+    and the last contact does not; a known leader says nothing, but that there was none says what the fetch was worth
+    (measured with 1.8: what it fetched without a quorum it gives with `Age: 0` and no leader). With streaming
+    these headers are absent, and absent is not bad. `X-Consul-Results-Filtered-By-ACLs` is sent since 1.11.
+    (Consul's API documentation, features/caching and features/consistency.)
+    """
+    is_filtered = headers.get("x-consul-results-filtered-by-acls", "false").lower()
+    has_leader = headers.get("x-consul-knownleader", "true").lower()
+    if is_filtered == "true":
+        return Doubt.FILTERED
+    if has_leader == "false":
+        return Doubt.NO_LEADER
+    if (is_filtered, has_leader) != ("false", "true"):
+        return Doubt.STALE
+    if is_cached:
+        return Doubt.STALE if age_seconds(headers) > MAX_AGE_SECONDS else None
+    return Doubt.STALE if _number(headers.get("x-consul-lastcontact")) > MAX_LAST_CONTACT_MS else None
+
+
+def age_seconds(headers: Mapping[str, str]) -> float:
+    """Return how long the agent's cache was out of touch when it answered; infinite where it makes no sense."""
+    return _number(headers.get("age"))
+
+
+def needs_confirming(before: Reading | None, now: Reading, doubt: Doubt | None) -> bool:
+    """Return whether `now` takes more away than its evidence is good for; `doubt` is what speaks against it."""
+    return loses_much(before, now) or (doubt is not None and bool(_serving(before) - _serving(now)))
+
+
+def loses_much(before: Reading | None, now: Reading) -> bool:
+    """Return whether `now` takes away so much of `before`, a trusted reading, that Consul is asked twice.
+
+    None is a service that was never read. Empty always counts, unless it was empty before. What is left out or no
+    longer passing or warning counts as taken away; an address that moved to another instance does not.
+    """
+    if not now.instances:
+        return before is None or before.doubt is not None or bool(before.instances)
+    served = _serving(before)
+    lost = len(served - _serving(now))
+    return lost >= MIN_LOSS and lost > MAX_LOSS_FRACTION * len(served)
+
+
+def same_content(one: Reading, other: Reading) -> bool:
+    """Return whether both readings say the same of their service, however far each is trusted."""
+    return (one.instances, one.quarantined) == (other.instances, other.quarantined)
+
+
+def _serving(reading: Reading | None) -> frozenset[Address]:
+    if reading is None:
+        return frozenset()
+    return frozenset(instance.address for instance in reading.instances if instance.status in _SERVING)
+
+
+def _number(text: str | None) -> float:
+    if text is None:
+        return 0.0
+    return float(text) if re.fullmatch(r"[0-9]{1,15}", text) else math.inf

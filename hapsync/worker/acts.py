@@ -1,0 +1,294 @@
+"""What the agent does when it is due: a pass, a reload, other settings, the file, the report; `loop` says when.
+
+What it remembers is when to act next and what the guard has seen, never what HAProxy has: killed at any moment, its
+next pass is right.
+"""
+
+import logging
+import time
+from collections.abc import Callable
+
+import attrs
+
+from hapsync.desired import Desired
+from hapsync.errors import HapsyncError, RuntimeAPIError
+from hapsync.memory import Memory
+from hapsync.model import HAProxyProcess
+from hapsync.plainbackends import Difference
+from hapsync.worker.discovering import Discovering
+from hapsync.worker.dues import Dues, Soon
+from hapsync.worker.file_keeper import FileKeeper
+from hapsync.worker.following import Following
+from hapsync.worker.journal import Journal
+from hapsync.worker.old_workers import OldWorkersWatch
+from hapsync.worker.one_pass import Outcome, check_alive, run_pass
+from hapsync.worker.paper import observe_all, on_file
+from hapsync.worker.presence import Presence
+from hapsync.worker.probe import Probe
+from hapsync.worker.reloads import EDITED, Reloads
+from hapsync.worker.safety import Safety
+from hapsync.worker.settings import Settings
+from hapsync.worker.unsure import is_in_step
+from hapsync.worker.whole_backends import WholeBackends, can_have
+
+log = logging.getLogger(__name__)
+
+ALIVE_SECONDS = 0.4
+"""How often HAProxy is asked who it is: a restart or reload is noticed within half a second."""
+CATALOG_SECONDS = 3.0
+"""How long a reload into changed settings waits at the start for the catalog, which may ask for one as well."""
+PUBLISH_SECONDS = 1.0
+"""The report is written at most this often; a status that is a second old is good enough for a person."""
+
+
+class Acts:
+    """Everything the worker's one thread can do, and what it has to remember for it."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        read_again: Callable[[], Settings],
+        memory: Memory,
+        wake: Callable[[str], None],
+    ) -> None:
+        self._settings = settings
+        self._read_again = read_again
+        self._following = Following(settings.config, wake)
+        self._discovering = Discovering(settings.config, lambda: wake(""))
+        self._journal = Journal(settings.config.agent)
+        self._safety = Safety(settings.config, memory)
+        self._probe = Probe(settings.config)
+
+        self._haproxy = Presence()
+        self._dues = Dues()
+        self._stopped = self._safety.stopped
+        self._withheld: set[str] = set()
+        self._unread: set[str] = set(settings.config.backends)
+
+        self._whole = WholeBackends(self._safety)
+        self._reloads = Reloads(lambda: wake(""), self._whole)
+        self._file = FileKeeper(lambda: wake(""))
+        self._old = OldWorkersWatch(lambda: self._safety.stopped is None)
+
+        self._publishing = Soon(PUBLISH_SECONDS)
+
+    def _made_live(self, made: Difference) -> None:
+        self._journal.note_live(made)
+        self._dues.add(one.name for one in made.new)
+        self._pass(is_full=False)
+
+    def _take_new_settings(self) -> None:
+        self._reloads.read_again()
+        self._discovering.try_again()
+        self._file.touch(anew=True)
+        try:
+            settings = self._read_again().with_agent_of(self._settings).with_discovered_of(self._settings)
+            if settings == self._settings:
+                log.info("settings unchanged")
+                return
+            self._go_on_with(settings, EDITED)
+        except HapsyncError as error:
+            log.error("settings not taken, the old ones stay: %s", error)  # noqa: TRY400
+            self._reloads.not_taken = str(error)
+        else:
+            log.info("settings taken: %d backends", len(settings.config.backends))
+
+    def _discover(self) -> None:
+        settings = self._discovering.step(
+            self._settings, self._desired(), self._following.serves, is_cheap=can_have(self._haproxy.process)
+        )
+        if settings is not None:
+            self._go_on_with(settings, "other services are in Consul")
+
+    def _go_on_with(self, settings: Settings, why: str) -> None:
+        if self._reloads.new_settings_at is None:  # else the last that were live stay the ones to go back to
+            self._reloads.previous = self._settings
+            self._reloads.new_settings_why = why
+        self._use(settings)
+
+    def _use(self, settings: Settings) -> None:
+        self._following.use(settings.config)
+        self._discovering.use(settings.config)
+        self._settings = settings
+        self._safety.use(settings.config)
+        self._probe.use(settings.config)
+        names = set(settings.config.backends)
+        self._dues.only(names)
+        self._unread = names - set(self._desired().backends)
+        self._reloads.forget_need()
+        self._reloads.look_whether_applied(settings, time.monotonic() + CATALOG_SECONDS)
+        self._file.touch()
+
+    def _desired(self) -> Desired:
+        return attrs.evolve(self._following.desired(), aside=self._safety.aside())
+
+    def _look_whether_alive(self) -> None:
+        haproxy = self._settings.config.haproxy
+        try:
+            self._answered(check_alive(haproxy.socket, haproxy.timeout_seconds))
+            if not self._stopped:
+                is_settled = not self._reloads.is_due and not self._file.is_behind
+                deleted = self._whole.step(self._settings.config, is_settled=is_settled)
+                if deleted:
+                    self._journal.note_deleted(deleted)
+                    self._publishing.soon()
+        except RuntimeAPIError as error:
+            self._lost(error)
+
+    def _answered(self, process: HAProxyProcess) -> None:
+        arrival = self._haproxy.answered(process)
+        if arrival is None:
+            return
+        if arrival.is_another:
+            self._journal.note_worker(process)
+        self._dues.add(self._settings.config.backends)
+        self._reloads.try_again()
+        self._file.touch()
+        if arrival.is_another and arrival.was_away and self._reloads.new_settings_at is not None:
+            # It may have been started from the new file.
+            self._reloads.look_whether_applied(self._settings, time.monotonic())
+
+    def _lost(self, error: RuntimeAPIError) -> None:
+        if self._haproxy.lost(str(error), ALIVE_SECONDS):
+            self._file.touch()
+            self._publishing.soon()
+        self._reloads.forget_need()
+
+    def _pass(self, *, is_full: bool) -> Outcome | None:
+        """Make a pass over what is due; None where nothing was, or HAProxy did not answer."""
+        config = self._settings.config
+        begin = time.monotonic()
+        try:
+            self._following.look()
+            wanted = self._desired()
+            backends = tuple(sorted(self._dues.take() & {*wanted.backends, *wanted.aside} & set(config.backends)))
+            if not backends:
+                return None
+            rules = self._safety.rules(wanted, backends, is_full=is_full)
+            outcome = run_pass(
+                config.haproxy.socket,
+                config.haproxy.timeout_seconds,
+                wanted,
+                backends,
+                rules,
+                lambda observed: self._safety.before_leaving(wanted, observed),
+                self._probe,
+            )
+        except RuntimeAPIError as error:
+            self._lost(error)
+            return None
+        self._safety.note(wanted, outcome.last.observed, pid=outcome.last.process.pid)
+        self._following.note(outcome.last.observed)
+        self._answered(outcome.last.process)
+        self._old.note(outcome.last.process, outcome.last.observed)
+        self._reloads.take(outcome.last.plan, set(backends))
+        self._dues.note(
+            outcome,
+            set(backends),
+            waiting=[name for name, one in rules.cautions.items() if one.held_down or one.is_refilling],
+            short=self._reloads.short,
+            longest_seconds=config.agent.resync_seconds,
+        )
+        self._withheld -= set(backends)
+        self._withheld |= {one.change.backend for one in outcome.last.plan.held if one.reason is rules.stopped}
+        self._journal.note_pass(wanted, backends, outcome, time.monotonic() - begin)
+        has_all = len(backends) == len(wanted.backends)
+        changed_by_others = has_all and self._file.is_new_to(outcome.last.observed)
+        if outcome.done or changed_by_others or self._unread & set(backends):
+            self._file.touch()
+        self._unread -= set(backends) & set(wanted.backends)
+        self._publishing.soon()
+        return outcome
+
+    def _grow_at(self) -> float | None:
+        """Return when to go on with a reload; None where nothing asks for one, or it may not be made now."""
+        if self._haproxy.process is None or self._stopped or self._file.is_working or not self._reloads.is_due:
+            return None  # a file job would put an older file over the reload's
+        attempt = self._reloads.attempt(self._desired(), self._settings)
+        return self._reloads.due_seconds(
+            self._settings, attempt, is_told=not self._unread and self._discovering.has_looked
+        )
+
+    def _grow(self) -> None:
+        wanted, why = self._desired(), self._reloads.why
+        begin = time.monotonic()
+        error: str | None = None
+        is_tried_again = False
+        self._old.stand_aside()
+        try:
+            made = self._reloads.step(
+                self._settings, wanted, self._safety.cautions(), self._haproxy.process, self._made_live
+            )
+        except RuntimeAPIError as lost:
+            self._lost(lost)
+            return
+        except (HapsyncError, OSError) as refused:
+            without = self._reloads.without_refused(self._settings, refused)
+            if without is not None:
+                self._use(without)
+                return
+            error = str(refused)
+            self._file.touch()
+            attempt = self._reloads.attempt(wanted, self._settings)
+            is_tried_again, previous = self._reloads.failed(refused, attempt)
+            if self._reloads.new_settings_at is not None:
+                self._file.error = error
+            if previous is not None:
+                self._use(previous)
+        else:
+            if made is None:
+                return  # the candidate is being checked
+            self._reloads.made(made)
+            if isinstance(made, Difference):
+                self._file.hurry()
+                self._publishing.soon()
+                return
+            self._file.forget(is_current=True)
+            if self._safety.has_released:
+                self._file.touch()
+            self._answered(made)
+        self._journal.note_reload(why, time.monotonic() - begin, error, is_tried_again=is_tried_again)
+        self._file.look(self._settings)
+        self._publishing.soon()
+
+    def _write_file(self) -> None:
+        if self._stopped or (self._haproxy.process is not None and self._reloads.new_settings_at is not None):
+            self._file.forget()  # not to be touched; or the reload that makes the new settings live writes it
+            return
+        if self._haproxy.process is None:
+            self._following.note(on_file(self._settings))
+        wanted = self._desired()
+        try:
+            seen = observe_all(self._settings, wanted, self._safety.cautions()) if self._haproxy.process else None
+        except RuntimeAPIError as error:
+            self._lost(error)
+            return
+        if seen is None:
+            self._safety.note(wanted, on_file(self._settings))  # the file is all there is to be guarded
+        self._file.write(self._settings, wanted, self._safety.cautions(), seen)
+        self._file_is_written()
+        self._publishing.soon()
+
+    def _file_is_written(self) -> None:
+        """What the file says by now need not be remembered as a released hold."""
+        if self._file.made_of is not None and not self._file.is_behind:
+            self._safety.forget_released(self._file.made_of)
+
+    def _publish(self) -> None:
+        self._publishing.done()
+        is_whole = not self._unread and not self._withheld
+        self._journal.publish(
+            in_step=is_in_step(
+                self._desired(), self._haproxy, self._dues, self._reloads, self._file, is_whole=is_whole
+            ),
+            process=self._haproxy.process,
+            haproxy_error=self._haproxy.error,
+            file_error=self._file.error,
+            reloads=self._reloads,
+            discovery_error=self._discovering.problem,
+            leaving=self._whole.leaving(self._settings.config),
+            watches=self._following.states(),
+            safety=self._safety,
+            means=self._probe.means,
+            old_workers=self._old.seen,
+        )

@@ -1,0 +1,68 @@
+"""What the agent follows: the watches of the wanted services, and what they ask of each backend."""
+
+from collections.abc import Callable, Mapping
+
+from hapsync.config import Config
+from hapsync.desired import Desired
+from hapsync.edge.watch import Watches, WatchState
+from hapsync.model import Observed
+from hapsync.worker.journal import known_readings
+from hapsync.worker.wanted import Wanted
+
+
+class Following:
+    """The watches that one configuration asks for, and what is wanted by them."""
+
+    def __init__(self, config: Config, on_change: Callable[[str], None]) -> None:
+        """Take what to follow, and whom to tell of a service with another reading.
+
+        Raises CatalogError when Consul's certificates cannot be used.
+        """
+        self._config = config
+        self._on_change = on_change
+        self._watches = self._made(config)
+        self._wanted = Wanted()
+
+    def start(self) -> None:
+        """Begin to watch."""
+        self._watches.follow(self._config.services)
+
+    def stop(self) -> None:
+        """End all watches."""
+        self._watches.stop()
+
+    def use(self, config: Config) -> None:
+        """Go on with another configuration; services that it names as well are watched without a break.
+
+        Raises CatalogError when Consul's certificates cannot be used; then nothing has changed.
+        """
+        if config.consul != self._config.consul:
+            watches = self._made(config)
+            self._watches.stop()
+            self._watches = watches
+        self._config = config
+        self._watches.follow(config.services)
+        self._wanted = Wanted()
+
+    def desired(self) -> Desired:
+        """Return what Consul asks for by now."""
+        return self._wanted.desired(self._watches.catalog(), self._config)
+
+    def states(self) -> Mapping[str, WatchState]:
+        """Return what is known of each service."""
+        return self._watches.states()
+
+    def look(self) -> None:
+        """Read whom HAProxy sends to where that decides who is wanted; raises RuntimeAPIError."""
+        self._wanted.look(self._watches.catalog(), self._config)
+
+    def serves(self, backend: str) -> bool:
+        """Return whether HAProxy sends to any server of `backend`, by the last reading; yes where there was none."""
+        return self._wanted.serves(backend)
+
+    def note(self, observed: Observed) -> None:
+        """Remember whom HAProxy sends to."""
+        self._wanted.note(observed)
+
+    def _made(self, config: Config) -> Watches:
+        return Watches(config.consul, self._on_change, known_readings(config))

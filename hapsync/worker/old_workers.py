@@ -1,0 +1,143 @@
+"""What the agent knows of old workers, and does about them; beside the passes, for the master may take its time."""
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Mapping
+
+import attrs
+
+from hapsync.config import Config
+from hapsync.desired import Desired
+from hapsync.edge.old_workers import TIMEOUT_SECONDS, end_sessions, read_old_workers
+from hapsync.errors import RuntimeAPIError
+from hapsync.model import Backend, HAProxyProcess, Observed
+from hapsync.oldworkers import CUTS, Graces, OldWorkers, alarms
+from hapsync.text import plural
+
+log = logging.getLogger(__name__)
+
+LOOK_SECONDS = 5.0
+"""How often old workers are looked at while there are any; without any, one look follows each change of worker."""
+
+
+@attrs.frozen
+class _Task:
+    """All that one look needs."""
+
+    master: str
+    live_pid: int
+    wanted: Desired
+    live: Mapping[str, Backend]
+    grace_seconds: float
+    may_cut: Callable[[], bool]
+
+
+class OldWorkersWatch:
+    """Looks at old workers while there are any; `seen` is what the last look showed.
+
+    Its thread alone talks to the master about them; what it goes by, the worker hands over. All methods are for the
+    agent's one thread.
+    """
+
+    def __init__(self, may_cut: Callable[[], bool]) -> None:
+        """Take the question whether anything may be changed now; it is asked in another thread."""
+        self._may_cut = may_cut
+        self.seen = OldWorkers()
+        self._told: frozenset[str] = frozenset()
+        self._graces = Graces()
+        self._live: dict[str, Backend] = {}
+        self._live_pid = 0
+        self._asked_pid = 0
+        self._look_at = 0.0
+        self._job: threading.Thread | None = None
+        self._result: tuple[OldWorkers, Graces] | None = None
+        self._is_halted = threading.Event()
+
+    def note(self, process: HAProxyProcess, observed: Observed) -> None:
+        """A pass read this of the live worker; what another worker had does not count any more."""
+        if process.pid != self._live_pid:
+            self._live_pid, self._live, self._look_at = process.pid, {}, 0.0
+        self._live.update(observed.backends)
+
+    def step(self, config: Config, wanted: Desired) -> bool:
+        """Take what a look has shown, begin another where one is due; return whether there is news to publish."""
+        is_news = self._take()
+        master, now = config.haproxy.master, time.monotonic()
+        if master is None or not self._live_pid or self._job is not None or now < self._look_at:
+            return is_news
+        self._look_at = now + LOOK_SECONDS
+        live = {name: one for name, one in self._live.items() if name in config.backends}
+        grace_seconds = config.haproxy.old_worker_grace_seconds
+        task = _Task(master, self._live_pid, wanted, live, grace_seconds, self._may_cut)
+        self._asked_pid = self._live_pid
+        self._is_halted.clear()
+        self._job = threading.Thread(target=self._run, args=(task,), name="old-workers", daemon=True)
+        self._job.start()
+        return is_news
+
+    def stand_aside(self) -> None:
+        """Have no question to the master open: it is about to reload, or the agent stops."""
+        self._is_halted.set()
+        if self._job is not None:
+            self._job.join(3 * TIMEOUT_SECONDS)
+
+    def _take(self) -> bool:
+        if self._job is None or self._job.is_alive():
+            return False
+        self._job = None
+        if self._result is None:
+            return False
+        before, (self.seen, self._graces), self._result = self.seen, self._result, None
+        if not self.seen.workers and self.seen.error is None and self._asked_pid == self._live_pid:
+            self._look_at = float("inf")  # until another worker answers
+        told = frozenset(alarms(self.seen.workers))
+        for said in sorted(told - self._told):
+            log.warning("%s; `hapsync status` shows what they hold, hard-stop-after ends them", said)
+        self._told = told
+        return bool(before.workers or self.seen.workers) or before.error != self.seen.error
+
+    def _run(self, task: _Task) -> None:
+        try:
+            self._result = self._look(task)
+        except Exception:
+            log.exception("a defect of hapsync, please report it; old workers are left alone")
+
+    def _look(self, task: _Task) -> tuple[OldWorkers, Graces]:
+        seen = read_old_workers(task.master, task.live_pid, task.wanted, task.live, self._may_go_on)
+        if seen.error is not None:
+            return attrs.evolve(seen, workers=self.seen.workers, ended=self.seen.ended), self._graces
+        now = time.monotonic()
+        graces = self._graces.seen(seen.workers, now)
+        ended = self._end(task, seen, graces, now)
+        return attrs.evolve(seen, ended=self.seen.ended + ended), graces
+
+    def _end(self, task: _Task, seen: OldWorkers, graces: Graces, now: float) -> int:
+        """End what is over its grace; return how many sessions."""
+        left = CUTS
+        for worker in seen.workers:
+            for gone in worker.gone:
+                if left <= 0 or not graces.is_over(worker, gone, now, task.grace_seconds):
+                    continue
+                try:
+                    ended = end_sessions(
+                        task.master, worker, gone, lambda: self._may_go_on() and task.may_cut(), at_most=left
+                    )
+                except RuntimeAPIError as error:
+                    log.warning("old worker pid=%d: sessions not ended: %s", worker.pid, error)
+                    continue
+                left -= ended
+                if ended:
+                    what = plural(ended, "session")
+                    where = f"{gone.backend}/{gone.server} {gone.address}"
+                    log.warning(
+                        "old worker pid=%d: ended %s to %s, gone for over %g s",
+                        worker.pid,
+                        what,
+                        where,
+                        task.grace_seconds,
+                    )
+        return CUTS - left
+
+    def _may_go_on(self) -> bool:
+        return not self._is_halted.is_set()

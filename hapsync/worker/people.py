@@ -1,0 +1,259 @@
+"""What people ask of hapsync, done: the memory's file, and requests where no agent runs."""
+
+import logging
+import time
+from collections.abc import Callable, Collection, Sequence
+
+import attrs
+
+from hapsync.changes import takes_out
+from hapsync.config import Config
+from hapsync.desired import Desired
+from hapsync.edge.files import read_text_or_none
+from hapsync.edge.runtime_socket import open_session
+from hapsync.errors import HapsyncError
+from hapsync.memory import Freeze, Hold, Memory, expired, is_frozen, with_hold
+from hapsync.model import PLACEHOLDER, Backend
+from hapsync.plan import describe
+from hapsync.request import (
+    Apply,
+    FreezeAll,
+    HoldServer,
+    ReleaseBackend,
+    ReleaseServer,
+    Reply,
+    Request,
+    Thaw,
+    duration_words,
+)
+from hapsync.runtime import explained
+from hapsync.text import one_line, plural
+from hapsync.worker.memory_file import load_memory, save_memory
+from hapsync.worker.one_pass import Outcome, run_pass
+from hapsync.worker.paper import is_applied, observe_all, write_file
+from hapsync.worker.safety import Safety
+from hapsync.worker.settings import Settings
+
+log = logging.getLogger(__name__)
+
+_NO_AGENT_RELEASE = "no agent runs: `hapsync apply` brings it to what Consul says"
+_NO_AGENT = "no agent runs: it counts for `hapsync apply`, and for the agent as soon as it starts"
+
+
+def freeze_or_thaw(memory: Memory, request: FreezeAll | Thaw, now: float) -> tuple[Memory, Reply]:
+    """Return `memory` after `request`, whose `who` is filled in, and what to say; `now` is of the wall clock."""
+    before = memory.freeze if is_frozen(memory, now) else None
+    was = f"frozen since {_moment(before.at, now)} by {before.who}{_because(before.reason)}" if before else ""
+    memory = expired(memory, now)
+    if isinstance(request, Thaw):
+        thawed = attrs.evolve(memory, freeze=None)
+        return thawed, Reply.done(f"thawed; it was {was}" if before else "nothing was frozen")
+    until = None if request.for_seconds is None else now + request.for_seconds
+    memory = attrs.evolve(memory, freeze=Freeze(now, until, request.who, request.reason))
+    if until is None:
+        lines = ["frozen: hapsync changes nothing until `hapsync thaw`"]
+    else:
+        lines = [f"frozen for {duration_words(until - now)}: hapsync changes nothing until {_moment(until, now)}"]
+    if before:
+        lines.append(f"this takes the place of an earlier freeze: {was}")
+    return memory, Reply.done(*lines)
+
+
+def freeze_once(config: Config, request: FreezeAll | Thaw, who: str) -> Reply:
+    """Freeze or thaw where no agent runs; the caller holds the lock.
+
+    Raises OSError when the memory cannot be read or written.
+    """
+    memory = load_memory(config)
+    memory, reply = freeze_or_thaw(memory, attrs.evolve(request, who=who), time.time())
+    save_memory(config, memory)
+    return attrs.evolve(reply, lines=(*reply.lines, _NO_AGENT))
+
+
+def do_once(settings: Settings, request: Request, who: str) -> Reply:
+    """Do what `who` asks where no agent runs; the caller holds the lock.
+
+    Raises RuntimeAPIError when HAProxy does not answer, OSError when the memory cannot be read or written.
+    """
+    config = settings.config
+    safety = Safety(config, load_memory(config))
+
+    def make_pass(backends: Collection[str]) -> Outcome:
+        wanted = Desired({}, safety.aside())  # without the catalog: only what people asked for
+        haproxy, rules = config.haproxy, safety.rules(wanted, backends)
+        outcome = run_pass(haproxy.socket, haproxy.timeout_seconds, wanted, backends, rules)
+        safety.note(wanted, outcome.last.observed)
+        return outcome
+
+    reply = answer(attrs.evolve(request, who=who), safety, config, make_pass)
+    safety.save()
+    if not reply.is_ok:
+        return reply
+    try:
+        wanted, cautions = Desired({}, safety.aside()), safety.cautions()
+        if is_applied(settings, read_text_or_none(config.haproxy.config)):
+            seen = observe_all(settings, wanted, cautions)
+            write_file(settings, wanted, cautions, seen)
+            safety.forget_released(seen.observed)
+    except HapsyncError as error:
+        return Reply.not_done(*reply.lines, f"but {config.haproxy.config} does not say so yet: {error}")
+    if isinstance(request, ReleaseServer):
+        return attrs.evolve(reply, lines=(*reply.lines, _NO_AGENT_RELEASE))
+    return reply
+
+
+def answer(
+    request: Request,
+    safety: Safety,
+    config: Config,
+    make_pass: Callable[[Collection[str]], Outcome],
+    unsure: Callable[[], Sequence[str]] = tuple,
+) -> Reply:
+    """Do what `request` asks, its `who` filled in, and return what to say.
+
+    `make_pass` makes a pass over some backends, now; `unsure` returns why it cannot be told what Consul says.
+
+    Raises RuntimeAPIError when HAProxy does not answer, OSError when the memory cannot be written.
+    """
+    match request:
+        case FreezeAll() | Thaw():
+            memory, reply = freeze_or_thaw(safety.memory, request, time.time())
+            safety.remember(memory)
+            what = "freeze" if isinstance(request, FreezeAll) else "thaw"
+            log.info("%s by %s%s; %s", what, request.who, _because(getattr(request, "reason", "")), reply.lines[0])
+            return reply
+        case Apply(force=force):
+            if safety.stopped is not None:
+                return _told(make_pass(tuple(config.backends)), safety, unsure())
+            with safety.releasing(config.backends if force else ()):
+                outcome = make_pass(tuple(config.backends))
+            return _told(outcome, safety, unsure())
+        case ReleaseBackend(backend=backend):
+            if backend not in config.backends:
+                return _no_backend(backend, config)
+            if safety.stopped is not None:
+                return Reply.not_done(f"nothing is released: {safety.stopped.value}")
+            log.info("release backend %s by %s", backend, request.who)
+            with safety.releasing([backend]):
+                outcome = make_pass((backend,))
+            return _told(outcome, safety, unsure())
+        case HoldServer() | ReleaseServer():
+            return _with_server(request, safety, config, make_pass)
+
+
+def answer_always(
+    request: Request,
+    safety: Safety,
+    config: Config,
+    make_pass: Callable[[Collection[str]], Outcome],
+    unsure: Callable[[], Sequence[str]],
+) -> Reply:
+    """Return what `answer` says, or why there is no answer; raises nothing, for a person waits for it."""
+    try:
+        return answer(request, safety, config, make_pass, unsure)
+    except (HapsyncError, OSError) as error:
+        return Reply.cannot_tell(str(error))
+    except Exception as error:
+        log.exception("a defect of hapsync, please report it; a request was not answered")
+        return Reply.cannot_tell(f"a defect of hapsync, please report it: {error!r}")
+
+
+def _with_server(
+    request: HoldServer | ReleaseServer,
+    safety: Safety,
+    config: Config,
+    make_pass: Callable[[Collection[str]], Outcome],
+) -> Reply:
+    name = request.backend
+    if name not in config.backends:
+        return _no_backend(name, config)
+    with open_session(config.haproxy.socket, config.haproxy.timeout_seconds) as session:
+        have = session.read_servers((name,)).backends[name]
+    slot = next((one for one in have.slots if request.server in (one.name, str(one.address))), None)
+    if slot is None and any(request.server in (one.name, str(one.address)) for one in have.foreign):
+        return Reply.wrong(
+            f"{name}/{request.server} is foreign: hapsync never touches it; use HAProxy's `set server`"
+        )
+    now = time.time()
+    if slot is None or slot.address in (None, PLACEHOLDER):
+        # HAProxy may have been started from a file without it; the hold must not outlive the server for ever.
+        lost = _hold_on(safety.memory, name, request.server) if isinstance(request, ReleaseServer) else None
+        if lost is None:
+            there = ", ".join(f"{one.name} {one.address}" for one in have.slots if one.address != PLACEHOLDER)
+            return Reply.wrong(f"backend {name} has no server {request.server}; it has {there or 'none in use'}")
+        hold, what = lost, f"{name} {lost.address} is released"
+    else:
+        assert slot.address is not None  # noqa: S101
+        where = f"{name}/{slot.name} {slot.address}"
+        if isinstance(request, HoldServer):
+            until = None if request.for_seconds is None else now + request.for_seconds
+            hold = Hold(name, slot.address, request.admin, now, until, request.who, request.reason)
+            how_long = f"until {_moment(until, now)}" if until else "until released"
+            what = f"{where} is in {hold.admin.value}, held {how_long}"
+        else:
+            known = safety.memory.hold_of(name, slot.address)
+            if known is None and not slot.is_by_hand:
+                return Reply.done(f"{where} is not held; there is nothing to release")
+            hold = known if known is not None else Hold(name, slot.address, slot.admin, now, None, request.who, "")
+            what = f"{where} is released"
+    if isinstance(request, ReleaseServer):
+        hold = attrs.evolve(hold, is_releasing=True)
+    safety.remember(with_hold(safety.memory, hold), asked=hold)
+    outcome = make_pass((name,))
+    if safety.stopped is not None:
+        return Reply.not_done(f"noted, but not done now: {safety.stopped.value}")
+    refused = [one for one in outcome.refused if one.is_of_change]
+    mine = [one for one in refused if getattr(one.change, "address", None) == hold.address]
+    if mine:
+        return Reply.not_done(*(f"refused {explained(one)}" for one in mine))
+    log.info("%s; asked for by %s%s", what, request.who, _because(getattr(request, "reason", "")))
+    if isinstance(request, HoldServer):
+        return Reply.done(what, _left(outcome.last.observed.backends[name]))
+    return Reply.done(what)
+
+
+def _left(backend: Backend) -> str:
+    count = sum(one.serves for one in (*backend.slots, *backend.foreign))
+    if count == 0:
+        return f"WARNING: backend {backend.name} has no server left that can serve"
+    return f"backend {backend.name} has {plural(count, 'server')} left that can serve"
+
+
+def _hold_on(memory: Memory, backend: str, address: str) -> Hold | None:
+    return next((hold for hold in memory.holds if (hold.backend, str(hold.address)) == (backend, address)), None)
+
+
+def _told(outcome: Outcome, safety: Safety, unsure: Sequence[str]) -> Reply:
+    """Return what a pass did and left, for a person."""
+    plan = outcome.last.plan
+    emptied = {change.backend for change in outcome.done if takes_out(change)}
+    lasts = [outcome.last.observed.backends[name] for name in sorted(emptied)]
+    lines = [_left(one) for one in lasts if not any(server.serves for server in (*one.slots, *one.foreign))]
+    lines += [" ".join(describe(change).split()) for change in outcome.done]
+    lines += [f"refused {explained(one)}" for one in outcome.refused]
+    lines += [" ".join(line.split()) for line in str(plan).splitlines()]
+    is_in_step = plan.is_empty and not any(one.is_of_change for one in outcome.refused)
+    if safety.stopped is not None:
+        lines.append(f"nothing is done: {safety.stopped.value}")
+    elif plan.shortages:
+        lines.append("the agent reloads HAProxy for more slots in a moment")
+    if unsure and is_in_step:
+        return Reply.cannot_tell(*lines, *unsure)
+    lines += unsure
+    lines.append("HAProxy is in step with Consul" if is_in_step else "HAProxy is not in step with Consul")
+    return Reply.done(*lines) if is_in_step else Reply.not_done(*lines)
+
+
+def _no_backend(name: str, config: Config) -> Reply:
+    return Reply.wrong(f"no such backend: {name}; there are {', '.join(sorted(config.backends))}")
+
+
+def _moment(at: float, now: float) -> str:
+    """Return a time of the wall clock for a person here; with the date where it is not today's."""
+    local, today = time.localtime(at), time.localtime(now)
+    is_today = (local.tm_year, local.tm_yday) == (today.tm_year, today.tm_yday)
+    return time.strftime("%H:%M:%S" if is_today else "%Y-%m-%d %H:%M:%S", local)
+
+
+def _because(reason: str) -> str:
+    return f": {one_line(reason)}" if reason else ""

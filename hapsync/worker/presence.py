@@ -1,0 +1,43 @@
+"""Who answers on HAProxy's socket, and whether it is another than before."""
+
+import logging
+
+import attrs
+
+from hapsync.model import HAProxyProcess
+
+log = logging.getLogger(__name__)
+
+
+@attrs.frozen
+class Arrival:
+    """A worker answers that did not a moment ago: another one, or (`was_away`) after none had answered."""
+
+    is_another: bool
+    was_away: bool
+
+
+class Presence:
+    """The worker that answered last; `process` is None, and `error` says why, while none does."""
+
+    def __init__(self) -> None:
+        self.process: HAProxyProcess | None = None
+        self.error: str | None = None
+        self._last_pid = 0
+
+    def answered(self, process: HAProxyProcess) -> Arrival | None:
+        """Note that `process` answered; None where it was there already."""
+        was_there = self.process is not None and self.process.pid == process.pid
+        arrival = Arrival(is_another=process.pid != self._last_pid, was_away=self.error is not None)
+        if not was_there and arrival.was_away and not arrival.is_another:
+            log.info("haproxy pid=%d answers again", process.pid)
+        self.process, self.error, self._last_pid = process, None, process.pid
+        return None if was_there else arrival
+
+    def lost(self, error: str, every_seconds: float) -> bool:
+        """Note that none answers, asked `every_seconds`; return whether that is news."""
+        is_news = self.error is None
+        if is_news:
+            log.warning("haproxy %s; asked again every %g s", error, every_seconds)
+        self.process, self.error = None, error
+        return is_news

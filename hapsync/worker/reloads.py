@@ -1,0 +1,282 @@
+"""When to reload, with what settings, and what came of it; the check of a candidate runs beside the passes."""
+
+import logging
+import os
+import socket
+import time
+from collections.abc import Callable, Mapping
+
+from hapsync.desired import Desired
+from hapsync.edge.files import read_text_or_none
+from hapsync.edge.reload import check_text, reload_into
+from hapsync.errors import HapsyncError, ReloadUnavailable
+from hapsync.growth import Need, needed
+from hapsync.guard import Cautions
+from hapsync.model import HAProxyProcess
+from hapsync.plainbackends import Difference, difference
+from hapsync.plan import Plan, describe_shortage
+from hapsync.worker.check_job import CheckJob
+from hapsync.worker.paper import Candidate, candidate_grown, is_applied
+from hapsync.worker.quarantine import quarantined
+from hapsync.worker.settings import Settings
+from hapsync.worker.turn import Turn
+from hapsync.worker.whole_backends import WholeBackends, can_have
+
+log = logging.getLogger(__name__)
+
+EDITED = "the template or hapsync.toml changed"
+UNAVAILABLE_SECONDS = 2.0
+"""A reload that could not be begun is tried again after this long, or after the gap if that is longer."""
+_CHECKS = 3
+"""What HAProxy should have may change while a candidate is checked; after so many tries it is checked at once."""
+
+
+class Reloads:
+    """What asks for a reload: slots that ran out (`need`), or settings that HAProxy was not made from.
+
+    All methods are the worker's; only the check of a candidate runs beside it.
+    """
+
+    def __init__(self, when_done: Callable[[], None], whole: WholeBackends) -> None:
+        """Take what wakes the worker when a candidate was checked, and what may make a reload needless."""
+        self.need: Need | None = None
+        self.new_settings_at: float | None = None
+        self.new_settings_why = EDITED
+        self.previous: Settings | None = None
+        self.not_taken: str | None = None
+        self._settings_error: str | None = None
+        self._quarantined: Mapping[str, str] = {}
+        self._when_done = when_done
+        self._whole = whole
+        self._reloaded_at: float | None = None
+        self._not_before = 0.0
+        self._refused: tuple[Desired, Settings] | None = None
+        self._job: CheckJob | None = None
+        self._turn: Turn | None = None
+        self._checks = 0
+        self._is_live_refused = False
+
+    @property
+    def is_due(self) -> bool:
+        """Something asks for a reload, now or later."""
+        return self.need is not None or self.new_settings_at is not None
+
+    @property
+    def short(self) -> frozenset[str]:
+        """The backends that are short of slots."""
+        return frozenset(shortage.backend for shortage in self.need.shortages) if self.need else frozenset()
+
+    @property
+    def settings_problem(self) -> str | None:
+        """What became of the operator's settings where not all of them are live or on their way, in words.
+
+        `not_taken` is about some that were given up, so no reload mends it; `_settings_error` about those at hand.
+        """
+        error = self.not_taken or self._settings_error
+        if error:
+            return f"settings not taken: {error}"
+        return f"settings taken, but {'; '.join(self._quarantined.values())}" if self._quarantined else None
+
+    @property
+    def waits_for(self) -> str | None:
+        """What a reload that is due waits for in its group, in words; None where it does not."""
+        return self._turn.waits_for or None if self._turn is not None and not self._turn.is_come.is_set() else None
+
+    def end_turn(self) -> None:
+        """Give back what this balancer holds or asks for in its group: no reload is being made."""
+        if self._turn is not None:
+            self._turn.give_back()
+            self._turn = None
+
+    def _is_our_turn(self, settings: Settings) -> bool:
+        """Return whether a reload may go on; where the group is to be asked, that is begun, and wakes the worker."""
+        fleet = settings.config.fleet
+        if fleet is None:
+            self.end_turn()
+            return True
+        if self._turn is not None and self._turn.is_lost:
+            self.end_turn()
+        if self._turn is None:
+            self._turn = Turn(
+                settings.config.consul,
+                fleet.group,
+                fleet.reloads_at_once,
+                value=f"{socket.gethostname()} pid {os.getpid()}: {self.why}",
+                patience_seconds=fleet.patience_seconds,
+                when_come=self._when_done,
+            )
+            self._turn.start()
+        return self._turn.is_come.is_set()
+
+    def try_again(self) -> None:
+        """What was refused may have been mended."""
+        self._refused = None
+        self._is_live_refused = False
+
+    def read_again(self) -> None:
+        """The operator's files are read anew: what is known of the last reading does not count any more."""
+        self.try_again()
+        self.not_taken = self._settings_error = None
+        self._quarantined = {}
+
+    def forget_need(self) -> None:
+        """HAProxy is another, or away: what it lacks is to be read anew."""
+        self.need = None
+        self.end_turn()
+
+    def look_whether_applied(self, settings: Settings, reload_at: float) -> None:
+        """Ask for a reload at `reload_at` if the running HAProxy was not made from the settings at hand."""
+        try:
+            applied = is_applied(settings, read_text_or_none(settings.config.haproxy.config))
+        except (HapsyncError, OSError, ValueError) as error:
+            log.error("template not usable: %s", error)  # noqa: TRY400
+            applied = False
+        self.new_settings_at = None if applied else reload_at
+        self._is_live_refused = False
+        if applied:
+            self._settings_error = None
+        if not self.is_due:
+            self.end_turn()
+
+    def take(self, plan: Plan, backends: set[str]) -> None:
+        """Note what a pass over `backends` left short of slots."""
+        others = [one for one in (self.need.shortages if self.need else ()) if one.backend not in backends]
+        shortages = sorted((*others, *plan.shortages), key=lambda shortage: shortage.backend)
+        self.need = needed(self.need, shortages, time.monotonic())
+        if not self.is_due:
+            self.end_turn()
+
+    def due_seconds(self, settings: Settings, attempt: tuple[Desired, Settings], *, is_told: bool) -> float | None:
+        """Return when to call `step`, on the monotonic clock: once the need has settled, and not within the gap.
+
+        `is_told`: all services were read, so that changed settings need not wait for the catalog. None: not now.
+        """
+        if self._job is not None:
+            return time.monotonic() if self._job.is_done.is_set() else None
+        settings_at = time.monotonic() if self.new_settings_at and is_told else self.new_settings_at
+        if self._turn is not None and not self._turn.is_come.is_set():
+            return None
+        causes = [at for at in (settings_at, self.need.due_seconds if self.need else None) if at is not None]
+        if not causes or self._refused == attempt:
+            return None
+        at = max(self._not_before, min(causes))
+        if self._reloaded_at is not None:
+            at = max(at, self._reloaded_at + settings.config.haproxy.reload_gap_seconds)
+        return at
+
+    def attempt(self, wanted: Desired, settings: Settings) -> tuple[Desired, Settings]:
+        """Return what a reload would be made for: the same again is not worth another try."""
+        if self.new_settings_at is not None or self.need is None:
+            return wanted, settings
+        return wanted.only(self.short), settings
+
+    @property
+    def why(self) -> str:
+        """What asks for the reload, in words."""
+        shortages = self.need.shortages if self.need else ()
+        whys = [" ".join(describe_shortage(shortage).split()) for shortage in shortages]
+        if self.new_settings_at is not None:
+            whys.insert(0, self.new_settings_why)
+        return "; ".join(whys)
+
+    def step(
+        self,
+        settings: Settings,
+        wanted: Desired,
+        cautions: Cautions,
+        process: HAProxyProcess | None,
+        made_live: Callable[[Difference], None],
+    ) -> HAProxyProcess | Difference | None:
+        """Begin the check of a candidate, or bring HAProxy to one that was accepted; return what was done, or None.
+
+        That is a reload, unless the worker `process` can be brought there without one: then `made_live` is told of
+        it, and makes a pass.
+
+        Raises RuntimeAPIError where HAProxy does not answer; HapsyncError or OSError where the reload was not made.
+        """
+        job, self._job = self._job, None
+        if not self.is_due:
+            self.end_turn()
+            return None
+        candidate = candidate_grown(settings, wanted, cautions, self.short)
+        live = self._difference(settings, candidate, process)
+        if live is None and not self._is_our_turn(settings):
+            return None
+        is_checked = job is not None and (job.settings, job.candidate.text) == (settings, candidate.text)
+        if is_checked and job is not None and job.error is not None:
+            raise job.error
+        if not is_checked and self._checks < _CHECKS:
+            self._checks += 1
+            self._job = CheckJob(candidate, settings, self._when_done)
+            self._job.start()
+            return None
+        if live is not None:
+            if not is_checked:
+                check_text(settings.config.haproxy, candidate.text)
+            return self._make_live(settings, live, made_live)
+        self._checks = 0
+        return reload_into(settings.config.haproxy, candidate.text, candidate.picture, is_checked=is_checked)
+
+    def _difference(
+        self, settings: Settings, candidate: Candidate, process: HAProxyProcess | None
+    ) -> Difference | None:
+        """Return what is to be added and deleted live; None where that does not do."""
+        if self._is_live_refused:
+            return None
+        live = difference(read_text_or_none(settings.config.haproxy.config) or "", candidate.text)
+        if live is None or not self.short <= {one.name for one in live.new}:
+            return None
+        return live if can_have(process) or live == Difference() else None
+
+    def _make_live(
+        self, settings: Settings, live: Difference, made_live: Callable[[Difference], None]
+    ) -> Difference | None:
+        begin = time.monotonic()
+        refused = self._whole.make(settings.config, live, made_live)
+        if refused is not None:
+            log.warning("backends not added or deleted live: %s; HAProxy is reloaded", refused)
+            self._is_live_refused = True
+            return None
+        self._checks = 0
+        log.info("no reload needed ms=%.1f why: %s", (time.monotonic() - begin) * 1000, self.why)
+        return live
+
+    def made(self, what: HAProxyProcess | Difference) -> None:
+        """The settings at hand are live; after a reload nothing asks for one any more."""
+        self.previous = self._settings_error = None
+        self.new_settings_at, self.new_settings_why = None, EDITED
+        if isinstance(what, HAProxyProcess):
+            self.need = None
+            self._reloaded_at = time.monotonic()
+        self.end_turn()
+
+    def without_refused(self, settings: Settings, error: Exception) -> Settings | None:
+        """Return what to try next where `error` blames only some backends' servers; None where it is a failure."""
+        without = quarantined(settings, error)
+        if without is None:
+            return None
+        self._quarantined = {**self._quarantined, **without.why}
+        return without.settings
+
+    def failed(self, error: Exception, attempt: tuple[Desired, Settings]) -> tuple[bool, Settings | None]:
+        """The reload of `attempt` was not made; return whether it is tried again by itself, and what to go back to.
+
+        That is the settings that were live before, where the reload was for others and these are given up.
+        """
+        self._checks = 0
+        self._reloaded_at = time.monotonic()
+        self.end_turn()
+        is_tried_again = isinstance(error, ReloadUnavailable)
+        if is_tried_again:
+            self._not_before = time.monotonic() + UNAVAILABLE_SECONDS
+        else:
+            self._refused = attempt
+        if self.new_settings_at is None:
+            return is_tried_again, None
+        if is_tried_again or self.previous is None:
+            self._settings_error = str(error)
+            return is_tried_again, None
+        log.error("settings not taken, the old ones stay")
+        self.not_taken, self._settings_error, self._quarantined = str(error), None, {}
+        previous, self.previous = self.previous, None
+        return False, previous

@@ -1,0 +1,257 @@
+"""What the guard remembers from pass to pass, and what people asked for; together, the rules of the next pass."""
+
+import contextlib
+import logging
+import time
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from pathlib import Path
+
+import attrs
+
+from hapsync.changes import Reason
+from hapsync.config import Config
+from hapsync.desired import Desired
+from hapsync.guard import Caution, capacity
+from hapsync.history import Flaps, peak, refilled, seen
+from hapsync.memory import Hold, Memory, expired, is_frozen
+from hapsync.model import Address, AdminState, Observed
+from hapsync.worker.memory_file import save_memory
+from hapsync.worker.one_pass import Rules
+
+log = logging.getLogger(__name__)
+BOOT_ID = "/proc/sys/kernel/random/boot_id"
+
+
+class Safety:
+    """The memory, kept in its file by whoever holds the lock, and what is too short-lived to be kept.
+
+    Capacities and refills are timed by a clock that nobody sets and that goes on while the machine sleeps; holds and
+    freezes by the wall clock, for people name times of day.
+    """
+
+    def __init__(self, config: Config, memory: Memory) -> None:
+        """Take the memory as the file had it; what is of an earlier boot counts as of now."""
+        boot_id = _read_boot_id()
+        if memory.boot_id != boot_id:
+            memory = _of_this_boot(memory, boot_id)
+        self.memory = memory
+        self.error: str | None = None
+        self._config = config
+        self._longest_seconds = _hold_downs(config)
+        self._flaps = Flaps()
+        self._released: frozenset[str] = frozenset()
+        self._saved = memory
+        self._pid = 0
+        self._ours: frozenset[tuple[str, Address]] = frozenset()
+
+    def use(self, config: Config) -> None:
+        """Go on with another configuration; what it does not name is forgotten."""
+        self._config = config
+        self._longest_seconds = _hold_downs(config)
+        names = config.backends
+        self._flaps = self._flaps.only(names)
+        self.memory = attrs.evolve(
+            self.memory,
+            peaks={name: one for name, one in self.memory.peaks.items() if name in names},
+            refills={name: one for name, one in self.memory.refills.items() if name in names},
+        )
+
+    @property
+    def mode(self) -> str:
+        return self._config.agent.mode
+
+    @property
+    def stopped(self) -> Reason | None:
+        """Why nothing may be changed at all; None while it may."""
+        if self._config.agent.mode == "observe":
+            return Reason.OBSERVING
+        return Reason.FROZEN if is_frozen(self.memory, time.time()) else None
+
+    def aside(self) -> Mapping[str, Mapping[Address, AdminState | None]]:
+        """Return what persons set aside, by backend and address; None where they released it.
+
+        A release counts until the worker at hand has shown the server as hapsync's own: a hand on it after that is
+        another one. (Another worker may be started from a file that does not know of the release yet.)
+        """
+        found = {}
+        for name, one in asides(self.memory).items():
+            left = {at: to for at, to in one.items() if to is not None or (name, at) not in self._ours}
+            if left:
+                found[name] = left
+        return found
+
+    @contextlib.contextmanager
+    def releasing(self, backends: Collection[str]) -> Iterator[None]:
+        """Let passes within the block do in `backends` what the guard holds back; where it ends well, it begins anew.
+
+        Only passes: what fails, or what is written and reloaded meanwhile, goes by the guard.
+        """
+        self._released = frozenset(backends)
+        try:
+            yield
+            self.released(backends)
+        finally:
+            self._released = frozenset()
+
+    def released(self, backends: Collection[str]) -> None:
+        """A person let go what was held in `backends`: the guard begins anew there."""
+        names = set(backends)
+        self.memory = attrs.evolve(
+            self.memory,
+            peaks={name: one for name, one in self.memory.peaks.items() if name not in names},
+            refills={name: one for name, one in self.memory.refills.items() if name not in names},
+        )
+
+    def rules(self, wanted: Desired, backends: Iterable[str], *, is_full: bool = False) -> Rules:
+        """Return what the next pass over `backends` to bring about `wanted` has to heed."""
+        self._flaps = self._flaps.noted(wanted, _boot_seconds(), self._longest_seconds)
+        cautions = dict(self.cautions(backends))
+        for name in self._released & set(cautions):
+            cautions[name] = attrs.evolve(cautions[name], is_released=True)
+        return Rules(cautions, self.stopped, reads_proofs=is_full)
+
+    def cautions(self, backends: Iterable[str] | None = None) -> Mapping[str, Caution]:
+        """Return what the guard knows of each of `backends`, or of all."""
+        now = _boot_seconds()
+        found = {}
+        for name in self._config.backends if backends is None else backends:
+            config = self._config.backends[name]
+            refill = self.memory.refills.get(name)
+            found[name] = attrs.evolve(
+                Caution.of(config),
+                peak=peak(self.memory.peaks.get(name, ()), now, config.guard_window_seconds),
+                is_refilling=refill is not None and not refill.is_over,
+                has_refilled=refill is not None and refill.is_over,
+                held_down=self._flaps.held_down(name, now),
+            )
+        return found
+
+    def note(self, wanted: Desired, observed: Observed, *, pid: int | None = None) -> None:
+        """Remember what a reading showed, of the worker `pid` where HAProxy gave it."""
+        if pid is not None:
+            self._note_released(observed, pid)
+        now = _boot_seconds()
+        peaks, refills = dict(self.memory.peaks), dict(self.memory.refills)
+        for name, have in observed.backends.items():
+            config = self._config.backends.get(name)
+            if config is None:
+                continue
+            peaks[name] = seen(peaks.get(name, ()), now, capacity(have), config.guard_window_seconds)
+            want = wanted.backends.get(name)
+            if want is None or name in self._released:
+                continue
+            refill = refilled(
+                refills.pop(name, None),
+                want,
+                have,
+                now,
+                window_seconds=config.guard_window_seconds,
+                max_loss_fraction=config.max_loss_fraction,
+            )
+            if refill is not None:
+                refills[name] = refill
+        self.memory = memory = expired(attrs.evolve(self.memory, peaks=peaks, refills=refills), time.time())
+        if (memory.refills, memory.holds, memory.freeze) != (
+            self._saved.refills,
+            self._saved.holds,
+            self._saved.freeze,
+        ):
+            self.save()
+
+    def _note_released(self, observed: Observed, pid: int) -> None:
+        """Remember which released servers the worker `pid` has shown as hapsync's own."""
+        if pid != self._pid:
+            self._pid, self._ours = pid, frozenset()
+        released = {(hold.backend, hold.address) for hold in self.memory.holds if hold.is_releasing}
+        by_hand = {
+            (name, slot.address) for name, one in observed.backends.items() for slot in one.slots if slot.is_by_hand
+        }
+        shown = {(name, address) for name, address in released - by_hand if name in observed.backends}
+        self._ours = (self._ours | shown) & released
+
+    def before_leaving(self, wanted: Desired, observed: Observed) -> None:
+        """Have on disk what capacity there is before any of it leaves: a killed agent must not forget it."""
+        self.note(wanted, observed)
+        self.save(durable=False)
+
+    @property
+    def has_released(self) -> bool:
+        """A hold was released that the file may still show."""
+        return any(hold.is_releasing for hold in self.memory.holds)
+
+    def forget_released(self, observed: Observed) -> None:
+        """The file says what `observed` shows: forget released holds whose server is hapsync's own again, or gone.
+
+        Not before, or a HAProxy started from the older file would have them held by a hand that nobody knows of.
+        """
+        memory = _without_done(self.memory, observed)
+        if memory is not self.memory:
+            self.memory = memory
+            self.save()
+
+    def remember(self, memory: Memory, *, asked: Hold | None = None) -> None:
+        """Take what a person asked for, durably; `asked` is the hold or release that it is about, if any.
+
+        Raises OSError when it cannot be written; then nothing has changed.
+        """
+        save_memory(self._config, memory)
+        self.memory = self._saved = memory
+        if asked is not None:  # where it is released, it was not shown as hapsync's own since
+            self._ours -= {(asked.backend, asked.address)}
+
+    def save(self, *, durable: bool = True) -> None:
+        """Write the memory; a full disk is logged once, and HAProxy is kept in step all the same."""
+        try:
+            save_memory(self._config, self.memory, durable=durable)
+            self._saved, self.error = self.memory, None
+        except OSError as error:
+            if self.error is None:
+                log.error("memory not written: %s; the guard goes on without", error)  # noqa: TRY400
+            self.error = str(error)
+
+
+def _of_this_boot(memory: Memory, boot_id: str) -> Memory:
+    """Return `memory` with its times as of now: nobody knows how long the machine was off."""
+    now = _boot_seconds()
+    return attrs.evolve(
+        memory,
+        peaks={name: ((now, max(amount for _, amount in one)),) for name, one in memory.peaks.items() if one},
+        refills={name: attrs.evolve(one, since=now, changed=now) for name, one in memory.refills.items()},
+        boot_id=boot_id,
+    )
+
+
+def _hold_downs(config: Config) -> Mapping[str, float]:
+    return {name: one.hold_down_seconds for name, one in config.backends.items()}
+
+
+def asides(memory: Memory) -> Mapping[str, Mapping[Address, AdminState | None]]:
+    """Return what persons set aside by now, by backend and address; None where they released it."""
+    found: dict[str, dict[Address, AdminState | None]] = {}
+    for hold in expired(memory, time.time()).holds:
+        found.setdefault(hold.backend, {})[hold.address] = None if hold.is_releasing else hold.admin
+    return found
+
+
+def _without_done(memory: Memory, observed: Observed) -> Memory:
+    """Return `memory` without released holds whose server is hapsync's own again, or gone."""
+    by_hand = {
+        (name, slot.address) for name, one in observed.backends.items() for slot in one.slots if slot.is_by_hand
+    }
+    holds = tuple(
+        hold
+        for hold in memory.holds
+        if not hold.is_releasing or hold.backend not in observed.backends or (hold.backend, hold.address) in by_hand
+    )
+    return memory if len(holds) == len(memory.holds) else attrs.evolve(memory, holds=holds)
+
+
+def _boot_seconds() -> float:
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
+def _read_boot_id() -> str:
+    try:
+        return Path(BOOT_ID).read_text(encoding="ascii").strip()
+    except OSError:
+        return ""

@@ -1,0 +1,41 @@
+"""Whether HAProxy is as Consul says, and why that cannot be told."""
+
+from collections.abc import Mapping, Sequence
+
+from hapsync.catalog import NOT_TELLING
+from hapsync.config import Config
+from hapsync.desired import Desired
+from hapsync.edge.watch import WatchState
+from hapsync.text import quoted
+from hapsync.worker.dues import Dues
+from hapsync.worker.file_keeper import FileKeeper
+from hapsync.worker.presence import Presence
+from hapsync.worker.reloads import Reloads
+
+
+def unsure(config: Config, wanted: Desired, watches: Mapping[str, WatchState], reloads: Reloads) -> Sequence[str]:
+    """Return why it cannot be told whether HAProxy is as Consul and the settings say, a line each."""
+    lines = []
+    for name, one in config.backends.items():
+        state = watches.get(one.service)
+        if name not in wanted.backends:
+            why = (state.error if state is not None else None) or "no answer yet"
+            lines.append(f"service {quoted(one.service)} was not read yet: {why}")
+        elif (doubt := wanted.backends[name].doubt) in NOT_TELLING and doubt is not None:
+            lines.append(f"service {quoted(one.service)}: {doubt.value}")
+    if reloads.settings_problem:
+        lines.append(reloads.settings_problem)
+    elif reloads.new_settings_at is not None:
+        lines.append(f"{reloads.new_settings_why}: HAProxy is brought there in a moment")
+    return lines
+
+
+def is_in_step(
+    wanted: Desired, haproxy: Presence, dues: Dues, reloads: Reloads, file: FileKeeper, *, is_whole: bool
+) -> bool:
+    """Return whether HAProxy and its file are known to be what is `wanted`.
+
+    `is_whole`: every backend was looked at, and nothing was withheld there because everything is stopped.
+    """
+    is_told = haproxy.process is not None and not any(one.doubt in NOT_TELLING for one in wanted.backends.values())
+    return is_told and is_whole and not (reloads.is_due or dues.is_unfinished or file.is_behind)

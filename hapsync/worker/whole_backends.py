@@ -1,0 +1,188 @@
+"""Whole backends added to the running HAProxy and deleted from it (3.4), instead of a reload.
+
+What is under way stands in the memory from before the first command until after the last: a killed agent's successor
+goes on with it.
+"""
+
+import logging
+import time
+from collections.abc import Callable, Collection, Sequence
+
+import attrs
+
+from hapsync.capabilities import version_of
+from hapsync.config import Config
+from hapsync.diff import REST_SECONDS
+from hapsync.edge.files import read_text_or_none
+from hapsync.edge.runtime_socket import RuntimeSession, open_session
+from hapsync.model import AdminState, Backend, HAProxyProcess, Server
+from hapsync.observed import with_loads
+from hapsync.plainbackends import HAS_BACKENDS, Difference, PlainBackend, plain_backends
+from hapsync.runtime import (
+    closing_commands,
+    creation_commands,
+    deletion_commands,
+    is_done,
+    is_gone,
+    is_there,
+    publish_command,
+)
+from hapsync.text import shown
+from hapsync.worker.safety import Safety
+
+log = logging.getLogger(__name__)
+
+AGAIN_SECONDS = 1.0
+"""How often what is under way is looked at: a backend is not deleted while something runs on it."""
+
+
+def can_have(process: HAProxyProcess | None) -> bool:
+    """Return whether the worker `process` adds and deletes whole backends."""
+    return process is not None and version_of(process.version) >= HAS_BACKENDS
+
+
+class WholeBackends:
+    """Adds and deletes plain backends; what is under way is in the memory of `safety`."""
+
+    def __init__(self, safety: Safety) -> None:
+        self._safety = safety
+        self._again_at = 0.0
+
+    def make(self, config: Config, wanted: Difference, made_live: Callable[[Difference], None]) -> str | None:
+        """Bring the live HAProxy to what is `wanted`; return None, or why it cannot be done without a reload.
+
+        `made_live` is told once that is done, and makes a pass over the new backends: they are published after it, so
+        that no request is sent to a backend without a server. Backends that are gone get no new traffic any more;
+        `step` deletes them once nothing is left on them.
+
+        Raises RuntimeAPIError where HAProxy does not answer, OSError where the memory cannot be written.
+        """
+        if wanted == Difference():
+            return None
+        with open_session(config.haproxy.socket, config.haproxy.timeout_seconds) as session:
+            self._look_whose(config, session.read_process())
+            under_way = self._safety.memory.under_way
+            known = {one.name for one in wanted.new if under_way.get(one.name) == _definition(one)}
+            self._remember({one.name: _definition(one) for one in (*wanted.new, *wanted.gone)})
+            made: list[PlainBackend] = []
+            for one in wanted.new:
+                is_there, refused = _create(session, one, may_be_there=one.name in known)
+                made += [one] if is_there and one.name not in known else []
+                if refused is not None:
+                    self._undo(session, made, wanted)
+                    return refused
+            for one in wanted.gone:
+                refused = _close(session, session.read_servers((one.name,)).backends[one.name])
+                if refused is not None:
+                    self._undo(session, made, wanted)
+                    return refused
+        made_live(wanted)
+        _publish(config, [one.name for one in wanted.new])
+        return None
+
+    def step(self, config: Config, *, is_settled: bool) -> Sequence[str]:
+        """Go on with what is under way, and return the backends that were deleted.
+
+        `is_settled`: HAProxy and its file are as `config` says. Raises RuntimeAPIError.
+        """
+        if not self._safety.memory.under_way or time.monotonic() < self._again_at:
+            return ()
+        self._again_at = time.monotonic() + AGAIN_SECONDS
+        with open_session(config.haproxy.socket, config.haproxy.timeout_seconds) as session:
+            self._look_whose(config, session.read_process())
+            under_way = self._safety.memory.under_way
+            gone = [name for name in under_way if name not in config.backends and _delete(session, name)]
+        added = [name for name in under_way if name in config.backends] if is_settled else []
+        _publish(config, added)  # again, where an agent was killed in between
+        self._forget([*gone, *added])
+        return gone
+
+    def leaving(self, config: Config) -> tuple[str, ...]:
+        """Return the backends that get no new traffic any more, and are deleted once nothing is left on them."""
+        return tuple(sorted(name for name in self._safety.memory.under_way if name not in config.backends))
+
+    def _look_whose(self, config: Config, process: HAProxyProcess) -> None:
+        """Forget what was under way in another worker, but for what `process` was started with: the file has it.
+
+        A backend of that name in a new worker may be anybody's, written by hand.
+        """
+        memory = self._safety.memory
+        if memory.under_way_pid == process.pid:
+            return
+        there = plain_backends(read_text_or_none(config.haproxy.config) or "") if memory.under_way else ()
+        left = {name: one for name, one in memory.under_way.items() if name in there and can_have(process)}
+        self._safety.memory = attrs.evolve(memory, under_way=left, under_way_pid=process.pid)
+
+    def _undo(self, session: RuntimeSession, new: Collection[PlainBackend], wanted: Difference) -> None:
+        """Take back what a refusal left half done: a reload brings all of it."""
+        for one in new:
+            session.ask(deletion_commands(one.name, one.slots))
+        session.ask([publish_command(one.name) for one in wanted.gone])
+        self._forget([one.name for one in (*wanted.new, *wanted.gone)])
+
+    def _remember(self, names: dict[str, str]) -> None:
+        memory = self._safety.memory
+        self._safety.remember(attrs.evolve(memory, under_way={**memory.under_way, **names}))
+
+    def _forget(self, names: Collection[str]) -> None:
+        memory = self._safety.memory
+        left = {name: one for name, one in memory.under_way.items() if name not in names}
+        if left != memory.under_way:
+            self._safety.memory = attrs.evolve(memory, under_way=left)
+            self._safety.save()
+
+
+def _publish(config: Config, names: Collection[str]) -> None:
+    if not names:
+        return
+    commands = [publish_command(name) for name in names]
+    with open_session(config.haproxy.socket, config.haproxy.timeout_seconds) as session:
+        session.read_process()
+        replies = session.ask(commands)
+    for command, reply in zip(commands, replies, strict=True):
+        if not is_done(command, reply) and not is_gone(reply):
+            log.error("%s: %s", command.line, shown(reply.strip()))
+
+
+def _definition(one: PlainBackend) -> str:
+    return f"{one.defaults} {one.options}"
+
+
+def _create(session: RuntimeSession, one: PlainBackend, *, may_be_there: bool) -> tuple[bool, str | None]:
+    """Add a backend; return whether it is there by that, and what was refused.
+
+    Nothing is added to a backend that is there already, unless it may be: it could be anybody's.
+    """
+    first, *others = creation_commands(one.name, one.defaults, one.slots, one.options)
+    for commands in ([first], others):
+        for command, reply in zip(commands, session.ask(commands), strict=True):
+            if not is_done(command, reply) and not (may_be_there and is_there(reply)):
+                return command is not first, f"{command.line}: {shown(reply.strip())}"
+    return True, None
+
+
+def _close(session: RuntimeSession, have: Backend) -> str | None:
+    commands = closing_commands(have.name, [slot.name for slot in have.slots if slot.admin is not AdminState.MAINT])
+    for command, reply in zip(commands, session.ask(commands), strict=True):
+        if not is_done(command, reply) and not is_gone(reply):
+            return f"{command.line}: {shown(reply.strip())}"
+    return None
+
+
+def _delete(session: RuntimeSession, name: str) -> bool:
+    """Delete the backend `name` if nothing is left on it; return whether it is gone."""
+    _close(session, session.read_servers((name,)).backends[name])
+    observed = session.read_servers((name,))
+    if observed.backends[name].exists:  # of one without a server HAProxy has no counters
+        loads, _ = session.read_stats(observed.backends.values())
+        observed = with_loads(observed, loads)
+    have = observed.backends[name]
+    if have.foreign or not all(_is_at_rest(slot) for slot in have.slots):
+        return False
+    replies = session.ask(deletion_commands(name, [slot.name for slot in have.slots]))
+    return is_gone(replies[-1])
+
+
+def _is_at_rest(slot: Server) -> bool:
+    is_out = slot.admin is AdminState.MAINT and slot.since_seconds >= REST_SECONDS
+    return is_out and slot.load is not None and slot.load.is_zero

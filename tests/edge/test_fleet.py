@@ -1,0 +1,105 @@
+"""Reload slots of a group, at a real Consul."""
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from hapsync.config import ConsulConfig
+from hapsync.edge.consul import Agent, endpoint
+from hapsync.edge.fleet import RIGHTS, Busy, Held, is_held, key_of, release, renew, take_slot, try_slot
+from hapsync.errors import CatalogError
+from tests.harness.consul import Consul, acl_consul
+from tests.harness.ports import free_port
+from tests.harness.processes import wait_until
+
+
+@contextmanager
+def balancer(url: str) -> Iterator[Agent]:
+    config = ConsulConfig(address=url, timeout_seconds=5)
+    agent = Agent(config, endpoint(config), "")
+    try:
+        yield agent
+    finally:
+        agent.close()
+
+
+def taken(agent: Agent, group: str, at_once: int = 1, value: str = "one") -> Held:
+    held = take_slot(agent, group, at_once, value)
+    assert isinstance(held, Held)
+    return held
+
+
+def test_the_only_slot_is_held_by_one_and_the_other_is_told_by_whom(shared_consul: Consul) -> None:
+    with balancer(shared_consul.url) as one, balancer(shared_consul.url) as two:
+        held = taken(one, "only", value="lb1: slots ran out")
+
+        assert take_slot(two, "only", 1, "lb2") == Busy(("lb1: slots ran out",))
+        assert is_held(one, held)
+
+
+def test_of_two_slots_two_are_held_and_the_third_waits(shared_consul: Consul) -> None:
+    with balancer(shared_consul.url) as agent:
+        first, second = taken(agent, "pair", 2), taken(agent, "pair", 2)
+
+        assert {first.key, second.key} == {key_of("pair", 0), key_of("pair", 1)}
+        assert isinstance(take_slot(agent, "pair", 2, "three"), Busy)
+
+
+def test_groups_do_not_wait_for_each_other(shared_consul: Consul) -> None:
+    with balancer(shared_consul.url) as agent:
+        taken(agent, "east")
+
+        taken(agent, "west")
+
+
+def test_a_slot_that_was_given_back_can_be_taken(shared_consul: Consul) -> None:
+    with balancer(shared_consul.url) as one, balancer(shared_consul.url) as two:
+        held = taken(one, "back")
+        renew(one, held)
+        release(one, held)
+
+        wait_until(lambda: isinstance(take_slot(two, "back", 1, "two"), Held), 10, "the slot to be free")
+        assert not is_held(one, held)
+
+
+def test_a_lost_session_is_noticed(shared_consul: Consul) -> None:
+    with balancer(shared_consul.url) as agent:
+        held = taken(agent, "lost")
+        agent.session.destroy(held.session)
+
+        assert not is_held(agent, held)
+        with pytest.raises(CatalogError):
+            renew(agent, held)
+
+
+def test_a_value_is_safe_to_show(shared_consul: Consul) -> None:
+    with balancer(shared_consul.url) as agent:
+        taken(agent, "shown", value="lb1\x1b[2J")
+
+        assert take_slot(agent, "shown", 1, "lb2") == Busy((r"lb1\u001b[2J",))
+
+
+def test_a_consul_that_is_away_is_an_error_and_no_slot() -> None:
+    with balancer(f"http://127.0.0.1:{free_port()}") as agent, pytest.raises(CatalogError, match="refuses the conn"):
+        take_slot(agent, "away", 1, "one")
+
+
+def test_a_token_needs_the_rights_that_the_message_names_and_no_others(work: Path) -> None:
+    with acl_consul(work) as consul:
+        consul.set_policy("none", 'service_prefix "" { policy = "read" }')
+        consul.set_policy("all", 'key_prefix "hapsync/" { policy = "write" } session_prefix "" { policy = "write" }')
+        for policy in ("none", "all"):
+            config = ConsulConfig(address=consul.url, token=consul.token(policy))
+            agent = Agent(config, endpoint(config), config.token)
+            try:
+                if policy == "none":
+                    with pytest.raises(CatalogError, match=re.escape(RIGHTS)):
+                        try_slot(agent, "lbs")
+                else:
+                    try_slot(agent, "lbs")
+                    assert isinstance(take_slot(agent, "lbs", 1, "one"), Held)
+            finally:
+                agent.close()

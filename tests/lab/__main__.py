@@ -1,0 +1,143 @@
+"""Plays the cells one after the other, writes a JSON line for each, and makes the report of them."""
+
+import argparse
+import json
+import os
+import platform
+import random
+import shlex
+import sys
+import time
+import traceback
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import cattrs
+from attrs import asdict
+
+import hapsync
+from tests.harness.tools import ROOT
+from tests.lab.cell import Measured, Order, play
+from tests.lab.client import TRAFFIC, Traffic
+from tests.lab.events import EVENTS
+from tests.lab.network import open_network
+from tests.lab.report import Cell, Run, line, parsed, plot, table
+from tests.lab.ways import WAYS, UnavailableError
+from tests.matrix.cell import keep_orphans, played
+
+OUT = ROOT / "build" / "lab"
+INTERVAL_SECONDS, QUICK_INTERVAL_SECONDS = 5.0, 3.0
+QUICK_WAYS = ("restart", "seamless reload", "hapsync, slots", "hapsync, dynamic")
+QUICK_EVENTS = ("deploy",)
+CELL_SECONDS = 120.0
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m tests.lab", description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="few ways and one event, in under three minutes")
+    parser.add_argument("--ways", nargs="+", choices=WAYS)
+    parser.add_argument("--traffic", nargs="+", choices=TRAFFIC)
+    parser.add_argument("--events", nargs="+", choices=EVENTS)
+    parser.add_argument("--interval", type=float, metavar="SECONDS", help="how often ways that go by the clock act")
+    parser.add_argument("--out", type=Path, default=OUT, metavar="FOLDER", help="where cells.jsonl and the report go")
+    parser.add_argument("--report", type=Path, metavar="FILE", help="only make the report, of the cells in this file")
+    parser.add_argument("--play", metavar="ORDER", help=argparse.SUPPRESS)
+    asked = parser.parse_args()
+    if asked.play is not None:
+        return play_here(cattrs.structure(json.loads(asked.play), Order))
+    asked.out.mkdir(parents=True, exist_ok=True)
+    if asked.report is not None:
+        cells = parsed(asked.report.read_text(encoding="utf-8"))
+    else:
+        cells = run(
+            asked.ways or (QUICK_WAYS if asked.quick else tuple(WAYS)),
+            asked.traffic or tuple(TRAFFIC),
+            asked.events or (QUICK_EVENTS if asked.quick else tuple(EVENTS)),
+            asked.interval or (QUICK_INTERVAL_SECONDS if asked.quick else INTERVAL_SECONDS),
+            asked.out / "cells.jsonl",
+        )
+    report = table(cells)
+    (asked.out / "report.md").write_text(report, encoding="utf-8")
+    (asked.out / "report.svg").write_text(plot(cells), encoding="utf-8")
+    print(f"\n{report}\nwritten to {asked.out}: cells.jsonl, report.md, report.svg")
+    return 1 if any(cell.error for cell in cells) or not cells else 0
+
+
+def run(
+    ways: Sequence[str], traffic: Sequence[Traffic], events: Sequence[str], interval: float, lines: Path
+) -> list[Cell]:
+    """Play every way under every traffic through every event; each cell is a line of the file once it is over."""
+    programs: dict[str, str] = {}
+    unavailable: dict[str, str] = {}
+    for name in ways:
+        try:
+            programs[name] = WAYS[name].program()
+        except UnavailableError as error:
+            unavailable[name] = str(error)
+            print(f"{name} is left out: {error}", flush=True)
+    about = Run(
+        command=shlex.join(["python", "-m", "tests.lab", *sys.argv[1:]]),
+        machine=machine(),
+        started=time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
+        hapsync=hapsync.__version__,
+        interval_seconds=interval,
+        ways={name: WAYS[name].describe(interval) for name in programs},
+        unavailable=unavailable,
+    )
+    keep_orphans()
+    cells = []
+    with open_network() as network, lines.open("w", encoding="utf-8") as file:
+        for event in events:
+            for kind in traffic:
+                for name, program in programs.items():
+                    told = play_there(Order(name, kind, event, interval, program, network, random.random()))
+                    cells.append(cell := cell_of(name, kind, event, about, told))
+                    print(line(cell), file=file, flush=True)
+                    print(f"{name}, {kind}, {event}: {words(cell)}", flush=True)
+    return cells
+
+
+def play_there(order: Order) -> Mapping[str, object]:
+    """Have a process of its own play it on the lab's own machine in the network; what it told, or an "error"."""
+    command = order.network.control.command(
+        sys.executable, "-m", "tests.lab", "--play", json.dumps(cattrs.unstructure(order))
+    )
+    return played(command, os.environ, CELL_SECONDS)
+
+
+def play_here(order: Order) -> int:
+    """Play it in this process, and print what was measured, as JSON."""
+    try:
+        told = asdict(play(order))
+    except Exception:  # noqa: BLE001  # whatever went wrong is what the cell says
+        print(json.dumps({"error": traceback.format_exc()}))
+        return 1
+    print(json.dumps(told))
+    return 0
+
+
+def cell_of(way: str, traffic: Traffic, event: str, about: Run, told: Mapping[str, object]) -> Cell:
+    if "error" in told:
+        return Cell(way, traffic, event, about, None, str(told["error"]))
+    return Cell(way, traffic, event, about, cattrs.structure(told, Measured))
+
+
+def words(cell: Cell) -> str:
+    """A cell in a few words, for who waits."""
+    if cell.measured is None:
+        return f"WENT WRONG\n{cell.error}"
+    answered = cell.measured.kinds["answered"]
+    return f"{cell.measured.requests - answered} of {cell.measured.requests} failed, {cell.measured.late} late"
+
+
+def machine() -> str:
+    """What it is measured on, in words."""
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    return (
+        f"{os.cpu_count()} cores ({platform.machine()}), {memory:.0f} GiB, Linux {platform.release()}, "
+        f"Python {platform.python_version()}, load {os.getloadavg()[0]:.1f} before"
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

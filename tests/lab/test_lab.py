@@ -1,0 +1,96 @@
+"""The whole lab: what it leaves out, what it writes, and what is left of it when it is killed."""
+
+import signal
+import subprocess
+import sys
+import textwrap
+from contextlib import suppress
+from pathlib import Path
+
+from tests.harness.processes import wait_until
+from tests.harness.tools import ROOT
+from tests.lab.report import parsed
+from tests.lab.sweeper import FOLDER, inside
+
+PLAYING = {"consul", "haproxy", "hapsync"}
+
+
+def test_a_way_that_cannot_run_here_is_left_out_with_its_reason_and_the_others_are_written(tmp_path: Path) -> None:
+    code = """
+        import sys
+        from tests.lab import __main__ as lab
+        from tests.lab.ways import WAYS, Restart, UnavailableError
+
+        class Unavailable(Restart):
+            name = "unavailable"
+
+            @classmethod
+            def program(cls):
+                raise UnavailableError("it is of another world")
+
+        lab.WAYS = {"unavailable": Unavailable, **WAYS}
+        sys.exit(lab.main())
+    """
+    asked = ("--ways", "unavailable", "hapsync, slots", "--traffic", "new", "--events", "steady", "--interval", "1")
+    said = run("-c", textwrap.dedent(code), *asked, "--out", str(tmp_path))
+
+    [cell] = parsed((tmp_path / "cells.jsonl").read_text())
+    assert cell.way == "hapsync, slots"
+    assert cell.measured is not None
+    assert cell.measured.requests > 0
+    assert cell.run.unavailable == {"unavailable": "it is of another world"}
+    report = (tmp_path / "report.md").read_text()
+    assert "- way *unavailable* is left out: it is of another world" in report
+    assert "unavailable is left out: it is of another world" in said
+    assert report in said
+    assert (tmp_path / "report.svg").read_text().startswith("<svg")
+
+    (tmp_path / "report.md").unlink()
+    run("-m", "tests.lab", "--report", str(tmp_path / "cells.jsonl"), "--out", str(tmp_path))
+    assert (tmp_path / "report.md").read_text() == report
+
+
+def test_a_lab_that_is_killed_in_the_middle_of_a_cell_leaves_nothing(tmp_path: Path) -> None:
+    command = (
+        sys.executable,
+        "-m",
+        "tests.lab",
+        "--ways",
+        "hapsync, slots",
+        "--traffic",
+        "new",
+        "--events",
+        "steady",
+    )
+    with subprocess.Popen((*command, "--out", str(tmp_path)), cwd=ROOT, stdout=subprocess.DEVNULL) as running:
+        try:
+            wait_until(lambda: set(programs(inside(spaces(running.pid)))) >= PLAYING, 30, "all to run")
+            playing = inside(spaces(running.pid))
+        finally:
+            running.send_signal(signal.SIGKILL)
+    assert list(Path("/tmp").glob(f"hslab-{running.pid}-*"))
+
+    wait_until(lambda: not spaces(running.pid), 10, "its namespaces to go")
+    wait_until(lambda: not list(Path("/tmp").glob(f"hslab-{running.pid}-*")), 5, "its folder to go")
+    wait_until(lambda: not programs(playing), 5, "its programs to end")
+
+
+def run(*arguments: str) -> str:
+    return subprocess.run(
+        (sys.executable, *arguments), cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True, timeout=100
+    ).stdout
+
+
+def spaces(lab_pid: int) -> list[str]:
+    return [path.name for path in FOLDER.glob(f"hslab-{lab_pid}-*")]
+
+
+def programs(pids: set[int]) -> list[str]:
+    """The names of those that have not ended."""
+    found = []
+    for pid in pids:
+        with suppress(OSError):
+            process = Path(f"/proc/{pid}")
+            if (process / "cmdline").read_bytes():
+                found.append((process / "comm").read_text().strip())
+    return found

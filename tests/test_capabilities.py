@@ -1,0 +1,89 @@
+"""What the probe's answers mean for the means of a backend."""
+
+from typing import Any
+
+import attrs
+import pytest
+
+from hapsync.ahead import FREE_SLOT
+from hapsync.capabilities import means_of, probe_command, refused, version_of
+from hapsync.config import BackendConfig
+from hapsync.model import Backend, Means
+
+YES = "Already exists a server with the same name in backend.\n"
+STATIC = "Backend must use a dynamic load balancing to support dynamic servers.\n"
+
+
+def backend(**keys: Any) -> BackendConfig:
+    return BackendConfig(service="web", **keys)
+
+
+def test_a_backend_is_probed_with_a_server_that_it_has() -> None:
+    command = probe_command(Backend("web", (attrs.evolve(FREE_SLOT, name="srv3"),)))
+
+    assert command is not None
+    assert command.line == "add server web/srv3 127.0.0.1:1"
+
+
+def test_a_backend_without_a_server_of_ours_is_not_probed() -> None:
+    assert probe_command(Backend("web")) is None
+
+
+@pytest.mark.parametrize("version", [(3, 0), (3, 2), (3, 4), (4, 0)])
+def test_from_3_0_on_servers_are_added_where_haproxy_takes_them(version: tuple[int, int]) -> None:
+    assert means_of(version, backend(), YES) == Means(can_add=True, can_wait=True)
+
+
+def test_before_3_0_servers_are_added_only_where_it_was_asked_for() -> None:
+    assert means_of((2, 6), backend(means="dynamic"), YES) == Means(can_add=True)
+    assert not means_of((2, 6), backend(), YES).can_add
+    assert "use no connection twice" in means_of((2, 8), backend(), YES).why
+
+
+@pytest.mark.parametrize(
+    ("version", "config", "reply", "why"),
+    [
+        ((3, 0), backend(means="slots"), YES, 'means = "slots"'),
+        ((2, 4), backend(means="dynamic"), YES, "experimental"),
+        ((0, 0), backend(), YES, "experimental"),
+        ((3, 0), backend(), STATIC, "HAProxy says: Backend must use a dynamic load balancing"),
+        ((3, 4), backend(), "Permission denied\n", "HAProxy says: Permission denied"),
+        ((3, 0), backend(), "", "HAProxy says: "),
+        ((3, 0), backend(server_options="check stick init-state"), YES, "has stick, which"),
+        ((3, 0), backend(server_options="check sni a;b"), YES, "would take apart"),
+        ((3, 0), backend(server_options="check sni <<"), YES, "would take apart"),
+    ],
+)
+def test_where_servers_cannot_be_added_it_says_why(
+    version: tuple[int, int], config: BackendConfig, reply: str, why: str
+) -> None:
+    means = means_of(version, config, reply)
+
+    assert not means.can_add
+    assert why in means.why
+
+
+def test_a_default_server_line_is_not_heeded_by_added_servers() -> None:
+    means = means_of((3, 0), backend(), YES, ["inter", "2s"])
+
+    assert not means.can_add
+    assert "default-server inter 2s" in means.why
+
+
+def test_a_backend_that_was_not_probed_has_its_slots_only() -> None:
+    assert means_of((3, 4), backend(), None) == Means(can_wait=True)
+
+
+def test_a_refusal_ends_the_adding_but_for_a_name_that_is_there_already() -> None:
+    assert refused("'xyz' option is not accepted for dynamic server") == Means(
+        why="HAProxy refused `add server`: 'xyz' option is not accepted for dynamic server"
+    )
+    assert refused(YES.strip()) is None
+
+
+@pytest.mark.parametrize(
+    ("text", "version"),
+    [("2.6.12-1+deb12u4", (2, 6)), ("3.4.7", (3, 4)), ("3.5-dev5-50872d", (3, 5)), ("", (0, 0)), ("x", (0, 0))],
+)
+def test_a_version_is_its_first_two_numbers(text: str, version: tuple[int, int]) -> None:
+    assert version_of(text) == version

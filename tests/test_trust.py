@@ -1,0 +1,115 @@
+"""Which answers of Consul may take something away, and how much of one is asked twice."""
+
+import attrs
+import pytest
+from hypothesis import given, strategies as st
+
+from hapsync.catalog import Doubt, Instance, Quarantined, Reading
+from hapsync.model import Address, CheckStatus
+from hapsync.trust import age_seconds, evidence, loses_much, needs_confirming, same_content
+
+HEADERS = ("x-consul-knownleader", "x-consul-lastcontact", "age", "x-consul-results-filtered-by-acls")
+
+
+def reading(*numbers: int, status: CheckStatus = CheckStatus.PASSING, doubt: Doubt | None = None) -> Reading:
+    instances = (Instance(f"n{number}", f"web-{number}", Address("10.0.0.1", number), status) for number in numbers)
+    return Reading("web", tuple(instances), doubt=doubt)
+
+
+TEN = reading(*range(1, 11))
+
+
+@pytest.mark.parametrize(
+    ("headers", "is_cached", "doubt"),
+    [
+        ({"x-consul-knownleader": "true", "x-consul-lastcontact": "0"}, False, None),
+        ({"x-consul-knownleader": "true", "x-consul-lastcontact": "10000"}, False, None),
+        ({"x-consul-knownleader": "true", "x-consul-lastcontact": "10001"}, False, Doubt.STALE),
+        ({"x-consul-knownleader": "false", "x-consul-lastcontact": "15221"}, False, Doubt.NO_LEADER),
+        ({"x-consul-knownleader": "false"}, True, Doubt.NO_LEADER),
+        ({"age": "0"}, True, None),
+        ({"age": "30"}, True, None),
+        ({"age": "31"}, True, Doubt.STALE),
+        ({"x-consul-results-filtered-by-acls": "true"}, False, Doubt.FILTERED),
+        ({"x-consul-results-filtered-by-acls": "true", "age": "99"}, True, Doubt.FILTERED),
+        ({"x-consul-results-filtered-by-acls": "false"}, False, None),
+    ],
+)
+def test_bad_evidence_is_a_doubt(headers: dict[str, str], is_cached: bool, doubt: Doubt | None) -> None:  # noqa: FBT001
+    assert evidence(headers, is_cached) is doubt
+
+
+@pytest.mark.parametrize("is_cached", [False, True])
+def test_headers_that_streaming_leaves_out_are_no_doubt(is_cached: bool) -> None:  # noqa: FBT001
+    assert evidence({}, is_cached) is None
+
+
+def test_the_cache_repeats_the_last_contact_of_its_last_fetch_so_only_its_age_counts() -> None:
+    frozen = {"x-consul-knownleader": "true", "x-consul-lastcontact": "15000", "age": "3"}
+
+    assert evidence(frozen, is_cached=True) is None
+    assert evidence(frozen, is_cached=False) is Doubt.STALE
+
+
+@pytest.mark.parametrize("text", ["", "-1", "1e3", "nan", "٣", "9" * 5000, "0x1", " 1", "yes", "1_000", "\ud800"])
+def test_garbage_in_a_header_is_a_doubt_and_never_an_exception(text: str) -> None:
+    assert evidence({"age": text}, is_cached=True) is Doubt.STALE
+    assert evidence({"x-consul-lastcontact": text}, is_cached=False) is Doubt.STALE
+    assert evidence({"x-consul-knownleader": text}, is_cached=False) is Doubt.STALE
+    assert evidence({"x-consul-results-filtered-by-acls": text}, is_cached=False) is Doubt.STALE
+    assert age_seconds({"age": text}) == float("inf")
+
+
+@given(st.dictionaries(st.sampled_from(HEADERS), st.text(max_size=20)), st.booleans())
+def test_any_headers_at_all_give_an_answer(headers: dict[str, str], is_cached: bool) -> None:  # noqa: FBT001
+    assert evidence(headers, is_cached) in {None, *Doubt}
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "is_much"),
+    [
+        (None, reading(), True),
+        (None, reading(1), False),
+        (reading(1), reading(), True),
+        (reading(), reading(), False),
+        (reading(doubt=Doubt.UNCONFIRMED), reading(), True),
+        (reading(), reading(1), False),
+        (TEN, reading(*range(2, 11)), False),
+        (TEN, reading(*range(4, 11)), False),
+        (TEN, reading(*range(5, 11)), True),
+        (reading(1, 2), reading(1), False),
+        (reading(1, 2, 3), reading(1), True),
+        (TEN, reading(*range(11, 21)), True),
+        (TEN, reading(*range(1, 11), status=CheckStatus.CRITICAL), True),
+        (TEN, reading(*range(1, 11), status=CheckStatus.MAINTENANCE), True),
+        (TEN, reading(*range(1, 11), status=CheckStatus.WARNING), False),
+        (reading(*range(1, 11), status=CheckStatus.CRITICAL), reading(1), False),
+    ],
+)
+def test_much_is_everything_or_two_and_more_than_three_of_ten(
+    before: Reading | None,
+    now: Reading,
+    is_much: bool,  # noqa: FBT001
+) -> None:
+    assert loses_much(before, now) is is_much
+
+
+def test_an_address_that_another_instance_took_over_is_not_lost() -> None:
+    renamed = tuple(attrs.evolve(one, instance_id=f"new-{one.instance_id}") for one in TEN.instances)
+
+    assert not loses_much(TEN, attrs.evolve(TEN, instances=renamed))
+
+
+def test_a_doubted_answer_that_takes_away_a_single_one_is_asked_again() -> None:
+    nine = reading(*range(2, 11))
+
+    assert needs_confirming(TEN, nine, Doubt.STALE)
+    assert not needs_confirming(TEN, nine, None)
+    assert not needs_confirming(TEN, TEN, Doubt.STALE)
+    assert not needs_confirming(None, TEN, Doubt.NO_LEADER)
+
+
+def test_content_is_the_same_however_it_is_trusted() -> None:
+    assert same_content(TEN, attrs.evolve(TEN, doubt=Doubt.AWAY, is_backwards=True))
+    assert not same_content(TEN, attrs.evolve(TEN, quarantined=(Quarantined("n", "i", "why"),)))
+    assert not same_content(TEN, reading(1))

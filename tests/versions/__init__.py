@@ -1,0 +1,1 @@
+"""What HAProxys of different versions do for hapsync; a target of its own runs it with each."""

@@ -1,0 +1,111 @@
+"""Servers that are added and deleted live, where there is no slot for them."""
+
+import time
+
+import pytest
+
+from tests.demo.fleet import Fleet
+from tests.demo.stage import NO_GUARD, Stage
+from tests.harness.processes import wait_until
+
+DYNAMIC = f'means = "dynamic"\n{NO_GUARD}'
+"""Whatever the version: 2.6 has dynamic servers, too, but chooses them only when told so."""
+
+
+def added(stage: Stage) -> dict[str, int]:
+    """The dynamic servers of the backend `web`, and the ids they have."""
+    return {name: one.id for name, one in stage.haproxy.servers("web").items() if name.startswith("dyn-")}
+
+
+def test_servers_come_and_go_live_beyond_the_slots() -> None:
+    with Stage({"web": 1}, backend_options=DYNAMIC) as stage, Fleet(stage) as fleet:
+        kept = fleet.add()
+        stage.wait_equal()
+        before = stage.haproxy.worker_pid()
+        with stage.load(rate=300) as load:
+            for _ in range(6):
+                members = [fleet.add() for _ in range(5)]
+                stage.wait_equal()
+                time.sleep(0.3)
+                for member in members:
+                    fleet.remove(member.name)
+                stage.wait_equal()
+            result = load.stop()
+
+        assert (result.failed, result.failures) == (0, ())
+        assert stage.haproxy.worker_pid() == before
+        assert stage.reloads() == 0
+        wait_until(lambda: len(added(stage)) == 1, 40, "what is gone to be deleted")
+        [(name, number)] = added(stage).items()
+        assert name == f"dyn-{kept.name}-{number:07x}"
+
+
+def test_dynamic_servers_outlive_reloads_restarts_and_the_agent_with_their_names_and_ids() -> None:
+    with Stage({"web": 1}, backend_options=DYNAMIC) as stage, Fleet(stage) as fleet:
+        for _ in range(3):
+            fleet.add()
+        stage.wait_equal()
+        names = added(stage)
+        assert len(names) == 3
+        wait_until(lambda: all(name in stage.haproxy.config.read_text() for name in names), 10, "the file to follow")
+
+        stage.haproxy.reload()
+        assert added(stage) == names
+        stage.wait_equal()
+        stage.haproxy.kill()
+        stage.haproxy.start()
+        assert added(stage) == names
+        stage.wait_equal()
+        stage.kill_agent()
+        stage.start_agent()
+        wait_until(lambda: stage.hapsync("plan").returncode == 0, 10, "an empty plan")
+        assert added(stage) == names
+        assert stage.hapsync("status").returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("line", "why"),
+    [
+        ("default-server inter 3s", "`default-server inter 3s` is not heeded by `add server`"),
+        ("balance static-rr", "dynamic load balancing"),
+    ],
+)
+def test_a_backend_that_takes_no_dynamic_servers_grows_by_a_reload_and_says_why(line: str, why: str) -> None:
+    with Stage({"web": 1}, backend_options=DYNAMIC, agent=False) as stage, Fleet(stage) as fleet:
+        template = stage.work / "haproxy.cfg.j2"
+        text = template.read_text().replace("    balance roundrobin\n", f"    {line}\n")
+        template.write_text(text if "balance" in line else text.replace(line, f"balance roundrobin\n    {line}"))
+        stage.haproxy.config.write_text(stage.hapsync("render", check=True).stdout)
+        stage.haproxy.reload()
+        for _ in range(3):
+            fleet.add()
+        stage.start_agent()
+        wait_until(lambda: stage.reloads() == 2, 15, "the reload that grows the slots")
+        wait_until(lambda: running(stage) == 3, 10, "three servers")
+        means = stage.status()["backends"]["web"]["means"]
+
+        assert added(stage) == {}
+        assert not means["dynamic"]
+        assert why in means["why_not"]
+        assert why in stage.hapsync("check").stdout
+
+
+def running(stage: Stage) -> int:
+    return sum(one.running for one in stage.haproxy.servers("web").values())
+
+
+def test_a_dynamic_server_that_a_person_holds_is_neither_enabled_nor_deleted_until_released() -> None:
+    options = f'means = "dynamic"\n{NO_GUARD}'
+    with (
+        Stage({"web": 1}, backend_options=options, agent_options="resync_seconds = 1") as stage,
+        Fleet(stage) as fleet,
+    ):
+        members = [fleet.add() for _ in range(2)]
+        stage.wait_equal()
+        held = next(name for name in added(stage) if members[0].name in name)
+        assert stage.hapsync("hold", f"web/{held}").returncode == 0
+        fleet.remove(members[0].name)
+        time.sleep(6)
+        assert stage.haproxy.servers("web")[held].in_maintenance
+        assert stage.hapsync("release", f"web/{held}").returncode == 0
+        wait_until(lambda: held not in added(stage), 20, "it to be deleted")
