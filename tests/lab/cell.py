@@ -88,7 +88,7 @@ def play(order: Order) -> Measured:
         way.prepare()
         stack.callback(way.stop)
         way.start()
-        watch = stack.enter_context(Watch(way.haproxy, way.workers))
+        watch = stack.enter_context(Watch(way.haproxy, way.workers, way.backend))
         watch.wait_serving(INSTANCES, READY_SECONDS)
         fleet.watched_by(watch)
         first = way.workers()

@@ -51,7 +51,7 @@ def test_a_change_is_done_when_haproxy_has_it_and_overtaken_by_the_next_of_its_s
         work / "admin.sock", free_port(), {"web": ["server a 127.0.0.1:1 disabled", "server b 127.0.0.1:2"]}
     )
     (work / "haproxy.cfg").write_text(config)
-    with HAProxy(work / "haproxy.cfg", work) as haproxy, Watch(haproxy, lambda: frozenset({1, 2})) as watch:
+    with HAProxy(work / "haproxy.cfg", work) as haproxy, Watch(haproxy, lambda: frozenset({1, 2}), "web") as watch:
         watch.wait_serving(1, 5)
         watch.expect("127.0.0.1:1", is_live=True, begun=time.monotonic())
         assert not watch.settle(0.3)

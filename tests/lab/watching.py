@@ -11,7 +11,6 @@ from attrs import define
 from tests.demo.truth import address
 from tests.harness.haproxy import HAProxy
 from tests.harness.processes import wait_until
-from tests.lab.config import BACKEND
 
 LOOK_SECONDS = 0.01
 """How far apart two looks are, which is how exact a change's time is."""
@@ -36,18 +35,19 @@ class Change:
 
 
 class Watch:
-    """Looks at the servers of the HAProxy that answers, and at its workers, from `__enter__` to `__exit__`.
+    """Looks at a backend's servers in the HAProxy that answers, and at its workers, from `__enter__` to `__exit__`.
 
     A worker that is stopping is not looked at: what it still sends to a server that left shows in the requests.
     """
 
-    def __init__(self, haproxy: HAProxy, workers: Callable[[], frozenset[int]]) -> None:
+    def __init__(self, haproxy: HAProxy, workers: Callable[[], frozenset[int]], backend: str) -> None:
         self.changes: list[Change] = []
         self.serving: frozenset[str] = frozenset()
         self.peak = 0
         self.seen: frozenset[int] = frozenset()
         self._haproxy = haproxy
         self._workers = workers
+        self._backend = backend
         self._lock = threading.Lock()
         self._ending = threading.Event()
         self._threads = [threading.Thread(target=look, daemon=True) for look in (self._look, self._count)]
@@ -87,7 +87,7 @@ class Watch:
     def _look(self) -> None:
         while not self._ending.wait(LOOK_SECONDS):
             try:
-                servers = self._haproxy.servers(BACKEND).values()
+                servers = self._haproxy.servers(self._backend).values()
             except (OSError, LookupError, ValueError):
                 continue  # nobody answers, or half: between two processes
             now = time.monotonic()

@@ -1,0 +1,101 @@
+"""Ways that are hapsync itself: `Hapsync`."""
+
+import json
+import subprocess
+from collections.abc import Mapping
+from typing import ClassVar
+
+from tests.demo.stage import HAPSYNC
+from tests.harness.processes import Process, wait_until
+from tests.lab.config import settings, template
+from tests.lab.programs import SpacedHAProxy
+from tests.lab.ways.way import Place, Way, WayError, all_of, fetched, workers_below
+
+
+class Hapsync(Way):
+    """`hapsync agent`, at once, through the Runtime API. The guard is set for a service that shrinks to a third."""
+
+    options: ClassVar[str]
+    slots: ClassVar[int]
+
+    def __init__(self, place: Place) -> None:
+        super().__init__(place)
+        work = place.work
+        self.haproxy = SpacedHAProxy(place.space, place.haproxy, work / "haproxy.cfg", work, is_master=True)
+        self._settings = work / "hapsync.toml"
+        self._agent: Process | None = None
+
+    def prepare(self) -> None:
+        work = self.place.work
+        path = work / "haproxy.cfg.j2"
+        path.write_text(template(self.haproxy.socket_path), encoding="utf-8")
+        paths: Mapping[str, object] = {
+            "address": self.place.consul.url,
+            "socket": str(self.haproxy.socket_path),
+            "config": str(self.haproxy.config),
+            "template": str(path),
+            "check_command": [self.place.haproxy, "-c", "-f", "{config}"],
+            "master_socket": str(self.haproxy.master_path),
+            "state_dir": str(work / "state"),
+            "runtime_dir": str(work / "run"),
+        }
+        self._settings.write_text(
+            settings(paths, slots=self.slots, options=f"{self.options}\nmax_loss_fraction = 0.7"), encoding="utf-8"
+        )
+        command = self.place.space.command(str(HAPSYNC), "render", "--config", str(self._settings))
+        ended = subprocess.run(command, check=True, capture_output=True, text=True, timeout=60)
+        self.haproxy.config.write_text(ended.stdout, encoding="utf-8")
+
+    def start(self) -> None:
+        self.haproxy.start()
+        command = self.place.space.command(str(HAPSYNC), "agent", "--config", str(self._settings))
+        self._agent = agent = Process(command, self.place.work / "agent.log")
+        report = self.place.work / "run" / "status.json"
+
+        def reports() -> bool:
+            return bool(json.loads(report.read_text(encoding="utf-8"))["pid"] == agent.pid)
+
+        wait_until(reports, 20, "the agent's first report", process=agent)
+
+    def stop(self) -> None:
+        has_ended = self._agent is not None and not self._agent.running
+        if self._agent is not None:
+            self._agent.stop()
+            self._agent = None
+        self.haproxy.stop()
+        if has_ended:
+            raise WayError(f"{self.name}: the agent had ended")
+
+    def workers(self) -> frozenset[int]:
+        return workers_below(self.haproxy.process.pid)
+
+    def tools(self) -> frozenset[int]:
+        return all_of(self._agent)
+
+    def revive(self) -> None:
+        self.haproxy.stop()
+        self.haproxy.start()
+
+
+class HapsyncSlots(Hapsync):
+    name = "hapsync, slots"
+    options = 'means = "slots"'
+    slots = 40
+
+    @classmethod
+    def describe(cls, interval_seconds: float) -> str:  # noqa: ARG003
+        return f"`hapsync agent` with {cls.slots} slots"
+
+
+class HapsyncDynamic(Hapsync):
+    name = "hapsync, dynamic"
+    options = 'means = "dynamic"'
+    slots = 1
+
+    @classmethod
+    def describe(cls, interval_seconds: float) -> str:  # noqa: ARG003
+        return "`hapsync agent` that adds and deletes servers"
+
+    @classmethod
+    def program(cls) -> str:
+        return fetched("3.0")
