@@ -34,8 +34,14 @@ def rendered(text: str, entries: Sequence[Mapping[str, Any]]) -> str:
     Sorted by address, so that the same instances make the same text; named by it, so that a server keeps its name.
     """
     places = sorted((entry["Service"]["Address"], entry["Service"]["Port"]) for entry in entries)
-    lines = [f"    server {host}_{port} {host}:{port} {SERVER_OPTIONS}\n" for host, port in places]
-    return _replaced(text, {_SERVERS: "".join(lines)})
+    return filled(
+        text, "".join(f"    server {host}_{port} {host}:{port} {SERVER_OPTIONS}\n" for host, port in places)
+    )
+
+
+def filled(text: str, lines: str) -> str:
+    """The `template` with `lines` in the place of the backend's servers."""
+    return _replaced(text, {_SERVERS: lines})
 
 
 def settings(paths: Mapping[str, object], *, slots: int, options: str) -> str:

@@ -15,6 +15,7 @@ from tests.harness.tools import ROOT, consul_path
 from tests.lab.network import Space
 
 CONSUL_PORT = 8500
+CONSUL_DNS_PORT = 8600
 
 
 class SpacedHelper(Helper):
@@ -39,7 +40,7 @@ class SpacedConsul(Agent):
 
     def __init__(self, space: Space, work: Path) -> None:
         settings = work / "consul.json"
-        ports = {"http": CONSUL_PORT, **dict.fromkeys(("grpc", "serf_wan"), -1)}
+        ports = {"http": CONSUL_PORT, "dns": CONSUL_DNS_PORT, **dict.fromkeys(("grpc", "serf_wan"), -1)}
         options = {"ports": ports, "disable_update_check": True, "log_level": "warn"}
         settings.write_text(json.dumps(options), encoding="utf-8")
         command = space.command(

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 
+from tests.lab.ways.dns import DnsSrv, FastDnsSrv
 from tests.lab.ways.hapsync import HapsyncDynamic, HapsyncSlots
 from tests.lab.ways.rendered import Reload, Restart, SeamlessReload
 from tests.lab.ways.way import Place, UnavailableError, Way, WayError
@@ -9,6 +10,6 @@ from tests.lab.ways.way import Place, UnavailableError, Way, WayError
 __all__ = ["WAYS", "HapsyncDynamic", "Place", "Restart", "UnavailableError", "Way", "WayError"]
 
 WAYS: Mapping[str, type[Way]] = {
-    way.name: way for way in (Restart, Reload, SeamlessReload, HapsyncSlots, HapsyncDynamic)
+    way.name: way for way in (Restart, Reload, SeamlessReload, DnsSrv, FastDnsSrv, HapsyncSlots, HapsyncDynamic)
 }
 """By name, in the order of the report."""
