@@ -25,8 +25,8 @@ class Member(Agent):
         self.name = name
         self.data = work / f"consul-{name}-{port}"
         self._life = 1
-        self._settings = work / f"consul-{name}-{port}.json"
-        self._settings.write_text(json.dumps({**settings, "data_dir": str(self.data)}), encoding="utf-8")
+        self.settings_path = work / f"consul-{name}-{port}.json"
+        self.settings_path.write_text(json.dumps({**settings, "data_dir": str(self.data)}), encoding="utf-8")
         super().__init__((), work / f"consul-{name}-{port}.log", host=host, port=port)
 
     def launch(self) -> None:
@@ -35,7 +35,7 @@ class Member(Agent):
         name = self.name if self._life == 1 else f"{self.name}-{self._life}"
         self.command = (
             *(consul_path(), "agent", f"-node={name}", f"-bind={self.host}", f"-client={self.host}"),
-            *("-config-format=json", f"-config-file={self._settings}"),
+            *("-config-format=json", f"-config-file={self.settings_path}"),
         )
         super().launch()
 

@@ -151,12 +151,7 @@ class HAProxy:
 
     def servers(self, backend: str) -> dict[str, ServerState]:
         """The servers of a backend by name, in HAProxy's order; `LookupError` when it has no such backend."""
-        answer = self.ask(f"show servers state {backend}")
-        _, _, table = answer.partition("# ")
-        if not table:
-            raise LookupError(answer.strip())
-        header, *rows = (line.split(" ") for line in table.splitlines() if line)
-        return {state.name: state for state in (_server(header, row) for row in rows)}
+        return {state.name: state for state in servers_in(self.ask(f"show servers state {backend}"))}
 
     def stat(self, proxy: str) -> dict[str, dict[str, str]]:
         """The lines of `show stat` for one proxy: by server name, FRONTEND or BACKEND, then by column."""
@@ -205,6 +200,15 @@ def _talk(path: Path, command: str, timeout_seconds: float = 10.0) -> str:
         connection.sendall(command.encode() + b"\n")
         answer = b"".join(iter(lambda: connection.recv(65536), b""))
     return answer.decode(errors="replace")
+
+
+def servers_in(answer: str) -> list[ServerState]:
+    """The servers of an answer to `show servers state`, in HAProxy's order; `LookupError` when it has none."""
+    _, _, table = answer.partition("# ")
+    if not table:
+        raise LookupError(answer.strip())
+    header, *rows = (line.split(" ") for line in table.splitlines() if line)
+    return [_server(header, row) for row in rows]
 
 
 def _server(header: Sequence[str], row: Sequence[str]) -> ServerState:

@@ -20,13 +20,15 @@ from tests.harness.tools import ROOT
 from tests.lab.cell import Measured, Order, play
 from tests.lab.client import TRAFFIC, Traffic
 from tests.lab.events import EVENTS
-from tests.lab.network import open_network
-from tests.lab.report import Cell, Run, line, parsed, plot, table
+from tests.lab.network import CONSUL_SERVERS, open_network
+from tests.lab.report import Cell, Run, line, parsed, placed, written
+from tests.lab.tables import delays
 from tests.lab.ways import WAYS, UnavailableError
 from tests.matrix.cell import keep_orphans, played
 
 OUT = ROOT / "build" / "lab"
-INTERVAL_SECONDS, QUICK_INTERVAL_SECONDS = 5.0, 3.0
+INTERVAL_SECONDS = 3.0
+"""A policy of a minute, compressed 20 times."""
 QUICK_WAYS = ("restart", "seamless reload", "hapsync, slots", "hapsync, dynamic")
 QUICK_EVENTS = ("deploy",)
 CELL_SECONDS = 120.0
@@ -40,31 +42,55 @@ def main() -> int:
     parser.add_argument("--events", nargs="+", choices=EVENTS)
     parser.add_argument("--interval", type=float, metavar="SECONDS", help="how often ways that go by the clock act")
     parser.add_argument("--out", type=Path, default=OUT, metavar="FOLDER", help="where cells.jsonl and the report go")
-    parser.add_argument("--report", type=Path, metavar="FILE", help="only make the report, of the cells in this file")
+    parser.add_argument("--consul-servers", type=int, default=1, choices=range(1, CONSUL_SERVERS + 1))
+    parser.add_argument(
+        "--report", type=Path, nargs="+", metavar="FILE", help="only make the report, of the cells in these files"
+    )
+    parser.add_argument(
+        "--document",
+        type=Path,
+        metavar="FILE",
+        help="put the report into it, between its markers, and plots beside it",
+    )
     parser.add_argument("--play", metavar="ORDER", help=argparse.SUPPRESS)
     asked = parser.parse_args()
     if asked.play is not None:
         return play_here(cattrs.structure(json.loads(asked.play), Order))
+    begun = time.monotonic()
     asked.out.mkdir(parents=True, exist_ok=True)
     if asked.report is not None:
-        cells = parsed(asked.report.read_text(encoding="utf-8"))
+        cells = [cell for file in asked.report for cell in parsed(file.read_text(encoding="utf-8"))]
     else:
         cells = run(
             asked.ways or (QUICK_WAYS if asked.quick else tuple(WAYS)),
             asked.traffic or tuple(TRAFFIC),
             asked.events or (QUICK_EVENTS if asked.quick else tuple(EVENTS)),
-            asked.interval or (QUICK_INTERVAL_SECONDS if asked.quick else INTERVAL_SECONDS),
+            asked.interval or INTERVAL_SECONDS,
+            asked.consul_servers,
             asked.out / "cells.jsonl",
         )
-    report = table(cells)
+    report = written(cells, asked.out, "")
     (asked.out / "report.md").write_text(report, encoding="utf-8")
-    (asked.out / "report.svg").write_text(plot(cells), encoding="utf-8")
-    print(f"\n{report}\nwritten to {asked.out}: cells.jsonl, report.md, report.svg")
+    if asked.document is not None:
+        put_into(asked.document, cells)
+    print(f"\n{report}\nwritten to {asked.out}, in {time.monotonic() - begun:.0f} s in all")
     return 1 if any(cell.error for cell in cells) or not cells else 0
 
 
+def put_into(document: Path, cells: Sequence[Cell]) -> None:
+    """Put the report into a document, and its plots into a folder beside it that has its name; `DocumentError`."""
+    pictures = document.with_suffix("")
+    report = written(cells, pictures, f"{pictures.name}/")
+    document.write_text(placed(document.read_text(encoding="utf-8"), report), encoding="utf-8")
+
+
 def run(
-    ways: Sequence[str], traffic: Sequence[Traffic], events: Sequence[str], interval: float, lines: Path
+    ways: Sequence[str],
+    traffic: Sequence[Traffic],
+    events: Sequence[str],
+    interval: float,
+    consul_servers: int,
+    lines: Path,
 ) -> list[Cell]:
     """Play every way through every event, under all the traffic; each cell is a line of the file once it is over."""
     programs: dict[str, str] = {}
@@ -89,7 +115,9 @@ def run(
     with open_network() as network, lines.open("w", encoding="utf-8") as file:
         for event in events:
             for name, program in programs.items():
-                told = play_there(Order(name, traffic, event, interval, program, network, random.random()))
+                told = play_there(
+                    Order(name, traffic, event, interval, program, network, random.random(), consul_servers)
+                )
                 cells.append(cell := cell_of(name, event, about, told))
                 print(line(cell), file=file, flush=True)
                 print(f"{name}, {event}: {words(cell)}", flush=True)
@@ -125,9 +153,11 @@ def words(cell: Cell) -> str:
     """A cell in a few words, for who waits."""
     if cell.measured is None:
         return f"WENT WRONG\n{cell.error}"
-    return "; ".join(
-        f"{kind}: {account.failed} of {account.requests} failed, {account.late} late"
-        for kind, account in cell.measured.accounts.items()
+    row = cell.row
+    failed = ", ".join(f"{kind} {one.failed}" for kind, one in cell.measured.accounts.items() if one.failed)
+    return (
+        f"{row.failed} of {row.requests:,} failed{f' ({failed})' if failed else ''}; "
+        f"live {delays(cell.measured.live)}; gone {delays(cell.measured.gone)}; {cell.measured.whole_seconds:.0f} s"
     )
 
 

@@ -10,11 +10,14 @@ from attrs import frozen
 
 from tests.harness.processes import wait_until
 from tests.lab.account import Account
+from tests.lab.asked import Asked
 from tests.lab.client import Clients, Traffic
-from tests.lab.events import EVENTS, INSTANCES
+from tests.lab.config import BACKEND
+from tests.lab.costs import Costs, Counter
+from tests.lab.events import EVENTS, INSTANCES, Outage, Scene
 from tests.lab.fleet import Fleet
 from tests.lab.network import Network
-from tests.lab.programs import SpacedConsul, SpacedOrigins
+from tests.lab.programs import SpacedCluster, SpacedOrigins
 from tests.lab.watching import Change, Watch
 from tests.lab.ways import WAYS, Place
 
@@ -41,6 +44,9 @@ class Order:
     haproxy: str
     network: Network
     phase: float = 0.0
+    consul_servers: int = 1
+    """Unless the event needs more. With several, an agent that happens to read from one that does not lead has each
+    change 50 to 100 ms later, whatever the way: that would tell more of chance than of ways."""
 
 
 @frozen
@@ -61,12 +67,17 @@ class Measured:
     """What was measured in a cell."""
 
     seconds: float
+    """As long were the traffic, and all that is counted."""
+    whole_seconds: float
+    """The same with all that is before and after: starting, stopping."""
     accounts: Mapping[Traffic, Account]
     live: Delays
     gone: Delays
-    workers_peak: int
-    workers_end: int
-    workers_replaced: int
+    outage: Outage | None
+    costs: Costs
+    asked: Asked
+    looks_seconds: tuple[float, float]
+    """From one look at HAProxy to the next while a change was awaited: median, 99th percentile."""
     haproxy: str
     """Its version."""
     consul: str
@@ -75,45 +86,53 @@ class Measured:
 
 def play(order: Order) -> Measured:
     """Play it, in the network's `control` namespace; `AccountError` where requests are missing from the account."""
-    network = order.network
+    started = time.monotonic()
+    event, network = EVENTS[order.event], order.network
     work = Path(tempfile.mkdtemp(prefix="", dir=network.folder))
     with ExitStack() as stack:
-        consul = stack.enter_context(SpacedConsul(network.consul, work))
+        servers = max(order.consul_servers, event.consul_servers)
+        cluster = stack.enter_context(SpacedCluster(network.consul, network.agent, work, servers))
         origins = stack.enter_context(SpacedOrigins(network.servers, work))
-        fleet = stack.enter_context(Fleet(consul, origins, network.servers.addresses, order.interval_seconds))
-        for _ in range(INSTANCES):
-            fleet.add()
-        place = Place(network.balancer, work, consul, order.interval_seconds, order.haproxy)
-        way = WAYS[order.way](place)
+        addresses = network.servers.addresses
+        fleet = stack.enter_context(Fleet(cluster.entry(), origins, addresses, order.interval_seconds))
+        fleet.add(INSTANCES)
+        wait_until(lambda: len(cluster.client.health(BACKEND)) == INSTANCES, 10, "Consul's agent to know them all")
+        way = WAYS[order.way](Place(network.balancer, work, cluster.local, order.interval_seconds, order.haproxy))
         way.prepare()
         stack.callback(way.stop)
         way.start()
-        watch = stack.enter_context(Watch(way.haproxy, way.workers, way.backend))
+        watch = stack.enter_context(Watch(way.haproxy, way.backend))
         watch.wait_serving(INSTANCES, READY_SECONDS)
         fleet.watched_by(watch)
-        first = way.workers()
-        versions = wait_until(way.haproxy.info, 10, "HAProxy")["Version"], consul.version
+        versions = wait_until(way.haproxy.info, 10, "HAProxy")["Version"], cluster.local.version
         host = network.balancer.address
         clients = {
             kind: stack.enter_context(Clients(network.clients, work, host, 80, traffic=kind, rate=RATE))
             for kind in order.traffic
         }
+        counter = stack.enter_context(Counter(way.workers, way.tools))
+        asked = Asked.of(network, cluster)
         begun = time.monotonic()
         time.sleep(CALM_SECONDS + order.phase * order.interval_seconds)
-        EVENTS[order.event].play(fleet)
-        fleet.settle()
+        killed = event.play(Scene(fleet, cluster, way, host))
         # As long for who follows at once as for who goes by a clock, so that both are asked as much.
         rest = begun + CALM_SECONDS + LEAST_INTERVALS * order.interval_seconds - time.monotonic()
         time.sleep(max(CALM_SECONDS, rest))
+        costs, asked = counter.stop(), Asked.of(network, cluster).since(asked)
+        seconds = time.monotonic() - begun
         accounts = {kind: Account.of(some.stop(), fleet.is_away) for kind, some in clients.items()}
-        return Measured(
-            seconds=round(time.monotonic() - begun, 1),
-            accounts=accounts,
-            live=Delays.of([change for change in watch.changes if change.is_live]),
-            gone=Delays.of([change for change in watch.changes if not change.is_live]),
-            workers_peak=watch.peak,
-            workers_end=len(way.workers()),
-            workers_replaced=len(watch.seen - first),
-            haproxy=versions[0],
-            consul=versions[1],
-        )
+        watch.stop()
+        members = fleet.names
+    return Measured(
+        seconds=round(seconds, 1),
+        whole_seconds=round(time.monotonic() - started, 1),
+        accounts=accounts,
+        live=Delays.of([change for change in watch.changes if change.is_live]),
+        gone=Delays.of([change for change in watch.changes if not change.is_live]),
+        outage=None if killed is None else Outage.of(killed, watch.history, members),
+        costs=costs,
+        asked=asked,
+        looks_seconds=watch.gaps_seconds,
+        haproxy=versions[0],
+        consul=versions[1],
+    )

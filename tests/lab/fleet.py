@@ -46,22 +46,28 @@ class Fleet:
             timer.cancel()
             timer.join()
 
+    def told_to(self, consul: Agent) -> None:
+        """From now on `consul` is told what changes."""
+        self._consul = consul
+
     def watched_by(self, watch: Watch) -> None:
         """From now on `watch` is told of every change."""
         self._watch = watch
 
-    def settle(self) -> bool:
-        """Wait until HAProxy has followed, several intervals at most; whether it has."""
-        return self._watch is None or self._watch.settle(2 * self.interval_seconds + 8)
+    def settle(self, seconds: float | None = None) -> bool:
+        """Wait until HAProxy has followed, several intervals at most unless so long; whether it has."""
+        return self._watch is None or self._watch.settle(seconds or 2 * self.interval_seconds + 8)
 
-    def add(self) -> str:
-        """A new instance, which is its address."""
-        host = self._free.pop(0)
-        self._origins.open(host, PORT)
-        self.members.append(host)
-        self._expect(host, is_live=True)
-        self._put(host, "passing")
-        return host
+    def add(self, count: int = 1) -> Sequence[str]:
+        """New instances, which are their addresses: all servers listen before the first is registered."""
+        hosts = [self._free.pop(0) for _ in range(count)]
+        for host in hosts:
+            self._origins.open(host, PORT)
+        for host in hosts:
+            self.members.append(host)
+            self._expect(host, is_live=True)
+            self._put(host, "passing")
+        return hosts
 
     def leave(self, host: str) -> None:
         """It is deregistered, and stops in good order a moment later."""
@@ -95,6 +101,11 @@ class Fleet:
         self._expect(host, is_live=True)
         self._put(host, "passing")
 
+    @property
+    def names(self) -> frozenset[str]:
+        """Its members, by the names that their servers answer with."""
+        return frozenset(map(_name, self.members))
+
     def is_away(self, name: str, when: float) -> bool:
         """Whether Consul did not have the instance of that server as one that serves at that time."""
         return any(begun < when and (end is None or when < end) for begun, end in self.away.get(name, ()))
@@ -104,7 +115,7 @@ class Fleet:
 
     def _expect(self, host: str, *, is_live: bool) -> None:
         if self._watch is not None:
-            self._watch.expect(_name(host), is_live=is_live, begun=time.monotonic())
+            self._watch.expect(_name(host), is_live=is_live)
 
     def _gone(self, host: str) -> None:
         self.away.setdefault(_name(host), []).append((time.monotonic(), None))

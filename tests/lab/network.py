@@ -1,6 +1,8 @@
 """A network of the lab's own: a namespace for each machine, on one bridge in a namespace of its own.
 
-Nothing is added to the network of the machine itself, and none of these can reach it.
+Balancer and agent are two parts of one machine: a link of their own takes the place of its loopback, so that what
+its counters say is what passes between Consul's local agent and whoever asks it on the balancer. Nothing is added to
+the network of the machine itself, and none of these can reach it.
 """
 
 import itertools
@@ -19,9 +21,13 @@ from pyroute2 import NetNS, netns
 from tests.harness.tools import ROOT
 from tests.lab.sweeper import FOLDER, sweep
 
-ROLES = ("balancer", "consul", "control", "clients", "servers")
-"""The machines; `control` is where the lab itself stands."""
+ROLES = ("balancer", "agent", "consul", "control", "clients", "servers")
+"""The machines; `control` is where the lab itself stands, `agent` where the balancer's local Consul agent does."""
 SERVERS = 100
+CONSUL_SERVERS = 3
+ASKING = "asking"
+"""The link between balancer and agent, by the name that it has on both."""
+_ASKING_ADDRESSES = {"balancer": "10.78.0.1", "agent": "10.78.0.2"}
 _SWEEP_SECONDS = 20.0
 
 _numbers = itertools.count(1)
@@ -42,12 +48,23 @@ class Space:
         """What runs `command` there; as the process itself, so signals reach it. Needs root."""
         return ("nsenter", f"--net={FOLDER / self.name}", "--", *command)
 
+    def carried_bytes(self, link: str) -> int:
+        """What a link of it has carried until now, in both directions; `LookupError` when it has no such link."""
+        command = self.command("cat", "/proc/net/dev")
+        for line in subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines():
+            name, colon, figures = line.partition(":")
+            if colon and name.strip() == link:
+                received, sent = (int(figures.split()[column]) for column in (0, 8))
+                return received + sent
+        raise LookupError(f"{self.name} has no link {link}")
+
 
 @frozen
 class Network:
     """The machines by their roles, and a folder for what they write; its path is short enough for unix sockets."""
 
     balancer: Space
+    agent: Space
     consul: Space
     control: Space
     clients: Space
@@ -56,7 +73,7 @@ class Network:
 
     @property
     def spaces(self) -> tuple[Space, ...]:
-        return (self.balancer, self.consul, self.control, self.clients, self.servers)
+        return (self.balancer, self.agent, self.consul, self.control, self.clients, self.servers)
 
 
 @contextmanager
@@ -96,7 +113,10 @@ def open_network() -> Iterator[Network]:
 def _addresses(role: str) -> tuple[str, ...]:
     if role == "servers":
         return tuple(f"10.77.1.{number}" for number in range(1, SERVERS + 1))
-    return (f"10.77.0.{ROLES.index(role) + 1}",)
+    if role == "consul":
+        return tuple(f"10.77.2.{number}" for number in range(1, CONSUL_SERVERS + 1))
+    on_bridge = f"10.77.0.{ROLES.index(role) + 1}"
+    return (on_bridge, _ASKING_ADDRESSES[role]) if role == "agent" else (on_bridge,)
 
 
 def _make(wire: str, machines: dict[str, Space]) -> None:
@@ -114,7 +134,22 @@ def _make(wire: str, machines: dict[str, Space]) -> None:
         with NetNS(space.name) as machine:
             [loopback] = machine.link_lookup(ifname="lo")
             [wired] = machine.link_lookup(ifname="eth0")
-            for address in space.addresses:
+            for address in set(space.addresses) - set(_ASKING_ADDRESSES.values()):
                 machine.addr("add", index=wired, address=address, prefixlen=16)
             for link in (loopback, wired):
                 machine.link("set", index=link, state="up")
+    _make_asking(machines)
+
+
+def _make_asking(machines: dict[str, Space]) -> None:
+    """The link between balancer and agent; `control` finds the agent's end of it over the bridge."""
+    with NetNS(machines["balancer"].name) as balancer:
+        peer = {"ifname": ASKING, "net_ns_fd": machines["agent"].name}
+        balancer.link("add", ifname=ASKING, kind="veth", peer=peer)
+    for role, address in _ASKING_ADDRESSES.items():
+        with NetNS(machines[role].name) as machine:
+            [link] = machine.link_lookup(ifname=ASKING)
+            machine.addr("add", index=link, address=address, prefixlen=24)
+            machine.link("set", index=link, state="up")
+    with NetNS(machines["control"].name) as control:
+        control.route("add", dst="10.78.0.0/24", gateway=machines["agent"].address)

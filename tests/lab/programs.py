@@ -1,11 +1,12 @@
 """The programs of the harness, each in the namespace of its own machine."""
 
-import json
 import sys
 import threading
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from tests.harness.cluster import Cluster, Member
 from tests.harness.consul import Agent
 from tests.harness.control import Helper
 from tests.harness.haproxy import HAProxy
@@ -14,8 +15,8 @@ from tests.harness.processes import Process, wait_until
 from tests.harness.tools import ROOT, consul_path
 from tests.lab.network import Space
 
-CONSUL_PORT = 8500
-CONSUL_DNS_PORT = 8600
+CONSUL_PORT, CONSUL_DNS_PORT = 8500, 8600
+_SERF_PORT, _RAFT_PORT = 8301, 8300
 
 
 class SpacedHelper(Helper):
@@ -35,19 +36,21 @@ class SpacedOrigins(Origins):
         self._helper = SpacedHelper(space, "tests.harness.origins", work)
 
 
-class SpacedConsul(Agent):
-    """`consul agent -dev` in a namespace, on its address and Consul's own ports."""
+class SpacedMember(Member):
+    """One agent of a cluster, in a namespace; it speaks to the others at `bind`, and to those who ask at `host`."""
 
-    def __init__(self, space: Space, work: Path) -> None:
-        settings = work / "consul.json"
-        ports = {"http": CONSUL_PORT, "dns": CONSUL_DNS_PORT, **dict.fromkeys(("grpc", "serf_wan"), -1)}
-        options = {"ports": ports, "disable_update_check": True, "log_level": "warn"}
-        settings.write_text(json.dumps(options), encoding="utf-8")
-        command = space.command(
-            *(consul_path(), "agent", "-dev", "-node=lab", f"-bind={space.address}", f"-client={space.address}"),
-            *("-config-format=json", f"-config-file={settings}"),
+    def __init__(
+        self, space: Space, work: Path, name: str, settings: Mapping[str, object], *, bind: str, host: str
+    ) -> None:
+        self._space, self._bind = space, bind
+        super().__init__(work, name, host, CONSUL_PORT, settings)
+
+    def launch(self) -> None:
+        self.command = self._space.command(
+            *(consul_path(), "agent", f"-node={self.name}", f"-bind={self._bind}", f"-client={self.host}"),
+            *("-config-format=json", f"-config-file={self.settings_path}"),
         )
-        super().__init__(command, work / "consul.log", host=space.address, port=CONSUL_PORT)
+        Agent.launch(self)
 
     @property
     def version(self) -> str:
@@ -55,9 +58,51 @@ class SpacedConsul(Agent):
         told: dict[str, Any] = self.request("GET", "/v1/agent/self")
         return str(told["Config"]["Version"])
 
-    def _ready(self) -> bool:
-        """Whether it leads and has registered itself."""
-        return bool(self.request("GET", "/v1/status/leader")) and bool(self.health("consul"))
+
+class SpacedCluster(Cluster):
+    """Servers on a machine of theirs, each on an address of its own, and `client`: the balancer's local agent.
+
+    Nobody but the balancer asks the client, so that what it counts is the balancer's.
+    """
+
+    local: "SpacedMember"
+    """The client, again: with its version."""
+
+    def __init__(self, servers: Space, agent: Space, work: Path, count: int) -> None:
+        """Prepare `count` servers and the client, which keep data and logs in `work`."""
+        hosts = servers.addresses[:count]
+        base = {
+            "ports": {"http": CONSUL_PORT, "dns": CONSUL_DNS_PORT, **dict.fromkeys(("grpc", "serf_wan"), -1)},
+            "retry_join": [f"{host}:{_SERF_PORT}" for host in hosts],
+            "retry_interval": "1s",
+            "disable_update_check": True,
+            "log_level": "warn",
+        }
+        # Elections are as fast as Consul allows, which is what it advises for servers that are not small.
+        voter = {**base, "server": True, "bootstrap_expect": count, "performance": {"raft_multiplier": 1}}
+        counting = {**base, "telemetry": {"prometheus_retention_time": "10m", "disable_hostname": True}}
+        self._raft_addresses = {f"{host}:{_RAFT_PORT}": number for number, host in enumerate(hosts, 1)}
+        self.servers = {
+            number: SpacedMember(servers, work, f"server-{number}", voter, bind=host, host=host)
+            for number, host in enumerate(hosts, 1)
+        }
+        bind, host = agent.addresses
+        self.client = self.local = SpacedMember(agent, work, "client", counting, bind=bind, host=host)
+
+    def entry(self) -> Member:
+        """A server that runs, and does not lead where another runs: where the lab tells Consul what changes."""
+        leader = self.leader()
+        running = [number for number, server in self.servers.items() if server.is_running]
+        return self.servers[next((number for number in running if number != leader), running[0])]
+
+    def wait_for_another_leader(self, entry: Member, before: int, seconds: float) -> None:
+        """Wait until the servers have one that is not `before`, as `entry` knows; `TimeoutError`."""
+
+        def confirmed() -> bool:
+            entry.request("GET", "/v1/health/service/consul?consistent")
+            return self.leader() not in (None, before)
+
+        wait_until(confirmed, seconds, "another leader")
 
 
 class SpacedHAProxy(HAProxy):

@@ -9,9 +9,11 @@ from tests.harness.consul import Consul
 from tests.harness.haproxy import HAProxy, minimal_config
 from tests.harness.origins import Origins
 from tests.harness.ports import free_port
+from tests.harness.processes import wait_until
 from tests.lab.account import Account, AccountError
 from tests.lab.cell import Delays
 from tests.lab.client import Request, Sent
+from tests.lab.events import Killed, Outage
 from tests.lab.fleet import PORT, Fleet
 from tests.lab.watching import Change, Watch
 
@@ -46,32 +48,60 @@ def test_changes_that_never_came_about_are_counted_and_lengthen_no_median() -> N
     assert Delays.of(changes) == Delays((0.5, 0.25), 1)
 
 
-def test_a_change_is_done_when_haproxy_has_it_and_overtaken_by_the_next_of_its_server(work: Path) -> None:
+def test_a_change_is_done_when_haproxy_has_it_or_overtaken_by_the_next_and_one_that_is_so_is_none(work: Path) -> None:
     config = minimal_config(
         work / "admin.sock", free_port(), {"web": ["server a 127.0.0.1:1 disabled", "server b 127.0.0.1:2"]}
     )
     (work / "haproxy.cfg").write_text(config)
-    with HAProxy(work / "haproxy.cfg", work) as haproxy, Watch(haproxy, lambda: frozenset({1, 2}), "web") as watch:
+    with HAProxy(work / "haproxy.cfg", work) as haproxy, Watch(haproxy, "web") as watch:
         watch.wait_serving(1, 5)
-        watch.expect("127.0.0.1:1", is_live=True, begun=time.monotonic())
+        watch.expect("127.0.0.1:1", is_live=True)
         assert not watch.settle(0.3)
         haproxy.ask("set server web/a state ready")
         assert watch.settle(5)
-        watch.expect("127.0.0.1:1", is_live=False, begun=time.monotonic())
-        watch.expect("127.0.0.1:1", is_live=True, begun=time.monotonic())
+        watch.expect("127.0.0.1:1", is_live=False)
+        watch.expect("127.0.0.1:1", is_live=True)
         assert watch.settle(5)
+        watch.stop()
 
-    first, overtaken, last = watch.changes
+    first, overtaken = watch.changes
     assert first.done is not None
     assert 0.3 < first.done - first.begun < 2
-    assert (overtaken.done, overtaken.is_overtaken) == (None, True)
-    assert last.done is not None
-    assert watch.peak == len(watch.seen) == 2
+    assert overtaken.done is None
+
+
+def test_a_haproxy_that_is_gone_is_seen_to_be_and_with_which_servers_it_came_back(work: Path) -> None:
+    servers = {"web": ["server a 127.0.0.1:1", "server b 127.0.0.1:2 disabled"]}
+    (work / "haproxy.cfg").write_text(minimal_config(work / "admin.sock", free_port(), servers))
+    with HAProxy(work / "haproxy.cfg", work) as haproxy, Watch(haproxy, "web") as watch:
+        watch.wait_serving(1, 5)
+        haproxy.ask("set server web/b state ready")
+        watch.wait_serving(2, 5)
+        begun = time.monotonic()
+        haproxy.kill()
+        wait_until(lambda: watch.serving is None, 5, "it to be gone")
+        haproxy.start()
+        watch.wait_serving(1, 5)
+        answered = time.monotonic()
+        haproxy.ask("set server web/b state ready")
+        watch.wait_serving(2, 5)
+        watch.stop()
+    both, file = frozenset({"127.0.0.1:1", "127.0.0.1:2"}), frozenset({"127.0.0.1:1"})
+
+    late = Outage.of(Killed(begun, answered), watch.history, both)
+    assert not late.is_right_at_once
+    assert late.right_seconds is not None
+    assert late.right_seconds > 0
+    at_once = Outage.of(Killed(begun, answered), watch.history, file)
+    assert at_once.is_right_at_once
+    assert at_once.right_seconds is not None
+    assert at_once.right_seconds < late.right_seconds
+    assert Outage.of(Killed(begun, answered), watch.history, frozenset()).right_seconds is None
 
 
 def test_an_instance_is_away_from_when_consul_is_told_until_it_is_told_otherwise(work: Path) -> None:
     with Consul(work) as consul, Origins(work) as origins, Fleet(consul, origins, ["127.0.0.9"], 1) as fleet:
-        host = fleet.add()
+        [host] = fleet.add()
         name = f"{host}:{PORT}"
         moments = [time.monotonic()]
         for act in (fleet.fail, fleet.recover, fleet.leave):

@@ -1,14 +1,20 @@
 """The report says what the lines say: what was measured, what went wrong, and what is left out."""
 
 import xml.etree.ElementTree as ET
+from pathlib import Path
 
 import pytest
 from attrs import evolve
 
 from tests.lab.account import Account
+from tests.lab.asked import Asked
 from tests.lab.cell import Delays, Measured
 from tests.lab.client import KINDS
-from tests.lab.report import COLUMNS, Cell, Run, line, parsed, plot, table
+from tests.lab.costs import Costs
+from tests.lab.events import Outage
+from tests.lab.plots import failed_plot, live_plot
+from tests.lab.report import BEGIN, END, Cell, DocumentError, Run, line, parsed, placed, written
+from tests.lab.tables import Row, failures_table, latency_table, summary_table, verdict
 
 RUN = Run(
     command="python -m tests.lab --quick",
@@ -20,32 +26,41 @@ RUN = Run(
     unavailable={"hapsync, dynamic": "no HAProxy 3.0: no archive has it"},
 )
 ACCOUNT = Account(
-    requests=1234,
-    kinds={**dict.fromkeys(KINDS, 0), "answered": 1200, "refused": 30, "cut": 4},
+    requests=1000,
+    kinds={**dict.fromkeys(KINDS, 0), "answered": 966, "refused": 30, "cut": 4},
     late=7,
     closed_idle=3,
     p50_ms=1.25,
     p99_ms=20.0,
     p999_ms=50.0,
 )
+GOOD = evolve(ACCOUNT, kinds={**dict.fromkeys(KINDS, 0), "answered": 1000}, late=0)
 MEASURED = Measured(
-    seconds=9.5,
-    accounts={"new": ACCOUNT},
+    seconds=30.0,
+    whole_seconds=33.0,
+    accounts={"new": ACCOUNT, "kept": GOOD},
     live=Delays((1.0, 3.0, 2.0), 1),
     gone=Delays((), 0),
-    workers_peak=2,
-    workers_end=1,
-    workers_replaced=3,
+    outage=None,
+    costs=Costs(1.5, 20 * 2**20, 9 * 2**20, 2, 3, 1),
+    asked=Asked(20, 50_000, 4, 8_000),
+    looks_seconds=(0.0021, 0.005),
     haproxy="2.6.12",
     consul="1.8.7",
 )
 CELL = Cell("restart", "deploy", RUN, MEASURED)
+WRONG = Cell("restart", "deploy", RUN, None, "Trace\nOSError: a | b")
+FAST = evolve(MEASURED, accounts={"new": GOOD}, live=Delays((0.01, 0.02, 0.01), 0))
+
+
+def cells_of(row: str) -> list[str]:
+    return [one.strip() for one in row.strip("|").split("|")]
 
 
 def test_a_cell_survives_its_line() -> None:
-    wrong = Cell("restart", "steady", RUN, None, "Trace\nOSError: no")
+    killed = evolve(CELL, measured=evolve(MEASURED, outage=Outage(0.2, None, is_right_at_once=False)))
 
-    assert parsed(f"{line(CELL)}\n{line(wrong)}\n") == [CELL, wrong]
+    assert parsed(f"{line(CELL)}\n{line(WRONG)}\n{line(killed)}\n") == [CELL, WRONG, killed]
 
 
 @pytest.mark.parametrize("text", ["{", '{"way": "restart"}'])
@@ -54,40 +69,133 @@ def test_a_line_that_is_no_cell_is_refused(text: str) -> None:
         parsed(text)
 
 
-def test_a_row_has_failures_by_kind_the_delays_and_how_many_changes_never_came() -> None:
-    [header, rule, row] = table([CELL]).splitlines()[:3]
+def test_a_summary_has_all_figures_by_their_rates() -> None:
+    header, _, row = summary_table([CELL.row])
 
-    assert header.count("|") == rule.count("|") == row.count("|") == len(COLUMNS) + 1
-    assert "| restart | deploy | new | 1,234 | 34 (30 refused, 4 cut) | 7 |" in row
-    assert "| 2.000, max 3.000; 1 never | - | 3 / 2 / 1 | 1.2 / 20.0 / 50.0 |" in row
+    assert dict(zip(cells_of(header), cells_of(row), strict=True)) == {
+        "way": "restart",
+        "failed of 1,000": "17.00 (34)",
+        "late of 1,000": "3.50 (7)",
+        "live": "2.00 s / 3.00 s / 3.00 s; 1 never",
+        "gone": "-",
+        "workers: new / most": "3 / 2",
+        "memory: workers / tool": "9 MiB / 20 MiB",
+        "tool CPU": "5.0 %",
+        "asked: a minute": "40, 100 kB",
+        "servers: a minute": "8, 16 kB",
+    }
+
+
+def test_a_summary_of_an_outage_says_when_it_was_over_and_when_the_servers_were_right() -> None:
+    outages = (
+        Outage(0.2, 0.2, is_right_at_once=True),
+        Outage(0.2, 1.5, is_right_at_once=False),
+        Outage(0.2, None, is_right_at_once=False),
+    )
+    rows = [Row("restart", "haproxy killed", evolve(MEASURED, outage=outage)) for outage in outages]
+    header, _, *told = map(cells_of, summary_table(rows))
+    places = header.index("answers again"), header.index("right again")
+
+    assert [[row[place] for place in places] for row in told] == [
+        ["200 ms", "at once"],
+        ["200 ms", "1.50 s"],
+        ["200 ms", "-"],
+    ]
 
 
 def test_a_cell_that_went_wrong_has_its_error_and_no_figures() -> None:
-    [*_, row] = table([Cell("restart", "deploy", RUN, None, "Trace\nOSError: a | b")]).splitlines()[:3]
+    header, _, row = summary_table([WRONG.row])
 
-    assert "WENT WRONG: OSError: a / b" in row
-    assert row.count("|") == len(COLUMNS) + 1
+    assert cells_of(row)[:2] == ["restart", "WENT WRONG: OSError: a / b"]
+    assert not any(cells_of(row)[2:])
+    assert row.count("|") == header.count("|")
 
 
-def test_the_report_names_machine_versions_command_and_what_is_left_out_and_why() -> None:
-    text = table([CELL])
+def test_each_kind_of_traffic_has_its_failures_and_its_latency() -> None:
+    assert [cells_of(row) for row in failures_table([CELL.row])] == [
+        ["way", "new", "kept"],
+        ["---"] * 3,
+        ["restart", "34 of 1,000 (30 refused, 4 cut)", "0 of 1,000"],
+    ]
+    assert cells_of(list(latency_table([CELL.row]))[-1]) == ["restart", "1.2 / 20.0 / 50.0", "1.2 / 20.0 / 50.0"]
 
-    assert "- way *restart*: HAProxy is stopped and started; HAProxy 2.6.12" in text
-    assert "- way *hapsync, dynamic* is left out: no HAProxy 3.0: no archive has it" in text
+
+def test_the_verdict_sets_the_best_peer_against_the_slower_of_hapsyncs_ways() -> None:
+    ours = [Row("hapsync, a", "deploy", FAST), Row("hapsync, b", "deploy", evolve(FAST, live=Delays((0.1,), 0)))]
+    peers = [CELL.row, Row("worse", "deploy", evolve(MEASURED, live=Delays((9.0,), 0)))]
+
+    assert verdict([*peers, *ours]) == (
+        "Best peer's median change-to-live: 3.00 s (restart); hapsync: 100 ms (hapsync, b, the slower of its ways); "
+        "30.0 times faster."
+    )
+    assert "No verdict" in verdict(ours)
+
+
+def test_a_peer_that_mostly_never_follows_has_no_median_to_be_best_by() -> None:
+    never = Row("never", "deploy", evolve(MEASURED, live=Delays((0.001,), 2)))
+
+    assert "(restart)" in verdict([never, CELL.row, Row("hapsync", "deploy", FAST)])
+
+
+def test_the_report_names_machine_versions_command_and_what_is_left_out_and_why(tmp_path: Path) -> None:
+    text = written([CELL, WRONG], tmp_path, "plots/")
+
+    assert "- *restart*: HAProxy is stopped and started; HAProxy 2.6.12" in text
+    assert "- *hapsync, dynamic* is left out: no HAProxy 3.0: no archive has it" in text
     assert "| hapsync, dynamic |" not in text
-    assert "`python -m tests.lab --quick` on 2 cores; hapsync 0.1, Consul\n1.8.7." in text
+    assert "## On 2 cores" in text
+    assert "by `python -m tests.lab --quick`; hapsync 0.1, Consul 1.8.7." in text
     assert "compressed 20 times" in text
+    assert "2.1 ms (median of the worst cell; 99th percentile of the worst: 5.0 ms)" in text
+    assert "![failed](plots/failed.svg)" in text
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["failed.svg", "live.svg"]
 
 
-def test_the_plot_has_bars_as_long_as_what_was_measured() -> None:
-    half = evolve(ACCOUNT, kinds={**dict.fromkeys(KINDS, 0), "answered": 1217, "refused": 17})
-    better = evolve(MEASURED, accounts={"new": half}, live=Delays((0.01,), 0))
-    drawing = ET.fromstring(plot([CELL, evolve(CELL, way="hapsync <slots>", measured=better)]))
+def test_runs_of_several_machines_have_a_part_and_plots_each(tmp_path: Path) -> None:
+    other = evolve(CELL, run=evolve(RUN, machine="8 cores"))
+    text = written([CELL, other], tmp_path, "")
 
-    _, *bars = [one.get("width", "") for one in drawing.iter() if one.tag.endswith("rect")]
-    failed, seconds, half_failed, hundredth = (float(width) for width in bars)
-    assert half_failed == pytest.approx(failed / 2, rel=0.01)
-    assert 0 < hundredth < seconds
-    words = [one.text for one in drawing.iter() if one.tag.endswith("text")]
-    assert "hapsync <slots>: deploy" in words
-    assert "27.55" in words
+    assert text.index("## On 2 cores") < text.index("failed-1.svg") < text.index("## On 8 cores")
+    assert len(list(tmp_path.iterdir())) == 4
+
+
+def test_a_document_keeps_all_but_what_is_between_its_markers() -> None:
+    document = f"# The lab\n{BEGIN}\nold\n{END}\nmore\n"
+    once = placed(document, "new")
+
+    assert once == f"# The lab\n{BEGIN}\n\nnew\n{END}\nmore\n"
+    assert placed(once, "new") == once
+
+
+@pytest.mark.parametrize("document", ["", BEGIN, f"{END} {BEGIN}"])
+def test_a_document_without_a_place_for_the_figures_is_refused(document: str) -> None:
+    with pytest.raises(DocumentError, match="figures:begin"):
+        placed(document, "new")
+
+
+def test_the_plot_of_failures_has_longer_bars_for_more_and_none_for_none() -> None:
+    worse = evolve(ACCOUNT, kinds={**dict.fromkeys(KINDS, 0), "answered": 700, "refused": 300})
+    rows = [CELL.row, Row("worse", "deploy", evolve(MEASURED, accounts={"new": worse})), Row("good", "deploy", FAST)]
+    drawing = ET.fromstring(failed_plot(rows))
+
+    some, more = (float(one.get("width", "")) for one in drawing.iter() if is_mark(one, "rect"))
+    assert 0 < some < more
+    assert {"17.00", "300", "0", "worse", "deploy"} <= words(drawing)
+
+
+def test_the_plot_of_changes_has_a_dot_for_each_and_a_bar_at_the_median() -> None:
+    drawing = ET.fromstring(live_plot([CELL.row, Row("hapsync <slots>", "deploy", FAST)]))
+
+    dots = [float(one.get("cx", "")) for one in drawing.iter() if is_mark(one, "circle")]
+    _, hundredth = (float(one.get("x1", "")) for one in drawing.iter() if one.get("class") == "median")
+    assert len(dots) == 6
+    assert sum(dot == pytest.approx(hundredth, abs=0.1) for dot in dots) == 2
+    assert {"hapsync <slots>", "10 ms", "3.00 s", "1"} <= words(drawing)
+
+
+def is_mark(element: ET.Element, name: str) -> bool:
+    return element.tag.endswith(name) and element.get("class") != "paper"
+
+
+def words(drawing: ET.Element) -> set[str | None]:
+    return {one.text for one in drawing.iter() if one.tag.endswith("text")}

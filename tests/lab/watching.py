@@ -1,21 +1,15 @@
-"""What is seen of a HAProxy from beside it: when a change has come about in it, and how many workers it has."""
+"""What is seen of a HAProxy from beside it: when a change has come about in it, and which servers it had when."""
 
-import threading
 import time
-from collections.abc import Callable
+from collections.abc import Sequence
 from types import TracebackType
 from typing import Self
 
-from attrs import define
+from attrs import define, frozen
 
-from tests.demo.truth import address
+from tests.harness.control import Helper
 from tests.harness.haproxy import HAProxy
 from tests.harness.processes import wait_until
-
-LOOK_SECONDS = 0.01
-"""How far apart two looks are, which is how exact a change's time is."""
-COUNT_SECONDS = 0.1
-_STOPPED = 0
 
 
 @define
@@ -26,83 +20,73 @@ class Change:
     is_live: bool
     begun: float
     done: float | None = None
-    is_overtaken: bool = False
-    """Whether the next change of the same server came before it was done."""
 
-    @property
-    def is_due(self) -> bool:
-        return self.done is None and not self.is_overtaken
+
+@frozen
+class Seen:
+    """The servers that served from a time on; None while no HAProxy answered."""
+
+    when: float
+    serving: frozenset[str] | None
 
 
 class Watch:
-    """Looks at a backend's servers in the HAProxy that answers, and at its workers, from `__enter__` to `__exit__`.
+    """Has a program (`looking.py`) look at the servers of the HAProxy that answers, until `stop`.
 
     A worker that is stopping is not looked at: what it still sends to a server that left shows in the requests.
     """
 
-    def __init__(self, haproxy: HAProxy, workers: Callable[[], frozenset[int]], backend: str) -> None:
+    def __init__(self, haproxy: HAProxy, backend: str) -> None:
         self.changes: list[Change] = []
-        self.serving: frozenset[str] = frozenset()
-        self.peak = 0
-        self.seen: frozenset[int] = frozenset()
-        self._haproxy = haproxy
-        self._workers = workers
-        self._backend = backend
-        self._lock = threading.Lock()
-        self._ending = threading.Event()
-        self._threads = [threading.Thread(target=look, daemon=True) for look in (self._look, self._count)]
+        self.history: Sequence[Seen] = ()
+        """All that was seen, in order; once it is stopped."""
+        self.gaps_seconds: tuple[float, float] = (0.0, 0.0)
+        """Between two looks while a change was awaited: median and 99th percentile, once it is stopped."""
+        self._helper = Helper("tests.lab.looking", haproxy.log.parent, str(haproxy.socket_path), backend)
 
     def __enter__(self) -> Self:
-        for thread in self._threads:
-            thread.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._ending.set()
-        for thread in self._threads:
-            thread.join()
+        self._helper.stop()
+
+    @property
+    def serving(self) -> frozenset[str] | None:
+        """The addresses of the servers that serve now; None while no HAProxy answers."""
+        told = self._helper.ask("state")["serving"]
+        return None if told is None else frozenset(told)
 
     def wait_serving(self, count: int, seconds: float) -> None:
         """Wait until so many servers serve; `TimeoutError` when they do not in so long."""
-        wait_until(lambda: len(self.serving) == count, seconds, f"{count} servers to serve")
+        wait_until(lambda: len(self.serving or ()) == count, seconds, f"{count} servers to serve")
 
-    def expect(self, where: str, *, is_live: bool, begun: float) -> None:
-        """Note that the server at `where` is to change, and when that began."""
-        with self._lock:
-            for change in self.changes:
-                if change.address == where and change.is_due:
-                    change.is_overtaken = True
-            self.changes.append(Change(where, is_live, begun))
+    def expect(self, where: str, *, is_live: bool) -> None:
+        """Note that the server at `where` is to change; it begins when this returns.
+
+        The change before of the same server, where it has not come about, is overtaken, and never will. One that
+        is so already (the one before it did not come about) is none.
+        """
+        if not self._helper.ask("expect", number=len(self.changes), where=where, is_live=is_live)["is_so"]:
+            self.changes.append(Change(where, is_live, time.monotonic()))
 
     def settle(self, seconds: float) -> bool:
         """Wait, so long at most, until no change is due; whether that is so."""
         try:
-            wait_until(lambda: not any(change.is_due for change in list(self.changes)), seconds, "the changes")
+            wait_until(lambda: self._helper.ask("state")["due"] == 0, seconds, "the changes")
         except TimeoutError:
             return False
         return True
 
-    def _look(self) -> None:
-        while not self._ending.wait(LOOK_SECONDS):
-            try:
-                servers = self._haproxy.servers(self._backend).values()
-            except (OSError, LookupError, ValueError):
-                continue  # nobody answers, or half: between two processes
-            now = time.monotonic()
-            self.serving = frozenset(
-                address(server)
-                for server in servers
-                if not server.in_maintenance and not server.draining and server.operation != _STOPPED
-            )
-            with self._lock:
-                for change in self.changes:
-                    if change.is_due and (change.address in self.serving) == change.is_live:
-                        change.done = now
-
-    def _count(self) -> None:
-        while not self._ending.wait(COUNT_SECONDS):
-            workers = self._workers()
-            self.peak = max(self.peak, len(workers))
-            self.seen |= workers
+    def stop(self) -> None:
+        """Look no more; what was seen is in `changes` and `history` from now on."""
+        told = self._helper.ask("stop")
+        for number, when in told["done"]:
+            self.changes[number].done = when
+        self.history = [
+            Seen(when, None if serving is None else frozenset(serving)) for when, serving in told["history"]
+        ]
+        median, most = told["gaps"]
+        self.gaps_seconds = (median, most)
+        self._helper.stop()

@@ -11,9 +11,12 @@ from tests.lab.config import settings, template
 from tests.lab.programs import SpacedHAProxy
 from tests.lab.ways.way import Place, Way, WayError, all_of, fetched, workers_below
 
+LOSS_FRACTION = 0.95
+"""As an operator sets it who lets a service shrink from 100 instances to 10 at once."""
+
 
 class Hapsync(Way):
-    """`hapsync agent`, at once, through the Runtime API. The guard is set for a service that shrinks to a third."""
+    """`hapsync agent`, at once, through the Runtime API. The guard is set for a service that shrinks to a tenth."""
 
     options: ClassVar[str]
     slots: ClassVar[int]
@@ -40,7 +43,8 @@ class Hapsync(Way):
             "runtime_dir": str(work / "run"),
         }
         self._settings.write_text(
-            settings(paths, slots=self.slots, options=f"{self.options}\nmax_loss_fraction = 0.7"), encoding="utf-8"
+            settings(paths, slots=self.slots, options=f"{self.options}\nmax_loss_fraction = {LOSS_FRACTION}"),
+            encoding="utf-8",
         )
         command = self.place.space.command(str(HAPSYNC), "render", "--config", str(self._settings))
         ended = subprocess.run(command, check=True, capture_output=True, text=True, timeout=60)
@@ -80,11 +84,14 @@ class Hapsync(Way):
 class HapsyncSlots(Hapsync):
     name = "hapsync, slots"
     options = 'means = "slots"'
-    slots = 40
+    slots = 120
 
     @classmethod
     def describe(cls, interval_seconds: float) -> str:  # noqa: ARG003
-        return f"`hapsync agent` with {cls.slots} slots"
+        return (
+            f"`hapsync agent` with {cls.slots} slots, as an operator sets them who expects up to 100 instances, "
+            f"and `max_loss_fraction = {LOSS_FRACTION}`"
+        )
 
 
 class HapsyncDynamic(Hapsync):
@@ -94,7 +101,7 @@ class HapsyncDynamic(Hapsync):
 
     @classmethod
     def describe(cls, interval_seconds: float) -> str:  # noqa: ARG003
-        return "`hapsync agent` that adds and deletes servers"
+        return f"`hapsync agent` that adds and deletes servers, with `max_loss_fraction = {LOSS_FRACTION}`"
 
     @classmethod
     def program(cls) -> str:
