@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 
+from tests.lab.ways.consultemplate import ConsulTemplateAtOnce, ConsulTemplateWaits
 from tests.lab.ways.dns import DnsSrv, FastDnsSrv
 from tests.lab.ways.hapsync import HapsyncDynamic, HapsyncSlots
 from tests.lab.ways.rendered import Reload, Restart, SeamlessReload
@@ -10,6 +11,17 @@ from tests.lab.ways.way import Place, UnavailableError, Way, WayError
 __all__ = ["WAYS", "HapsyncDynamic", "Place", "Restart", "UnavailableError", "Way", "WayError"]
 
 WAYS: Mapping[str, type[Way]] = {
-    way.name: way for way in (Restart, Reload, SeamlessReload, DnsSrv, FastDnsSrv, HapsyncSlots, HapsyncDynamic)
+    way.name: way
+    for way in (
+        Restart,
+        Reload,
+        SeamlessReload,
+        ConsulTemplateAtOnce,
+        ConsulTemplateWaits,
+        DnsSrv,
+        FastDnsSrv,
+        HapsyncSlots,
+        HapsyncDynamic,
+    )
 }
 """By name, in the order of the report."""

@@ -3,8 +3,8 @@
 from typing import ClassVar
 
 from tests.lab.config import BACKEND, SERVER_OPTIONS, filled, template
-from tests.lab.programs import CONSUL_DNS_PORT, SpacedHAProxy
-from tests.lab.ways.way import Place, Way, workers_below
+from tests.lab.programs import CONSUL_DNS_PORT
+from tests.lab.ways.way import Place, Way, haproxy_at, workers_below
 
 SLOTS = 128
 """More than the lab has servers; one that is not used costs nothing."""
@@ -23,9 +23,7 @@ class Dns(Way):
 
     def __init__(self, place: Place) -> None:
         super().__init__(place)
-        self.haproxy = SpacedHAProxy(
-            place.space, place.haproxy, place.work / "haproxy.cfg", place.work, is_master=True
-        )
+        self.haproxy = haproxy_at(place)
 
     @classmethod
     def describe(cls, interval_seconds: float) -> str:  # noqa: ARG003

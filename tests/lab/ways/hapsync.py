@@ -8,8 +8,7 @@ from typing import ClassVar
 from tests.demo.stage import HAPSYNC
 from tests.harness.processes import Process, wait_until
 from tests.lab.config import settings, template
-from tests.lab.programs import SpacedHAProxy
-from tests.lab.ways.way import Place, Way, WayError, all_of, fetched, workers_below
+from tests.lab.ways.way import Place, Way, WayError, all_of, fetched, haproxy_at, workers_below
 
 LOSS_FRACTION = 0.95
 """As an operator sets it who lets a service shrink from 100 instances to 10 at once."""
@@ -23,9 +22,8 @@ class Hapsync(Way):
 
     def __init__(self, place: Place) -> None:
         super().__init__(place)
-        work = place.work
-        self.haproxy = SpacedHAProxy(place.space, place.haproxy, work / "haproxy.cfg", work, is_master=True)
-        self._settings = work / "hapsync.toml"
+        self.haproxy = haproxy_at(place)
+        self._settings = place.work / "hapsync.toml"
         self._agent: Process | None = None
 
     def prepare(self) -> None:

@@ -10,7 +10,7 @@ from tests.harness.haproxy import ReloadFailedError
 from tests.harness.processes import ProcessDiedError, wait_until
 from tests.lab.config import template
 from tests.lab.programs import SpacedHAProxy, SpacedHelper
-from tests.lab.ways.way import Place, Way, WayError, all_of, workers_below
+from tests.lab.ways.way import Place, Way, WayError, all_of, haproxy_at, workers_below
 
 _DIES_SECONDS = 1.0
 """A master ends so soon after its worker was killed."""
@@ -40,10 +40,7 @@ class Rendered(Way):
 
     def another(self) -> SpacedHAProxy:
         """A HAProxy that is not started."""
-        place = self.place
-        return SpacedHAProxy(
-            place.space, place.haproxy, place.work / "haproxy.cfg", place.work, is_master=self.is_master
-        )
+        return haproxy_at(self.place, is_master=self.is_master)
 
     def prepare(self) -> None:
         place = self.place

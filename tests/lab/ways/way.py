@@ -14,6 +14,7 @@ from tests.harness.processes import Process
 from tests.harness.tools import ROOT, haproxy_path
 from tests.lab.config import BACKEND
 from tests.lab.network import Space
+from tests.lab.programs import SpacedHAProxy
 from tests.matrix.cell import below
 
 
@@ -90,6 +91,11 @@ class Way(abc.ABC):
 
         Returns when HAProxy answers; `ProcessDiedError` when it does not.
         """
+
+
+def haproxy_at(place: Place, *, is_master: bool = True) -> SpacedHAProxy:
+    """A HAProxy that is not started; its configuration is haproxy.cfg in the folder of the way."""
+    return SpacedHAProxy(place.space, place.haproxy, place.work / "haproxy.cfg", place.work, is_master=is_master)
 
 
 def workers_below(master: int) -> frozenset[int]:

@@ -1,0 +1,126 @@
+"""Ways that are HashiCorp's consul-template: `ConsulTemplate`."""
+
+import json
+import subprocess
+from typing import ClassVar
+
+from tests.harness.processes import Process
+from tests.harness.tools import haproxy_path
+from tests.lab.config import BACKEND, SERVER_OPTIONS, filled, template
+from tests.lab.ways.gotools import GoTool
+from tests.lab.ways.way import Place, Way, WayError, all_of, haproxy_at, workers_below
+
+TOOL = GoTool("github.com/hashicorp/consul-template", "v0.42.1")
+
+# `service` gives the instances that pass, and the address of the instance where it has one, else its node's.
+_SERVERS = f"""\
+{{{{ range service "{BACKEND}" }}}}    server {{{{ .Address }}}}_{{{{ .Port }}}} {{{{ .Address }}}}:{{{{ .Port }}}} \
+{SERVER_OPTIONS}
+{{{{ end }}}}"""
+
+# What is checked is not yet what a restart would start from. The reload is that of Debian's haproxy.service, and
+# where HAProxy is down, it is no failure of the job: it will start with the new file.
+_JOB = """\
+#!/bin/sh
+set -e
+{haproxy} -c -q -f {candidate}
+cp {candidate} {config}.tmp
+mv {config}.tmp {config}
+kill -USR2 "$(cat {pid})" || :
+"""
+
+
+class ConsulTemplate(Way):
+    """consul-template renders the whole file at each change; its job checks, installs and reloads, seamlessly.
+
+    It watches by blocking queries, stale ones, at most ten a second. It never gives up on Consul (`attempts = 0`).
+    Its file of settings is JSON, which it takes as well as HCL.
+    """
+
+    wait: ClassVar[tuple[str, str] | None]
+    """Its `wait`: how long it is to be quiet before it renders, and how long it waits at most."""
+
+    def __init__(self, place: Place) -> None:
+        super().__init__(place)
+        self.haproxy = haproxy_at(place)
+        self._program = TOOL.path()
+        self._pid = place.work / "haproxy.pid"
+        self._settings = place.work / "consul-template.json"
+        self._agent: Process | None = None
+
+    @classmethod
+    def program(cls) -> str:
+        TOOL.path()
+        return haproxy_path()
+
+    @classmethod
+    def describe(cls, interval_seconds: float) -> str:  # noqa: ARG003
+        waits = "no `wait`, its default and fastest" if cls.wait is None else f"`wait` {cls.wait[0]} to {cls.wait[1]}"
+        return f"consul-template {TOOL.version}, {waits}; `haproxy -c`, then the master reloaded (SIGUSR2)"
+
+    def prepare(self) -> None:
+        work = self.place.work
+        source, candidate, job = work / "haproxy.ctmpl", work / "haproxy.cfg.new", work / "job.sh"
+        source.write_text(filled(template(self.haproxy.socket_path), _SERVERS), encoding="utf-8")
+        job.write_text(
+            _JOB.format(haproxy=self.place.haproxy, candidate=candidate, config=self.haproxy.config, pid=self._pid),
+            encoding="utf-8",
+        )
+        job.chmod(0o755)
+        consul = {"address": self.place.consul.url.removeprefix("http://"), "retry": {"attempts": 0}}
+        one = {
+            "source": str(source),
+            "destination": str(candidate),
+            "exec": {"command": [str(job)], "timeout": "30s"},
+        }
+        settings: dict[str, object] = {"consul": consul, "template": one, "log_level": "warn"}
+        if self.wait is not None:
+            settings["wait"] = {"min": self.wait[0], "max": self.wait[1]}
+        self._settings.write_text(json.dumps(settings), encoding="utf-8")
+        # Its job finds no HAProxy to reload yet.
+        subprocess.run(self._command("-once"), check=True, capture_output=True, timeout=60)
+
+    def start(self) -> None:
+        self._start_haproxy()
+        # It finds its file as it would write it, so that it has nothing to do at first.
+        self._agent = Process(self._command(), self.place.work / "consul-template.log")
+
+    def stop(self) -> None:
+        has_ended = self._agent is not None and not self._agent.running
+        said = self._agent.log_tail(3) if self._agent is not None else ""
+        if self._agent is not None:
+            self._agent.stop()
+            self._agent = None
+        self.haproxy.stop()
+        if has_ended:
+            raise WayError(f"{self.name}: consul-template had ended: {said}")
+
+    def workers(self) -> frozenset[int]:
+        return workers_below(self.haproxy.process.pid)
+
+    def tools(self) -> frozenset[int]:
+        return all_of(self._agent)
+
+    def revive(self) -> None:
+        self._pid.unlink(missing_ok=True)
+        self.haproxy.stop()
+        self._start_haproxy()
+
+    def _start_haproxy(self) -> None:
+        self.haproxy.start()
+        self._pid.write_text(str(self.haproxy.process.pid), encoding="utf-8")
+
+    def _command(self, *options: str) -> tuple[str, ...]:
+        return self.place.space.command(self._program, "-config", str(self._settings), *options)
+
+
+class ConsulTemplateAtOnce(ConsulTemplate):
+    name = "consul-template"
+    wait = None
+
+
+class ConsulTemplateWaits(ConsulTemplate):
+    """As its documentation's example for a cluster that changes much."""
+
+    name = "consul-template, wait 5 s"
+    wait = ("5s", "10s")
