@@ -22,7 +22,7 @@ from tests.lab.client import TRAFFIC, Traffic
 from tests.lab.events import EVENTS
 from tests.lab.network import CONSUL_SERVERS, open_network
 from tests.lab.report import Cell, Run, line, parsed, placed, written
-from tests.lab.tables import delays
+from tests.lab.tables import broken, delays
 from tests.lab.ways import WAYS, UnavailableError
 from tests.matrix.cell import keep_orphans, played
 
@@ -74,7 +74,7 @@ def main() -> int:
     if asked.document is not None:
         put_into(asked.document, cells)
     print(f"\n{report}\nwritten to {asked.out}, in {time.monotonic() - begun:.0f} s in all")
-    return 1 if any(cell.error for cell in cells) or not cells else 0
+    return 1 if any(cell.error for cell in cells) or not cells or broken([cell.row for cell in cells]) else 0
 
 
 def put_into(document: Path, cells: Sequence[Cell]) -> None:

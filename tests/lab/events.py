@@ -83,6 +83,8 @@ class Event:
     play: Callable[[Scene], Killed | None]
     consul_servers: int = 1
     """It needs so many of them at least."""
+    forces_failures: bool = False
+    """Whether it fails requests that nobody could save."""
 
 
 def steady(scene: Scene) -> None:
@@ -201,7 +203,11 @@ def _has_ended(pid: int) -> bool:
 EVENTS: Mapping[str, Event] = {
     "steady": Event("nothing happens", steady),
     "deploy": Event("a rolling deploy: each instance is replaced by one on another address, one by one", deploy),
-    "death": Event("one server is gone without a word (counted from then on); critical in Consul 1 s later", death),
+    "death": Event(
+        "one server is gone without a word (counted from then on); critical in Consul 1 s later",
+        death,
+        forces_failures=True,
+    ),
     "critical": Event("Consul calls one instance critical while it still answers, and passing again", critical),
     "flapping": Event(
         f"Consul calls one instance critical and passing again, {FLAPS} times in {FLAPS * FLAP_SECONDS:g} s, while "
@@ -219,6 +225,7 @@ EVENTS: Mapping[str, Event] = {
         f"master ends with it, and both are started again from the file that is there, {RESTART_SECONDS:g} s later, "
         "as systemd does",
         killed,
+        forces_failures=True,
     ),
 }
 """By name, in the order of the report."""

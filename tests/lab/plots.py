@@ -11,8 +11,10 @@ _LETTER = 7.2
 """Width of a letter at 12 px, at most on average."""
 _OURS, _PEER, _GRID, _INK, _FAINT = "#1f8a5b", "#c2571a", "#d9d9d9", "#222222", "#666666"
 _ROW, _TOP, _MARGIN = 26, 74, 14
-_COLUMN, _BAR = 118, 52
+_COLUMN, _BAR = 128, 52
 _AXIS_WIDTH = 640
+_LEAST_WIDTH = 340
+"""What the words above take."""
 _FIRST_POWER, _LAST_POWER = -3, 2
 _LEAST_SHOWN = 0.1
 """Of 1,000 requests: the shortest bar."""
@@ -23,7 +25,10 @@ def failed_plot(rows: Sequence[Row]) -> str:
     ways, events = list(dict.fromkeys(row.way for row in rows)), list(dict.fromkeys(row.event for row in rows))
     left = _left(ways)
     most = max((row.failed_per_thousand for row in rows), default=0.0)
-    parts = [_text(_MARGIN, 24, "Failed requests, of 1,000 (all traffic together; bars on a logarithmic scale)", 14)]
+    parts = [
+        _text(_MARGIN, 24, "Failed requests, of 1,000", 14),
+        _text(_MARGIN, 44, "All traffic together. Bars are logarithmic.", 12, colour=_FAINT),
+    ]
     for column, event in enumerate(events):
         parts.append(_text(left + column * _COLUMN, _TOP - 14, event, 12, weight="bold"))
     for number, way in enumerate(ways):
@@ -33,7 +38,9 @@ def failed_plot(rows: Sequence[Row]) -> str:
     for row in rows:
         x, y = left + events.index(row.event) * _COLUMN, _TOP + ways.index(row.way) * _ROW
         parts += _failed_mark(row, x, y, most)
-    return _drawing(left + len(events) * _COLUMN + _MARGIN, _TOP + len(ways) * _ROW + _MARGIN, parts)
+    return _drawing(
+        max(left + len(events) * _COLUMN, _LEAST_WIDTH) + _MARGIN, _TOP + len(ways) * _ROW + _MARGIN, parts
+    )
 
 
 def _failed_mark(row: Row, x: float, y: float, most: float) -> Iterator[str]:
@@ -81,7 +88,7 @@ def live_plot(rows: Sequence[Row]) -> str:
         parts.append(_text(left - 12, y + 17, way, 12, anchor="end"))
         for one in seconds:
             dot = f'cx="{left + _along(one):.1f}" cy="{y + 13:.1f}" r="4"'
-            parts.append(f'<circle {dot} fill="{colour}" fill-opacity="0.25"/>')
+            parts.append(f'<circle {dot} fill="{colour}" fill-opacity="0.35"/>')
         if median is not None:
             x = left + _along(median)
             bar = f'x1="{x:.1f}" y1="{y + 3}" x2="{x:.1f}" y2="{y + _ROW - 3}"'

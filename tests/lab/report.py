@@ -11,7 +11,7 @@ from tests.lab.cell import Measured
 from tests.lab.client import TRAFFIC
 from tests.lab.events import EVENTS
 from tests.lab.plots import failed_plot, live_plot
-from tests.lab.tables import Row, failures_table, latency_table, summary_table, traffic_of, verdict
+from tests.lab.tables import Row, broken, failures_table, latency_table, summary_table, traffic_of, verdict
 
 BEGIN, END = "<!-- figures:begin -->", "<!-- figures:end -->"
 
@@ -100,6 +100,7 @@ def _run(run: Run, rows: Sequence[Row], plots: Sequence[str]) -> Iterator[str]:
     yield ""
     yield f"**{verdict(rows)}**"
     yield ""
+    yield from _kept(rows)
     for plot in plots:
         yield f"![{Path(plot).stem}]({plot})"
         yield ""
@@ -124,6 +125,17 @@ def _run(run: Run, rows: Sequence[Row], plots: Sequence[str]) -> Iterator[str]:
         yield f"- *{name}* is left out: {why}"
     yield ""
     yield from _looks(done)
+
+
+def _kept(rows: Sequence[Row]) -> Iterator[str]:
+    """Whether hapsync kept what it promises, where it was measured."""
+    mine = [row for row in rows if row.is_ours and row.measured and not EVENTS[row.event].forces_failures]
+    if missed := broken(rows):
+        yield from (f"- NOT KEPT: {one}" for one in missed)
+    elif mine:
+        count = sum(row.requests for row in mine)
+        yield f"hapsync lost none of {count:,} requests in the events that force no failure, and replaced no worker."
+    yield ""
 
 
 def _looks(done: Sequence[Measured]) -> Iterator[str]:

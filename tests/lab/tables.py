@@ -8,6 +8,7 @@ from attrs import frozen
 from tests.lab.account import Account
 from tests.lab.cell import Delays, Measured
 from tests.lab.client import Traffic
+from tests.lab.events import EVENTS
 
 OURS = "hapsync"
 """How the names of hapsync's ways begin."""
@@ -139,6 +140,20 @@ def verdict(rows: Sequence[Row]) -> str:
         f"Best peer's median change-to-live: {duration(peers[peer])} ({peer}); hapsync: {duration(ours[own])} "
         f"({own}, the slower of its ways); {peers[peer] / ours[own]:.1f} times faster."
     )
+
+
+def broken(rows: Sequence[Row]) -> Sequence[str]:
+    """What hapsync promises and did not keep, in the events that force no failure; a sentence each.
+
+    It loses no request there, and replaces no worker.
+    """
+    return [
+        f"{row.way}, {row.event}: {row.failed} requests failed, "
+        f"{row.measured.costs.workers_replaced} workers replaced"
+        for row in rows
+        if row.is_ours and row.measured and not EVENTS[row.event].forces_failures
+        if row.failed or row.measured.costs.workers_replaced
+    ]
 
 
 def live_median(rows: Sequence[Row], way: str) -> float | None:

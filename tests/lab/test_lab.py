@@ -9,7 +9,7 @@ from pathlib import Path
 
 from tests.harness.processes import wait_until
 from tests.harness.tools import ROOT
-from tests.lab.report import parsed
+from tests.lab.report import BEGIN, END, parsed, placed
 from tests.lab.sweeper import FOLDER, inside
 
 PLAYING = {"consul", "haproxy", "hapsync"}
@@ -40,14 +40,20 @@ def test_a_way_that_cannot_run_here_is_left_out_with_its_reason_and_the_others_a
     assert cell.measured.accounts["new"].requests > 0
     assert cell.run.unavailable == {"unavailable": "it is of another world"}
     report = (tmp_path / "report.md").read_text()
-    assert "- way *unavailable* is left out: it is of another world" in report
+    assert "- *unavailable* is left out: it is of another world" in report
     assert "unavailable is left out: it is of another world" in said
     assert report in said
-    assert (tmp_path / "report.svg").read_text().startswith("<svg")
+    assert (tmp_path / "live.svg").read_text().startswith("<svg")
+    assert "s in all" in said
 
     (tmp_path / "report.md").unlink()
-    run("-m", "tests.lab", "--report", str(tmp_path / "cells.jsonl"), "--out", str(tmp_path))
+    document = tmp_path / "lab.md"
+    document.write_text(f"# The lab\n{BEGIN}\nold\n{END}\n")
+    again = ("--report", str(tmp_path / "cells.jsonl"), "--out", str(tmp_path), "--document", str(document))
+    run("-m", "tests.lab", *again)
     assert (tmp_path / "report.md").read_text() == report
+    assert document.read_text() == placed(f"# The lab\n{BEGIN}{END}\n", report.replace("](", "](lab/"))
+    assert (tmp_path / "lab" / "live.svg").read_text() == (tmp_path / "live.svg").read_text()
 
 
 def test_a_lab_that_is_killed_in_the_middle_of_a_cell_leaves_nothing(tmp_path: Path) -> None:

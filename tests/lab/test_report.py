@@ -14,7 +14,7 @@ from tests.lab.costs import Costs
 from tests.lab.events import Outage
 from tests.lab.plots import failed_plot, live_plot
 from tests.lab.report import BEGIN, END, Cell, DocumentError, Run, line, parsed, placed, written
-from tests.lab.tables import Row, failures_table, latency_table, summary_table, verdict
+from tests.lab.tables import Row, broken, failures_table, latency_table, summary_table, verdict
 
 RUN = Run(
     command="python -m tests.lab --quick",
@@ -135,6 +135,21 @@ def test_a_peer_that_mostly_never_follows_has_no_median_to_be_best_by() -> None:
     never = Row("never", "deploy", evolve(MEASURED, live=Delays((0.001,), 2)))
 
     assert "(restart)" in verdict([never, CELL.row, Row("hapsync", "deploy", FAST)])
+
+
+@pytest.mark.parametrize(
+    ("event", "measured", "promises"),
+    [
+        ("deploy", MEASURED, ["hapsync, deploy: 34 requests failed, 3 workers replaced"]),
+        ("deploy", FAST, ["hapsync, deploy: 0 requests failed, 3 workers replaced"]),
+        ("deploy", evolve(FAST, costs=evolve(FAST.costs, workers_replaced=0)), []),
+        ("death", MEASURED, []),
+    ],
+)
+def test_a_promise_is_broken_by_a_failure_that_was_not_forced_or_a_worker_that_was_replaced(
+    event: str, measured: Measured, promises: list[str]
+) -> None:
+    assert broken([Row("hapsync", event, measured), Row("restart", event, MEASURED)]) == promises
 
 
 def test_the_report_names_machine_versions_command_and_what_is_left_out_and_why(tmp_path: Path) -> None:

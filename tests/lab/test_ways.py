@@ -63,6 +63,37 @@ def test_hapsync_follows_at_once_without_another_worker_or_a_lost_request(networ
     assert max(one.live.seconds) < INTERVAL_SECONDS
 
 
+def test_a_haproxy_that_is_killed_is_started_again_with_the_servers_of_hapsyncs_file(network: Network) -> None:
+    one, account = played(network, "hapsync, slots", "new", "haproxy killed")
+
+    assert one.outage is not None
+    assert one.outage.is_right_at_once
+    assert one.outage.right_seconds is not None
+    assert 0.1 < one.outage.answers_seconds < 3
+    assert one.costs.workers_replaced == 1
+    assert account.kinds["refused"] > 0
+
+
+def test_hapsync_follows_a_new_leader_of_consul_and_what_it_asks_is_counted(network: Network) -> None:
+    one, account = played(network, "hapsync, dynamic", "new", "leader lost")
+
+    assert account.kinds["answered"] == account.requests
+    assert len(one.live.seconds) == len(one.gone.seconds) == 5
+    assert 5 <= one.asked.requests < 100
+    assert one.asked.bytes > 10_000
+    assert 0 < one.costs.tool_cpu_seconds < one.seconds
+
+
+def test_an_instance_that_flaps_costs_nothing(network: Network) -> None:
+    order = Order("hapsync, slots", ("kept",), "flapping", INTERVAL_SECONDS, Restart.program(), network)
+    one = cell_of("hapsync, slots", "flapping", RUN, play_there(order)).measured
+
+    assert one is not None
+    assert one.accounts["kept"].failed == 0
+    assert one.costs.workers_replaced == 0
+    assert one.gone.seconds
+
+
 def test_a_way_that_stopped_doing_its_work_is_a_cell_that_went_wrong(network: Network) -> None:
     """Its HAProxy refuses every configuration but the first."""
     program = network.folder / "haproxy-that-refuses"
