@@ -42,7 +42,13 @@ def main() -> int:
     parser.add_argument("--events", nargs="+", choices=EVENTS)
     parser.add_argument("--interval", type=float, metavar="SECONDS", help="how often ways that go by the clock act")
     parser.add_argument("--out", type=Path, default=OUT, metavar="FOLDER", help="where cells.jsonl and the report go")
-    parser.add_argument("--consul-servers", type=int, default=1, choices=range(1, CONSUL_SERVERS + 1))
+    parser.add_argument(
+        "--consul-servers",
+        type=int,
+        default=1,
+        choices=range(1, CONSUL_SERVERS + 1),
+        help="how many, unless the event needs more",
+    )
     parser.add_argument(
         "--report", type=Path, nargs="+", metavar="FILE", help="only make the report, of the cells in these files"
     )

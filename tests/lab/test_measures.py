@@ -1,5 +1,6 @@
 """What is made of the requests that were sent and the changes that were seen."""
 
+import socket
 import time
 from pathlib import Path
 
@@ -68,6 +69,21 @@ def test_a_change_is_done_when_haproxy_has_it_or_overtaken_by_the_next_and_one_t
     assert first.done is not None
     assert 0.3 < first.done - first.begun < 2
     assert overtaken.done is None
+
+
+def test_the_worker_that_serves_is_looked_at_while_an_old_one_goes_on(work: Path) -> None:
+    config, port = work / "haproxy.cfg", free_port()
+    config.write_text(minimal_config(work / "admin.sock", port, {"web": ["server a 127.0.0.1:1"]}))
+    with HAProxy(config, work) as haproxy, Watch(haproxy, "web") as watch:
+        watch.wait_serving(1, 5)
+        old = haproxy.worker_pid()
+        with socket.create_connection(("127.0.0.1", port)):  # which keeps the old worker from ending
+            config.write_text(minimal_config(work / "admin.sock", port, {"web": ["server b 127.0.0.1:2"]}))
+            watch.expect("127.0.0.1:2", is_live=True)
+            haproxy.reload()
+            assert watch.settle(5)
+            assert Path(f"/proc/{old}").exists()
+            assert watch.serving == frozenset({"127.0.0.1:2"})
 
 
 def test_a_haproxy_that_is_gone_is_seen_to_be_and_with_which_servers_it_came_back(work: Path) -> None:
