@@ -108,7 +108,8 @@ def _run(run: Run, rows: Sequence[Row], plots: Sequence[str]) -> Iterator[str]:
         mine = [row for row in rows if row.event == event]
         yield f"### {event}"
         yield ""
-        yield f"{EVENTS[event].describe}.".capitalize()
+        words = EVENTS[event].describe
+        yield f"{words[0].upper()}{words[1:]}."
         yield ""
         yield from summary_table(mine)
         if any(row.measured for row in mine):
