@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 
 from tests.lab.ways.consultemplate import ConsulTemplateAtOnce, ConsulTemplateWaits
+from tests.lab.ways.dataplane import DocumentedDataPlane, FastDataPlane
 from tests.lab.ways.dns import DnsSrv, FastDnsSrv
 from tests.lab.ways.hapsync import HapsyncDynamic, HapsyncSlots
 from tests.lab.ways.plug import PluggedReload
@@ -20,6 +21,8 @@ WAYS: Mapping[str, type[Way]] = {
         SeamlessReload,
         ConsulTemplateAtOnce,
         ConsulTemplateWaits,
+        FastDataPlane,
+        DocumentedDataPlane,
         DnsSrv,
         FastDnsSrv,
         HapsyncSlots,

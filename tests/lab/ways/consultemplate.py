@@ -3,17 +3,14 @@
 import json
 import shlex
 import subprocess
-import sys
-from pathlib import Path
 from typing import ClassVar
 
 from tests.harness.processes import Process
 from tests.harness.tools import haproxy_path
 from tests.lab.config import BACKEND, SERVER_OPTIONS, filled, template
 from tests.lab.ways.gotools import GoTool
-from tests.lab.ways.way import Place, Way, WayError, all_of, haproxy_at, workers_below
+from tests.lab.ways.way import Place, Way, WayError, all_of, haproxy_at, reload_command, workers_below
 
-RELOADER = str(Path(__file__).with_name("reloader.py"))
 TOOL = GoTool("github.com/hashicorp/consul-template", "v0.42.1")
 
 # `service` gives the instances that pass, and the address of the instance where it has one, else its node's.
@@ -69,7 +66,7 @@ class ConsulTemplate(Way):
                 haproxy=self.place.haproxy,
                 candidate=candidate,
                 config=self.haproxy.config,
-                reload=shlex.join((sys.executable, "-I", "-S", RELOADER, str(self.haproxy.master_path))),
+                reload=shlex.join(reload_command(self.haproxy)),
             ),
             encoding="utf-8",
         )
