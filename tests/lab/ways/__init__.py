@@ -3,8 +3,10 @@
 from collections.abc import Mapping
 
 from tests.lab.ways.consultemplate import ConsulTemplateAtOnce, ConsulTemplateWaits
+from tests.lab.ways.dataplane import DocumentedDataPlane, FastDataPlane
 from tests.lab.ways.dns import DnsSrv, FastDnsSrv
 from tests.lab.ways.hapsync import HapsyncDynamic, HapsyncSlots
+from tests.lab.ways.plug import PluggedReload
 from tests.lab.ways.rendered import Reload, Restart, SeamlessReload
 from tests.lab.ways.way import Place, UnavailableError, Way, WayError
 
@@ -15,9 +17,12 @@ WAYS: Mapping[str, type[Way]] = {
     for way in (
         Restart,
         Reload,
+        PluggedReload,
         SeamlessReload,
         ConsulTemplateAtOnce,
         ConsulTemplateWaits,
+        FastDataPlane,
+        DocumentedDataPlane,
         DnsSrv,
         FastDnsSrv,
         HapsyncSlots,

@@ -1,6 +1,7 @@
 """Ways that are HashiCorp's consul-template: `ConsulTemplate`."""
 
 import json
+import shlex
 import subprocess
 from typing import ClassVar
 
@@ -8,7 +9,7 @@ from tests.harness.processes import Process
 from tests.harness.tools import haproxy_path
 from tests.lab.config import BACKEND, SERVER_OPTIONS, filled, template
 from tests.lab.ways.gotools import GoTool
-from tests.lab.ways.way import Place, Way, WayError, all_of, haproxy_at, workers_below
+from tests.lab.ways.way import Place, Way, WayError, all_of, haproxy_at, reload_command, workers_below
 
 TOOL = GoTool("github.com/hashicorp/consul-template", "v0.42.1")
 
@@ -18,15 +19,14 @@ _SERVERS = f"""\
 {SERVER_OPTIONS}
 {{{{ end }}}}"""
 
-# What is checked is not yet what a restart would start from. The reload is that of Debian's haproxy.service, and
-# where HAProxy is down, it is no failure of the job: it will start with the new file.
+# What is checked is not yet what a restart would start from.
 _JOB = """\
 #!/bin/sh
 set -e
 {haproxy} -c -q -f {candidate}
 cp {candidate} {config}.tmp
 mv {config}.tmp {config}
-kill -USR2 "$(cat {pid})" || :
+{reload}
 """
 
 
@@ -44,7 +44,6 @@ class ConsulTemplate(Way):
         super().__init__(place)
         self.haproxy = haproxy_at(place)
         self._program = TOOL.path()
-        self._pid = place.work / "haproxy.pid"
         self._settings = place.work / "consul-template.json"
         self._agent: Process | None = None
 
@@ -56,14 +55,19 @@ class ConsulTemplate(Way):
     @classmethod
     def describe(cls, interval_seconds: float) -> str:  # noqa: ARG003
         waits = "no `wait`, its default and fastest" if cls.wait is None else f"`wait` {cls.wait[0]} to {cls.wait[1]}"
-        return f"consul-template {TOOL.version}, {waits}; `haproxy -c`, then the master reloaded (SIGUSR2)"
+        return f"consul-template {TOOL.version}, {waits}; `haproxy -c`, then the master reloaded through its socket"
 
     def prepare(self) -> None:
         work = self.place.work
         source, candidate, job = work / "haproxy.ctmpl", work / "haproxy.cfg.new", work / "job.sh"
         source.write_text(filled(template(self.haproxy.socket_path), _SERVERS), encoding="utf-8")
         job.write_text(
-            _JOB.format(haproxy=self.place.haproxy, candidate=candidate, config=self.haproxy.config, pid=self._pid),
+            _JOB.format(
+                haproxy=self.place.haproxy,
+                candidate=candidate,
+                config=self.haproxy.config,
+                reload=shlex.join(reload_command(self.haproxy)),
+            ),
             encoding="utf-8",
         )
         job.chmod(0o755)
@@ -81,7 +85,7 @@ class ConsulTemplate(Way):
         subprocess.run(self._command("-once"), check=True, capture_output=True, timeout=60)
 
     def start(self) -> None:
-        self._start_haproxy()
+        self.haproxy.start()
         # It finds its file as it would write it, so that it has nothing to do at first.
         self._agent = Process(self._command(), self.place.work / "consul-template.log")
 
@@ -102,13 +106,8 @@ class ConsulTemplate(Way):
         return all_of(self._agent)
 
     def revive(self) -> None:
-        self._pid.unlink(missing_ok=True)
         self.haproxy.stop()
-        self._start_haproxy()
-
-    def _start_haproxy(self) -> None:
         self.haproxy.start()
-        self._pid.write_text(str(self.haproxy.process.pid), encoding="utf-8")
 
     def _command(self, *options: str) -> tuple[str, ...]:
         return self.place.space.command(self._program, "-config", str(self._settings), *options)

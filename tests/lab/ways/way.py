@@ -3,6 +3,7 @@
 import abc
 import os
 import subprocess
+import sys
 from pathlib import Path
 from typing import ClassVar
 
@@ -16,6 +17,8 @@ from tests.lab.config import BACKEND
 from tests.lab.network import Space
 from tests.lab.programs import SpacedHAProxy
 from tests.matrix.cell import below
+
+_RELOADER = Path(__file__).with_name("reloader.py")
 
 
 class UnavailableError(Exception):
@@ -96,6 +99,11 @@ class Way(abc.ABC):
 def haproxy_at(place: Place, *, is_master: bool = True) -> SpacedHAProxy:
     """A HAProxy that is not started; its configuration is haproxy.cfg in the folder of the way."""
     return SpacedHAProxy(place.space, place.haproxy, place.work / "haproxy.cfg", place.work, is_master=is_master)
+
+
+def reload_command(haproxy: HAProxy) -> tuple[str, ...]:
+    """What reloads it and waits until that is done: the place of `systemctl reload haproxy` in a tool's settings."""
+    return (sys.executable, "-I", "-S", str(_RELOADER), str(haproxy.master_path))
 
 
 def workers_below(master: int) -> frozenset[int]:

@@ -1,0 +1,153 @@
+"""Ways that are HAProxy's Data Plane API with its own Consul discovery: `DataPlane`.
+
+Written by its source and documentation (3.4.2). It has not run in the lab yet, for its module could not be had from
+the module proxy where this was written; there, the lab leaves these ways out and says why.
+"""
+
+import base64
+import json
+import re
+import shlex
+import urllib.request
+from collections.abc import Mapping
+from typing import ClassVar
+
+from tests.harness.processes import Process, wait_until
+from tests.harness.tools import haproxy_path
+from tests.lab.config import BACKEND, SERVER_OPTIONS, filled, template
+from tests.lab.programs import CONSUL_PORT
+from tests.lab.ways.gotools import GoTool
+from tests.lab.ways.way import Place, Way, WayError, all_of, haproxy_at, reload_command, workers_below
+
+TOOL = GoTool("github.com/haproxytech/dataplaneapi/cmd/dataplaneapi", "8613429f11a6")
+SLOTS = 128
+_PORT = 5555
+_USER = "lab"
+
+
+class DataPlane(Way):
+    """It polls Consul, edits the file, checks it (`haproxy -c`), and reloads, at once for all changes of a period.
+
+    The backend has a name that it makes. The shipped template's backend gets that name, so that it keeps its checks
+    and its `balance`, and so that the frontend sends to it; the discovery takes a backend that is there already.
+    """
+
+    retry_seconds: ClassVar[int]
+    """`retry_timeout`, how often it polls: whole seconds, 1 at least; 10 in the API's examples."""
+    reload_seconds: ClassVar[int]
+    """`reload_delay`, how often it reloads at most: whole seconds, 1 at least; 5 unless set."""
+
+    def __init__(self, place: Place) -> None:
+        super().__init__(place)
+        self.haproxy = haproxy_at(place)
+        self._program = TOOL.path()
+        self._settings = place.work / "dataplaneapi.yaml"
+        self._agent: Process | None = None
+
+    @classmethod
+    def program(cls) -> str:
+        TOOL.path()
+        return haproxy_path()
+
+    @classmethod
+    def describe(cls, interval_seconds: float) -> str:  # noqa: ARG003
+        return (
+            f"HAProxy Data Plane API {TOOL.version} and its Consul discovery: `retry_timeout` {cls.retry_seconds} s, "
+            f"`reload_delay` {cls.reload_seconds} s, `health_check_policy` all, `server_slots_base` {SLOTS}"
+        )
+
+    @property
+    def backend(self) -> str:
+        return f"consul-backend-{self.place.consul.host}-{CONSUL_PORT}-{BACKEND}"
+
+    def prepare(self) -> None:
+        work = self.place.work
+        text = filled(template(self.haproxy.socket_path), f"    default-server {SERVER_OPTIONS}\n")
+        named = re.sub(rf"(\b(?:backend|default_backend) |\bnbsrv\(){BACKEND}\b", rf"\g<1>{self.backend}", text)
+        self.haproxy.config.write_text(named, encoding="utf-8")
+        resources = ("maps", "ssl_certs", "general_storage", "dataplane_storage", "spoe", "spoe_transaction")
+        settings = {
+            "name": "lab",
+            "dataplaneapi": {
+                "host": self.place.space.address,
+                "port": _PORT,
+                "user": [{"name": _USER, "password": _USER, "insecure": True}],
+                "transaction": {"transaction_dir": str(work / "transactions")},
+                "resources": {f"{name}_dir": str(work / name) for name in resources},
+            },
+            "haproxy": {
+                "config_file": str(self.haproxy.config),
+                "haproxy_bin": self.place.haproxy,
+                "reload": {
+                    "reload_delay": self.reload_seconds,
+                    # Split at blanks, so none of its words may hold one.
+                    "reload_cmd": shlex.join(reload_command(self.haproxy)),
+                    "restart_cmd": shlex.join(reload_command(self.haproxy)),
+                },
+            },
+            "log_targets": [{"log_to": "stdout", "log_level": "warning", "log_types": ["app"]}],
+        }
+        # JSON is YAML.
+        self._settings.write_text(json.dumps(settings), encoding="utf-8")
+
+    def start(self) -> None:
+        self.haproxy.start()
+        command = self.place.space.command(self._program, "-f", str(self._settings))
+        self._agent = agent = Process(command, self.place.work / "dataplaneapi.log")
+        wait_until(lambda: self._ask("/v3/info"), 30, "the Data Plane API", process=agent)
+        self._ask(
+            "/v3/service_discovery/consul",
+            {
+                "address": self.place.consul.host,
+                "port": CONSUL_PORT,
+                "enabled": True,
+                "retry_timeout": self.retry_seconds,
+                "health_check_policy": "all",
+                "server_slots_base": SLOTS,
+                "service_allowlist": [BACKEND],
+            },
+        )
+
+    def stop(self) -> None:
+        has_ended = self._agent is not None and not self._agent.running
+        said = self._agent.log_tail(3) if self._agent is not None else ""
+        if self._agent is not None:
+            self._agent.stop()
+            self._agent = None
+        self.haproxy.stop()
+        if has_ended:
+            raise WayError(f"{self.name}: dataplaneapi had ended: {said}")
+
+    def workers(self) -> frozenset[int]:
+        return workers_below(self.haproxy.process.pid)
+
+    def tools(self) -> frozenset[int]:
+        return all_of(self._agent)
+
+    def revive(self) -> None:
+        self.haproxy.stop()
+        self.haproxy.start()
+
+    def _ask(self, path: str, body: Mapping[str, object] | None = None) -> bytes:
+        """The answer to a GET, or to a POST of `body`; `OSError` unless its status is a 2xx."""
+        secret = base64.b64encode(f"{_USER}:{_USER}".encode()).decode()
+        request = urllib.request.Request(
+            f"http://{self.place.space.address}:{_PORT}{path}",
+            data=None if body is None else json.dumps(body).encode(),
+            headers={"Authorization": f"Basic {secret}", "Content-Type": "application/json"},
+        )
+        with urllib.request.urlopen(request, timeout=10) as answer:
+            said: bytes = answer.read()
+        return said
+
+
+class FastDataPlane(DataPlane):
+    name = "data plane api"
+    retry_seconds = 1
+    reload_seconds = 1
+
+
+class DocumentedDataPlane(DataPlane):
+    name = "data plane api, 10 s"
+    retry_seconds = 10
+    reload_seconds = 5
