@@ -10,7 +10,7 @@ _FONT = "DejaVu Sans, Verdana, sans-serif"
 _LETTER = 7.2
 """Width of a letter at 12 px, at most on average."""
 _OURS, _PEER, _GRID, _INK, _FAINT = "#1f8a5b", "#c2571a", "#d9d9d9", "#222222", "#666666"
-_ROW, _TOP, _MARGIN = 26, 74, 14
+_ROW, _TOP, _MARGIN = 26, 86, 14
 _COLUMN, _BAR = 128, 52
 _AXIS_WIDTH = 640
 _LEAST_WIDTH = 340
@@ -68,7 +68,11 @@ def live_plot(rows: Sequence[Row]) -> str:
     parts = [
         _text(_MARGIN, 24, "From a change in Consul to the HAProxy that serves having it (instances that come)", 14),
         _text(
-            _MARGIN, 44, "A dot is a change, of all events; the bar is the median. Logarithmic.", 12, colour=_FAINT
+            _MARGIN,
+            44,
+            "A dot is a change; the bar is the median, in which each event weighs alike. Logarithmic.",
+            12,
+            colour=_FAINT,
         ),
         _text(right + 24, _TOP - 14, "median", 12, weight="bold"),
         _text(right + 104, _TOP - 14, "never", 12, weight="bold"),

@@ -98,8 +98,8 @@ def _run(run: Run, rows: Sequence[Row], plots: Sequence[str]) -> Iterator[str]:
     yield f"Uncompressed, their restarts or reloads are {times} rarer, and their changes take {times} longer; so long"
     yield "they go on sending to servers that left."
     yield ""
-    yield f"**{verdict(rows)}**"
-    yield ""
+    if told := verdict(rows):
+        yield from (f"**{told}** Each event weighs alike.", "")
     yield from _kept(rows)
     for plot in plots:
         yield f"![{Path(plot).stem}]({plot})"
@@ -111,6 +111,8 @@ def _run(run: Run, rows: Sequence[Row], plots: Sequence[str]) -> Iterator[str]:
         words = EVENTS[event].describe
         yield f"{words[0].upper()}{words[1:]}."
         yield ""
+        if told := verdict(mine):
+            yield from (told, "")
         yield from summary_table(mine)
         if any(row.measured for row in mine):
             yield from ("", "Failed, by kind of traffic:", "", *failures_table(mine))

@@ -128,13 +128,13 @@ def traffic_of(rows: Sequence[Row]) -> Sequence[Traffic]:
 
 
 def verdict(rows: Sequence[Row]) -> str:
-    """How fast the best peer and hapsync are, in a sentence."""
+    """How fast the best peer and hapsync are, in a sentence; empty without changes of both that came about."""
     ways = dict.fromkeys(row.way for row in rows)
     found = {way: median for way in ways if (median := live_median(rows, way)) is not None}
     peers = {way: seconds for way, seconds in found.items() if not way.startswith(OURS)}
     ours = {way: seconds for way, seconds in found.items() if way.startswith(OURS)}
     if not peers or not ours:
-        return "No verdict: it takes changes that came about, of hapsync and of a peer."
+        return ""
     peer, own = min(peers, key=peers.__getitem__), max(ours, key=ours.__getitem__)
     return (
         f"Best peer's median change-to-live: {duration(peers[peer])} ({peer}); hapsync: {duration(ours[own])} "
@@ -157,15 +157,22 @@ def broken(rows: Sequence[Row]) -> Sequence[str]:
 
 
 def live_median(rows: Sequence[Row], way: str) -> float | None:
-    """Of all changes of all events; one that never came about is longer than all others. None where that is it."""
+    """Of its changes in all events, of which each weighs alike, however many changes it has; None where it has none.
+
+    A change that never came about took longer than all others; None, too, where the median is such a one.
+    """
     delays = [row.measured.live for row in rows if row.way == way and row.measured]
-    seconds = sorted((*(one for delay in delays for one in delay.seconds), *_never(delays)))
-    median = seconds[len(seconds) // 2] if seconds else math.inf
-    return None if math.isinf(median) else median
-
-
-def _never(delays: Sequence[Delays]) -> Sequence[float]:
-    return [math.inf] * sum(delay.missed for delay in delays)
+    weighed = sorted(
+        (one, 1 / (len(delay.seconds) + delay.missed))
+        for delay in delays
+        for one in (*delay.seconds, *[math.inf] * delay.missed)
+    )
+    passed, half = 0.0, sum(weight for _, weight in weighed) / 2
+    for seconds, weight in weighed:
+        passed += weight
+        if passed >= half * (1 - 1e-9):
+            return None if math.isinf(seconds) else seconds
+    return None
 
 
 def delays(some: Delays) -> str:
@@ -173,7 +180,7 @@ def delays(some: Delays) -> str:
     ordered = sorted(some.seconds)
     found = []
     if ordered:
-        picked = (ordered[len(ordered) // 2], ordered[round(0.99 * (len(ordered) - 1))], ordered[-1])
+        picked = (ordered[(len(ordered) - 1) // 2], ordered[round(0.99 * (len(ordered) - 1))], ordered[-1])
         found.append(" / ".join(map(duration, picked)))
     if some.missed:
         found.append(f"{some.missed} never")
