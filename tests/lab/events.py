@@ -1,6 +1,7 @@
 """What happens to the service while it is measured; each begins with ten instances that serve."""
 
 import os
+import random
 import signal
 import socket
 import threading
@@ -19,8 +20,10 @@ from tests.lab.watching import Seen
 from tests.lab.ways import Way
 
 INSTANCES, SCALED_INSTANCES = 10, 100
-STEP_SECONDS = 0.2
-"""A deploy goes on so long after each of its steps."""
+STEP_SECONDS = (0.1, 0.3)
+"""A deploy goes on so long after each of its steps, at random: even steps would meet who looks ten times a second at
+the same moment again and again.
+"""
 FLAPS, FLAP_SECONDS = 5, 1.0
 FLAPPED_SECONDS = 3.0
 """How long one is waited for that flapped: who lets it wait on purpose lets it wait longer."""
@@ -187,9 +190,9 @@ class Probe(threading.Thread):
 def _replace(fleet: Fleet, hosts: Sequence[str]) -> None:
     for old in hosts:
         fleet.add()
-        time.sleep(STEP_SECONDS)
+        time.sleep(random.uniform(*STEP_SECONDS))
         fleet.leave(old)
-        time.sleep(STEP_SECONDS)
+        time.sleep(random.uniform(*STEP_SECONDS))
 
 
 def _has_ended(pid: int) -> bool:
