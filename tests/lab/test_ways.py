@@ -1,16 +1,31 @@
 """Every way does what it says, in a cell that is played for real."""
 
+import subprocess
+import sys
+import tempfile
+import time
 from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
 
 import pytest
+from attrs import frozen
+from pyroute2 import netns
 
+from tests.harness.processes import wait_until
+from tests.harness.tools import ROOT
 from tests.lab.__main__ import cell_of, play_there
 from tests.lab.account import Account
 from tests.lab.cell import Measured, Order
 from tests.lab.client import Traffic
+from tests.lab.events import INSTANCES
+from tests.lab.fleet import Fleet
 from tests.lab.network import Network, open_network
+from tests.lab.programs import SpacedConsul, SpacedOrigins
 from tests.lab.report import Run
-from tests.lab.ways import WAYS, HapsyncDynamic, Restart, UnavailableError
+from tests.lab.watching import Watch
+from tests.lab.ways import WAYS, HapsyncDynamic, Place, Restart, UnavailableError, Way
+from tests.lab.ways.plug import HOLD_SECONDS, held
 
 INTERVAL_SECONDS = 1.0
 RUN = Run("", "", "", "", INTERVAL_SECONDS, {}, {})
@@ -31,6 +46,131 @@ def played(network: Network, way: str, traffic: Traffic, event: str) -> tuple[Me
     assert sum(account.kinds.values()) == account.requests > 200
     assert (one.live.missed, one.gone.missed) == (0, 0)
     return one, account
+
+
+@frozen
+class Stage:
+    """A way that is at work, on ten instances."""
+
+    way: Way
+    fleet: Fleet
+    watch: Watch
+
+
+@contextmanager
+def at_work(network: Network, name: str, program: str) -> Iterator[Stage]:
+    """The way, with this test on the lab's own machine in the network."""
+    work = Path(tempfile.mkdtemp(prefix="", dir=network.folder))
+    with ExitStack() as stack:
+        netns.pushns(network.control.name)
+        stack.callback(netns.popns)
+        consul = stack.enter_context(SpacedConsul(network.consul, work))
+        origins = stack.enter_context(SpacedOrigins(network.servers, work))
+        fleet = stack.enter_context(Fleet(consul, origins, network.servers.addresses, INTERVAL_SECONDS))
+        for _ in range(INSTANCES):
+            fleet.add()
+        way = WAYS[name](Place(network.balancer, work, consul, INTERVAL_SECONDS, program))
+        way.prepare()
+        stack.callback(way.stop)
+        way.start()
+        watch = stack.enter_context(Watch(way.haproxy, way.workers, way.backend))
+        watch.wait_serving(INSTANCES, 30)
+        fleet.watched_by(watch)
+        yield Stage(way, fleet, watch)
+
+
+def program_of(name: str) -> str | None:
+    """The HAProxy that the way needs; None where the way is not to be had on this machine, which it says why."""
+    try:
+        return WAYS[name].program()
+    except UnavailableError as error:
+        reason = str(error)
+    assert reason.partition(": ")[2]
+    return None
+
+
+def programs(pids: frozenset[int]) -> set[str]:
+    found = set()
+    for pid in pids:
+        with suppress(FileNotFoundError):  # it has ended meanwhile
+            found.add(Path(f"/proc/{pid}/comm").read_text().strip())
+    return found
+
+
+@pytest.mark.parametrize("name", WAYS)
+def test_a_way_names_its_tools_and_goes_on_once_haproxy_was_killed_and_started_again(
+    network: Network, name: str
+) -> None:
+    if not (program := program_of(name)):
+        return
+    with at_work(network, name, program) as stage:
+        way = stage.way
+        before = way.workers()
+        tools = way.tools()
+        assert bool(programs(tools)) == (not name.startswith("dns"))
+        assert not tools & before
+
+        way.haproxy.kill()
+        way.revive()
+        stage.watch.wait_serving(INSTANCES, 30)
+        assert way.workers()
+        assert not way.workers() & before
+
+        stage.fleet.add()
+        stage.fleet.leave(stage.fleet.members[0])
+        assert stage.fleet.settle()
+        assert bool(programs(way.tools())) == (not name.startswith("dns"))
+
+
+def test_dns_answers_hold_a_hundred_instances_so_that_none_comes_and_goes(network: Network) -> None:
+    name = "dns srv, 100 ms"
+    with at_work(network, name, WAYS[name].program()) as stage:
+        while len(stage.fleet.members) < len(network.servers.addresses):
+            stage.fleet.add()
+        assert stage.fleet.settle()
+        until = time.monotonic() + 2
+        while time.monotonic() < until:
+            assert len(stage.watch.serving) == len(stage.fleet.members)
+            time.sleep(0.02)
+
+
+@pytest.mark.parametrize("name", ["dns srv, 100 ms", "consul-template"])
+def test_a_way_that_follows_each_change_loses_no_request_of_a_deploy(network: Network, name: str) -> None:
+    if not program_of(name):
+        return
+    one, account = played(network, name, "new", "deploy")
+
+    assert account.kinds["answered"] == account.requests
+    assert (one.workers_replaced > 0) == (name == "consul-template")
+
+
+def test_connections_begun_while_syns_are_held_are_made_once_they_are_let_go(network: Network) -> None:
+    """And those that are there go on. They are let go as well when whoever holds them is killed."""
+    name = "reload, SYNs held"
+    if not (program := program_of(name)):
+        return
+    asked = ("curl", "-sS", "-o", "/dev/null", "--max-time", "0.5", f"http://{network.balancer.address}/")
+
+    def answers() -> bool:
+        return not subprocess.run(network.clients.command(*asked), check=False, capture_output=True).returncode
+
+    with at_work(network, name, program):
+        assert answers()
+        with held(network.balancer):
+            assert not answers()
+        assert answers()
+
+        code = (
+            "import sys, time; from tests.lab.network import Space; from tests.lab.ways.plug import held\n"
+            "with held(Space(sys.argv[1], ())): print('held', flush=True); time.sleep(60)"
+        )
+        command = (sys.executable, "-c", code, network.balancer.name)
+        with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE) as holder:
+            assert holder.stdout is not None
+            assert holder.stdout.readline()
+            assert not answers()
+            holder.kill()
+            wait_until(answers, HOLD_SECONDS / 2, "what it held to be let go")
 
 
 @pytest.mark.parametrize("way", ["restart", "reload, no hand-over", "seamless reload"])

@@ -46,7 +46,7 @@ class GoTool:
         folder = _cache() / f"{self.name}-{self.version}"
         program = folder / self.name
         if not program.exists():
-            if not (go := shutil.which("go", path=f"{os.environ.get('PATH', os.defpath)}:/usr/local/go/bin")):
+            if not (go := shutil.which("go")):
                 raise UnavailableError(
                     f"{self.name} {self.version} is not here, and neither is Go to make it: install Go, "
                     f"or set {self.variable} to its path"

@@ -88,7 +88,7 @@ class PluggedReload(Reload):
 
     def _listening(self) -> frozenset[str]:
         """The sockets that listen on this machine, by their inodes."""
-        lines = Path(f"/proc/{self.serving.process.pid}/net/tcp").read_text(encoding="utf-8").splitlines()[1:]
+        lines = Path(f"/proc/{self.haproxy.process.pid}/net/tcp").read_text(encoding="utf-8").splitlines()[1:]
         return frozenset(words[9] for words in map(str.split, lines) if words[3] == _LISTENING)
 
 

@@ -26,8 +26,7 @@ class Rendered(Way):
 
     def __init__(self, place: Place) -> None:
         super().__init__(place)
-        self.serving = self.another()
-        self.haproxy = self.serving
+        self.haproxy = self.another()
         self._renderer: SpacedHelper | None = None
         self._ending = threading.Event()
         self._failure: Exception | None = None
@@ -62,7 +61,7 @@ class Rendered(Way):
             raise
 
     def start(self) -> None:
-        self.serving.start()
+        self.haproxy.start()
         self._clock.start()
 
     def stop(self) -> None:
@@ -71,20 +70,20 @@ class Rendered(Way):
             self._clock.join()
         if self._renderer is not None:
             self._renderer.stop()
-        self.serving.stop()
+        self.haproxy.stop()
         if self._failure is not None:
             raise WayError(f"{self.name}: {self._failure}") from self._failure
 
     def workers(self) -> frozenset[int]:
-        return workers_below(self.serving.process.pid)
+        return workers_below(self.haproxy.process.pid)
 
     def tools(self) -> frozenset[int]:
         return all_of(None if self._renderer is None else self._renderer.process)
 
     def revive(self) -> None:
         with self._acting:
-            self.serving.stop()
-            self.serving.start()
+            self.haproxy.stop()
+            self.haproxy.start()
 
     def _keep(self) -> None:
         due = time.monotonic()
@@ -100,13 +99,13 @@ class Rendered(Way):
 
     def _replace_unless_ended(self) -> None:
         """One that has ended by itself is the supervisor's to start again: nothing is reloaded until then."""
-        if not self.serving.process.running:
+        if not self.haproxy.process.running:
             return
         try:
             self.replace()
         except (OSError, ReloadFailedError, ProcessDiedError, TimeoutError):
             try:
-                wait_until(lambda: not self.serving.process.running, _DIES_SECONDS, "its end")
+                wait_until(lambda: not self.haproxy.process.running, _DIES_SECONDS, "its end")
             except TimeoutError:
                 pass
             else:
@@ -125,8 +124,8 @@ class Restart(Rendered):
         return f"rendered, HAProxy stopped (SIGTERM) and started, every {interval_seconds:g} s"
 
     def replace(self) -> None:
-        self.serving.stop()
-        self.serving.start()
+        self.haproxy.stop()
+        self.haproxy.start()
 
 
 class Reload(Rendered):
@@ -152,9 +151,9 @@ class Reload(Rendered):
     def replace(self) -> None:
         ready = self.another()
         ready.start("-sf", *(str(pid) for pid in self.workers()))
-        before = (*self._old, self.serving)
+        before = (*self._old, self.haproxy)
         self._old = [one for one in before if one.process.running]
-        self.serving = ready
+        self.haproxy = ready
         for one in before:
             if not one.process.running:
                 one.stop()  # so that nothing of it stays in the process table
@@ -167,7 +166,7 @@ class Reload(Rendered):
                 one.stop()
 
     def workers(self) -> frozenset[int]:
-        return frozenset(one.process.pid for one in (*self._old, self.serving) if one.process.running)
+        return frozenset(one.process.pid for one in (*self._old, self.haproxy) if one.process.running)
 
 
 class SeamlessReload(Rendered):
@@ -181,4 +180,4 @@ class SeamlessReload(Rendered):
         return f"rendered, the master reloaded through its socket, every {interval_seconds:g} s"
 
     def replace(self) -> None:
-        self.serving.reload()
+        self.haproxy.reload()

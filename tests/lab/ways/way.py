@@ -47,7 +47,7 @@ class Way(abc.ABC):
     """
 
     name: ClassVar[str]
-    haproxy: HAProxy
+    haproxy: SpacedHAProxy
     """Whoever serves, from `start` on."""
 
     def __init__(self, place: Place) -> None:
