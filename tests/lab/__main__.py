@@ -22,6 +22,7 @@ from tests.lab.client import TRAFFIC, Traffic
 from tests.lab.events import EVENTS
 from tests.lab.network import open_network
 from tests.lab.report import Cell, Run, line, parsed, plot, table
+from tests.lab.traffic.sent import DEFAULT, QUICK
 from tests.lab.ways import WAYS, UnavailableError
 from tests.matrix.cell import keep_orphans, played
 
@@ -51,7 +52,7 @@ def main() -> int:
     else:
         cells = run(
             asked.ways or (QUICK_WAYS if asked.quick else tuple(WAYS)),
-            asked.traffic or tuple(TRAFFIC),
+            asked.traffic or (QUICK if asked.quick else DEFAULT),
             asked.events or (QUICK_EVENTS if asked.quick else tuple(EVENTS)),
             asked.interval or (QUICK_INTERVAL_SECONDS if asked.quick else INTERVAL_SECONDS),
             asked.out / "cells.jsonl",

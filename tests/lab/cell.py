@@ -9,8 +9,10 @@ from pathlib import Path
 from attrs import frozen
 
 from tests.harness.processes import wait_until
-from tests.lab.account import Account
-from tests.lab.client import Clients, Traffic
+from tests.lab.account import Account, accounts
+from tests.lab.certificate import make_certificate
+from tests.lab.client import Clients, Target, Traffic, wait_for_lines
+from tests.lab.config import PORT, TCP_PORT, TLS_PORT
 from tests.lab.events import EVENTS, INSTANCES
 from tests.lab.fleet import Fleet
 from tests.lab.network import Network
@@ -18,7 +20,6 @@ from tests.lab.programs import SpacedConsul, SpacedOrigins
 from tests.lab.watching import Change, Watch
 from tests.lab.ways import WAYS, Place
 
-RATE = 200.0
 READY_SECONDS = 30.0
 CALM_SECONDS = 1.0
 """How long the traffic runs at least before an event begins and after all has been followed."""
@@ -83,6 +84,8 @@ def play(order: Order) -> Measured:
         fleet = stack.enter_context(Fleet(consul, origins, network.servers.addresses, order.interval_seconds))
         for _ in range(INSTANCES):
             fleet.add()
+        host = network.balancer.address
+        target = Target(host, PORT, TLS_PORT, TCP_PORT, str(make_certificate(work, host)))
         place = Place(network.balancer, work, consul, order.interval_seconds, order.haproxy)
         way = WAYS[order.way](place)
         way.prepare()
@@ -93,11 +96,10 @@ def play(order: Order) -> Measured:
         fleet.watched_by(watch)
         first = way.workers()
         versions = wait_until(way.haproxy.info, 10, "HAProxy")["Version"], consul.version
-        host = network.balancer.address
-        clients = {
-            kind: stack.enter_context(Clients(network.clients, work, host, 80, traffic=kind, rate=RATE))
-            for kind in order.traffic
-        }
+        traffic = [kind for kind in order.traffic if kind not in way.left_out]
+        if "tcp" in traffic:
+            wait_for_lines(target, INSTANCES, READY_SECONDS)
+        clients = stack.enter_context(Clients(network.clients, work, target, traffic))
         begun = time.monotonic()
         time.sleep(CALM_SECONDS + order.phase * order.interval_seconds)
         EVENTS[order.event].play(fleet)
@@ -105,10 +107,10 @@ def play(order: Order) -> Measured:
         # As long for who follows at once as for who goes by a clock, so that both are asked as much.
         rest = begun + CALM_SECONDS + LEAST_INTERVALS * order.interval_seconds - time.monotonic()
         time.sleep(max(CALM_SECONDS, rest))
-        accounts = {kind: Account.of(some.stop(), fleet.is_away) for kind, some in clients.items()}
+        told = clients.stop()
         return Measured(
             seconds=round(time.monotonic() - begun, 1),
-            accounts=accounts,
+            accounts=accounts(told, fleet.is_away),
             live=Delays.of([change for change in watch.changes if change.is_live]),
             gone=Delays.of([change for change in watch.changes if not change.is_live]),
             workers_peak=watch.peak,

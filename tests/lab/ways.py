@@ -21,6 +21,7 @@ from tests.harness.tools import ROOT, haproxy_path
 from tests.lab.config import BACKEND, rendered, settings, template
 from tests.lab.network import Space
 from tests.lab.programs import SpacedHAProxy
+from tests.lab.traffic.sent import Traffic
 from tests.matrix.cell import below
 
 
@@ -50,6 +51,8 @@ class Way(abc.ABC):
     """
 
     name: ClassVar[str]
+    left_out: ClassVar[Mapping[Traffic, str]] = {}
+    """Kinds of traffic that it cannot carry, and why."""
     haproxy: HAProxy
     """Whoever serves, from `start` on."""
 
