@@ -67,7 +67,7 @@ class Dialogue(abc.ABC):
         try:
             while True:
                 await self.listen()
-        except (OSError, EOFError, ValueError) as error:
+        except Exception as error:  # noqa: BLE001  # raised to who says something
             self.failure = error
             if not self._answer.done():
                 self._answer.set_exception(error)

@@ -76,9 +76,14 @@ class Connection:
         return head
 
     async def answer(self) -> tuple[str, str]:
-        """Kind and origin of the next response, once all of it is there; errors as for `head`."""
+        """Kind and origin of the next response, once all of it is there; errors as for `head`.
+
+        `WrongAnswerError` when it is not what a server of the lab answers to a GET: its name, in head and body.
+        """
         head = await self.head()
-        await self.reader.readexactly(head.length)
+        body = await self.reader.readexactly(head.length)
+        if head.kind == "answered" and body.strip() != head.origin.encode():
+            raise WrongAnswerError(f"{head.origin!r} answered {body!r}")
         return head.kind, head.origin
 
     @property

@@ -3,6 +3,7 @@
 import asyncio
 import random
 import ssl
+from collections.abc import Iterator, Mapping
 from typing import Self
 
 from h2.config import H2Configuration
@@ -19,9 +20,10 @@ from h2.events import (
 from h2.exceptions import ProtocolError
 
 from tests.lab.traffic.http1 import Connection
-from tests.lab.traffic.senders import Attempt, Attempts, Senders, Target, WrongAnswerError, kind_of
+from tests.lab.traffic.senders import Attempt, Attempts, Senders, Target, WrongAnswerError
 
 DEPTH = 4
+FRAME_HEADER_BYTES = 9
 
 
 class Session:
@@ -35,7 +37,9 @@ class Session:
         self._protocol = H2Connection(H2Configuration(client_side=True, header_encoding="utf-8"))
         self._protocol.initiate_connection()
         self._streams: dict[int, tuple[Attempt, asyncio.Future[None]]] = {}
+        self._received = b""
         self._heads: dict[int, dict[str, str]] = {}
+        self._bodies: dict[int, bytes] = {}
         self._flush()
         self._reading = asyncio.create_task(self._read())
 
@@ -75,24 +79,37 @@ class Session:
     async def _read(self) -> None:
         try:
             while data := await self.connection.reader.read(65536):
-                for event in self._protocol.receive_data(data):
-                    self._take(event)
+                for frame in self._frames(data):
+                    if self.is_leaving:
+                        # Streams up to the last one that was named are answered still, but after a GOAWAY h2 takes
+                        # nothing more unless it is told that the connection goes on.
+                        self._protocol.state_machine.state = ConnectionState.CLIENT_OPEN
+                    for event in self._protocol.receive_data(frame):
+                        self._take(event)
                 self._flush()
-            raise asyncio.IncompleteReadError(data, None)
+            self._fail(asyncio.IncompleteReadError(data, None))
         except ProtocolError as error:
             self._fail(WrongAnswerError(str(error)))
-        except (OSError, EOFError, WrongAnswerError) as error:
+        except Exception as error:  # noqa: BLE001  # raised to who asks
             self._fail(error)
+
+    def _frames(self, data: bytes) -> Iterator[bytes]:
+        """The frames that are whole with `data`, each with its header (RFC 9113, section 4.1)."""
+        self._received += data
+        while len(self._received) >= (length := FRAME_HEADER_BYTES + int.from_bytes(self._received[:3], "big")):
+            frame, self._received = self._received[:length], self._received[length:]
+            yield frame
 
     def _take(self, event: Event) -> None:
         match event:
             case ResponseReceived():
                 self._heads[event.stream_id] = {str(name): str(value) for name, value in event.headers}
             case DataReceived():
+                self._bodies[event.stream_id] = self._bodies.get(event.stream_id, b"") + event.data
                 self._protocol.acknowledge_received_data(event.flow_controlled_length, event.stream_id)
             case StreamEnded():
-                head = self._heads.pop(event.stream_id)
-                self._end(event.stream_id, *_kind_and_origin(head))
+                head, body = self._heads.pop(event.stream_id), self._bodies.pop(event.stream_id, b"")
+                self._end(event.stream_id, *_kind_and_origin(head, body))
             case StreamReset():
                 is_refused = event.error_code == ErrorCodes.REFUSED_STREAM
                 self._end(event.stream_id, "unprocessed" if is_refused else "reset")
@@ -100,8 +117,6 @@ class Session:
                 self.is_leaving = True
                 for stream in [one for one in self._streams if one > (event.last_stream_id or 0)]:
                     self._end(stream, "unprocessed")
-                # Streams up to the last one are answered still, but h2 takes nothing more from then on.
-                self._protocol.state_machine.state = ConnectionState.CLIENT_OPEN
             case _:
                 pass
 
@@ -114,10 +129,10 @@ class Session:
 
     def _fail(self, error: Exception) -> None:
         self.failure = error
-        kind = kind_of(error)
-        assert kind is not None
-        for stream in list(self._streams):
-            self._end(stream, kind)
+        for _, over in self._streams.values():
+            if not over.done():
+                over.set_exception(error)
+        self._streams.clear()
 
     def _flush(self) -> None:
         self.connection.writer.write(self._protocol.data_to_send())
@@ -142,7 +157,7 @@ class Http2(Senders):
                     if session is None:
                         session = await Session.open(self.target, self._tls)
                     await session.ask(attempts, self.target.host)
-            if session is not None and (session.has_ended or not attempts.are_good):
+            if session is not None and not attempts.are_good:
                 await self.leave(session)
                 session = None
         if session is not None:
@@ -153,8 +168,8 @@ class Http2(Senders):
         self.kept_for(session.connection.opened)
 
 
-def _kind_and_origin(head: dict[str, str]) -> tuple[str, str]:
-    status = head[":status"]
+def _kind_and_origin(head: Mapping[str, str], body: bytes) -> tuple[str, str]:
+    status, origin = head[":status"], head.get("x-origin", "")
     if status == "200":
-        return "answered", head.get("x-origin", "")
+        return ("answered", origin) if body.strip() == origin.encode() else ("other", "")
     return ("5xx" if status.startswith("5") else "other"), ""

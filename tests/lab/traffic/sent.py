@@ -31,8 +31,8 @@ TRAFFIC: Mapping[Traffic, str] = {
     "new": "GETs, each on a new connection",
     "kept": "GETs on kept connections, which are idle for a random time between two",
     "pipelined": "four GETs at once on a kept connection, idle for a random time before the next four",
-    "downloads": "GETs of bodies that take 4 to 6 s to come, each on a new connection",
-    "uploads": "POSTs of bodies that take 4 to 6 s to send, each on a new connection",
+    "downloads": "GETs of bodies that take 4 to 6 s to come (the first of a client: less), each on a new connection",
+    "uploads": "POSTs of bodies that take 4 to 6 s to send (the first of a client: less), each on a new connection",
     "websocket": "connections as long as the measurement, a message and its echo each 100 ms; each handshake and "
     "each message is a request; on a connection that broke between two messages the next one is lost",
     "tls": "GETs by HTTPS, each on a new connection, with a whole handshake",

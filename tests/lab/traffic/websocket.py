@@ -4,6 +4,7 @@ import asyncio
 import random
 
 from wsproto import ConnectionType, WSConnection
+from wsproto.connection import ConnectionState
 from wsproto.events import AcceptConnection, CloseConnection, Event, Ping, RejectConnection, Request, TextMessage
 from wsproto.utilities import ProtocolError
 
@@ -29,7 +30,7 @@ class Socket(Dialogue):
         self._write(TextMessage(text))
 
     def part(self) -> None:
-        if not self.is_leaving:
+        if self._protocol.state is ConnectionState.OPEN:
             self._write(CloseConnection(1000))
 
     async def listen(self) -> None:
