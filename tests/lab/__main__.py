@@ -23,6 +23,7 @@ from tests.lab.events import EVENTS
 from tests.lab.network import CONSUL_SERVERS, open_network
 from tests.lab.report import Cell, Run, line, parsed, placed, written
 from tests.lab.tables import broken, delays
+from tests.lab.traffic.sent import DEFAULT, QUICK
 from tests.lab.ways import WAYS, UnavailableError
 from tests.matrix.cell import keep_orphans, played
 
@@ -69,7 +70,7 @@ def main() -> int:
     else:
         cells = run(
             asked.ways or (QUICK_WAYS if asked.quick else tuple(WAYS)),
-            asked.traffic or tuple(TRAFFIC),
+            asked.traffic or (QUICK if asked.quick else DEFAULT),
             asked.events or (QUICK_EVENTS if asked.quick else tuple(EVENTS)),
             asked.interval or INTERVAL_SECONDS,
             asked.consul_servers,

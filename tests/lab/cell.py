@@ -9,10 +9,11 @@ from pathlib import Path
 from attrs import frozen
 
 from tests.harness.processes import wait_until
-from tests.lab.account import Account
+from tests.lab.account import Account, accounts
 from tests.lab.asked import Asked
-from tests.lab.client import Clients, Traffic
-from tests.lab.config import BACKEND
+from tests.lab.certificate import make_certificate
+from tests.lab.client import Clients, Target, Traffic, wait_for_lines
+from tests.lab.config import BACKEND, PORT, TCP_PORT, TLS_PORT
 from tests.lab.costs import Costs, Counter
 from tests.lab.events import EVENTS, INSTANCES, Outage, Scene
 from tests.lab.fleet import Fleet
@@ -21,7 +22,6 @@ from tests.lab.programs import SpacedCluster, SpacedOrigins
 from tests.lab.watching import Change, Watch
 from tests.lab.ways import WAYS, Place
 
-RATE = 200.0
 READY_SECONDS = 30.0
 CALM_SECONDS = 1.0
 """How long the traffic runs at least before an event begins and after all has been followed."""
@@ -97,6 +97,8 @@ def play(order: Order) -> Measured:
         fleet = stack.enter_context(Fleet(cluster.entry(), origins, addresses, order.interval_seconds))
         fleet.add(INSTANCES)
         wait_until(lambda: len(cluster.client.health(BACKEND)) == INSTANCES, 10, "Consul's agent to know them all")
+        host = network.balancer.address
+        target = Target(host, PORT, TLS_PORT, TCP_PORT, str(make_certificate(work, host)))
         way = WAYS[order.way](Place(network.balancer, work, cluster.local, order.interval_seconds, order.haproxy))
         way.prepare()
         stack.callback(way.stop)
@@ -105,11 +107,10 @@ def play(order: Order) -> Measured:
         watch.wait_serving(INSTANCES, READY_SECONDS)
         fleet.watched_by(watch)
         versions = wait_until(way.haproxy.info, 10, "HAProxy")["Version"], cluster.local.version
-        host = network.balancer.address
-        clients = {
-            kind: stack.enter_context(Clients(network.clients, work, host, 80, traffic=kind, rate=RATE))
-            for kind in order.traffic
-        }
+        traffic = [kind for kind in order.traffic if kind not in way.left_out]
+        if "tcp" in traffic:
+            wait_for_lines(target, INSTANCES, READY_SECONDS)
+        clients = stack.enter_context(Clients(network.clients, work, target, traffic))
         counter = stack.enter_context(Counter(way.workers, way.tools))
         asked = Asked.of(network, cluster)
         begun = time.monotonic()
@@ -120,13 +121,13 @@ def play(order: Order) -> Measured:
         time.sleep(max(CALM_SECONDS, rest))
         costs, asked = counter.stop(), Asked.of(network, cluster).since(asked)
         seconds = time.monotonic() - begun
-        accounts = {kind: Account.of(some.stop(), fleet.is_away) for kind, some in clients.items()}
+        told = clients.stop()
         watch.stop()
         members = fleet.names
     return Measured(
         seconds=round(seconds, 1),
         whole_seconds=round(time.monotonic() - started, 1),
-        accounts=accounts,
+        accounts=accounts(told, fleet.is_away),
         live=Delays.of([change for change in watch.changes if change.is_live]),
         gone=Delays.of([change for change in watch.changes if not change.is_live]),
         outage=None if killed is None else Outage.of(killed, watch.history, members),

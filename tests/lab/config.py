@@ -6,26 +6,56 @@ from pathlib import Path
 from typing import Any
 
 from tests.demo.stage import SHIPPED, ShippedFileChangedError, adapted_settings
+from tests.lab.certificate import CERTIFICATE
 
 BACKEND = "web"
+TCP_BACKEND = "web_tcp"
+"""The servers of the same service, for connections that are not HTTP."""
+PORT, TLS_PORT, TCP_PORT = 80, 443, 9000
 SERVER_OPTIONS = "check inter 2s"
-_SERVERS = f'    {{{{ servers("{BACKEND}") }}}}\n'
+_SERVERS = '    {{{{ servers("{}") }}}}\n'
+_TCP = f"""
+defaults
+    mode tcp
+    log global
+    option tcplog
+    timeout connect 5s
+    timeout client 1h
+    timeout server 1h
+    option redispatch 1
+    retries 3
+
+frontend lines
+    bind :{TCP_PORT}
+    default_backend {TCP_BACKEND}
+
+backend {TCP_BACKEND}
+    balance roundrobin
+    option httpchk GET /healthcheck
+    http-check expect status 200
+{_SERVERS.format(TCP_BACKEND)}"""
 
 
-def template(admin_socket: Path) -> str:
+def template(admin_socket: Path, *, has_tcp: bool = True) -> str:
     """The shipped template, but for the path of the socket, the log, and the user it would become.
 
-    It listens on port 80 of every address.
+    Added is what the lab's traffic needs: TLS on port 443 beside port 80, with the certificate (`certificate.py`)
+    that is to be beside the socket; a `timeout tunnel`, for connections that became WebSockets; and, unless
+    `has_tcp` is false, `TCP_BACKEND` on port 9000. All on every address.
     """
     text = (SHIPPED / "haproxy.cfg.j2").read_text(encoding="utf-8")
-    return _replaced(
+    certificate = admin_socket.with_name(CERTIFICATE)
+    text = _replaced(
         text,
         {
             "log /dev/log local0": "log stderr format raw local0",
             "    user haproxy\n    group haproxy\n": "",
             "stats socket /run/haproxy/admin.sock": f"stats socket {admin_socket}",
+            "    bind :80\n": f"    bind :{PORT}\n    bind :{TLS_PORT} ssl crt {certificate} alpn h2,http/1.1\n",
+            "    timeout server 30s\n": "    timeout server 30s\n    timeout tunnel 1h\n",
         },
     )
+    return text + _TCP if has_tcp else text
 
 
 def rendered(text: str, entries: Sequence[Mapping[str, Any]]) -> str:
@@ -40,19 +70,21 @@ def rendered(text: str, entries: Sequence[Mapping[str, Any]]) -> str:
 
 
 def filled(text: str, lines: str) -> str:
-    """The `template` with `lines` in the place of the backend's servers."""
-    return _replaced(text, {_SERVERS: lines})
+    """The `template` with `lines` in the place of the servers of each backend."""
+    text = _replaced(text, {_SERVERS.format(BACKEND): lines})
+    return text.replace(_SERVERS.format(TCP_BACKEND), lines)
 
 
 def settings(paths: Mapping[str, object], *, slots: int, options: str) -> str:
-    """The shipped hapsync.toml with other `paths`, by their keys, and `options`, lines for the backend."""
-    return adapted_settings(
+    """The shipped hapsync.toml with other `paths`, by their keys, and `options`, lines for each backend."""
+    text = adapted_settings(
         (SHIPPED / "hapsync.toml").read_text(encoding="utf-8"),
         {key: json.dumps(value) for key, value in paths.items()},
-        {BACKEND: slots},
+        {BACKEND: slots, TCP_BACKEND: slots},
         SERVER_OPTIONS,
         backend_options=options,
     )
+    return _replaced(text, {f'service = "{TCP_BACKEND}"': f'service = "{BACKEND}"'})
 
 
 def _replaced(text: str, changes: Mapping[str, str]) -> str:

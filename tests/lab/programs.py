@@ -30,10 +30,10 @@ class SpacedHelper(Helper):
 
 
 class SpacedOrigins(Origins):
-    """Origins in a namespace, on whichever of its addresses each is opened."""
+    """The lab's origins in a namespace, on whichever of its addresses each is opened."""
 
     def __init__(self, space: Space, work: Path) -> None:
-        self._helper = SpacedHelper(space, "tests.harness.origins", work)
+        self._helper = SpacedHelper(space, "tests.lab.origins", work)
 
 
 class SpacedMember(Member):

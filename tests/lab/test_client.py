@@ -1,101 +1,115 @@
-"""The clients account for every request, by what became of it."""
+"""Clients that send short requests account for every one, by what became of it."""
 
 import asyncio
-import socket
-import struct
 from collections.abc import Callable
 
 import pytest
 
-from tests.harness.ports import free_port
-from tests.lab import client as module
-from tests.lab.client import KINDS, Sent, Traffic, _Clients
+from tests.lab.serving import Serve, kinds, only, reset, sent_by
+from tests.lab.traffic.http1 import Asking, Kept, New, Pipelined, Tls
 
-HOST = "127.0.0.1"
-OK = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nme:80"
-Answer = Callable[[asyncio.StreamWriter], None]
-
-
-def sends(data: bytes, *, then_closes: bool = False, then_resets: bool = False) -> Answer:
-    def answer(writer: asyncio.StreamWriter) -> None:
-        writer.write(data)
-        if then_resets:
-            # Without lingering a close is a reset.
-            writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-            writer.transport.abort()
-        elif then_closes:
-            writer.close()
-
-    return answer
+OK = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\nX-Origin: me:80\r\n\r\nme:80"
+LAST = OK.replace(b"X-Origin", b"Connection: close\r\nX-Origin")
+BUSY = b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+NOT_FOUND = b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n"
 
 
-def sent_to(answer: Answer | None, traffic: Traffic) -> Sent:
-    """What clients account for in 0.3 s, whose server does `answer` to each request; None: there is no server."""
+def answers(data: bytes, then: Callable[[asyncio.StreamWriter], None] | None = None, after: int = 1) -> Serve:
+    """Each request with `data`; and `then` something else, `after` so many of them."""
 
-    async def main() -> Sent:
-        port = free_port()
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        count = 0
+        while not writer.is_closing():
+            await reader.readuntil(b"\r\n\r\n")
+            count += 1
+            writer.write(data)
+            if then is not None and count == after:
+                then(writer)
 
-        async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            while (line := await reader.readline()) and answer is not None:
-                if line == b"\r\n":
-                    answer(writer)
-            writer.close()
-
-        server = None if answer is None else await asyncio.start_server(serve, HOST, port, backlog=1024)
-        clients = _Clients(host=HOST, port=port, traffic=traffic, rate=500)
-        clients.start()
-        await asyncio.sleep(0.3)
-        sent = await clients.stop()
-        if server is not None:
-            server.close()
-        return sent
-
-    return asyncio.run(main())
+    return serve
 
 
-@pytest.mark.parametrize("traffic", ["new", "kept"])
+def closes(writer: asyncio.StreamWriter) -> None:
+    writer.close()
+
+
+@pytest.mark.parametrize("traffic", [New, Kept, Pipelined, Tls])
 @pytest.mark.parametrize(
-    ("kind", "answer"),
+    ("kind", "serve"),
     [
-        ("answered", sends(OK)),
+        ("answered", answers(OK)),
         ("refused", None),
-        ("reset", sends(b"", then_resets=True)),
-        ("cut", sends(b"", then_closes=True)),
-        ("cut", sends(OK[:-1], then_closes=True)),
-        ("timeout", sends(OK[:-1])),
-        ("5xx", sends(b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")),
-        ("other", sends(b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n")),
-        ("other", sends(b"no HTTP at all\r\n\r\n")),
+        ("reset", answers(b"", reset)),
+        ("cut", answers(b"", closes)),
+        ("cut", answers(OK[:-1], closes)),
+        ("timeout", answers(OK[:-1])),
+        ("5xx", answers(BUSY)),
+        ("other", answers(NOT_FOUND)),
+        ("other", answers(OK.replace(b"Origin: me", b"Origin: you"))),
+        ("other", answers(b"no HTTP at all\r\n\r\n")),
     ],
 )
 def test_every_request_is_of_the_kind_of_what_became_of_it(
-    monkeypatch: pytest.MonkeyPatch, kind: str, answer: Answer | None, traffic: Traffic
+    kind: str, serve: Serve | None, traffic: type[Asking]
 ) -> None:
-    monkeypatch.setattr(module, "TIMEOUT_SECONDS", 0.3)
-    sent = sent_to(answer, traffic)
+    sent = sent_by(traffic, serve, protocol="http/1.1" if traffic is Tls else None)
 
-    assert sent.begun == len(sent.requests) > 0
-    assert sent.kinds() == {**dict.fromkeys(KINDS, 0), kind: sent.begun}
+    if traffic is Pipelined and kind == "5xx":
+        # Each is followed by three that the server says it has not taken up.
+        assert kinds(sent) == {"5xx": sent.begun // 4, "unprocessed": sent.begun // 4 * 3}
+    elif traffic is Pipelined and serve is not None and kind in {"cut", "timeout"}:
+        # The next response begins where the end of this one should be.
+        assert set(kinds(sent)) <= {kind, "other"}
+    else:
+        assert only(sent, kind)
     assert {request.origin for request in sent.requests} == {"me:80" if kind == "answered" else ""}
 
 
 def test_a_connection_that_is_closed_between_two_requests_costs_none_but_is_counted() -> None:
-    sent = sent_to(sends(OK, then_closes=True), "kept")
+    sent = sent_by(Kept, answers(OK, closes))
 
-    assert sent.begun > 32
-    assert sent.kinds()["answered"] == sent.begun
+    assert only(sent, "answered")
+    assert sent.begun > 4
     assert sent.closed_idle > 0
 
 
 def test_a_kept_connection_is_used_again_and_another_is_not() -> None:
-    connections = set()
+    connections: set[asyncio.StreamWriter] = set()
 
-    def answer(writer: asyncio.StreamWriter) -> None:
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         connections.add(writer)
-        writer.write(OK)
+        await answers(OK)(reader, writer)
 
-    kept = sent_to(answer, "kept")
-    assert len(connections) == 32 < kept.begun
+    kept = sent_by(Kept, serve)
+    assert len(connections) == 4 < kept.begun
+    assert 0.2 < kept.longest_seconds < 5
     connections.clear()
-    new = sent_to(answer, "new")
+    new = sent_by(New, serve)
     assert len(connections) == new.begun
+    assert new.longest_seconds < kept.longest_seconds
+
+
+def test_of_four_at_once_those_that_were_not_answered_before_the_connection_was_closed_are_cut() -> None:
+    sent = sent_by(Pipelined, answers(OK, closes, after=2))
+
+    assert kinds(sent) == {"answered": sent.begun // 2, "cut": sent.begun // 2}
+
+
+def test_what_is_behind_a_response_that_says_close_was_not_processed() -> None:
+    sent = sent_by(Pipelined, answers(LAST, closes))
+
+    assert kinds(sent) == {"answered": sent.begun // 4, "unprocessed": sent.begun // 4 * 3}
+
+
+def test_a_tls_connection_that_is_closed_during_its_handshake_is_reset_and_one_that_is_none_is_another() -> None:
+    async def plain(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(OK)
+        await reader.read()
+
+    assert only(sent_by(Tls, plain), "other")
+
+    async def closing(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read(1)
+        writer.close()
+
+    assert only(sent_by(Tls, closing), "reset")

@@ -17,11 +17,12 @@ from tests.harness.tools import ROOT
 from tests.lab.__main__ import cell_of, play_there
 from tests.lab.account import Account
 from tests.lab.cell import Measured, Order
+from tests.lab.certificate import make_certificate
 from tests.lab.client import Traffic
 from tests.lab.events import INSTANCES
 from tests.lab.fleet import Fleet
 from tests.lab.network import Network, open_network
-from tests.lab.programs import SpacedConsul, SpacedOrigins
+from tests.lab.programs import SpacedCluster, SpacedOrigins
 from tests.lab.report import Run
 from tests.lab.watching import Watch
 from tests.lab.ways import WAYS, HapsyncDynamic, Place, Restart, UnavailableError, Way
@@ -64,16 +65,16 @@ def at_work(network: Network, name: str, program: str) -> Iterator[Stage]:
     with ExitStack() as stack:
         netns.pushns(network.control.name)
         stack.callback(netns.popns)
-        consul = stack.enter_context(SpacedConsul(network.consul, work))
+        cluster = stack.enter_context(SpacedCluster(network.consul, network.agent, work, 1))
         origins = stack.enter_context(SpacedOrigins(network.servers, work))
-        fleet = stack.enter_context(Fleet(consul, origins, network.servers.addresses, INTERVAL_SECONDS))
-        for _ in range(INSTANCES):
-            fleet.add()
-        way = WAYS[name](Place(network.balancer, work, consul, INTERVAL_SECONDS, program))
+        fleet = stack.enter_context(Fleet(cluster.entry(), origins, network.servers.addresses, INTERVAL_SECONDS))
+        fleet.add(INSTANCES)
+        make_certificate(work, network.balancer.address)
+        way = WAYS[name](Place(network.balancer, work, cluster.local, INTERVAL_SECONDS, program))
         way.prepare()
         stack.callback(way.stop)
         way.start()
-        watch = stack.enter_context(Watch(way.haproxy, way.workers, way.backend))
+        watch = stack.enter_context(Watch(way.haproxy, way.backend))
         watch.wait_serving(INSTANCES, 30)
         fleet.watched_by(watch)
         yield Stage(way, fleet, watch)
@@ -125,12 +126,11 @@ def test_a_way_names_its_tools_and_goes_on_once_haproxy_was_killed_and_started_a
 def test_dns_answers_hold_a_hundred_instances_so_that_none_comes_and_goes(network: Network) -> None:
     name = "dns srv, 100 ms"
     with at_work(network, name, WAYS[name].program()) as stage:
-        while len(stage.fleet.members) < len(network.servers.addresses):
-            stage.fleet.add()
+        stage.fleet.add(len(network.servers.addresses) - INSTANCES)
         assert stage.fleet.settle()
         until = time.monotonic() + 2
         while time.monotonic() < until:
-            assert len(stage.watch.serving) == len(stage.fleet.members)
+            assert len(stage.watch.serving or ()) == len(stage.fleet.members)
             time.sleep(0.02)
 
 
@@ -141,7 +141,7 @@ def test_a_way_that_follows_each_change_loses_no_request_of_a_deploy(network: Ne
     one, account = played(network, name, "new", "deploy")
 
     assert account.kinds["answered"] == account.requests
-    assert (one.workers_replaced > 0) == (name == "consul-template")
+    assert (one.costs.workers_replaced > 0) == (name == "consul-template")
 
 
 def test_connections_begun_while_syns_are_held_are_made_once_they_are_let_go(network: Network) -> None:

@@ -16,6 +16,7 @@ from tests.harness.processes import Process, wait_until
 from tests.harness.tools import haproxy_path
 from tests.lab.config import BACKEND, SERVER_OPTIONS, filled, template
 from tests.lab.programs import CONSUL_PORT
+from tests.lab.traffic.sent import Traffic
 from tests.lab.ways.gotools import GoTool
 from tests.lab.ways.way import Place, Way, WayError, all_of, haproxy_at, reload_command, workers_below
 
@@ -32,6 +33,7 @@ class DataPlane(Way):
     and its `balance`, and so that the frontend sends to it; the discovery takes a backend that is there already.
     """
 
+    left_out: ClassVar[Mapping[Traffic, str]] = {"tcp": "its discovery makes one backend of a service"}
     retry_seconds: ClassVar[int]
     """`retry_timeout`, how often it polls: whole seconds, 1 at least; 10 in the API's examples."""
     reload_seconds: ClassVar[int]
@@ -62,7 +64,7 @@ class DataPlane(Way):
 
     def prepare(self) -> None:
         work = self.place.work
-        text = filled(template(self.haproxy.socket_path), f"    default-server {SERVER_OPTIONS}\n")
+        text = filled(template(self.haproxy.socket_path, has_tcp=False), f"    default-server {SERVER_OPTIONS}\n")
         named = re.sub(rf"(\b(?:backend|default_backend) |\bnbsrv\(){BACKEND}\b", rf"\g<1>{self.backend}", text)
         self.haproxy.config.write_text(named, encoding="utf-8")
         resources = ("maps", "ssl_certs", "general_storage", "dataplane_storage", "spoe", "spoe_transaction")

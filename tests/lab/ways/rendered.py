@@ -91,9 +91,9 @@ class Rendered(Way):
         try:
             # From turn to turn, so that how long one takes does not add up.
             while not self._ending.wait((due := due + self.place.interval_seconds) - time.monotonic()):
-                self._renderer.ask("render")
-                with self._acting:
-                    self._replace_unless_ended()
+                if self._renderer.ask("render")["is_new"]:  # else systemd starts nothing after a job that failed
+                    with self._acting:
+                        self._replace_unless_ended()
         except Exception as error:  # noqa: BLE001  # told by `stop`
             self._failure = error
 

@@ -8,7 +8,9 @@ import asyncio
 import json
 import subprocess
 import sys
+import urllib.error
 import urllib.request
+from collections.abc import Mapping
 from pathlib import Path
 from urllib.parse import quote
 
@@ -22,19 +24,27 @@ class _Renderer:
         self.template = Path(template).read_text(encoding="utf-8")
         self.config, self.haproxy = Path(config), haproxy
 
-    async def render(self) -> None:
-        """Install the configuration for the instances that pass now; `OSError` when HAProxy refuses it."""
-        await asyncio.to_thread(self._render)
+    async def render(self) -> Mapping[str, bool]:
+        """Install the configuration for the instances that pass now; `OSError` when HAProxy refuses it.
 
-    def _render(self) -> None:
-        with urllib.request.urlopen(self.address, timeout=10) as answer:
-            entries = json.load(answer)
+        Where Consul cannot be read, such as while it has no leader, nothing is installed ("is_new" is false).
+        """
+        return {"is_new": await asyncio.to_thread(self._render)}
+
+    def _render(self) -> bool:
+        try:
+            with urllib.request.urlopen(self.address, timeout=10) as answer:
+                entries = json.load(answer)
+        except urllib.error.URLError as error:
+            print(f"{self.address}: {error}", file=sys.stderr)
+            return False
         candidate = self.config.with_suffix(".new")
         candidate.write_text(rendered(self.template, entries), encoding="utf-8")
         check = subprocess.run((self.haproxy, "-c", "-f", candidate), check=False, capture_output=True, text=True)
         if check.returncode:
             raise OSError(f"{self.haproxy} refuses {candidate}: {check.stderr.strip()}")
         candidate.replace(self.config)
+        return True
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ import abc
 import os
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import ClassVar
 
@@ -16,6 +17,7 @@ from tests.harness.tools import ROOT, haproxy_path
 from tests.lab.config import BACKEND
 from tests.lab.network import Space
 from tests.lab.programs import SpacedHAProxy
+from tests.lab.traffic.sent import Traffic
 from tests.matrix.cell import below
 
 _RELOADER = Path(__file__).with_name("reloader.py")
@@ -47,6 +49,8 @@ class Way(abc.ABC):
     """
 
     name: ClassVar[str]
+    left_out: ClassVar[Mapping[Traffic, str]] = {}
+    """Kinds of traffic that it cannot carry, and why."""
     haproxy: SpacedHAProxy
     """Whoever serves, from `start` on."""
 
