@@ -154,6 +154,7 @@ def _legend(cells: Sequence[Cell]) -> Iterator[str]:
     yield "  a request again. *late*: answered by a server that Consul did not have as serving when it was begun."
     yield "- *live*, *gone*: from the change (its PUT is sent) to the worker that answers having it: median / 99th"
     yield "  percentile / longest. *never*: not before the next change of that server, or the end."
+    yield "- *longest connection*: that a client kept, of the time that was measured."
     yield "- *workers*: processes of HAProxy that came anew, and how many there were at most, with those that are"
     yield "  stopping; *memory*: most of what they all, and the tool, held at a time (proportional set size)."
     yield "- *tool CPU*: of what keeps HAProxy in step, as a part of one core. *asked*: requests of the balancer to"

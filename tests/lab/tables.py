@@ -51,6 +51,7 @@ def summary_table(rows: Sequence[Row]) -> Iterator[str]:
             "live",
             "gone",
             *(("answers again", "right again") if has_outage else ()),
+            "longest connection",
             "workers: new / most",
             "memory: workers / tool",
             "tool CPU",
@@ -80,12 +81,18 @@ def _summary(row: Row, *, has_outage: bool) -> Sequence[str]:
         delays(one.live),
         delays(one.gone),
         *again,
+        _longest(one),
         f"{one.costs.workers_replaced} / {one.costs.workers_peak}",
         f"{_mebibytes(one.costs.workers_peak_bytes)} / {_mebibytes(one.costs.tool_peak_bytes)}",
         f"{100 * one.costs.tool_cpu_seconds / one.seconds:.1f} %",
         f"{one.asked.requests / minutes:,.0f}, {one.asked.bytes / minutes / 1000:,.0f} kB",
         f"{one.asked.server_requests / minutes:,.0f}, {one.asked.server_bytes / minutes / 1000:,.0f} kB",
     )
+
+
+def _longest(one: Measured) -> str:
+    seconds = max((account.longest_seconds for account in one.accounts.values()), default=0.0)
+    return f"{seconds:.1f} of {one.seconds:.1f} s" if seconds else "-"
 
 
 def failures_table(rows: Sequence[Row]) -> Iterator[str]:

@@ -33,6 +33,7 @@ ACCOUNT = Account(
     p50_ms=1.25,
     p99_ms=20.0,
     p999_ms=50.0,
+    longest_seconds=12.5,
 )
 GOOD = evolve(ACCOUNT, kinds={**dict.fromkeys(KINDS, 0), "answered": 1000}, late=0)
 MEASURED = Measured(
@@ -78,6 +79,7 @@ def test_a_summary_has_all_figures_by_their_rates() -> None:
         "late of 1,000": "3.50 (7)",
         "live": "2.00 s / 3.00 s / 3.00 s; 1 never",
         "gone": "-",
+        "longest connection": "12.5 of 30.0 s",
         "workers: new / most": "3 / 2",
         "memory: workers / tool": "9 MiB / 20 MiB",
         "tool CPU": "5.0 %",
