@@ -109,7 +109,7 @@ def critical(scene: Scene) -> None:
     host = fleet.members[0]
     fleet.fail(host)
     fleet.settle()
-    time.sleep(1)
+    _pause(fleet)
     fleet.recover(host)
     fleet.settle()
 
@@ -128,7 +128,7 @@ def scale(scene: Scene) -> None:
     fleet = scene.fleet
     newcomers = fleet.add(SCALED_INSTANCES - len(fleet.members))
     fleet.settle()
-    time.sleep(1)
+    _pause(fleet)
     for host in newcomers:
         fleet.leave(host)
     fleet.settle()
@@ -193,6 +193,11 @@ def _replace(fleet: Fleet, hosts: Sequence[str]) -> None:
         time.sleep(random.uniform(*STEP_SECONDS))
         fleet.leave(old)
         time.sleep(random.uniform(*STEP_SECONDS))
+
+
+def _pause(fleet: Fleet) -> None:
+    """As long as a clock's interval at most, at random: what it has just followed would tell when it comes again."""
+    time.sleep(random.uniform(0, fleet.interval_seconds))
 
 
 def _has_ended(pid: int) -> bool:
