@@ -149,10 +149,11 @@ def test_connections_begun_while_syns_are_held_are_made_once_they_are_let_go(net
     name = "reload, SYNs held"
     if not (program := program_of(name)):
         return
-    asked = ("curl", "-sS", "-o", "/dev/null", "--max-time", "0.5", f"http://{network.balancer.address}/")
+    connect = "import socket, sys; socket.create_connection((sys.argv[1], 80), 2)"
+    asked = network.clients.command(sys.executable, "-c", connect, network.balancer.address)
 
     def answers() -> bool:
-        return not subprocess.run(network.clients.command(*asked), check=False, capture_output=True).returncode
+        return not subprocess.run(asked, check=False, capture_output=True).returncode
 
     with at_work(network, name, program):
         assert answers()
