@@ -24,7 +24,7 @@ def target(folder: Path, port: int) -> Target:
     return Target(HOST, port, port, port, str(make_certificate(folder, HOST)))
 
 
-def sent_by(kind: type[Senders], serve: Serve | None, *, protocol: str | None = None, seconds: float = 0.25) -> Sent:
+def sent_by(kind: type[Senders], serve: Serve | None, *, protocol: str | None = None, seconds: float = 0.15) -> Sent:
     """What clients account for in so long, and until they have ended; None: there is no server.
 
     They are few, fast, and wait for 0.3 s at most; with `protocol`, in ALPN's words, the server speaks TLS.
