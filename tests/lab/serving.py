@@ -31,11 +31,14 @@ def sent_by(kind: type[Senders], serve: Serve | None, *, protocol: str | None = 
     """
     fast = type(kind.__name__, (kind,), {"clients": 4, "pause_seconds": 0.01, "timeout_seconds": 0.3})
 
+    is_over = asyncio.Event()
     writers: list[asyncio.StreamWriter] = []
 
     async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writers.append(writer)
         with suppress(OSError, EOFError):
+            if is_over.is_set():
+                return
             assert serve is not None
             await serve(reader, writer)
         writer.close()
@@ -55,6 +58,8 @@ def sent_by(kind: type[Senders], serve: Serve | None, *, protocol: str | None = 
         senders.start()
         await asyncio.sleep(seconds)
         sent: Sent = await senders.stop()
+        is_over.set()
+        await asyncio.sleep(0.05)  # until connections are taken that were made at the last moment
         if server is not None:
             server.close()
             for writer in writers:
