@@ -1,17 +1,18 @@
 """All kinds of traffic at once, through a cell that is played for real."""
 
 from collections.abc import Iterator, Mapping
+from typing import ClassVar
 
 import pytest
 
-from tests.lab.__main__ import cell_of, play_there
+from tests.lab.__main__ import cell_of, described, play_there
 from tests.lab.account import Account
 from tests.lab.cell import Order
 from tests.lab.network import Network, open_network
 from tests.lab.report import Run
 from tests.lab.traffic.__main__ import SENDERS
 from tests.lab.traffic.sent import DEFAULT, QUICK, TRAFFIC, Traffic
-from tests.lab.ways import WAYS
+from tests.lab.ways import WAYS, Restart
 
 INTERVAL_SECONDS = 2.0
 RUN = Run("", "", "", "", INTERVAL_SECONDS, {}, {})
@@ -72,6 +73,14 @@ def test_wrk_sends_more_than_all_others_and_its_figures_are_an_account(network: 
 
     assert found["wrk"].requests > 5 * found["new"].requests
     assert found["wrk"].p99_ms > 0
+
+
+def test_a_way_that_cannot_carry_a_kind_of_traffic_says_so() -> None:
+    class Partial(Restart):
+        left_out: ClassVar[Mapping[Traffic, str]] = {"tcp": "it is of another world"}
+
+    assert described(Partial, 3) == f"{Restart.describe(3)}; without the traffic tcp: it is of another world"
+    assert described(Restart, 3) == Restart.describe(3)
 
 
 def test_there_is_a_sender_for_every_kind_and_wrk_is_the_only_one_that_has_to_be_asked_for() -> None:
