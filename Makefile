@@ -26,7 +26,8 @@ test-versions: bootstrap  ## run what depends on HAProxy's version with each; VE
 		HAPROXY=$$haproxy $(PYTHON) -m pytest tests/versions; \
 	done
 
-test-lab: bootstrap  ## the tests of the lab; needs root
+test-lab:  ## the tests of the lab; needs root
+	@tests/bootstrap.sh wrk
 	$(PYTHON) -m pytest tests/lab
 
 matrix: bootstrap  ## play every story on each HAProxy and print one table; VERSIONS="2.6 3.0" for some, FRESH=1 fetches them anew

@@ -4,6 +4,8 @@
 #
 #   HAPROXY=/path, CONSUL=/path   use these instead of looking for or installing one
 #   PYTHON=/path                  the Python (3.11 or newer) that makes .venv
+#
+# With the argument `wrk`, that load tool as well, which nothing needs but the lab's traffic of that name.
 set -euo pipefail
 
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -144,8 +146,11 @@ main() {
   say "HAProxy: $haproxy"
   find_consul
   say "Consul: $consul"
+  if [[ ${1:-} == wrk ]] && ! command -v wrk >/dev/null; then
+    apt_install wrk "install wrk 4.1 yourself"
+  fi
   make_venv
   printf 'HAPROXY=%s\nCONSUL=%s\n' "$haproxy" "$consul" >"$venv/hapsync-tools.env"
 }
 
-main
+main "$@"

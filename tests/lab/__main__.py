@@ -24,7 +24,7 @@ from tests.lab.network import CONSUL_SERVERS, open_network
 from tests.lab.report import Cell, Run, line, parsed, placed, written
 from tests.lab.tables import broken, delays
 from tests.lab.traffic.sent import DEFAULT, QUICK
-from tests.lab.ways import WAYS, UnavailableError
+from tests.lab.ways import WAYS, UnavailableError, Way
 from tests.matrix.cell import keep_orphans, played
 
 OUT = ROOT / "build" / "lab"
@@ -114,7 +114,7 @@ def run(
         started=time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
         hapsync=hapsync.__version__,
         interval_seconds=interval,
-        ways={name: WAYS[name].describe(interval) for name in programs},
+        ways={name: described(WAYS[name], interval) for name in programs},
         unavailable=unavailable,
     )
     keep_orphans()
@@ -129,6 +129,13 @@ def run(
                 print(line(cell), file=file, flush=True)
                 print(f"{name}, {event}: {words(cell)}", flush=True)
     return cells
+
+
+def described(way: type[Way], interval: float) -> str:
+    """What it does, and which traffic it cannot carry."""
+    return "; ".join(
+        (way.describe(interval), *(f"without the traffic {kind}: {why}" for kind, why in way.left_out.items()))
+    )
 
 
 def play_there(order: Order) -> Mapping[str, object]:

@@ -55,6 +55,8 @@ class _Connection(asyncio.Protocol):
     def __init__(self, origin: _Origin) -> None:
         self.origin = origin
         self.received = b""
+        self.is_new = True
+        """Whether no request has come yet."""
         self.is_busy = False
         self.is_last = False
         self.missing_bytes = 0
@@ -78,7 +80,7 @@ class _Connection(asyncio.Protocol):
             self.transport.write(f"{FAREWELL}\n".encode())
         elif self.websocket is not None:
             self.tell(self.websocket, [TextMessage(FAREWELL)])
-        elif not self.is_busy and not self.received:
+        elif not self.is_busy and not self.received and not self.is_new:
             self.transport.close()
 
     def data_received(self, data: bytes) -> None:
@@ -86,9 +88,12 @@ class _Connection(asyncio.Protocol):
             self.take(self.websocket, data)
             return
         self.received += data
+        self.is_new = False
         if self.received.startswith(_NOT_HTTP):
             self.is_lines = True
         if self.is_lines:
+            if self.origin.is_leaving:
+                self.leave()
             self.echo()
         elif self.missing_bytes:
             self.next_part()

@@ -24,18 +24,21 @@ def target(folder: Path, port: int) -> Target:
     return Target(HOST, port, port, port, str(make_certificate(folder, HOST)))
 
 
-def sent_by(kind: type[Senders], serve: Serve | None, *, protocol: str | None = None, seconds: float = 0.25) -> Sent:
+def sent_by(kind: type[Senders], serve: Serve | None, *, protocol: str | None = None, seconds: float = 0.15) -> Sent:
     """What clients account for in so long, and until they have ended; None: there is no server.
 
     They are few, fast, and wait for 0.3 s at most; with `protocol`, in ALPN's words, the server speaks TLS.
     """
     fast = type(kind.__name__, (kind,), {"clients": 4, "pause_seconds": 0.01, "timeout_seconds": 0.3})
 
+    is_over = asyncio.Event()
     writers: list[asyncio.StreamWriter] = []
 
     async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writers.append(writer)
         with suppress(OSError, EOFError):
+            if is_over.is_set():
+                return
             assert serve is not None
             await serve(reader, writer)
         writer.close()
@@ -55,6 +58,8 @@ def sent_by(kind: type[Senders], serve: Serve | None, *, protocol: str | None = 
         senders.start()
         await asyncio.sleep(seconds)
         sent: Sent = await senders.stop()
+        is_over.set()
+        await asyncio.sleep(0.05)  # until connections are taken that were made at the last moment
         if server is not None:
             server.close()
             for writer in writers:

@@ -143,14 +143,14 @@ def test_a_server_that_asks_to_leave_costs_nothing_and_is_left(traffic: type[Tal
 
     assert only(sent, "answered")
     assert sent.closed_idle > 4
-    assert sent.longest_seconds < 0.2
+    assert sent.longest_seconds < 0.1
 
 
 @pytest.mark.parametrize("traffic", [WebSocket, LongTcp])
 def test_a_connection_that_nobody_ends_is_kept_and_its_messages_know_when_it_was_made(traffic: type[Talking]) -> None:
     sent = sent_by(traffic, serving(traffic, echoes))
 
-    assert sent.longest_seconds > 0.2
+    assert sent.longest_seconds > 0.1
     made = {request.connected for request in sent.requests if request.connected is not None}
     assert len(made) == 4
     assert {request.origin for request in sent.requests} == {"me:80"}

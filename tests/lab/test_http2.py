@@ -108,7 +108,7 @@ def test_a_goaway_that_names_no_stream_below_costs_none_and_the_next_are_sent_on
 
     assert only(sent, "answered")
     assert sent.begun > 4 * DEPTH
-    assert sent.longest_seconds < 0.2
+    assert sent.longest_seconds < 0.1
 
 
 def test_a_connection_that_is_closed_between_two_times_costs_none_but_is_counted() -> None:

@@ -84,7 +84,7 @@ async def busy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> No
 def test_every_transfer_is_of_the_kind_of_what_became_of_it(
     kind: str, serve: Serve | None, traffic: type[Downloads | Uploads]
 ) -> None:
-    sent = sent_by(traffic, serve, seconds=0.7)
+    sent = sent_by(traffic, serve, seconds=0.45)
 
     found = dict(kinds(sent))
     # At the end some are under way: those that have not failed until then.

@@ -39,8 +39,9 @@ TRAFFIC: Mapping[Traffic, str] = {
     "http2": "four GETs at once on a kept HTTP/2 connection (TLS), idle for a random time before the next four",
     "tcp": "no HTTP: a line and its echo, half of the clients on a new connection each time, half on connections as "
     "long as the measurement with a line each 100 ms; one that broke between two lines loses the next",
-    "wrk": "wrk 4.1 with 32 kept connections, as fast as they are answered; it does not say which server answered, "
-    "counts a closed connection as a failed read (here: cut), and has no count of resets of its own",
+    "wrk": "wrk 4.1 with 32 kept connections, as fast as they are answered; it does not say which server answered. "
+    "*refused*: its failed writes, which connections are that were refused, and some that were reset; *cut*: its "
+    "failed reads, which those are as well that were closed between two requests; *5xx*: its answers above 399",
 }
 DEFAULT: Sequence[Traffic] = tuple(kind for kind in TRAFFIC if kind != "wrk")
 """All that can be sent at once without being felt: wrk alone takes all that the machine has."""

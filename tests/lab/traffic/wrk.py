@@ -33,12 +33,18 @@ class Wrk:
         # It ends when it is told to.
         options = (f"-c{CONNECTIONS}", f"-t{THREADS}", "-d1h", "-s", str(SCRIPT))
         self._process = await asyncio.create_subprocess_exec(
-            wrk_path(), *options, self._url, stdout=asyncio.subprocess.PIPE
+            *(wrk_path(), *options, self._url), stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
         )
 
     async def stop(self) -> Summed:
-        self._process.send_signal(signal.SIGINT)
-        told, _ = await self._process.communicate()
+        """`OSError` when it had ended before, as it does at once where it cannot connect."""
+        if self._process.returncode is None:
+            self._process.send_signal(signal.SIGINT)
+        told, said = await self._process.communicate()
+        if self._process.returncode:
+            raise OSError(
+                f"wrk ended with {self._process.returncode}: {said.decode().strip() or told.decode().strip()}"
+            )
         return summed(told.decode())
 
 
@@ -49,9 +55,9 @@ def summed(told: str) -> Summed:
     # One that took longer than 2 s is in its requests as well, and so is one of another status than 2xx and 3xx.
     kinds = {
         "answered": one["requests"] - one["status"] - one["timeout"],
-        "refused": one["connect"],
+        # wrk takes every connection for made, so a refused one is a failed write.
+        "refused": one["connect"] + one["write"],
         "cut": one["read"],
-        "reset": one["write"],
         "timeout": one["timeout"],
         "5xx": one["status"],
     }
