@@ -171,12 +171,13 @@ class _Connection(asyncio.Protocol):
         """Send `count` bytes more, a part now and the others later."""
         if self.transport.is_closing():
             return
-        if not count:
-            self.done()
-            return
         part = min(count, STEP_BYTES)
         self.transport.write(b"." * part)
-        asyncio.get_running_loop().call_later(STEP_SECONDS, self.drip, count - part)
+        if part < count:
+            asyncio.get_running_loop().call_later(STEP_SECONDS, self.drip, count - part)
+        else:
+            # At once: whoever has the whole may ask for something else.
+            self.done()
 
     def respond(self, status: str, method: str, body: str = "") -> None:
         body = body or f"{self.origin.name}\n"

@@ -1,6 +1,8 @@
 """The lab's servers: what leaves in good order lets what is under way end, and what dies does not."""
 
 import asyncio
+import socket
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,7 +16,7 @@ from tests.lab.traffic.dialogues import Tcp
 from tests.lab.traffic.http1 import Kept, New, Pipelined
 from tests.lab.traffic.senders import Senders
 from tests.lab.traffic.sent import Sent
-from tests.lab.traffic.transfers import MOST_STEPS, STEP_SECONDS, Downloads, Uploads
+from tests.lab.traffic.transfers import MOST_STEPS, STEP_BYTES, STEP_SECONDS, Downloads, Uploads
 from tests.lab.traffic.websocket import WebSocket
 
 ALL: tuple[type[Senders], ...] = (New, Kept, Pipelined, Downloads, Uploads, WebSocket, Tcp)
@@ -76,6 +78,22 @@ def test_an_origin_that_dies_resets_what_is_under_way(origins: LabOrigins, work:
     for kind in (Downloads, Uploads, WebSocket, Tcp):
         assert sent[kind].kinds()["reset"] > 0, kind
     assert sent[WebSocket].closed_idle == 0
+
+
+def test_what_is_asked_for_once_a_download_is_there_does_not_wait(origins: LabOrigins) -> None:
+    port = free_port()
+    origins.open(HOST, port)
+    with socket.create_connection((HOST, port), timeout=5) as connection, connection.makefile("rb") as answers:
+        connection.sendall(b"GET /download?bytes=%d HTTP/1.1\r\n\r\n" % (2 * STEP_BYTES))
+        while answers.readline() != b"\r\n":
+            pass
+        assert len(answers.read(2 * STEP_BYTES)) == 2 * STEP_BYTES
+        begun = time.monotonic()
+        connection.sendall(b"GET / HTTP/1.1\r\n\r\n")
+        assert answers.readline() == b"HTTP/1.1 200 OK\r\n"
+        seconds = time.monotonic() - begun
+
+    assert seconds < 0.8 * STEP_SECONDS
 
 
 def test_one_that_is_not_there_cannot_leave(origins: LabOrigins) -> None:
