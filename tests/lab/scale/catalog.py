@@ -8,7 +8,7 @@ from tests.harness.consul import Agent
 INSTANCES = 20
 INSTANCES_OF_A_NODE = 5
 WEIGHTS = 97
-"""A prime, so that the next version of an instance has another weight: hapsync passes over what HAProxy cannot see."""
+"""A prime, so that an instance's next version has another weight: hapsync passes over what HAProxy cannot see."""
 
 
 def service_name(number: int) -> str:

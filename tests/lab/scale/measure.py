@@ -4,7 +4,7 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import Any, Literal
 
-from attrs import frozen
+from attrs import field, frozen
 
 from tests.harness.processes import short_folder, wait_until
 from tests.lab.scale.catalog import change, load, service_name
@@ -64,7 +64,7 @@ class Point:
     rss_bytes: int
     answers: int
     wakes: int
-    woken_seconds: Sequence[float]
+    woken_seconds: Sequence[float] = field(converter=tuple[float, ...], kw_only=True)
     agent_cpu_seconds: float
     agent_rss_bytes: int
     consul: str

@@ -3,12 +3,14 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
-from attrs import frozen
+from attrs import evolve, frozen
 
 from hapsync.edge.watch import SAFETY_SECONDS, UNCACHED_WAIT_SECONDS
 from tests.lab.scale.cluster import FleetCluster
 from tests.lab.scale.model import Habits
 from tests.lab.scale.players import (
+    CONSUL_TEMPLATE_DITHER_SECONDS,
+    CONSUL_TEMPLATE_FLOOR_SECONDS,
     CONSUL_TEMPLATE_WAIT_SECONDS,
     ConsulTemplate,
     Hapsync,
@@ -54,18 +56,21 @@ class Strategy:
     is_same_as: str | None = None
 
 
-def _returns(wait_seconds: float) -> float:
+def _returns(wait_seconds: float, pause_seconds: float) -> float:
     """How often a second a blocking query ends by itself; Consul adds up to a 16th of the wait to it at random."""
-    return 1.0 / (wait_seconds * (1.0 + 1.0 / 32))
+    return 1.0 / (wait_seconds * (1.0 + 1.0 / 32) + pause_seconds)
 
 
 _SAFETY = 2.0 / sum(SAFETY_SECONDS)
+_PAUSE_SECONDS = CONSUL_TEMPLATE_FLOOR_SECONDS + CONSUL_TEMPLATE_DITHER_SECONDS / 2
 
 
-def _watching(wait_seconds: float | None, *, safety: float = 0.0, direct: bool = False) -> Habits:
+def _watching(
+    wait_seconds: float | None, *, pause_seconds: float = 0.0, safety: float = 0.0, direct: bool = False
+) -> Habits:
     return Habits(
         blocked_per_service=1.0,
-        returns_per_service=0.0 if wait_seconds is None else _returns(wait_seconds),
+        returns_per_service=0.0 if wait_seconds is None else _returns(wait_seconds, pause_seconds),
         reads_per_service=safety,
         reads=0.0,
         connections=0.0 if direct else 1.0,
@@ -113,6 +118,8 @@ def _resolve(cluster: FleetCluster, number: int, services: Sequence[str], tally:
     return Resolver(agent, cluster.dns_port, services, PLAYED_PERIOD_SECONDS, tally)
 
 
+_LISTING_POLL = _poll("", lists=True)
+
 STRATEGIES: Mapping[str, Strategy] = {
     "hapsync": Strategy(
         f"its own watches through the agent's cache; the agent holds a blocking query of {CACHE_WAIT_SECONDS:.0f} s "
@@ -138,7 +145,7 @@ STRATEGIES: Mapping[str, Strategy] = {
     "consul-template": Strategy(
         f"a blocking query of {CONSUL_TEMPLATE_WAIT_SECONDS:.0f} s for each service, stale, through the agent, which "
         "hands each to a server",
-        _watching(CONSUL_TEMPLATE_WAIT_SECONDS),
+        _watching(CONSUL_TEMPLATE_WAIT_SECONDS, pause_seconds=_PAUSE_SECONDS),
         # Longer here, so that none ends by itself while it is measured; what an end costs is a change's answer.
         _template(CACHE_WAIT_SECONDS),
         watches=True,
@@ -156,22 +163,34 @@ STRATEGIES: Mapping[str, Strategy] = {
     "Data Plane API, 10 s": Strategy(
         "the list of services, then each service, every 10 s, as documented; from the leader",
         _polling(10.0, lists=True),
-        _poll("", lists=True),
+        _LISTING_POLL,
         is_leader_bound=True,
     ),
     "Data Plane API, 1 s": Strategy(
         "the same every second, its fastest",
         _polling(1.0, lists=True),
-        _poll("", lists=True),
+        _LISTING_POLL,
         is_leader_bound=True,
         is_same_as="Data Plane API, 10 s",
     ),
 }
 
+PLAIN_READS = "cron"
+"""Whose reads are those of one service, stale, through the agent."""
+CHECK_NAME = "consul-template, short wait"
 CHECK = Strategy(
     f"consul-template with a wait of {CHECKED_WAIT_SECONDS:.0f} s",
-    _watching(CHECKED_WAIT_SECONDS),
+    _watching(CHECKED_WAIT_SECONDS, pause_seconds=_PAUSE_SECONDS),
     _template(CHECKED_WAIT_SECONDS),
     watches=True,
+    is_same_as="consul-template",
 )
 """What the model foretells from figures in which there is no such thing: blocking queries that end by themselves."""
+
+
+def played(strategy: Strategy) -> Habits:
+    """The habits of a balancer as it is played here: no query ends by itself, and whoever polls is fast."""
+    if strategy.watches:
+        return evolve(strategy.habits, returns_per_service=0.0, reads_per_service=0.0, reads=0.0)
+    rate = 1.0 / PLAYED_PERIOD_SECONDS
+    return evolve(strategy.habits, reads_per_service=rate, reads=rate if strategy.habits.reads else 0.0)
