@@ -66,7 +66,7 @@ def main() -> int:
 def run(
     ways: Sequence[str], traffic: Sequence[Traffic], events: Sequence[str], interval: float, lines: Path
 ) -> list[Cell]:
-    """Play every way under every traffic through every event; each cell is a line of the file once it is over."""
+    """Play every way through every event, under all the traffic; each cell is a line of the file once it is over."""
     programs: dict[str, str] = {}
     unavailable: dict[str, str] = {}
     for name in ways:
@@ -88,12 +88,11 @@ def run(
     cells = []
     with open_network() as network, lines.open("w", encoding="utf-8") as file:
         for event in events:
-            for kind in traffic:
-                for name, program in programs.items():
-                    told = play_there(Order(name, kind, event, interval, program, network, random.random()))
-                    cells.append(cell := cell_of(name, kind, event, about, told))
-                    print(line(cell), file=file, flush=True)
-                    print(f"{name}, {kind}, {event}: {words(cell)}", flush=True)
+            for name, program in programs.items():
+                told = play_there(Order(name, traffic, event, interval, program, network, random.random()))
+                cells.append(cell := cell_of(name, event, about, told))
+                print(line(cell), file=file, flush=True)
+                print(f"{name}, {event}: {words(cell)}", flush=True)
     return cells
 
 
@@ -116,18 +115,20 @@ def play_here(order: Order) -> int:
     return 0
 
 
-def cell_of(way: str, traffic: Traffic, event: str, about: Run, told: Mapping[str, object]) -> Cell:
+def cell_of(way: str, event: str, about: Run, told: Mapping[str, object]) -> Cell:
     if "error" in told:
-        return Cell(way, traffic, event, about, None, str(told["error"]))
-    return Cell(way, traffic, event, about, cattrs.structure(told, Measured))
+        return Cell(way, event, about, None, str(told["error"]))
+    return Cell(way, event, about, cattrs.structure(told, Measured))
 
 
 def words(cell: Cell) -> str:
     """A cell in a few words, for who waits."""
     if cell.measured is None:
         return f"WENT WRONG\n{cell.error}"
-    answered = cell.measured.kinds["answered"]
-    return f"{cell.measured.requests - answered} of {cell.measured.requests} failed, {cell.measured.late} late"
+    return "; ".join(
+        f"{kind}: {account.failed} of {account.requests} failed, {account.late} late"
+        for kind, account in cell.measured.accounts.items()
+    )
 
 
 def machine() -> str:

@@ -2,14 +2,15 @@
 
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
 from attrs import frozen
 
 from tests.harness.processes import wait_until
-from tests.lab.client import Clients, Sent, Traffic
+from tests.lab.account import Account
+from tests.lab.client import Clients, Traffic
 from tests.lab.events import EVENTS, INSTANCES
 from tests.lab.fleet import Fleet
 from tests.lab.network import Network
@@ -24,10 +25,6 @@ CALM_SECONDS = 1.0
 LEAST_INTERVALS = 3
 
 
-class AccountError(AssertionError):
-    """Requests were begun of which nobody knows what became."""
-
-
 @frozen
 class Order:
     """What is to be played, and where; `haproxy` is the path of the one that the way needs.
@@ -37,7 +34,8 @@ class Order:
     """
 
     way: str
-    traffic: Traffic
+    traffic: Sequence[Traffic]
+    """All at once."""
     event: str
     interval_seconds: float
     haproxy: str
@@ -63,59 +61,16 @@ class Measured:
     """What was measured in a cell."""
 
     seconds: float
-    requests: int
-    kinds: Mapping[str, int]
-    late: int
-    """Answered by a server that Consul did not have as one that serves when the request was begun."""
-    closed_idle: int
+    accounts: Mapping[Traffic, Account]
     live: Delays
     gone: Delays
     workers_peak: int
     workers_end: int
     workers_replaced: int
-    p50_ms: float
-    p99_ms: float
     haproxy: str
+    """Its version."""
     consul: str
-
-    @classmethod
-    def of(
-        cls,
-        sent: Sent,
-        changes: Sequence[Change],
-        is_away: Callable[[str, float], bool],
-        *,
-        seconds: float,
-        workers: tuple[int, int, int],
-        versions: tuple[str, str],
-    ) -> "Measured":
-        """The measures of what was sent and seen.
-
-        `is_away` tells whether a server, by its name, was one that Consul did not have at a time; `workers` are how
-        many there were at most, how many at the end, how many came after the start; `versions` HAProxy's, Consul's.
-        Raises `AccountError` where requests are missing from the account.
-        """
-        if sent.begun != len(sent.requests):
-            raise AccountError(f"{sent.begun} requests were begun, and {len(sent.requests)} are accounted for")
-        answered = sorted(request.seconds for request in sent.requests if request.kind == "answered")
-        peak, end, replaced = workers
-        haproxy, consul = versions
-        return cls(
-            seconds=round(seconds, 1),
-            requests=sent.begun,
-            kinds=sent.kinds(),
-            late=sum(is_away(request.origin, request.begun) for request in sent.requests if request.origin),
-            closed_idle=sent.closed_idle,
-            live=Delays.of([change for change in changes if change.is_live]),
-            gone=Delays.of([change for change in changes if not change.is_live]),
-            workers_peak=peak,
-            workers_end=end,
-            workers_replaced=replaced,
-            p50_ms=_milliseconds(answered, 0.5),
-            p99_ms=_milliseconds(answered, 0.99),
-            haproxy=haproxy,
-            consul=consul,
-        )
+    """Its version."""
 
 
 def play(order: Order) -> Measured:
@@ -139,26 +94,26 @@ def play(order: Order) -> Measured:
         first = way.workers()
         versions = wait_until(way.haproxy.info, 10, "HAProxy")["Version"], consul.version
         host = network.balancer.address
-        with Clients(network.clients, work, host, 80, traffic=order.traffic, rate=RATE) as clients:
-            begun = time.monotonic()
-            time.sleep(CALM_SECONDS + order.phase * order.interval_seconds)
-            EVENTS[order.event].play(fleet)
-            fleet.settle()
-            # As long for who follows at once as for who goes by a clock, so that both are asked as much.
-            rest = begun + CALM_SECONDS + LEAST_INTERVALS * order.interval_seconds - time.monotonic()
-            time.sleep(max(CALM_SECONDS, rest))
-            sent = clients.stop()
-            seconds = time.monotonic() - begun
-        return Measured.of(
-            sent,
-            watch.changes,
-            fleet.is_away,
-            seconds=seconds,
-            workers=(watch.peak, len(way.workers()), len(watch.seen - first)),
-            versions=versions,
+        clients = {
+            kind: stack.enter_context(Clients(network.clients, work, host, 80, traffic=kind, rate=RATE))
+            for kind in order.traffic
+        }
+        begun = time.monotonic()
+        time.sleep(CALM_SECONDS + order.phase * order.interval_seconds)
+        EVENTS[order.event].play(fleet)
+        fleet.settle()
+        # As long for who follows at once as for who goes by a clock, so that both are asked as much.
+        rest = begun + CALM_SECONDS + LEAST_INTERVALS * order.interval_seconds - time.monotonic()
+        time.sleep(max(CALM_SECONDS, rest))
+        accounts = {kind: Account.of(some.stop(), fleet.is_away) for kind, some in clients.items()}
+        return Measured(
+            seconds=round(time.monotonic() - begun, 1),
+            accounts=accounts,
+            live=Delays.of([change for change in watch.changes if change.is_live]),
+            gone=Delays.of([change for change in watch.changes if not change.is_live]),
+            workers_peak=watch.peak,
+            workers_end=len(way.workers()),
+            workers_replaced=len(watch.seen - first),
+            haproxy=versions[0],
+            consul=versions[1],
         )
-
-
-def _milliseconds(ordered: Sequence[float], part: float) -> float:
-    """The percentile of what is in order; 0 where there is nothing."""
-    return round(ordered[min(int(len(ordered) * part), len(ordered) - 1)] * 1000, 2) if ordered else 0.0

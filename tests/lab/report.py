@@ -9,6 +9,7 @@ from xml.sax.saxutils import escape
 import cattrs
 from attrs import frozen
 
+from tests.lab.account import Account
 from tests.lab.cell import Delays, Measured
 from tests.lab.client import TRAFFIC, Traffic
 from tests.lab.events import EVENTS
@@ -32,7 +33,6 @@ class Cell:
     """One line: what was played, and either what was measured or the error that it ended with."""
 
     way: str
-    traffic: Traffic
     event: str
     run: Run
     measured: Measured | None
@@ -50,15 +50,15 @@ def parsed(text: str) -> list[Cell]:
 
 COLUMNS = (
     "way",
-    "traffic",
     "event",
+    "traffic",
     "requests",
     "failed",
     "answered late",
     "live after s",
     "gone after s",
     "workers replaced / peak / end",
-    "p50 / p99 ms",
+    "p50 / p99 / p99.9 ms",
 )
 
 
@@ -73,23 +73,23 @@ def _table(cells: Sequence[Cell]) -> Iterator[str]:
     for cell in cells:
         if cell.measured is None:
             said = (cell.error or "").strip().splitlines() or [""]
-            values: Sequence[str] = [f"WENT WRONG: {said[-1]}".replace("|", "/"), *[""] * (len(COLUMNS) - 4)]
+            told = [f"WENT WRONG: {said[-1]}".replace("|", "/"), *[""] * (len(COLUMNS) - 3)]
+            yield f"| {' | '.join((cell.way, cell.event, *told))} |"
         else:
-            values = _values(cell.measured)
-        yield f"| {' | '.join((cell.way, cell.traffic, cell.event, *values))} |"
+            for traffic, account in cell.measured.accounts.items():
+                yield f"| {' | '.join((cell.way, cell.event, traffic, *_values(cell.measured, account)))} |"
 
 
-def _values(one: Measured) -> Sequence[str]:
-    failures = {kind: count for kind, count in one.kinds.items() if kind != "answered" and count}
-    told = f" ({', '.join(f'{count} {kind}' for kind, count in failures.items())})" if failures else ""
+def _values(one: Measured, account: Account) -> Sequence[str]:
+    told = ", ".join(f"{count} {kind}" for kind, count in account.failures.items())
     return (
-        f"{one.requests:,}",
-        f"{sum(failures.values())}{told}",
-        str(one.late),
+        f"{account.requests:,}",
+        f"{account.failed} ({told})" if told else "0",
+        str(account.late),
         _delays(one.live),
         _delays(one.gone),
         f"{one.workers_replaced} / {one.workers_peak} / {one.workers_end}",
-        f"{one.p50_ms:.1f} / {one.p99_ms:.1f}",
+        f"{account.p50_ms:.1f} / {account.p99_ms:.1f} / {account.p999_ms:.1f}",
     )
 
 
@@ -106,10 +106,15 @@ def _legend(cells: Sequence[Cell]) -> Iterator[str]:
     yield "request was begun. *live*, *gone*: from the change to the worker that answers having it; median of all"
     yield "changes of the event, maximum. *workers*: processes of HAProxy, those that are stopping as well."
     yield ""
-    for traffic in dict.fromkeys(cell.traffic for cell in cells):
+    for traffic in _traffic(cells):
         yield f"- traffic *{traffic}*: {TRAFFIC[traffic]}"
     for name in dict.fromkeys(cell.event for cell in cells):
         yield f"- event *{name}*: {EVENTS[name].describe}"
+
+
+def _traffic(cells: Sequence[Cell]) -> Sequence[Traffic]:
+    """All kinds of traffic that were measured."""
+    return tuple(dict.fromkeys(kind for cell in cells if cell.measured for kind in cell.measured.accounts))
 
 
 def _words(cells: Sequence[Cell]) -> Iterator[str]:
@@ -154,7 +159,7 @@ def plot(cells: Sequence[Cell]) -> str:
     for number, (cell, measured) in enumerate(rows):
         y = 40 + _ROW * number
         colour = "#2a7" if cell.way.startswith("hapsync") else "#c63"
-        parts.append(_text(_LEFT - 10, y + 12, f"{cell.way}: {cell.event}, {cell.traffic}", anchor="end"))
+        parts.append(_text(_LEFT - 10, y + 12, f"{cell.way}: {cell.event}", anchor="end"))
         failed = _failed(measured)
         parts.append(_bar(_LEFT, y, _WIDTH * failed / most, colour, f"{failed:.2f}"))
         if measured.live.seconds:
@@ -168,7 +173,9 @@ def plot(cells: Sequence[Cell]) -> str:
 
 
 def _failed(one: Measured) -> float:
-    return 1000 * (one.requests - one.kinds["answered"]) / max(one.requests, 1)
+    """How many of 1,000 requests failed, of all traffic."""
+    accounts = one.accounts.values()
+    return 1000 * sum(account.failed for account in accounts) / max(sum(one.requests for one in accounts), 1)
 
 
 def _along(seconds: float) -> float:

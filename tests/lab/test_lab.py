@@ -37,7 +37,7 @@ def test_a_way_that_cannot_run_here_is_left_out_with_its_reason_and_the_others_a
     [cell] = parsed((tmp_path / "cells.jsonl").read_text())
     assert cell.way == "hapsync, slots"
     assert cell.measured is not None
-    assert cell.measured.requests > 0
+    assert cell.measured.accounts["new"].requests > 0
     assert cell.run.unavailable == {"unavailable": "it is of another world"}
     report = (tmp_path / "report.md").read_text()
     assert "- way *unavailable* is left out: it is of another world" in report

@@ -9,21 +9,15 @@ from tests.harness.consul import Consul
 from tests.harness.haproxy import HAProxy, minimal_config
 from tests.harness.origins import Origins
 from tests.harness.ports import free_port
-from tests.lab.cell import AccountError, Delays, Measured
+from tests.lab.account import Account, AccountError
+from tests.lab.cell import Delays
 from tests.lab.client import Request, Sent
 from tests.lab.fleet import PORT, Fleet
 from tests.lab.watching import Change, Watch
 
 
-def measured(sent: Sent, changes: list[Change], away_from: float = 1e9) -> Measured:
-    return Measured.of(
-        sent,
-        changes,
-        lambda name, when: name == "gone:80" and when > away_from,
-        seconds=1.0,
-        workers=(2, 1, 3),
-        versions=("2.6.12", "1.8.7"),
-    )
+def account(sent: Sent, away_from: float = 1e9) -> Account:
+    return Account.of(sent, lambda name, when: name == "gone:80" and when > away_from)
 
 
 def test_a_request_is_late_when_it_began_after_its_server_had_left() -> None:
@@ -33,24 +27,23 @@ def test_a_request_is_late_when_it_began_after_its_server_had_left() -> None:
         Request(5.1, 0.1, "answered", "there:80"),
         Request(5.1, 0.3, "cut", ""),
     ]
-    one = measured(Sent(4, requests, 0), [], away_from=5.0)
+    one = account(Sent(4, requests, 0), away_from=5.0)
 
     assert one.late == 1
     assert (one.requests, one.kinds["answered"], one.kinds["cut"]) == (4, 3, 1)
-    assert (one.p50_ms, one.p99_ms) == (100, 200)
+    assert (one.failed, one.failures) == (1, {"cut": 1})
+    assert (one.p50_ms, one.p99_ms, one.p999_ms) == (100, 200, 200)
 
 
 def test_an_account_that_misses_a_request_is_no_account() -> None:
     with pytest.raises(AccountError, match="2 requests were begun, and 1 are accounted for"):
-        measured(Sent(2, [Request(0, 0.1, "answered", "a:1")], 0), [])
+        account(Sent(2, [Request(0, 0.1, "answered", "a:1")], 0))
 
 
 def test_changes_that_never_came_about_are_counted_and_lengthen_no_median() -> None:
     changes = [Change("a", True, 1.0, 1.5), Change("b", True, 1.0), Change("b", False, 2.0, 2.25)]
-    one = measured(Sent(0, [], 0), changes)
 
-    assert one.live == Delays((0.5,), 1)
-    assert one.gone == Delays((0.25,), 0)
+    assert Delays.of(changes) == Delays((0.5, 0.25), 1)
 
 
 def test_a_change_is_done_when_haproxy_has_it_and_overtaken_by_the_next_of_its_server(work: Path) -> None:

@@ -5,6 +5,7 @@ import xml.etree.ElementTree as ET
 import pytest
 from attrs import evolve
 
+from tests.lab.account import Account
 from tests.lab.cell import Delays, Measured
 from tests.lab.client import KINDS
 from tests.lab.report import COLUMNS, Cell, Run, line, parsed, plot, table
@@ -18,27 +19,31 @@ RUN = Run(
     ways={"restart": "HAProxy is stopped and started"},
     unavailable={"hapsync, dynamic": "no HAProxy 3.0: no archive has it"},
 )
-MEASURED = Measured(
-    seconds=9.5,
+ACCOUNT = Account(
     requests=1234,
     kinds={**dict.fromkeys(KINDS, 0), "answered": 1200, "refused": 30, "cut": 4},
     late=7,
     closed_idle=3,
+    p50_ms=1.25,
+    p99_ms=20.0,
+    p999_ms=50.0,
+)
+MEASURED = Measured(
+    seconds=9.5,
+    accounts={"new": ACCOUNT},
     live=Delays((1.0, 3.0, 2.0), 1),
     gone=Delays((), 0),
     workers_peak=2,
     workers_end=1,
     workers_replaced=3,
-    p50_ms=1.25,
-    p99_ms=20.0,
     haproxy="2.6.12",
     consul="1.8.7",
 )
-CELL = Cell("restart", "new", "deploy", RUN, MEASURED)
+CELL = Cell("restart", "deploy", RUN, MEASURED)
 
 
 def test_a_cell_survives_its_line() -> None:
-    wrong = Cell("restart", "kept", "steady", RUN, None, "Trace\nOSError: no")
+    wrong = Cell("restart", "steady", RUN, None, "Trace\nOSError: no")
 
     assert parsed(f"{line(CELL)}\n{line(wrong)}\n") == [CELL, wrong]
 
@@ -53,12 +58,12 @@ def test_a_row_has_failures_by_kind_the_delays_and_how_many_changes_never_came()
     [header, rule, row] = table([CELL]).splitlines()[:3]
 
     assert header.count("|") == rule.count("|") == row.count("|") == len(COLUMNS) + 1
-    assert "| restart | new | deploy | 1,234 | 34 (30 refused, 4 cut) | 7 |" in row
-    assert "| 2.000, max 3.000; 1 never | - | 3 / 2 / 1 | 1.2 / 20.0 |" in row
+    assert "| restart | deploy | new | 1,234 | 34 (30 refused, 4 cut) | 7 |" in row
+    assert "| 2.000, max 3.000; 1 never | - | 3 / 2 / 1 | 1.2 / 20.0 / 50.0 |" in row
 
 
 def test_a_cell_that_went_wrong_has_its_error_and_no_figures() -> None:
-    [*_, row] = table([Cell("restart", "new", "deploy", RUN, None, "Trace\nOSError: a | b")]).splitlines()[:3]
+    [*_, row] = table([Cell("restart", "deploy", RUN, None, "Trace\nOSError: a | b")]).splitlines()[:3]
 
     assert "WENT WRONG: OSError: a / b" in row
     assert row.count("|") == len(COLUMNS) + 1
@@ -75,9 +80,8 @@ def test_the_report_names_machine_versions_command_and_what_is_left_out_and_why(
 
 
 def test_the_plot_has_bars_as_long_as_what_was_measured() -> None:
-    better = evolve(
-        MEASURED, kinds={**dict.fromkeys(KINDS, 0), "answered": 1217, "refused": 17}, live=Delays((0.01,), 0)
-    )
+    half = evolve(ACCOUNT, kinds={**dict.fromkeys(KINDS, 0), "answered": 1217, "refused": 17})
+    better = evolve(MEASURED, accounts={"new": half}, live=Delays((0.01,), 0))
     drawing = ET.fromstring(plot([CELL, evolve(CELL, way="hapsync <slots>", measured=better)]))
 
     _, *bars = [one.get("width", "") for one in drawing.iter() if one.tag.endswith("rect")]
@@ -85,5 +89,5 @@ def test_the_plot_has_bars_as_long_as_what_was_measured() -> None:
     assert half_failed == pytest.approx(failed / 2, rel=0.01)
     assert 0 < hundredth < seconds
     words = [one.text for one in drawing.iter() if one.tag.endswith("text")]
-    assert "hapsync <slots>: deploy, new" in words
+    assert "hapsync <slots>: deploy" in words
     assert "27.55" in words

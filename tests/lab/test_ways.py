@@ -5,6 +5,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.lab.__main__ import cell_of, play_there
+from tests.lab.account import Account
 from tests.lab.cell import Measured, Order
 from tests.lab.client import Traffic
 from tests.lab.network import Network, open_network
@@ -21,41 +22,42 @@ def network() -> Iterator[Network]:
         yield made
 
 
-def played(network: Network, way: str, traffic: Traffic, event: str) -> Measured:
-    order = Order(way, traffic, event, INTERVAL_SECONDS, WAYS[way].program(), network)
-    cell = cell_of(way, traffic, event, RUN, play_there(order))
+def played(network: Network, way: str, traffic: Traffic, event: str) -> tuple[Measured, Account]:
+    order = Order(way, (traffic,), event, INTERVAL_SECONDS, WAYS[way].program(), network)
+    cell = cell_of(way, event, RUN, play_there(order))
     assert cell.measured is not None, cell.error
     one = cell.measured
-    assert sum(one.kinds.values()) == one.requests > 200
+    account = one.accounts[traffic]
+    assert sum(account.kinds.values()) == account.requests > 200
     assert (one.live.missed, one.gone.missed) == (0, 0)
-    return one
+    return one, account
 
 
 @pytest.mark.parametrize("way", ["restart", "reload, no hand-over", "seamless reload"])
 def test_what_goes_by_the_clock_replaces_workers_and_follows_when_it_is_time(network: Network, way: str) -> None:
-    one = played(network, way, "new", "scale")
+    one, account = played(network, way, "new", "scale")
 
     assert one.workers_replaced >= 3
     assert one.workers_end <= 2  # none in the middle of a restart, two in that of a reload
     assert len(one.live.seconds) == len(one.gone.seconds) == 20
     assert max((*one.live.seconds, *one.gone.seconds)) < INTERVAL_SECONDS + 2
-    assert one.late > 0
-    assert (one.kinds["refused"] > 0) == (way == "restart")
+    assert account.late > 0
+    assert (account.kinds["refused"] > 0) == (way == "restart")
 
 
 def test_a_restart_refuses_connections_and_cuts_or_resets_those_there_are(network: Network) -> None:
-    one = played(network, "restart", "kept", "steady")
+    one, account = played(network, "restart", "kept", "steady")
 
-    assert one.kinds["refused"] > 0
-    assert one.closed_idle > 0
+    assert account.kinds["refused"] > 0
+    assert account.closed_idle > 0
     assert one.workers_replaced >= 2
 
 
 @pytest.mark.parametrize("way", ["hapsync, slots", "hapsync, dynamic"])
 def test_hapsync_follows_at_once_without_another_worker_or_a_lost_request(network: Network, way: str) -> None:
-    one = played(network, way, "kept", "critical")
+    one, account = played(network, way, "kept", "critical")
 
-    assert one.kinds["answered"] == one.requests
+    assert account.kinds["answered"] == account.requests
     assert (one.workers_replaced, one.workers_peak, one.workers_end) == (0, 1, 1)
     assert max(one.gone.seconds) < INTERVAL_SECONDS / 2
     assert max(one.live.seconds) < INTERVAL_SECONDS
@@ -69,7 +71,7 @@ def test_a_way_that_stopped_doing_its_work_is_a_cell_that_went_wrong(network: Ne
         f'exec {Restart.program()} "$@"\n'
     )
     program.chmod(0o755)
-    order = Order("seamless reload", "new", "steady", 1.0, str(program), network)
+    order = Order("seamless reload", ("new",), "steady", 1.0, str(program), network)
 
     assert "WayError: seamless reload" in str(play_there(order)["error"])
 

@@ -67,7 +67,7 @@ def test_many_causes_at_once_are_one_reload() -> None:
 
 
 def test_a_configuration_that_haproxy_refuses_changes_nothing_and_is_not_tried_again_and_again() -> None:
-    with Stage({"web": 2}) as stage, Fleet(stage) as fleet:
+    with Stage({"web": 2}, backend_options=SLOTS) as stage, Fleet(stage) as fleet:
         fleet.add()
         stage.wait_equal()
         wait_until(lambda: "node-a" in stage.haproxy.config.read_text(), 10, "the file to follow")
@@ -174,7 +174,7 @@ def test_a_template_indented_with_tabs_is_reloaded_into_once() -> None:
 
 
 def test_a_reload_that_could_not_be_tried_is_tried_again_when_the_master_is_back() -> None:
-    with Stage({"web": 1}) as stage, Fleet(stage) as fleet:
+    with Stage({"web": 1}, backend_options=SLOTS) as stage, Fleet(stage) as fleet:
         aside = stage.work / "aside.sock"
         stage.haproxy.master_path.rename(aside)
         fleet.add()

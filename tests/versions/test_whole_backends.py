@@ -174,7 +174,11 @@ def test_a_backend_that_is_written_by_hand_while_one_of_its_name_is_still_leavin
             let_settings_name(stage)  # it is leaving while the request runs
             wait_until(lambda: who_answers(stage, "/api/") != member.address, 10, "api to get no new requests")
             if adds_backends():
-                assert "backend api is leaving" in stage.hapsync("status").stdout
+                wait_until(
+                    lambda: "backend api is leaving" in stage.hapsync("status").stdout,
+                    5,
+                    "status to say that it leaves",
+                )
             with (stage.work / "haproxy.cfg.j2").open("a", encoding="utf-8") as template:
                 template.write(f"backend api from apps\n    server mine {member.address}\n")
             stage.agent.signal(signal.SIGHUP)
