@@ -1,5 +1,6 @@
 """Two looks at the cluster's servers, and what they did between them: CPU, memory, queries, bytes, connections."""
 
+import contextlib
 import http.client
 import os
 import re
@@ -11,7 +12,7 @@ from pathlib import Path
 from attrs import frozen
 from pyroute2 import DiagSocket
 
-from tests.harness.cluster import Member
+from tests.harness.consul import Agent
 from tests.lab.scale.cluster import FleetCluster
 
 _ESTABLISHED = 1
@@ -73,7 +74,11 @@ class Gauge:
         return time.monotonic(), servers, agents
 
     def _tell(self) -> Sequence[Mapping[str, float]]:
-        return [telemetry(server) for server in self._cluster.servers]
+        told = []
+        for server in self._cluster.servers:
+            with connected(server) as connection:
+                told.append(telemetry(connection))
+        return told
 
     def _look(
         self,
@@ -135,12 +140,13 @@ def rss_bytes(pid: int) -> int:
     return pages * os.sysconf("SC_PAGE_SIZE")
 
 
-def telemetry(member: Member) -> Mapping[str, float]:
+def connected(agent: Agent) -> contextlib.closing[http.client.HTTPConnection]:
+    """A new connection to an agent's HTTP API, closed at the end; it is made with the first request."""
+    return contextlib.closing(http.client.HTTPConnection(agent.host, agent.port, timeout=30))
+
+
+def telemetry(connection: http.client.HTTPConnection) -> Mapping[str, float]:
     """Consul's own counters without labels, by name; needs `telemetry.prometheus_retention_time`."""
-    connection = http.client.HTTPConnection(member.host, member.port, timeout=30)
-    try:
-        connection.request("GET", "/v1/agent/metrics?format=prometheus")
-        text = connection.getresponse().read().decode()
-    finally:
-        connection.close()
+    connection.request("GET", "/v1/agent/metrics?format=prometheus")
+    text = connection.getresponse().read().decode()
     return {name: float(value) for name, value in re.findall(r"^([a-z]\w*) ([-+.\deE]+|NaN)$", text, re.MULTILINE)}
