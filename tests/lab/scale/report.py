@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import cattrs
 from attrs import frozen
 
-from tests.lab.scale.costs import FITTED, Check, Fits, all_costs, all_fits, checks_of, median_woken_seconds
+from tests.lab.scale.costs import FITTED, Check, Fits, all_costs, all_fits, checks_of, median_woken_seconds, waiting
 from tests.lab.scale.measure import Point
 from tests.lab.scale.model import Costs, Fleet, herd, load
 from tests.lab.scale.strategies import STRATEGIES
@@ -50,12 +50,12 @@ def report(records: Sequence[Record]) -> str:
     """Everything, in Markdown: the model first, then what it stands on. Needs a record at least."""
     points = [record.point for record in records]
     fits = all_fits(points)
-    costs = all_costs(fits)
+    costs = all_costs(points)
     parts = (
         _model(costs),
         _herd(costs),
-        _checks(checks_of(points, fits, costs)),
-        _fits(fits),
+        _checks(checks_of(points)),
+        _fits(fits, points),
         _points(points),
         _words(records, costs),
     )
@@ -122,7 +122,7 @@ def _checks(checks: Sequence[Check]) -> Iterator[str]:
         )
 
 
-def _fits(fits: Mapping[str, Fits]) -> Iterator[str]:
+def _fits(fits: Mapping[str, Fits], points: Sequence[Point]) -> Iterator[str]:
     yield "### Fitted lines"
     yield ""
     yield from _row("strategy", "what", "of each one", "with none", "R²", "worst residual")
@@ -131,6 +131,13 @@ def _fits(fits: Mapping[str, Fits]) -> Iterator[str]:
         for which, one in mine.lines():
             values = (f"{one.slope:.4g}", f"{one.intercept:.4g}", f"{one.r_squared:.3f}", f"{one.worst_residual:.3g}")
             yield from _row(name, FITTED[which], *values)
+    for is_streaming, what in ((False, "A blocked query"), (True, "A subscription")):
+        if (idle := waiting(points, is_streaming=is_streaming)) is not None:
+            most = max(0.0, idle.slope + 2 * idle.slope_error)
+            told = "more than noise" if idle.is_told_from_noise else "not told from noise, and so 0 in the model"
+            yield ""
+            yield f"{what} that waits costs {idle.slope:.2g} ± {2 * idle.slope_error:.2g} cores (all strategies"
+            yield f"together), {told}; {1000 * SERVICES:,} of them at most {amount(most * 1000 * SERVICES)} cores."
 
 
 def _points(points: Sequence[Point]) -> Iterator[str]:

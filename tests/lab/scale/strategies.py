@@ -120,6 +120,8 @@ def _resolve(cluster: FleetCluster, number: int, services: Sequence[str], tally:
 
 _LISTING_POLL = _poll("", lists=True)
 
+_TEMPLATE = _template(CACHE_WAIT_SECONDS)
+
 STRATEGIES: Mapping[str, Strategy] = {
     "hapsync": Strategy(
         f"its own watches through the agent's cache; the agent holds a blocking query of {CACHE_WAIT_SECONDS:.0f} s "
@@ -147,7 +149,7 @@ STRATEGIES: Mapping[str, Strategy] = {
         "hands each to a server",
         _watching(CONSUL_TEMPLATE_WAIT_SECONDS, pause_seconds=_PAUSE_SECONDS),
         # Longer here, so that none ends by itself while it is measured; what an end costs is a change's answer.
-        _template(CACHE_WAIT_SECONDS),
+        _TEMPLATE,
         watches=True,
     ),
     "cron": Strategy(
@@ -186,6 +188,10 @@ CHECK = Strategy(
     is_same_as="consul-template",
 )
 """What the model foretells from figures in which there is no such thing: blocking queries that end by themselves."""
+
+MANY_NAME = "consul-template, many"
+MANY = evolve(CHECK, describe="consul-template as it is", habits=STRATEGIES["consul-template"].habits, play=_TEMPLATE)
+"""So many queries that wait, that what waiting costs is told from noise."""
 
 
 def played(strategy: Strategy) -> Habits:

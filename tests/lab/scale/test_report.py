@@ -4,7 +4,7 @@ import xml.etree.ElementTree as ET
 
 import pytest
 
-from tests.lab.scale.costs import all_costs, all_fits
+from tests.lab.scale.costs import all_costs
 from tests.lab.scale.model import Fleet, load
 from tests.lab.scale.plot import BALANCERS, plot
 from tests.lab.scale.report import SERVICES, Record, Run, amount, line, parsed, report, sized
@@ -29,7 +29,7 @@ def test_a_line_that_is_no_point_is_refused(text: str) -> None:
 
 def test_the_report_has_the_model_the_herd_the_checks_the_fits_and_what_was_measured() -> None:
     text = report(RECORDS)
-    most = load(STRATEGIES["hapsync"].habits, all_costs(all_fits(POINTS))["hapsync"], Fleet(1000, SERVICES), 10)
+    most = load(STRATEGIES["hapsync"].habits, all_costs(POINTS)["hapsync"], Fleet(1000, SERVICES), 10)
 
     assert f"{amount(most.requests)} req/s, {sized(most.bytes)}/s, {amount(most.cores)} cores |" in text
     assert "| hapsync | 1 answers, 20 KB, 1.0 ms CPU |" in text
@@ -44,12 +44,12 @@ def test_the_report_names_machine_versions_command_and_what_is_left_out_and_why(
 
     assert "- *hapsync, streaming* is left out: none" in text
     assert "`python -m tests.lab.scale` on 2 cores; hapsync 0.1, Consul 1.8.7" in text
-    for name in all_costs(all_fits(POINTS)):
+    for name in all_costs(POINTS):
         assert f"- *{name}*: {STRATEGIES[name].describe}" in text
 
 
 def test_a_line_of_the_plot_rises_as_the_load_does() -> None:
-    costs = all_costs(all_fits(POINTS))
+    costs = all_costs(POINTS)
     drawing = ET.fromstring(plot(costs))
     lines = [one for one in drawing.iter() if one.tag.endswith("polyline")]
 
