@@ -107,7 +107,7 @@ def _refused(consul: Consul) -> int:
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.lab.scale.limits", description=__doc__)
     parser.add_argument("--services", type=int, default=500)
-    parser.add_argument("--seconds", type=float, default=40.0)
+    parser.add_argument("--seconds", type=float, default=80.0)
     asked = parser.parse_args()
     for name, limits in LIMITS.items():
         print(outcome(name, limits, asked.services, asked.seconds), flush=True)

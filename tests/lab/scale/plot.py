@@ -12,7 +12,7 @@ from tests.lab.scale.strategies import STRATEGIES
 
 COLOURS = ("#0a7d4f", "#35b779", "#7b4fc4", "#d1495b", "#8a8a8a", "#2b7bba", "#e08a1e", "#8c4a12")
 BALANCERS = tuple(10 ** (step / 4) for step in range(13))
-_WIDTH, _HEIGHT, _LEFT, _TOP, _GAP = 380, 260, 70, 40, 90
+_WIDTH, _HEIGHT, _LEFT, _TOP, _GAP = 380, 260, 80, 40, 100
 
 
 @frozen
@@ -62,7 +62,7 @@ def _panel(panel: Panel, costs: Mapping[str, Costs], left: float, top: float) ->
     for power in range(panel.first_power, panel.last_power + 1):
         y = top + _up(10.0**power, panel)
         yield f'<line x1="{left}" y1="{y:.1f}" x2="{left + _WIDTH}" y2="{y:.1f}" stroke="#ddd"/>'
-        yield _text(left - 6, y + 4, f"{10.0**power:g}", anchor="end")
+        yield _text(left - 6, y + 4, f"{10**power:,}" if power >= 0 else f"{10.0**power:g}", anchor="end")
     for name, cost in costs.items():
         values = [
             panel.value(load(STRATEGIES[name].habits, cost, Fleet(round(number), SERVICES), panel.changes_per_second))

@@ -74,7 +74,7 @@ def _model(costs: Mapping[str, Costs]) -> Iterator[str]:
                 name,
                 *(
                     f"{amount(one.requests)} req/s, {sized(one.bytes)}/s, {amount(one.cores)} cores"
-                    + (f" ({amount(one.leader_cores)} leader)" if cost.leader_fraction > 0.5 else "")
+                    + (f" (leader {amount(one.leader_cores)})" if STRATEGIES[name].is_leader_bound else "")
                     for one in loads
                 ),
             )
