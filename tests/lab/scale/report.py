@@ -64,9 +64,9 @@ def report(records: Sequence[Record]) -> str:
 
 def _model(costs: Mapping[str, Costs]) -> Iterator[str]:
     for rate in CHANGES_PER_SECOND:
-        yield f"### {'At rest' if not rate else f'{rate:g} changes a second'}, {SERVICES} services"
+        yield f"### {words_of(rate)}, {SERVICES} services"
         yield ""
-        yield from _row("strategy", *(f"{number:,} balancers" for number in BALANCERS))
+        yield from _row("strategy", *(counted(number, "balancer") for number in BALANCERS))
         yield _rule(1 + len(BALANCERS))
         for name, cost in costs.items():
             loads = [load(STRATEGIES[name].habits, cost, Fleet(number, SERVICES), rate) for number in BALANCERS]
@@ -81,7 +81,7 @@ def _model(costs: Mapping[str, Costs]) -> Iterator[str]:
         yield ""
     yield f"### What is held, {SERVICES} services"
     yield ""
-    yield from _row("strategy", "connections of one balancer", *(f"{number:,} balancers" for number in BALANCERS))
+    yield from _row("strategy", "connections of one balancer", *(counted(number, "balancer") for number in BALANCERS))
     yield _rule(2 + len(BALANCERS))
     for name, cost in costs.items():
         loads = [load(STRATEGIES[name].habits, cost, Fleet(number, SERVICES)) for number in BALANCERS]
@@ -95,7 +95,7 @@ def _model(costs: Mapping[str, Costs]) -> Iterator[str]:
 def _herd(costs: Mapping[str, Costs]) -> Iterator[str]:
     yield "### The herd: one change of one service"
     yield ""
-    yield from _row("strategy", *(f"{number:,} balancers" for number in BALANCERS))
+    yield from _row("strategy", *(counted(number, "balancer") for number in BALANCERS))
     yield _rule(1 + len(BALANCERS))
     for name, cost in costs.items():
         if not cost.wake_bytes:
@@ -104,7 +104,7 @@ def _herd(costs: Mapping[str, Costs]) -> Iterator[str]:
         yield from _row(
             name,
             *(
-                f"{one.answers:,.0f} answers, {sized(one.bytes)}, {one.cpu_seconds * 1e3:,.1f} ms CPU"
+                f"{counted(round(one.answers), 'answer')}, {sized(one.bytes)}, {one.cpu_seconds * 1e3:,.1f} ms CPU"
                 for one in herds
             ),
         )
@@ -214,6 +214,15 @@ def _row(*cells: str) -> Iterator[str]:
 
 def _rule(columns: int) -> str:
     return "|---" * columns + "|"
+
+
+def words_of(changes_per_second: float) -> str:
+    return f"{counted(round(changes_per_second), 'change')} a second" if changes_per_second else "At rest"
+
+
+def counted(number: int, what: str) -> str:
+    """A number of things, in words."""
+    return f"{number:,} {what}{'' if number == 1 else 's'}"
 
 
 def amount(value: float) -> str:

@@ -23,6 +23,8 @@ CACHE_WAIT_SECONDS = 600.0
 """How long Consul's agent lets its own blocking query wait, for its cache (agent/cache-types, `defaultTimeout`)."""
 PLAYED_PERIOD_SECONDS = 1.0
 """How often a balancer that polls reads all services when played here, whatever its period is."""
+AGENT_CONNECTIONS = 4.0
+"""TCP connections that an agent has to three servers' RPC port, whatever it asks (measured)."""
 CHECKED_WAIT_SECONDS = 2.0
 """consul-template's wait in the check of the model: 30 times as many returns as it has."""
 
@@ -73,7 +75,7 @@ def _watching(
         returns_per_service=0.0 if wait_seconds is None else _returns(wait_seconds, pause_seconds),
         reads_per_service=safety,
         reads=0.0,
-        connections=0.0 if direct else 1.0,
+        connections=0.0 if direct else AGENT_CONNECTIONS,
         connections_per_service=1.0 if direct else 0.0,
     )
 
@@ -84,7 +86,7 @@ def _polling(period_seconds: float, *, lists: bool = False) -> Habits:
         returns_per_service=0.0,
         reads_per_service=1.0 / period_seconds,
         reads=1.0 / period_seconds if lists else 0.0,
-        connections=1.0,
+        connections=AGENT_CONNECTIONS,
         connections_per_service=0.0,
     )
 

@@ -32,7 +32,7 @@ def test_the_report_has_the_model_the_herd_the_checks_the_fits_and_what_was_meas
     most = load(STRATEGIES["hapsync"].habits, all_costs(POINTS)["hapsync"], Fleet(1000, SERVICES), 10)
 
     assert f"{amount(most.requests)} req/s, {sized(most.bytes)}/s, {amount(most.cores)} cores |" in text
-    assert "| hapsync | 1 answers, 20 KB, 1.0 ms CPU |" in text
+    assert "| hapsync | 1 answer, 20 KB, 1.0 ms CPU |" in text
     assert "| cron |" not in text[text.index("### The herd") : text.index("### The model")]
     assert "| hapsync | 8 balancers, 8.0 changes/s | cores | 0.108 | 0.108 | -0% |" in text.replace("+0%", "-0%")
     assert "| hapsync | bytes sent for a change, by balancer | 2e+04 |" in text
