@@ -60,8 +60,8 @@ def test_the_leader_has_a_third_of_the_work_at_least_and_never_more_than_all(
     assert found.cores / 3 * 0.999 <= found.leader_cores <= found.cores * 1.001
 
 
-def test_a_hundred_balancers_of_fifty_services_that_poll_each_second_are_five_thousand_reads_a_second() -> None:
-    habits = Habits(0, 0, reads_per_service=1.0, reads=0.0, connections=1, connections_per_service=0)
+def test_a_hundred_balancers_that_read_fifty_services_and_two_lists_each_second_make_5200_reads_a_second() -> None:
+    habits = Habits(0, 0, reads_per_service=1.0, reads=2.0, connections=1, connections_per_service=0)
     costs = Costs(
         9,
         9,
@@ -76,9 +76,9 @@ def test_a_hundred_balancers_of_fifty_services_that_poll_each_second_are_five_th
     )
     found = load(habits, costs, Fleet(100, 50), changes_per_second=7)
 
-    assert found.requests == pytest.approx(5_000)
-    assert found.bytes == pytest.approx(100e6)
-    assert found.cores == pytest.approx(5)
-    assert found.leader_cores == pytest.approx(2.5)
+    assert found.requests == pytest.approx(5_200)
+    assert found.bytes == pytest.approx(104e6)
+    assert found.cores == pytest.approx(5.2)
+    assert found.leader_cores == pytest.approx(2.6)
     assert found.connections == 100
     assert found.blocked == 0
