@@ -1,5 +1,7 @@
 """Three Consul servers and the client agents of some balancers, all real, each on a loopback address of its own."""
 
+import re
+import subprocess
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -10,8 +12,11 @@ from tests.harness.cluster import Member
 from tests.harness.consul import ConsulError
 from tests.harness.ports import free_ports
 from tests.harness.processes import wait_until
+from tests.harness.tools import consul_path
 
 SERVERS = 3
+STREAMS_FROM = (1, 10)
+"""The Consul that streams unless it is told not to (its changelog, 1.10.0)."""
 MANY = 10_000
 """For limits that a measurement must not meet: connections of one client, which all come from one address here."""
 
@@ -21,6 +26,7 @@ class FleetCluster:
 
     def __init__(self, work: Path, agents: int, *, is_streaming: bool) -> None:
         """Prepare the cluster with its data and logs in `work`, whose agents and servers stream if `is_streaming`."""
+        self._more_ports: dict[str, int] = {}
         self.http_port, serf, self.rpc_port, self.dns_port = free_ports(4)
         hosts = [f"127.0.0.{number + 2}" for number in range(SERVERS + agents)]
         base: dict[str, object] = {
@@ -32,17 +38,20 @@ class FleetCluster:
             "limits": {"http_max_conns_per_client": MANY, "rpc_max_conns_per_client": MANY},
             "telemetry": {"prometheus_retention_time": "10m", "disable_hostname": True},
         }
-        if is_streaming:
-            base["rpc"] = {"enable_streaming": True}
         server = {**base, "server": True, "bootstrap_expect": SERVERS, "performance": {"raft_multiplier": 1}}
-        client = {**base, **({"use_streaming_backend": True} if is_streaming else {})}
+        client = dict(base)
+        if version_of(consul_path()) >= STREAMS_FROM:
+            # Older ones refuse to start with settings they do not know.
+            server["rpc"] = {"enable_streaming": is_streaming}
+            client["use_streaming_backend"] = server["use_streaming_backend"] = is_streaming
+            self._more_ports = {"grpc_tls": -1}
         self.servers = [self._member(work, f"server-{host}", host, server, dns=-1) for host in hosts[:SERVERS]]
         self.agents = [
             self._member(work, f"balancer-{host}", host, client, dns=self.dns_port) for host in hosts[SERVERS:]
         ]
 
     def _member(self, work: Path, name: str, host: str, settings: Mapping[str, Any], *, dns: int) -> Member:
-        ports = {**settings["ports"], "dns": dns}
+        ports = {**settings["ports"], **self._more_ports, "dns": dns}
         return Member(work, name.replace(".", "-"), host, self.http_port, {**settings, "ports": ports})
 
     def __enter__(self) -> Self:
@@ -80,6 +89,15 @@ class FleetCluster:
         """Consul's version, of its own saying."""
         told: dict[str, Any] = self.servers[0].request("GET", "/v1/agent/self")
         return str(told["Config"]["Version"])
+
+
+def version_of(program: str) -> tuple[int, ...]:
+    """Major and minor version of a Consul; ValueError where it does not say one."""
+    said = subprocess.run([program, "version"], capture_output=True, text=True, check=False, timeout=30).stdout
+    found = re.match(r"Consul v?(\d+)\.(\d+)", said)
+    if found is None:
+        raise ValueError(f"{program} version: no version of Consul in {said[:100]!r}")
+    return int(found[1]), int(found[2])
 
 
 def _is_reached_from(agent: Member) -> bool:

@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 
 from tests.harness.ports import free_port
+from tests.harness.tools import consul_path
+from tests.lab.scale.cluster import version_of
 from tests.lab.scale.gauge import cpu_seconds, rss_bytes
 from tests.lab.scale.measure import Plan, measure
 from tests.lab.scale.players import Player, Tally, srv_answers, srv_query
@@ -73,11 +75,11 @@ def test_the_clock_of_a_process_is_its_cpu_time_and_its_memory_is_in_bytes() -> 
     assert 10_000_000 < rss_bytes(os.getpid()) < 4_000_000_000
 
 
-def test_without_a_consul_that_streams_the_lab_says_how_to_name_one(
+def test_without_a_consul_that_streams_the_lab_says_how_to_get_one(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.delenv("CONSUL", raising=False)
-    monkeypatch.delenv("CONSUL_STREAMING", raising=False)
+    monkeypatch.setenv("CONSUL_STREAMING", str(tmp_path / "none"))
     with pytest.raises(NoStreamingError, match="set CONSUL_STREAMING"), consul_of(is_streaming=True):
         pass
     program = tmp_path / "consul"
@@ -87,3 +89,9 @@ def test_without_a_consul_that_streams_the_lab_says_how_to_name_one(
     with consul_of(is_streaming=True):
         assert os.environ["CONSUL"] == str(program)
     assert "CONSUL" not in os.environ
+
+
+def test_the_consul_at_hand_says_its_version() -> None:
+    assert version_of(consul_path()) >= (1, 8)
+    with pytest.raises(ValueError, match="no version of Consul"):
+        version_of("/bin/echo")
