@@ -17,6 +17,8 @@ Phase = Literal["rest", "changes"]
 SETTLE_SECONDS = 1.5
 WAKE_SECONDS = 10.0
 STARTING_SECONDS = 60.0
+HELD_FRACTION = 0.9
+"""Some are just being asked again."""
 AFTERWARDS_SECONDS = 0.5
 """After the last change, for those it woke to ask again."""
 
@@ -96,6 +98,9 @@ def measure(name: str, strategy: Strategy, plan: Plan, phase: Phase) -> Iterator
                 end = gauge.end()
                 if tally.errors:
                     raise MeasurementError(f"{name}, {count} balancers: {'; '.join(tally.errors)}")
+                held, meant = sum(end.blocked), count * plan.services
+                if strategy.watches and not strategy.is_streaming and held < HELD_FRACTION * meant:
+                    raise MeasurementError(f"{name}, {count} balancers: {held:.0f} of {meant} queries are held")
                 leader = cluster.servers.index(cluster.leader())
                 yield Point(
                     strategy=name,
@@ -109,10 +114,6 @@ def measure(name: str, strategy: Strategy, plan: Plan, phase: Phase) -> Iterator
                     consul=cluster.version(),
                     **_between(begin, end, leader),
                 )
-                if strategy.watches and not strategy.is_streaming and sum(end.blocked) < count * plan.services:
-                    raise MeasurementError(
-                        f"{name}: only {sum(end.blocked):.0f} queries of {count} balancers are held"
-                    )
         finally:
             for one in playing:
                 one.stop()
