@@ -205,6 +205,7 @@ def _beside(point: Point, name: str, habits: Habits, fits: Fits, costs: Costs) -
     yield Check(name, what, "cores", measured_cores, foretold.cores + fits.base_cores)
     if foretold.requests:
         yield Check(name, what, "requests/s", point.requests / point.seconds, foretold.requests)
+    if foretold.bytes:
         yield Check(name, what, "bytes/s", point.sent_bytes / point.seconds, foretold.bytes)
     if not point.changes and fits.memory_bytes:
         memory = foretold.memory_bytes + fits.memory_bytes.intercept
