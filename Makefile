@@ -1,6 +1,6 @@
 # Every target but help and clean first makes the machine ready; see tests/bootstrap.sh.
 .DEFAULT_GOAL := help
-.PHONY: help bootstrap test test-faults test-versions test-lab matrix matrix-churn matrix-latency soak lab demo bench lint types format clean
+.PHONY: help bootstrap test test-faults test-versions test-lab matrix matrix-churn matrix-latency soak lab lab-scale demo bench lint types format clean
 
 PYTHON := .venv/bin/python
 MINUTES ?= 30
@@ -41,6 +41,9 @@ matrix-latency: bootstrap  ## how fast requests are while servers come and go, b
 
 lab: bootstrap  ## each way of keeping HAProxy in step, measured beside the others; needs root; QUICK=1: few of them
 	$(PYTHON) -m tests.lab $(if $(QUICK),--quick)
+
+lab-scale: bootstrap  ## what each way of watching Consul costs its servers, measured, and modelled for 1,000 balancers
+	$(PYTHON) -m tests.lab.scale
 
 soak: bootstrap  ## churn and faults at random, under load; MINUTES=30 unless given
 	$(PYTHON) -m tests.soak --minutes $(MINUTES)
