@@ -28,11 +28,13 @@ def evidence(headers: Mapping[str, str], is_cached: bool) -> Doubt | None:  # no
     `is_cached`: it came from the agent's cache, which repeats the headers of its last fetch. So `Age` counts there,
     and the last contact does not; a known leader says nothing, but that there was none says what the fetch was worth
     (measured with 1.8: what it fetched without a quorum it gives with `Age: 0` and no leader). With streaming
-    these headers are absent, and absent is not bad. `X-Consul-Results-Filtered-By-ACLs` is sent since 1.11.
+    there is no word of a leader: 1.20 sends `X-Consul-KnownLeader: false` and a last contact of 0 with every answer
+    (measured), others may leave them out; absent is not bad. `X-Consul-Results-Filtered-By-ACLs` is sent since 1.11.
     (Consul's API documentation, features/caching and features/consistency.)
     """
     is_filtered = headers.get("x-consul-results-filtered-by-acls", "false").lower()
-    has_leader = headers.get("x-consul-knownleader", "true").lower()
+    is_streamed = headers.get("x-consul-query-backend", "").lower() == "streaming"
+    has_leader = "true" if is_streamed else headers.get("x-consul-knownleader", "true").lower()
     if is_filtered == "true":
         return Doubt.FILTERED
     if has_leader == "false":

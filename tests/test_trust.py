@@ -44,6 +44,16 @@ def test_headers_that_streaming_leaves_out_are_no_doubt(is_cached: bool) -> None
     assert evidence({}, is_cached) is None
 
 
+@pytest.mark.parametrize("is_cached", [False, True])
+def test_what_is_streamed_says_nothing_of_the_leader_whatever_its_header_has(is_cached: bool) -> None:  # noqa: FBT001
+    streamed = {"x-consul-query-backend": "streaming", "x-consul-knownleader": "false", "x-consul-lastcontact": "0"}
+
+    assert evidence(streamed, is_cached) is None
+    assert evidence({**streamed, "x-consul-query-backend": "blocking-query"}, is_cached) is Doubt.NO_LEADER
+    assert evidence({**streamed, "x-consul-results-filtered-by-acls": "true"}, is_cached) is Doubt.FILTERED
+    assert evidence({**streamed, "age": "31"}, is_cached=True) is Doubt.STALE
+
+
 def test_the_cache_repeats_the_last_contact_of_its_last_fetch_so_only_its_age_counts() -> None:
     frozen = {"x-consul-knownleader": "true", "x-consul-lastcontact": "15000", "age": "3"}
 
