@@ -13,8 +13,9 @@ help:  ## print this list
 bootstrap:  ## install HAProxy, Consul and .venv where they are missing
 	@tests/bootstrap.sh
 
-test: lint types  ## run every check and every test but the long faults, with a real HAProxy and a real Consul
+test: lint types  ## run every check, every test but the long ones, and a quick form of the lab (needs root), with real programs
 	$(PYTHON) -m pytest tests
+	$(PYTHON) -m tests.lab --quick
 
 test-faults: bootstrap  ## break Consul, HAProxy and what is between, and count the requests that are lost
 	$(PYTHON) -m pytest tests/faults

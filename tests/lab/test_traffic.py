@@ -60,7 +60,7 @@ def test_a_restart_costs_every_kind_of_traffic_and_cuts_all_that_is_long(network
 def test_a_seamless_reload_keeps_what_is_long_and_loses_pipelined_requests_that_it_says_it_has_not_processed(
     network: Network,
 ) -> None:
-    found = accounts(network, "seamless reload", "deploy", *LONG, "pipelined")
+    found = accounts(network, "seamless reload", "steady", *LONG, "pipelined")
 
     for kind in LONG:
         assert found[kind].failures == {}, kind
