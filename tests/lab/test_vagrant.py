@@ -1,0 +1,42 @@
+"""The scripts of the lab's machine agree with each other and with what they call."""
+
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.harness.tools import ROOT
+
+VAGRANT = ROOT / "vagrant"
+BUILD, PROVISION = VAGRANT / "box" / "build.sh", VAGRANT / "provision.sh"
+
+
+@pytest.mark.parametrize("script", [BUILD, PROVISION])
+def test_a_script_is_one_that_bash_understands_and_may_be_run(script: Path) -> None:
+    subprocess.run(("bash", "-n", script), check=True)
+
+    assert script.stat().st_mode & 0o111
+
+
+def test_the_box_that_needs_no_network_has_all_packages_that_provisioning_wants() -> None:
+    built, wanted = (needed(script) for script in (BUILD, PROVISION))
+
+    assert wanted
+    assert built == wanted
+
+
+def test_the_documented_commands_name_what_is_there() -> None:
+    text = (VAGRANT / "README.md").read_text(encoding="utf-8")
+    targets = set(re.findall(r"(?m)^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8")))
+
+    assert set(re.findall(r"(?:sudo |`)make ([a-z-]+)", text)) <= targets
+    assert "vagrant/box/build.sh" in text
+    named = set(re.findall(r"HAPSYNC_[A-Z]+", text))
+    assert named == set(re.findall(r"HAPSYNC_[A-Z]+", (VAGRANT / "Vagrantfile").read_text(encoding="utf-8")))
+
+
+def needed(script: Path) -> list[str]:
+    found = re.search(r"(?m)^readonly needed=\((.*)\)$", script.read_text(encoding="utf-8"))
+    assert found is not None
+    return found[1].split()
