@@ -6,6 +6,7 @@ import os
 import platform
 import random
 import shlex
+import subprocess
 import sys
 import time
 import traceback
@@ -196,10 +197,21 @@ def words(cell: Cell) -> str:
 def machine() -> str:
     """What it is measured on, in words."""
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    emulated = " emulated by software" if is_emulated() else ""
     return (
-        f"{os.cpu_count()} cores ({platform.machine()}), {memory:.0f} GiB, Linux {platform.release()}, "
+        f"{os.cpu_count()} cores ({platform.machine()}){emulated}, {memory:.0f} GiB, Linux {platform.release()}, "
         f"Python {platform.python_version()}, load {os.getloadavg()[0]:.1f} before"
     )
+
+
+def is_emulated() -> bool:
+    """Whether it is a virtual one whose processor is emulated by QEMU (TCG), so far as systemd can tell."""
+    try:
+        told = subprocess.run(("systemd-detect-virt", "--vm"), capture_output=True, text=True, check=False).stdout
+    except FileNotFoundError:
+        return False
+    # With KVM it says "kvm" (systemd-detect-virt(1)).
+    return told.strip() == "qemu"
 
 
 if __name__ == "__main__":
