@@ -6,10 +6,12 @@ import os
 import platform
 import random
 import shlex
+import subprocess
 import sys
 import time
 import traceback
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import cattrs
@@ -42,6 +44,13 @@ def main() -> int:
     parser.add_argument("--traffic", nargs="+", choices=TRAFFIC)
     parser.add_argument("--events", nargs="+", choices=EVENTS)
     parser.add_argument("--interval", type=float, metavar="SECONDS", help="how often ways that go by the clock act")
+    parser.add_argument(
+        "--rate",
+        type=fraction,
+        default=1.0,
+        metavar="FRACTION",
+        help="how much traffic, of the usual clients and requests of each kind, for a machine that is slow",
+    )
     parser.add_argument("--out", type=Path, default=OUT, metavar="FOLDER", help="where cells.jsonl and the report go")
     parser.add_argument(
         "--consul-servers",
@@ -73,6 +82,7 @@ def main() -> int:
             asked.traffic or (QUICK if asked.quick else DEFAULT),
             asked.events or (QUICK_EVENTS if asked.quick else tuple(EVENTS)),
             asked.interval or INTERVAL_SECONDS,
+            asked.rate,
             asked.consul_servers,
             asked.out / "cells.jsonl",
         )
@@ -82,6 +92,14 @@ def main() -> int:
         put_into(asked.document, cells)
     print(f"\n{report}\nwritten to {asked.out}, in {time.monotonic() - begun:.0f} s in all")
     return 1 if any(cell.error for cell in cells) or not cells or broken([cell.row for cell in cells]) else 0
+
+
+def fraction(text: str) -> float:
+    """Above 0, and 1 at most; `ArgumentTypeError`."""
+    with suppress(ValueError):
+        if 0 < (value := float(text)) <= 1:
+            return value
+    raise argparse.ArgumentTypeError(f"{text!r} is not above 0, and 1 at most")
 
 
 def put_into(document: Path, cells: Sequence[Cell]) -> None:
@@ -96,6 +114,7 @@ def run(
     traffic: Sequence[Traffic],
     events: Sequence[str],
     interval: float,
+    rate: float,
     consul_servers: int,
     lines: Path,
 ) -> list[Cell]:
@@ -114,6 +133,7 @@ def run(
         started=time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
         hapsync=hapsync.__version__,
         interval_seconds=interval,
+        rate_fraction=rate,
         ways={name: described(WAYS[name], interval) for name in programs},
         unavailable=unavailable,
     )
@@ -122,9 +142,8 @@ def run(
     with open_network() as network, lines.open("w", encoding="utf-8") as file:
         for event in events:
             for name, program in programs.items():
-                told = play_there(
-                    Order(name, traffic, event, interval, program, network, random.random(), consul_servers)
-                )
+                order = Order(name, traffic, event, interval, program, network, random.random(), consul_servers, rate)
+                told = play_there(order)
                 cells.append(cell := cell_of(name, event, about, told))
                 print(line(cell), file=file, flush=True)
                 print(f"{name}, {event}: {words(cell)}", flush=True)
@@ -178,10 +197,21 @@ def words(cell: Cell) -> str:
 def machine() -> str:
     """What it is measured on, in words."""
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    emulated = " emulated by software" if is_emulated() else ""
     return (
-        f"{os.cpu_count()} cores ({platform.machine()}), {memory:.0f} GiB, Linux {platform.release()}, "
+        f"{os.cpu_count()} cores ({platform.machine()}){emulated}, {memory:.0f} GiB, Linux {platform.release()}, "
         f"Python {platform.python_version()}, load {os.getloadavg()[0]:.1f} before"
     )
+
+
+def is_emulated() -> bool:
+    """Whether it is a virtual one whose processor is emulated by QEMU (TCG), so far as systemd can tell."""
+    try:
+        told = subprocess.run(("systemd-detect-virt", "--vm"), capture_output=True, text=True, check=False).stdout
+    except FileNotFoundError:
+        return False
+    # With KVM it says "kvm" (systemd-detect-virt(1)).
+    return told.strip() == "qemu"
 
 
 if __name__ == "__main__":

@@ -27,6 +27,8 @@ class Run:
     interval_seconds: float
     ways: Mapping[str, str]
     unavailable: Mapping[str, str]
+    rate_fraction: float = 1.0
+    """How much traffic there was, as a part of the usual."""
 
 
 @frozen
@@ -97,6 +99,9 @@ def _run(run: Run, rows: Sequence[Row], plots: Sequence[str]) -> Iterator[str]:
     yield f"Ways that act by the clock do so every {run.interval_seconds:g} s: a policy of 60 s compressed {times}."
     yield f"Uncompressed, their restarts or reloads are {times} rarer, and their changes take {times} longer; so long"
     yield "they go on sending to servers that left."
+    if run.rate_fraction != 1:
+        yield f"**Traffic at {run.rate_fraction:g} of the usual rate**, with as many fewer connections: compare the"
+        yield "ways here with each other, and no figure with one of a run at another rate."
     yield ""
     if told := verdict(rows):
         yield from (f"**{told}** Each event weighs alike.", "")

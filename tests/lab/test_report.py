@@ -185,6 +185,24 @@ def test_runs_of_several_machines_have_a_part_and_plots_each(tmp_path: Path) -> 
     assert len(list(tmp_path.iterdir())) == 4
 
 
+def test_a_run_at_a_lower_rate_says_so_and_has_a_part_of_its_own(tmp_path: Path) -> None:
+    lower = evolve(CELL, run=evolve(RUN, rate_fraction=0.1))
+    usual, _, rest = written([CELL, lower], tmp_path, "").partition("failed-2.svg")
+
+    assert usual.count("**Traffic at 0.1 of the usual rate**") == 1
+    assert usual.index("failed-1.svg") < usual.index("**Traffic at 0.1")
+    assert "usual rate" not in rest
+    assert parsed(line(lower)) == [lower]
+
+
+def test_a_line_of_before_there_were_rates_is_of_the_usual_one() -> None:
+    told = line(CELL)
+    before = told.replace(', "rate_fraction": 1.0', "")
+
+    assert before != told
+    assert parsed(before) == [CELL]
+
+
 def test_a_document_keeps_all_but_what_is_between_its_markers() -> None:
     document = f"# The lab\n{BEGIN}\nold\n{END}\nmore\n"
     once = placed(document, "new")

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.harness.tools import ROOT
+from tests.lab.__main__ import machine
 
 VAGRANT = ROOT / "vagrant"
 BUILD, PROVISION = VAGRANT / "box" / "build.sh", VAGRANT / "provision.sh"
@@ -24,6 +25,19 @@ def test_the_box_that_needs_no_network_has_all_packages_that_provisioning_wants(
 
     assert wanted
     assert built == wanted
+
+
+@pytest.mark.parametrize("said", ["qemu", "kvm", "none", None])
+def test_only_a_machine_whose_processor_is_emulated_is_named_so(
+    said: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if said is not None:
+        detect = tmp_path / "systemd-detect-virt"
+        detect.write_text(f"#!/bin/sh\necho {said}\n")
+        detect.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+
+    assert (") emulated by software, " in machine()) == (said == "qemu")
 
 
 def test_the_documented_commands_name_what_is_there() -> None:
