@@ -18,7 +18,7 @@ from attrs import asdict
 
 import hapsync
 from tests.harness.tools import ToolMissingError, consul_path
-from tests.lab.cell import Measured, Order, play
+from tests.lab.cell import LEAST_INTERVALS, Measured, Order, play
 from tests.lab.client import Traffic
 from tests.lab.events import EVENTS
 from tests.lab.lines import LinesError
@@ -33,6 +33,7 @@ from tests.matrix.cell import keep_orphans, played
 QUICK_WAYS = ("restart", "seamless reload", "hapsync, slots", "hapsync, dynamic")
 QUICK_EVENTS = ("deploy",)
 CELL_SECONDS = 120.0
+"""How long a cell may take, beside what it waits for ways that go by the clock."""
 
 
 def main() -> int:
@@ -167,7 +168,7 @@ def play_there(order: Order) -> Mapping[str, object]:
     command = order.network.control.command(
         sys.executable, "-m", "tests.lab", "--play", json.dumps(cattrs.unstructure(order))
     )
-    return played(command, os.environ, CELL_SECONDS)
+    return played(command, os.environ, CELL_SECONDS + (LEAST_INTERVALS + 1) * order.interval_seconds)
 
 
 def play_here(order: Order) -> int:

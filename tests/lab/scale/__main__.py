@@ -35,7 +35,8 @@ PLAYED = {
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m tests.lab.scale", description=__doc__)
+    usage = "%(prog)s [--help] [options]"
+    parser = argparse.ArgumentParser(prog="python -m tests.lab.scale", usage=usage, description=__doc__)
     parser.add_argument("--strategies", nargs="+", choices=PLAYED, default=tuple(PLAYED), metavar="NAME")
     parser.add_argument("--services", type=int, default=50, help="each of 20 instances")
     parser.add_argument("--agents", type=int, default=4, help="client agents, which share the balancers")
