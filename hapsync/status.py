@@ -140,7 +140,7 @@ def make_view(
             reasons.append(f"{config.haproxy.config} does not exist yet")
         elif not says_the_same(file_text, picture_now(wanted, observed, plan.held)):
             reasons.append(f"{config.haproxy.config} does not say the same as HAProxy")
-        reasons += _alarms(plan)
+        reasons += alarms(plan)
         plan = plan.stopped(stopped) if stopped is not None else plan
     unknown = [name for name in sorted(config.backends) if name not in wanted.backends]
     if has_catalog:
@@ -175,7 +175,8 @@ ALARMING = frozenset(
 """What is held for one of these should be looked at by a person."""
 
 
-def _alarms(plan: Plan) -> list[str]:
+def alarms(plan: Plan) -> list[str]:
+    """Return what is held that a person should look at, a line for each backend; HAProxy is not in step then."""
     held: dict[tuple[str, str], int] = {}
     for one in plan.held:
         if one.reason in ALARMING:

@@ -11,8 +11,9 @@ Examples:
   hapsync plan --commands    the Runtime API commands, too
 
 \b
-Exit codes: 0 HAProxy is in step, nothing to do; 2 there is something to do;
-1 cannot tell (Consul or HAProxy did not answer)."""
+Exit codes: 0 HAProxy is in step, nothing to do; 2 there is something to do,
+or a person should look at what is held; 1 cannot tell (Consul or HAProxy did
+not answer)."""
 
 
 @click.command("plan", epilog=EPILOG, context_settings=CONTEXT)
@@ -28,7 +29,7 @@ def command(config_path: str, commands: bool) -> int:  # noqa: FBT001
     from hapsync.edge.runtime_socket import open_session  # noqa: PLC0415
     from hapsync.picture import picture_now, says_the_same  # noqa: PLC0415
     from hapsync.runtime import address_commands, state_commands  # noqa: PLC0415
-    from hapsync.status import stopped_words  # noqa: PLC0415
+    from hapsync.status import alarms, stopped_words  # noqa: PLC0415
     from hapsync.worker.look import read_catalog_known, read_report, read_rules  # noqa: PLC0415
     from hapsync.worker.one_pass import look  # noqa: PLC0415
     from hapsync.worker.paper import is_applied, served_now  # noqa: PLC0415
@@ -72,7 +73,9 @@ def command(config_path: str, commands: bool) -> int:  # noqa: FBT001
         click.echo("reload  the template or hapsync.toml changed since the file was written")
     elif not is_same:
         click.echo(f"write   {config.haproxy.config}: {'does not exist yet' if file is None else 'is behind'}")
-    if plan.is_empty and is_same and applied and len(wanted.backends) == len(config.backends):
+    for alarm in (worrying := alarms(plan)):
+        click.echo(f"look    {alarm}")
+    if plan.is_empty and not worrying and is_same and applied and len(wanted.backends) == len(config.backends):
         click.echo("HAProxy is in step with Consul: nothing to do")
         return 0
     return 2 if len(wanted.backends) == len(config.backends) else 1

@@ -27,6 +27,7 @@ from hapsync.request import (
     duration_words,
 )
 from hapsync.runtime import explained
+from hapsync.status import alarms
 from hapsync.text import one_line, plural
 from hapsync.worker.memory_file import load_memory, save_memory
 from hapsync.worker.one_pass import Outcome, run_pass
@@ -232,13 +233,15 @@ def _told(outcome: Outcome, safety: Safety, unsure: Sequence[str]) -> Reply:
     lines += [" ".join(describe(change).split()) for change in outcome.done]
     lines += [f"refused {explained(one)}" for one in outcome.refused]
     lines += [" ".join(line.split()) for line in str(plan).splitlines()]
-    is_in_step = plan.is_empty and not any(one.is_of_change for one in outcome.refused)
+    lines += (worrying := alarms(plan))
+    is_done = plan.is_empty and not any(one.is_of_change for one in outcome.refused)
     if safety.stopped is not None:
         lines.append(f"nothing is done: {safety.stopped.value}")
     elif plan.shortages:
         lines.append("the agent reloads HAProxy for more slots in a moment")
-    if unsure and is_in_step:
+    if unsure and is_done:
         return Reply.cannot_tell(*lines, *unsure)
+    is_in_step = is_done and not worrying
     lines += unsure
     lines.append("HAProxy is in step with Consul" if is_in_step else "HAProxy is not in step with Consul")
     return Reply.done(*lines) if is_in_step else Reply.not_done(*lines)

@@ -169,6 +169,23 @@ def test_apply_does_a_whole_pass_and_plan_says_the_same_before() -> None:
         assert stage.hapsync("status").returncode == 0
 
 
+@pytest.mark.parametrize("agent", [False, True])
+def test_plan_apply_and_status_agree_that_a_person_should_look_at_a_service_that_vanished(*, agent: bool) -> None:
+    why = "backend web: 2 servers kept, the whole service is gone from Consul"
+    with Stage({"web": 2}, agent=agent) as stage, Fleet(stage) as fleet:
+        fleet.add()
+        fleet.add()
+        assert stage.hapsync("apply").returncode in {0, 2}  # the agent may not have heard of them
+        stage.wait_equal()
+        fleet.vanish()
+        wait_until(lambda: why in stage.hapsync("status").stdout, 10, "status to tell")
+        told = {command: stage.hapsync(command) for command in ("plan", "apply", "status")}
+
+    assert {command: ended.returncode for command, ended in told.items()} == dict.fromkeys(told, 2), told
+    assert all(why in ended.stdout for ended in told.values()), told
+    assert "in step with Consul: nothing" not in told["plan"].stdout
+
+
 def test_apply_beside_an_agent_is_made_by_the_agent() -> None:
     with Stage({"web": 2}) as stage, Fleet(stage) as fleet:
         fleet.add()
