@@ -21,8 +21,9 @@ from tests.lab.cell import Measured, Order, play
 from tests.lab.client import TRAFFIC, Traffic
 from tests.lab.events import EVENTS
 from tests.lab.network import CONSUL_SERVERS, open_network
+from tests.lab.overview import broken
 from tests.lab.report import Cell, Run, line, parsed, placed, written
-from tests.lab.tables import broken, delays
+from tests.lab.tables import delays
 from tests.lab.traffic.sent import DEFAULT, QUICK
 from tests.lab.ways import WAYS, UnavailableError, Way
 from tests.matrix.cell import keep_orphans, played

@@ -10,8 +10,9 @@ from attrs import frozen
 from tests.lab.cell import Measured
 from tests.lab.client import TRAFFIC
 from tests.lab.events import EVENTS
+from tests.lab.overview import broken, overview_table, verdict
 from tests.lab.plots import failed_plot, live_plot
-from tests.lab.tables import Row, broken, failures_table, latency_table, summary_table, traffic_of, verdict
+from tests.lab.tables import Row, failures_table, latency_table, summary_table, traffic_of
 
 BEGIN, END = "<!-- figures:begin -->", "<!-- figures:end -->"
 
@@ -99,8 +100,11 @@ def _run(run: Run, rows: Sequence[Row], plots: Sequence[str]) -> Iterator[str]:
     yield "they go on sending to servers that left."
     yield ""
     if told := verdict(rows):
-        yield from (f"**{told}** Each event weighs alike.", "")
+        yield from (f"**{told}**", "")
     yield from _kept(rows)
+    yield "All events, of which each weighs alike in *live*, its median:"
+    yield ""
+    yield from (*overview_table(rows), "")
     for plot in plots:
         yield f"![{Path(plot).stem}]({plot})"
         yield ""

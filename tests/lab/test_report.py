@@ -12,9 +12,10 @@ from tests.lab.cell import Delays, Measured
 from tests.lab.client import KINDS
 from tests.lab.costs import Costs
 from tests.lab.events import Outage
+from tests.lab.overview import broken, live_median, overview_table, verdict
 from tests.lab.plots import failed_plot, live_plot
 from tests.lab.report import BEGIN, END, Cell, DocumentError, Run, line, parsed, placed, written
-from tests.lab.tables import Row, broken, failures_table, latency_table, live_median, summary_table, verdict
+from tests.lab.tables import Row, failures_table, latency_table, summary_table
 
 RUN = Run(
     command="python -m tests.lab --quick",
@@ -120,6 +121,25 @@ def test_each_kind_of_traffic_has_its_failures_and_its_latency() -> None:
         ["restart", "34 of 1,000 (30 refused, 4 cut)", "0 of 1,000"],
     ]
     assert cells_of(list(latency_table([CELL.row]))[-1]) == ["restart", "1.2 / 20.0 / 50.0", "1.2 / 20.0 / 50.0"]
+
+
+def test_the_overview_sets_each_peer_against_the_slower_of_hapsyncs_ways_over_all_events() -> None:
+    slower = Row("hapsync, dynamic", "deploy", evolve(FAST, live=Delays((0.02,), 0)))
+    peer = [CELL.row, Row("restart", "scale", evolve(FAST, live=Delays((1.0, 2.0), 0)))]
+
+    _, _, *rows = overview_table([*peer, Row("hapsync, slots", "deploy", FAST), slower])
+
+    assert [cells_of(row) for row in rows] == [
+        ["restart", "11.33 (34)", "2.33 (7)", "2.00 s", "100.0", "6"],
+        ["hapsync, slots", "0", "0", "10 ms", "-", "3"],
+        ["hapsync, dynamic", "0", "0", "20 ms", "-", "3"],
+    ]
+
+
+def test_the_overview_says_nothing_of_changes_that_it_has_not_seen() -> None:
+    _, _, row = overview_table([WRONG.row])
+
+    assert cells_of(row) == ["restart", "0", "0", "-", "-", "0"]
 
 
 def test_the_verdict_sets_the_best_peer_against_the_slower_of_hapsyncs_ways() -> None:
