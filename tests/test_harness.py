@@ -11,7 +11,8 @@ import pytest
 from tests.harness.consul import Consul, ConsulError
 from tests.harness.haproxy import HAProxy, ReloadFailedError, minimal_config
 from tests.harness.load import Load
-from tests.harness.origins import Origins, origin_name
+from tests.harness.origin import origin_name
+from tests.harness.origins import Origins
 from tests.harness.ports import free_port, free_ports
 from tests.harness.processes import Process, ProcessDiedError, short_folder, wait_until
 from tests.harness.tools import ROOT
