@@ -13,12 +13,12 @@ from attrs import frozen
 from tests.harness.consul import Agent
 from tests.harness.haproxy import HAProxy
 from tests.harness.processes import Process
+from tests.harness.procfs import below
 from tests.harness.tools import ROOT, haproxy_path
 from tests.lab.config import BACKEND
 from tests.lab.network import Space
 from tests.lab.programs import SpacedHAProxy
 from tests.lab.traffic.sent import Traffic
-from tests.matrix.cell import below
 
 _RELOADER = Path(__file__).with_name("reloader.py")
 
