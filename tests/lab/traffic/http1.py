@@ -119,8 +119,8 @@ class Asking(Senders):
                     if connection is None:
                         connection = await self.open()
                     connection.writer.write(self.request)
-                    for place, attempt in enumerate(attempts):
-                        if place and connection.is_last:
+                    for attempt in attempts:
+                        if connection.is_last:
                             attempt.end("unprocessed")
                         else:
                             attempt.end(*await connection.answer())

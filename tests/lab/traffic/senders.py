@@ -31,10 +31,6 @@ class Target:
         return context
 
 
-class UnprocessedError(Exception):
-    """The server said that it has not taken up a request."""
-
-
 class WrongAnswerError(ValueError):
     """Something came that is no answer to what was asked."""
 
@@ -105,8 +101,6 @@ def kind_of(error: BaseException) -> str | None:
             return "ended"
         case StatusError():
             return error.kind
-        case UnprocessedError():
-            return "unprocessed"
         case TimeoutError():
             return "timeout"
         case ConnectionRefusedError():
