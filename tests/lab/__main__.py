@@ -38,38 +38,7 @@ CELL_SECONDS = 120.0
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m tests.lab", description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="few ways and one event, in under three minutes")
-    parser.add_argument("--ways", nargs="+", choices=WAYS)
-    parser.add_argument("--traffic", nargs="+", choices=TRAFFIC)
-    parser.add_argument("--events", nargs="+", choices=EVENTS)
-    parser.add_argument("--interval", type=float, metavar="SECONDS", help="how often ways that go by the clock act")
-    parser.add_argument(
-        "--rate",
-        type=fraction,
-        default=1.0,
-        metavar="FRACTION",
-        help="how much traffic, of the usual clients and requests of each kind, for a machine that is slow",
-    )
-    parser.add_argument("--out", type=Path, default=OUT, metavar="FOLDER", help="where cells.jsonl and the report go")
-    parser.add_argument(
-        "--consul-servers",
-        type=int,
-        default=1,
-        choices=range(1, CONSUL_SERVERS + 1),
-        help="how many, unless the event needs more",
-    )
-    parser.add_argument(
-        "--report", type=Path, nargs="+", metavar="FILE", help="only make the report, of the cells in these files"
-    )
-    parser.add_argument(
-        "--document",
-        type=Path,
-        metavar="FILE",
-        help="put the report into it, between its markers, and plots beside it",
-    )
-    parser.add_argument("--play", metavar="ORDER", help=argparse.SUPPRESS)
-    asked = parser.parse_args()
+    asked = parser().parse_args()
     if asked.play is not None:
         return play_here(cattrs.structure(json.loads(asked.play), Order))
     begun = time.monotonic()
@@ -92,6 +61,42 @@ def main() -> int:
         put_into(asked.document, cells)
     print(f"\n{report}\nwritten to {asked.out}, in {time.monotonic() - begun:.0f} s in all")
     return 1 if any(cell.error for cell in cells) or not cells or broken([cell.row for cell in cells]) else 0
+
+
+def parser() -> argparse.ArgumentParser:
+    """Of the program's arguments."""
+    made = argparse.ArgumentParser(prog="python -m tests.lab", description=__doc__)
+    made.add_argument("--quick", action="store_true", help="few ways and one event, in under three minutes")
+    made.add_argument("--ways", nargs="+", choices=WAYS)
+    made.add_argument("--traffic", nargs="+", choices=TRAFFIC)
+    made.add_argument("--events", nargs="+", choices=EVENTS)
+    made.add_argument("--interval", type=float, metavar="SECONDS", help="how often ways that go by the clock act")
+    made.add_argument(
+        "--rate",
+        type=fraction,
+        default=1.0,
+        metavar="FRACTION",
+        help="how much traffic, of the usual clients and requests of each kind, for a machine that is slow",
+    )
+    made.add_argument("--out", type=Path, default=OUT, metavar="FOLDER", help="where cells.jsonl and the report go")
+    made.add_argument(
+        "--consul-servers",
+        type=int,
+        default=1,
+        choices=range(1, CONSUL_SERVERS + 1),
+        help="how many, unless the event needs more",
+    )
+    made.add_argument(
+        "--report", type=Path, nargs="+", metavar="FILE", help="only make the report, of the cells in these files"
+    )
+    made.add_argument(
+        "--document",
+        type=Path,
+        metavar="FILE",
+        help="put the report into it, between its markers, and plots beside it",
+    )
+    made.add_argument("--play", metavar="ORDER", help=argparse.SUPPRESS)
+    return made
 
 
 def fraction(text: str) -> float:
