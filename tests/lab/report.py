@@ -147,9 +147,11 @@ def _kept(rows: Sequence[Row]) -> Iterator[str]:
 
 
 def _looks(done: Sequence[Measured]) -> Iterator[str]:
-    if done:
-        median = max(one.looks_seconds[0] for one in done) * 1000
-        most = max(one.looks_seconds[1] for one in done) * 1000
+    # Where nothing changed, HAProxy was looked at often only while it started.
+    timed = [one for one in done if any(some.seconds or some.missed for some in (one.live, one.gone))]
+    if timed:
+        median = max(one.looks_seconds[0] for one in timed) * 1000
+        most = max(one.looks_seconds[1] for one in timed) * 1000
         yield "How exact the times of changes are: HAProxy was looked at again after"
         yield f"{median:.1f} ms (median of the worst cell; 99th percentile of the worst: {most:.1f} ms)."
 

@@ -177,6 +177,16 @@ def test_the_report_names_machine_versions_command_and_what_is_left_out_and_why(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["failed.svg", "live.svg"]
 
 
+def test_how_exact_times_are_is_told_of_cells_that_have_any(tmp_path: Path) -> None:
+    none = Delays((), 0)
+    steady = evolve(CELL, event="steady", measured=evolve(MEASURED, live=none, gone=none, looks_seconds=(0.5, 0.9)))
+
+    assert "2.1 ms (median of the worst cell; 99th percentile of the worst: 5.0 ms)" in written(
+        [steady, CELL], tmp_path, ""
+    )
+    assert "How exact" not in written([steady], tmp_path, "")
+
+
 def test_runs_of_several_machines_have_a_part_and_plots_each(tmp_path: Path) -> None:
     other = evolve(CELL, run=evolve(RUN, machine="8 cores"))
     text = written([CELL, other], tmp_path, "")
