@@ -22,5 +22,12 @@ systemctl disable --quiet --now haproxy 2>/dev/null || true
 for module in sch_plug sch_prio sch_netem cls_u32 cls_fw; do
   modprobe "$module" || echo "provision: this kernel has no $module" >&2
 done
-make bootstrap
+make bootstrap || {
+  readonly wheels=/opt/hapsync-wheels
+  if [[ -d $wheels ]] && ! cmp -s tests/requirements.txt "$wheels/requirements.txt"; then
+    echo "provision: this box has wheels for another tests/requirements.txt:" \
+      "build it anew (vagrant/box/build.sh), then vagrant destroy and vagrant up" >&2
+  fi
+  exit 1
+}
 tests/roots.sh 3.0

@@ -6,10 +6,12 @@ import os
 import platform
 import random
 import shlex
+import subprocess
 import sys
 import time
 import traceback
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import cattrs
@@ -37,31 +39,7 @@ CELL_SECONDS = 120.0
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m tests.lab", description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="few ways and one event, in under three minutes")
-    parser.add_argument("--ways", nargs="+", choices=WAYS)
-    parser.add_argument("--traffic", nargs="+", choices=TRAFFIC)
-    parser.add_argument("--events", nargs="+", choices=EVENTS)
-    parser.add_argument("--interval", type=float, metavar="SECONDS", help="how often ways that go by the clock act")
-    parser.add_argument("--out", type=Path, default=OUT, metavar="FOLDER", help="where cells.jsonl and the report go")
-    parser.add_argument(
-        "--consul-servers",
-        type=int,
-        default=1,
-        choices=range(1, CONSUL_SERVERS + 1),
-        help="how many, unless the event needs more",
-    )
-    parser.add_argument(
-        "--report", type=Path, nargs="+", metavar="FILE", help="only make the report, of the cells in these files"
-    )
-    parser.add_argument(
-        "--document",
-        type=Path,
-        metavar="FILE",
-        help="put the report into it, between its markers, and plots beside it",
-    )
-    parser.add_argument("--play", metavar="ORDER", help=argparse.SUPPRESS)
-    asked = parser.parse_args()
+    asked = parser().parse_args()
     if asked.play is not None:
         return play_here(cattrs.structure(json.loads(asked.play), Order))
     begun = time.monotonic()
@@ -74,6 +52,7 @@ def main() -> int:
             asked.traffic or (QUICK if asked.quick else DEFAULT),
             asked.events or (QUICK_EVENTS if asked.quick else tuple(EVENTS)),
             asked.interval or INTERVAL_SECONDS,
+            asked.rate,
             asked.consul_servers,
             asked.out / "cells.jsonl",
         )
@@ -83,6 +62,50 @@ def main() -> int:
         put_into(asked.document, cells)
     print(f"\n{report}\nwritten to {asked.out}, in {time.monotonic() - begun:.0f} s in all")
     return 1 if any(cell.error for cell in cells) or not cells or broken([cell.row for cell in cells]) else 0
+
+
+def parser() -> argparse.ArgumentParser:
+    """Of the program's arguments."""
+    made = argparse.ArgumentParser(prog="python -m tests.lab", description=__doc__)
+    made.add_argument("--quick", action="store_true", help="few ways and one event, in under three minutes")
+    made.add_argument("--ways", nargs="+", choices=WAYS)
+    made.add_argument("--traffic", nargs="+", choices=TRAFFIC)
+    made.add_argument("--events", nargs="+", choices=EVENTS)
+    made.add_argument("--interval", type=float, metavar="SECONDS", help="how often ways that go by the clock act")
+    made.add_argument(
+        "--rate",
+        type=fraction,
+        default=1.0,
+        metavar="FRACTION",
+        help="how much traffic, of the usual clients and requests of each kind, for a machine that is slow",
+    )
+    made.add_argument("--out", type=Path, default=OUT, metavar="FOLDER", help="where cells.jsonl and the report go")
+    made.add_argument(
+        "--consul-servers",
+        type=int,
+        default=1,
+        choices=range(1, CONSUL_SERVERS + 1),
+        help="how many, unless the event needs more",
+    )
+    made.add_argument(
+        "--report", type=Path, nargs="+", metavar="FILE", help="only make the report, of the cells in these files"
+    )
+    made.add_argument(
+        "--document",
+        type=Path,
+        metavar="FILE",
+        help="put the report into it, between its markers, and plots beside it",
+    )
+    made.add_argument("--play", metavar="ORDER", help=argparse.SUPPRESS)
+    return made
+
+
+def fraction(text: str) -> float:
+    """Above 0, and 1 at most; `ArgumentTypeError`."""
+    with suppress(ValueError):
+        if 0 < (value := float(text)) <= 1:
+            return value
+    raise argparse.ArgumentTypeError(f"{text!r} is not above 0, and 1 at most")
 
 
 def put_into(document: Path, cells: Sequence[Cell]) -> None:
@@ -97,6 +120,7 @@ def run(
     traffic: Sequence[Traffic],
     events: Sequence[str],
     interval: float,
+    rate: float,
     consul_servers: int,
     lines: Path,
 ) -> list[Cell]:
@@ -115,6 +139,7 @@ def run(
         started=time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
         hapsync=hapsync.__version__,
         interval_seconds=interval,
+        rate_fraction=rate,
         ways={name: described(WAYS[name], interval) for name in programs},
         unavailable=unavailable,
     )
@@ -123,9 +148,8 @@ def run(
     with open_network() as network, lines.open("w", encoding="utf-8") as file:
         for event in events:
             for name, program in programs.items():
-                told = play_there(
-                    Order(name, traffic, event, interval, program, network, random.random(), consul_servers)
-                )
+                order = Order(name, traffic, event, interval, program, network, random.random(), consul_servers, rate)
+                told = play_there(order)
                 cells.append(cell := cell_of(name, event, about, told))
                 print(line(cell), file=file, flush=True)
                 print(f"{name}, {event}: {words(cell)}", flush=True)
@@ -179,10 +203,21 @@ def words(cell: Cell) -> str:
 def machine() -> str:
     """What it is measured on, in words."""
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    emulated = " emulated by software" if is_emulated() else ""
     return (
-        f"{os.cpu_count()} cores ({platform.machine()}), {memory:.0f} GiB, Linux {platform.release()}, "
+        f"{os.cpu_count()} cores ({platform.machine()}){emulated}, {memory:.0f} GiB, Linux {platform.release()}, "
         f"Python {platform.python_version()}, load {os.getloadavg()[0]:.1f} before"
     )
+
+
+def is_emulated() -> bool:
+    """Whether it is a virtual one whose processor is emulated by QEMU (TCG), so far as systemd can tell."""
+    try:
+        told = subprocess.run(("systemd-detect-virt", "--vm"), capture_output=True, text=True, check=False).stdout
+    except FileNotFoundError:
+        return False
+    # With KVM it says "kvm" (systemd-detect-virt(1)).
+    return told.strip() == "qemu"
 
 
 if __name__ == "__main__":

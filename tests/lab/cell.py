@@ -47,6 +47,8 @@ class Order:
     consul_servers: int = 1
     """Unless the event needs more. With several, an agent that happens to read from one that does not lead has each
     change 50 to 100 ms later, whatever the way: that would tell more of chance than of ways."""
+    rate_fraction: float = 1.0
+    """How much traffic there is, as a part of the usual."""
 
 
 @frozen
@@ -110,7 +112,7 @@ def play(order: Order) -> Measured:
         traffic = [kind for kind in order.traffic if kind not in way.left_out]
         if "tcp" in traffic:
             wait_for_lines(target, INSTANCES, READY_SECONDS)
-        clients = stack.enter_context(Clients(network.clients, work, target, traffic))
+        clients = stack.enter_context(Clients(network.clients, work, target, traffic, order.rate_fraction))
         counter = stack.enter_context(Counter(way.workers, way.tools))
         asked = Asked.of(network, cluster)
         begun = time.monotonic()

@@ -36,8 +36,12 @@ def wait_for_lines(target: Target, count: int, seconds: float) -> None:
 class Clients:
     """All traffic of a cell, from one process, from `__enter__` until `stop`."""
 
-    def __init__(self, space: Space, work: Path, target: Target, traffic: Sequence[Traffic]) -> None:
-        self._helper = SpacedHelper(space, "tests.lab.traffic", work, json.dumps(asdict(target)), *traffic)
+    def __init__(
+        self, space: Space, work: Path, target: Target, traffic: Sequence[Traffic], rate_fraction: float
+    ) -> None:
+        """So large a part of the usual traffic: see `Senders`."""
+        arguments = json.dumps(asdict(target)), f"{rate_fraction}", *traffic
+        self._helper = SpacedHelper(space, "tests.lab.traffic", work, *arguments)
 
     def __enter__(self) -> Self:
         self._helper.ask("start")

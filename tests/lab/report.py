@@ -28,6 +28,8 @@ class Run:
     interval_seconds: float
     ways: Mapping[str, str]
     unavailable: Mapping[str, str]
+    rate_fraction: float = 1.0
+    """How much traffic there was, as a part of the usual."""
 
 
 @frozen
@@ -98,6 +100,9 @@ def _run(run: Run, rows: Sequence[Row], plots: Sequence[str]) -> Iterator[str]:
     yield f"Ways that act by the clock do so every {run.interval_seconds:g} s: a policy of 60 s compressed {times}."
     yield f"Uncompressed, their restarts or reloads are {times} rarer, and their changes take {times} longer; so long"
     yield "they go on sending to servers that left."
+    if run.rate_fraction != 1:
+        yield f"**Traffic at {run.rate_fraction:g} of the usual rate**, with as many fewer connections: compare the"
+        yield "ways here with each other, and no figure with one of a run at another rate."
     yield ""
     if told := verdict(rows):
         yield from (f"**{told}**", "")
@@ -146,9 +151,11 @@ def _kept(rows: Sequence[Row]) -> Iterator[str]:
 
 
 def _looks(done: Sequence[Measured]) -> Iterator[str]:
-    if done:
-        median = max(one.looks_seconds[0] for one in done) * 1000
-        most = max(one.looks_seconds[1] for one in done) * 1000
+    # Where nothing changed, HAProxy was looked at often only while it started.
+    timed = [one for one in done if any(some.seconds or some.missed for some in (one.live, one.gone))]
+    if timed:
+        median = max(one.looks_seconds[0] for one in timed) * 1000
+        most = max(one.looks_seconds[1] for one in timed) * 1000
         yield "How exact the times of changes are: HAProxy was looked at again after"
         yield f"{median:.1f} ms (median of the worst cell; 99th percentile of the worst: {most:.1f} ms)."
 

@@ -24,7 +24,14 @@ def target(folder: Path, port: int) -> Target:
     return Target(HOST, port, port, port, str(make_certificate(folder, HOST)))
 
 
-def sent_by(kind: type[Senders], serve: Serve | None, *, protocol: str | None = None, seconds: float = 0.15) -> Sent:
+def sent_by(
+    kind: type[Senders],
+    serve: Serve | None,
+    *,
+    protocol: str | None = None,
+    seconds: float = 0.15,
+    rate_fraction: float = 1.0,
+) -> Sent:
     """What clients account for in so long, and until they have ended; None: there is no server.
 
     They are few, fast, and wait for 0.3 s at most; with `protocol`, in ALPN's words, the server speaks TLS.
@@ -51,7 +58,7 @@ def sent_by(kind: type[Senders], serve: Serve | None, *, protocol: str | None = 
                 context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
                 context.load_cert_chain(Path(folder) / CERTIFICATE)
                 context.set_alpn_protocols([protocol])
-            senders = fast(where)
+            senders = fast(where, rate_fraction)
         server = None
         if serve is not None:
             server = await asyncio.start_server(handle, HOST, where.port, backlog=1024, ssl=context)

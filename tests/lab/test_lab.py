@@ -32,16 +32,19 @@ def test_a_way_that_cannot_run_here_is_left_out_with_its_reason_and_the_others_a
         sys.exit(lab.main())
     """
     asked = ("--ways", "unavailable", "hapsync, slots", "--traffic", "new", "--events", "steady", "--interval", "1")
-    said = run("-c", textwrap.dedent(code), *asked, "--out", str(tmp_path))
+    lower = ("--rate", "0.5")
+    said = run("-c", textwrap.dedent(code), *asked, *lower, "--out", str(tmp_path))
 
     [cell] = parsed((tmp_path / "cells.jsonl").read_text())
     assert cell.way == "hapsync, slots"
     assert cell.measured is not None
     assert cell.measured.accounts["new"].requests > 0
+    assert cell.run.rate_fraction == 0.5
     assert cell.run.unavailable == {"unavailable": "it is of another world"}
     report = (tmp_path / "report.md").read_text()
     assert "- *unavailable* is left out: it is of another world" in report
     assert "unavailable is left out: it is of another world" in said
+    assert "Traffic at 0.5 of the usual rate" in report
     assert report in said
     assert (tmp_path / "live.svg").read_text().startswith("<svg")
     assert "s in all" in said

@@ -197,12 +197,40 @@ def test_the_report_names_machine_versions_command_and_what_is_left_out_and_why(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["failed.svg", "live.svg"]
 
 
+def test_how_exact_times_are_is_told_of_cells_that_have_any(tmp_path: Path) -> None:
+    none = Delays((), 0)
+    steady = evolve(CELL, event="steady", measured=evolve(MEASURED, live=none, gone=none, looks_seconds=(0.5, 0.9)))
+
+    assert "2.1 ms (median of the worst cell; 99th percentile of the worst: 5.0 ms)" in written(
+        [steady, CELL], tmp_path, ""
+    )
+    assert "How exact" not in written([steady], tmp_path, "")
+
+
 def test_runs_of_several_machines_have_a_part_and_plots_each(tmp_path: Path) -> None:
     other = evolve(CELL, run=evolve(RUN, machine="8 cores"))
     text = written([CELL, other], tmp_path, "")
 
     assert text.index("## On 2 cores") < text.index("failed-1.svg") < text.index("## On 8 cores")
     assert len(list(tmp_path.iterdir())) == 4
+
+
+def test_a_run_at_a_lower_rate_says_so_and_has_a_part_of_its_own(tmp_path: Path) -> None:
+    lower = evolve(CELL, run=evolve(RUN, rate_fraction=0.1))
+    usual, _, rest = written([CELL, lower], tmp_path, "").partition("failed-2.svg")
+
+    assert usual.count("**Traffic at 0.1 of the usual rate**") == 1
+    assert usual.index("failed-1.svg") < usual.index("**Traffic at 0.1")
+    assert "usual rate" not in rest
+    assert parsed(line(lower)) == [lower]
+
+
+def test_a_line_of_before_there_were_rates_is_of_the_usual_one() -> None:
+    told = line(CELL)
+    before = told.replace(', "rate_fraction": 1.0', "")
+
+    assert before != told
+    assert parsed(before) == [CELL]
 
 
 def test_a_document_keeps_all_but_what_is_between_its_markers() -> None:

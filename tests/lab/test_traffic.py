@@ -25,8 +25,11 @@ def network() -> Iterator[Network]:
         yield made
 
 
-def accounts(network: Network, way: str, event: str, *kinds: Traffic) -> Mapping[Traffic, Account]:
-    order = Order(way, kinds, event, INTERVAL_SECONDS, WAYS[way].program(), network)
+def accounts(
+    network: Network, way: str, event: str, *kinds: Traffic, rate_fraction: float = 1.0
+) -> Mapping[Traffic, Account]:
+    program = WAYS[way].program()
+    order = Order(way, kinds, event, INTERVAL_SECONDS, program, network, rate_fraction=rate_fraction)
     cell = cell_of(way, event, RUN, play_there(order))
     assert cell.measured is not None, cell.error
     found = cell.measured.accounts
@@ -66,6 +69,17 @@ def test_a_seamless_reload_keeps_what_is_long_and_loses_pipelined_requests_that_
         assert found[kind].failures == {}, kind
         assert found[kind].longest_seconds > INTERVAL_SECONDS, kind
     assert set(found["pipelined"].failures) == {"unprocessed"}
+
+
+def test_a_cell_at_a_lower_rate_has_so_much_less_of_each_kind(network: Network) -> None:
+    usual, lower = (
+        accounts(network, "hapsync, slots", "steady", "new", "http2", "tcp", rate_fraction=rate)
+        for rate in (1.0, 0.25)
+    )
+
+    for kind, account in lower.items():
+        assert account.requests == pytest.approx(usual[kind].requests / 4, rel=0.4), kind
+        assert account.failures == {}, kind
 
 
 def test_wrk_sends_more_than_all_others_and_its_figures_are_an_account(network: Network) -> None:

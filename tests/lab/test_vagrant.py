@@ -1,12 +1,14 @@
 """The scripts of the lab's machine agree with each other and with what they call."""
 
 import re
+import shlex
 import subprocess
 from pathlib import Path
 
 import pytest
 
 from tests.harness.tools import ROOT
+from tests.lab.__main__ import machine, parser
 
 VAGRANT = ROOT / "vagrant"
 BUILD, PROVISION = VAGRANT / "box" / "build.sh", VAGRANT / "provision.sh"
@@ -26,6 +28,19 @@ def test_the_box_that_needs_no_network_has_all_packages_that_provisioning_wants(
     assert built == wanted
 
 
+@pytest.mark.parametrize("said", ["qemu", "kvm", "none", None])
+def test_only_a_machine_whose_processor_is_emulated_is_named_so(
+    said: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if said is not None:
+        detect = tmp_path / "systemd-detect-virt"
+        detect.write_text(f"#!/bin/sh\necho {said}\n")
+        detect.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+
+    assert (") emulated by software, " in machine()) == (said == "qemu")
+
+
 def test_the_documented_commands_name_what_is_there() -> None:
     text = (VAGRANT / "README.md").read_text(encoding="utf-8")
     targets = set(re.findall(r"(?m)^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8")))
@@ -34,6 +49,19 @@ def test_the_documented_commands_name_what_is_there() -> None:
     assert "vagrant/box/build.sh" in text
     named = set(re.findall(r"HAPSYNC_[A-Z]+", text))
     assert named == set(re.findall(r"HAPSYNC_[A-Z]+", (VAGRANT / "Vagrantfile").read_text(encoding="utf-8")))
+
+
+def test_the_documented_run_is_one_that_the_lab_can_play() -> None:
+    """It is typed into a machine that is minutes away, so a wrong word in it costs much."""
+    text = (VAGRANT / "README.md").read_text(encoding="utf-8")
+    runs = [
+        shlex.split(inner.partition("-m tests.lab ")[2])
+        for inner in re.findall(r"ssh -c '(.*-m tests\.lab .*)'", text)
+    ]
+
+    [run] = [parser().parse_args(words) for words in runs]
+    assert run.rate < 1
+    assert {"reload, SYNs held", "hapsync, slots", "hapsync, dynamic"} < set(run.ways)
 
 
 def needed(script: Path) -> list[str]:

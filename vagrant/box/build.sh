@@ -85,6 +85,8 @@ furnish() {
   install -d "$folder/root/.cache/hapsync" "$folder/opt/hapsync-wheels"
   cp -a -- "$things/cache/." "$folder/root/.cache/hapsync/"
   cp -- "$things/wheels/"* "$folder/opt/hapsync-wheels/"
+  # For provision.sh to see whether the wheels are of an older state of the project.
+  cp -- tests/requirements.txt "$folder/opt/hapsync-wheels/"
   printf '[global]\nno-index = true\nfind-links = /opt/hapsync-wheels\n' >"$folder/etc/pip.conf"
   rm -rf -- "$folder"/var/cache/apt/archives/*.deb "$folder"/var/lib/apt/lists/*
 }

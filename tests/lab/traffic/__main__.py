@@ -35,15 +35,15 @@ SENDERS: Mapping[Traffic, type[Senders]] = {
 class _Process:
     """The commands of the program."""
 
-    def __init__(self, target: Target, kinds: Sequence[Traffic]) -> None:
-        self.target, self.kinds = target, kinds
+    def __init__(self, target: Target, rate_fraction: float, kinds: Sequence[Traffic]) -> None:
+        self.target, self.rate_fraction, self.kinds = target, rate_fraction, kinds
         self.senders: dict[Traffic, Senders] = {}
         self.wrk: Wrk | None = None
 
     async def start(self) -> None:
-        self.senders = {kind: SENDERS[kind](self.target) for kind in self.kinds if kind != "wrk"}
+        self.senders = {kind: SENDERS[kind](self.target, self.rate_fraction) for kind in self.kinds if kind != "wrk"}
         if "wrk" in self.kinds:
-            self.wrk = Wrk(self.target)
+            self.wrk = Wrk(self.target, self.rate_fraction)
             await self.wrk.start()
         for one in self.senders.values():
             one.start()
@@ -61,9 +61,10 @@ def _told(sent: Sent) -> Mapping[str, object]:
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("target", type=json.loads)
+    parser.add_argument("rate_fraction", type=float)
     parser.add_argument("kinds", nargs="+")
     asked = parser.parse_args()
-    commands = _Process(cattrs.structure(asked.target, Target), asked.kinds)
+    commands = _Process(cattrs.structure(asked.target, Target), asked.rate_fraction, asked.kinds)
     asyncio.run(serve({name: getattr(commands, name) for name in ("start", "stop")}))
 
 

@@ -3,7 +3,7 @@
 import abc
 import asyncio
 import random
-from typing import ClassVar, Self
+from typing import Self
 
 from tests.lab.traffic.http1 import Connection
 from tests.lab.traffic.senders import Senders, WrongAnswerError
@@ -77,7 +77,7 @@ class Dialogue(abc.ABC):
 class Talking(Senders):
     """Clients that talk on and on over connections of theirs."""
 
-    pause_seconds: ClassVar[float] = EVERY_SECONDS
+    pause_seconds = EVERY_SECONDS
 
     async def talk(self, chance: random.Random) -> None:
         """One of them."""
@@ -86,7 +86,7 @@ class Talking(Senders):
         seconds = chance.uniform(0, EVERY_SECONDS)
         while not await self.idle(seconds):
             count += 1
-            seconds = EVERY_SECONDS
+            seconds = EVERY_SECONDS * self.pause_factor
             if dialogue is not None and dialogue.is_leaving:
                 await self.leave(dialogue)
                 dialogue = None
@@ -136,7 +136,7 @@ class Lines(Dialogue):
 class Tcp(Talking):
     """Half of the clients on a new connection for each line."""
 
-    clients = 16
+    clients, least_clients = 16, 2
     pause_seconds = 0.4
 
     async def client(self, number: int, chance: random.Random) -> None:

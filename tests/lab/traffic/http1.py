@@ -101,8 +101,8 @@ class Asking(Senders):
     is_secret: ClassVar[bool] = False
     depth: ClassVar[int] = 1
 
-    def __init__(self, target: Target) -> None:
-        super().__init__(target)
+    def __init__(self, target: Target, rate_fraction: float = 1.0) -> None:
+        super().__init__(target, rate_fraction)
         option = "" if self.is_kept else "Connection: close\r\n"
         self.request = f"GET / HTTP/1.1\r\nHost: {target.host}\r\n{option}\r\n".encode() * self.depth
         self._tls = target.tls("http/1.1") if self.is_secret else None

@@ -141,8 +141,8 @@ class Session:
 class Http2(Senders):
     clients, pause_seconds = 8, 0.5
 
-    def __init__(self, target: Target) -> None:
-        super().__init__(target)
+    def __init__(self, target: Target, rate_fraction: float = 1.0) -> None:
+        super().__init__(target, rate_fraction)
         self._tls = target.tls("h2")
 
     async def client(self, number: int, chance: random.Random) -> None:  # noqa: ARG002

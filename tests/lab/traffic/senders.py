@@ -94,6 +94,11 @@ class Attempts:
         return iter(self._attempts)
 
 
+def fewer(usual: int, rate_fraction: float, least: int = 1) -> int:
+    """So large a part of the usual number, to the nearest, and `least` at least."""
+    return max(least, round(usual * rate_fraction))
+
+
 def kind_of(error: BaseException) -> str | None:
     """What becomes of a request that ends with `error`; None where that is a mistake of this program."""
     match error:
@@ -118,15 +123,22 @@ def kind_of(error: BaseException) -> str | None:
 class Senders(abc.ABC):
     """The clients of one kind of traffic, from `start` to `stop`, and their account."""
 
-    clients: ClassVar[int]
-    pause_seconds: ClassVar[float]
+    clients: int
+    """How many there are, at the usual rate; less at a lower one."""
+    least_clients: ClassVar[int] = 1
+    pause_seconds: float
     """How long a client is idle between two requests: at random, so long on average."""
     timeout_seconds: float = 5.0
     is_long: ClassVar[bool] = False
     """Whether what is under way at the end is not waited for."""
 
-    def __init__(self, target: Target) -> None:
+    def __init__(self, target: Target, rate_fraction: float = 1.0) -> None:
+        """So large a part of the usual traffic: of its clients, to the nearest number, and of its requests."""
         self.target = target
+        usual, self.clients = self.clients, fewer(self.clients, rate_fraction, self.least_clients)
+        self.pause_factor = self.clients / (usual * rate_fraction)
+        """How much longer clients pause, as there are only whole ones: 1 but for that."""
+        self.pause_seconds *= self.pause_factor
         self.begun = 0
         self.closed_idle = 0
         self.longest_seconds = 0.0

@@ -7,7 +7,7 @@ import signal
 from pathlib import Path
 
 from tests.harness.tools import ToolMissingError
-from tests.lab.traffic.senders import Target
+from tests.lab.traffic.senders import Target, fewer
 from tests.lab.traffic.sent import KINDS, Summed
 
 CONNECTIONS, THREADS = 32, 1
@@ -25,13 +25,15 @@ def wrk_path() -> str:
 class Wrk:
     """wrk from `start` to `stop`."""
 
-    def __init__(self, target: Target) -> None:
+    def __init__(self, target: Target, rate_fraction: float = 1.0) -> None:
+        """With so large a part of its usual connections."""
+        self.connections = fewer(CONNECTIONS, rate_fraction)
         self._url = f"http://{target.host}:{target.port}/"
         self._process: asyncio.subprocess.Process
 
     async def start(self) -> None:
         # It ends when it is told to.
-        options = (f"-c{CONNECTIONS}", f"-t{THREADS}", "-d1h", "-s", str(SCRIPT))
+        options = (f"-c{self.connections}", f"-t{THREADS}", "-d1h", "-s", str(SCRIPT))
         self._process = await asyncio.create_subprocess_exec(
             *(wrk_path(), *options, self._url), stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
         )
