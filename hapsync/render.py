@@ -64,7 +64,13 @@ def _compiled(text: str) -> jinja2.Template:
     # Equal input gives equal bytes: nothing by chance.
     environment.globals.pop("lipsum")
     environment.filters.pop("random")
+    environment.loader = jinja2.FunctionLoader(_no_other)
     return environment.from_string(text)
+
+
+def _no_other(name: str) -> str:
+    """Refuse what `include`, `import` and `extends` would read."""
+    raise ValueError(f"{quoted(name)} cannot be read: the template is one file; put the text into it")
 
 
 def _expand(template: Template, servers: Callable[[str], str], backends: Callable[[str], tuple[str, ...]]) -> str:

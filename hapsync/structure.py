@@ -69,13 +69,21 @@ def dotted(name: str) -> str:
 def _say(error: BaseException, _type: type | None) -> str:
     match error:
         case cattrs.ForbiddenExtraKeysError():
-            return "unknown key(s): " + ", ".join(sorted(quoted(key) for key in error.extra_fields))
+            return "unknown key(s): " + ", ".join(_unknown(key, error.cl) for key in sorted(error.extra_fields))
         case KeyError():
             return "is missing"
         case ValueError():
             return str(error)
         case _:
             return "must be a table"
+
+
+def _unknown(key: str, kind: type) -> str:
+    """Return the key, with the one of `kind` that may have been meant."""
+    import difflib  # noqa: PLC0415  (5 ms, and only a mistake needs it)
+
+    meant = difflib.get_close_matches(key, [field.name for field in attrs.fields(kind)], n=1)
+    return f"{quoted(key)} (did you mean {meant[0]}?)" if meant else quoted(key)
 
 
 def _is_a(kind: Any, form: object) -> bool:

@@ -39,6 +39,11 @@ def quoted(text: str, *, length: int = SHOWN_LENGTH) -> str:
     return f'"{shown(text, length=length)}"'
 
 
+def reason(error: Exception) -> str:
+    """Return why `error` came about, without the number and the path that the system adds to it."""
+    return (error.strerror if isinstance(error, OSError) else None) or str(error)
+
+
 def plural(count: int, noun: str) -> str:
     """Return `1 server`, `2 servers`."""
     return f"{count} {noun}" if count == 1 else f"{count} {noun}s"

@@ -196,13 +196,19 @@ slots = 0
         "backends.web.slots: must be from 1 to 4000",
         "consul.cert_file: a client certificate needs both cert_file and key_file",
         "consul.token_file: give either this or consul.token, not both",
-        'consul: unknown key(s): "adress"',
+        'consul: unknown key(s): "adress" (did you mean address?)',
         'haproxy.check_command: must contain "{config}", which stands for the file to check',
         "haproxy.check_command: must name a program to run",
         "haproxy.reload_command: give either this or haproxy.master_socket, not both",
         "haproxy.socket: must be an absolute path",
         'the file: unknown key(s): "speed"',
     ]
+
+
+def test_an_unknown_key_that_is_nearly_another_is_said_to_be_perhaps_that() -> None:
+    (problem,) = problems(in_table("backends.web", "max_server = 5\nspeed = 1"))
+
+    assert problem == 'backends.web: unknown key(s): "max_server" (did you mean max_servers?), "speed"'
 
 
 @pytest.mark.parametrize("table", ["consul", "haproxy", "agent", "backends.web", "backends.web.foo"])

@@ -217,6 +217,11 @@ def test_whatever_is_wrong_with_a_template_is_one_problem_with_its_line(text: st
     assert found.startswith("line 2: ")
 
 
+@pytest.mark.parametrize("text", ["{% include 'other' %}", "{% extends 'other' %}", "{% import 'other' as it %}"])
+def test_a_template_that_wants_another_file_is_told_that_there_is_none(text: str) -> None:
+    assert problems(text) == ['line 1: "other" cannot be read: the template is one file; put the text into it']
+
+
 def test_all_backends_that_a_template_lacks_are_said_at_once() -> None:
     config = Config(backends={name: BackendConfig(service=name) for name in ("b", "a", "web")})
 

@@ -32,6 +32,7 @@ def command(config_path: str) -> None:
     from hapsync.edge.process import allow_many_files, collect_seldom, give_back_memory  # noqa: PLC0415
     from hapsync.edge.requests import Requests  # noqa: PLC0415
     from hapsync.errors import ConfigError  # noqa: PLC0415
+    from hapsync.text import reason  # noqa: PLC0415
     from hapsync.worker.locks import locked  # noqa: PLC0415
     from hapsync.worker.loop import Worker  # noqa: PLC0415
     from hapsync.worker.memory_file import load_memory  # noqa: PLC0415
@@ -49,18 +50,20 @@ def command(config_path: str) -> None:
         try:
             make_folder(agent.runtime_dir)
         except OSError as error:
-            what = f"agent.runtime_dir: {error}; it must be there, writable by this user, with room"
+            why = f"{reason(error)}; it must be there, writable by this user, with room"
+            what = f"agent.runtime_dir {agent.runtime_dir}: {why}"
             raise ConfigError(config_path, (what,)) from error
         try:
             memory = load_memory(settings.config)
         except OSError as error:
-            what = f"agent.state_dir: what people asked for cannot be read: {error}"
+            what = f"agent.state_dir {agent.state_dir}: what people asked for cannot be read: {reason(error)}"
             raise ConfigError(config_path, (what,)) from error
         worker = Worker(settings, lambda: read_settings(config_path), memory)
         try:
             requests = Requests(str(Path(agent.runtime_dir, SOCKET_FILE)), worker.ask)
         except OSError as error:
-            what = f"agent.runtime_dir: the socket for requests cannot be made there: {error}"
+            why = f"the socket for requests cannot be made there: {reason(error)}"
+            what = f"agent.runtime_dir {agent.runtime_dir}: {why}"
             raise ConfigError(config_path, (what,)) from error
         stack.callback(requests.close)
         signal.signal(signal.SIGTERM, lambda *_: worker.stop())

@@ -353,7 +353,7 @@ class Watch(threading.Thread):
             return 0.0
         state = self.state
         if state.error is None:
-            log.warning("consul %s; keeping the last reading of service %s", error, quoted(self._service))
+            log.warning("consul %s (service %s stays as it was last read)", error, quoted(self._service))
         reading = state.reading
         if reading is None and self._known is not None:
             is_fallback = self._known.doubt is Doubt.FALLBACK

@@ -9,6 +9,7 @@ from pathlib import Path
 from hapsync.config import Config
 from hapsync.edge.files import lock, make_folder, remove_leftovers, remove_leftovers_in
 from hapsync.errors import ConfigError
+from hapsync.text import reason
 
 log = logging.getLogger(__name__)
 
@@ -42,7 +43,7 @@ def locked(config: Config, where: str, command: str) -> Iterator[None]:
             make_folder(state_dir)
             stack.enter_context(lock(state_lock(config), owner))
         except OSError as error:
-            what = f"agent.state_dir: {error}; it must be there, writable by this user, with room"
+            what = f"agent.state_dir {state_dir}: {reason(error)}; it must be there, writable by this user, with room"
             raise ConfigError(where, (what,)) from error
         try:
             stack.enter_context(lock(file_lock(config), owner))

@@ -24,6 +24,7 @@ from hapsync.oldworkers import NOT_LOOKED, OldWorkers
 from hapsync.report import REPORT_FILE, SNAPSHOT_FILE, Report, report_from_json, snapshot_from_json
 from hapsync.runtime import SHOW_STAT_SERVERS
 from hapsync.status import View, make_view
+from hapsync.text import reason
 from hapsync.worker.locks import file_lock, state_lock
 from hapsync.worker.memory_file import peek_memory
 from hapsync.worker.one_pass import Rules
@@ -116,7 +117,7 @@ def read_rules(config: Config, report: Report | None, problems: list[str]) -> tu
     try:
         memory = peek_memory(config) or Memory()
     except OSError as error:
-        problems.append(f"what people asked for cannot be read: {error}")
+        problems.append(f"what people asked for cannot be read: {reason(error)}")
         memory = Memory()
     safety = Safety(config, memory)
     return Rules(safety.cautions(), safety.stopped), memory

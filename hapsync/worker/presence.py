@@ -38,6 +38,6 @@ class Presence:
         """Note that none answers, asked `every_seconds`; return whether that is news."""
         is_news = self.error is None
         if is_news:
-            log.warning("haproxy %s; asked again every %g s", error, every_seconds)
+            log.warning("haproxy %s (asked again every %g s)", error, every_seconds)
         self.process, self.error = None, error
         return is_news

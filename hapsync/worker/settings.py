@@ -13,6 +13,7 @@ from hapsync.edge.files import read_text, read_text_or_none
 from hapsync.errors import ConfigError
 from hapsync.model import Observed
 from hapsync.sections import parse_sections
+from hapsync.text import reason
 
 log = logging.getLogger(__name__)
 
@@ -49,7 +50,7 @@ def read_config(path: str) -> Config:
     except FileNotFoundError as error:
         raise ConfigError(path, ("there is no such file; name another with --config or HAPSYNC_CONFIG",)) from error
     except (OSError, ValueError) as error:
-        raise ConfigError(path, (f"cannot be read: {error}",)) from error
+        raise ConfigError(path, (f"cannot be read ({reason(error)}); name another with --config",)) from error
     config = parse_config(text, path)
     if config.discover:
         with contextlib.suppress(OSError, ValueError):  # where it counts, `read_settings` says so
@@ -66,7 +67,8 @@ def read_template(config: Config) -> Template:
     try:
         return Template(path, read_text(path))
     except (OSError, ValueError) as error:
-        raise ConfigError(path, (f"haproxy.template cannot be read: {error}",)) from error
+        why = f"haproxy.template cannot be read: {reason(error)}; write it, or name another in hapsync.toml"
+        raise ConfigError(path, (why,)) from error
 
 
 def read_settings(path: str) -> Settings:
@@ -92,7 +94,7 @@ def _try_discovery(settings: Settings) -> None:
     try:
         read_text_or_none(config.haproxy.config)
     except (OSError, ValueError) as error:
-        why = f"cannot be read, and it says what was discovered: {error}"
+        why = f"cannot be read, and it says what was discovered: {reason(error)}"
         raise ConfigError(config.haproxy.config, (why,)) from error
     bare = with_discovered(config, ())
     for section in parse_sections(render(template, free_slots(bare, 1), bare, {})):

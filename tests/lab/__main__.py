@@ -1,111 +1,109 @@
 """Plays the cells one after the other, writes a JSON line for each, and makes the report of them."""
 
-import argparse
 import json
 import os
 import platform
 import random
 import shlex
+import signal
 import subprocess
 import sys
 import time
 import traceback
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import cattrs
 from attrs import asdict
 
 import hapsync
-from tests.harness.tools import ROOT
-from tests.lab.cell import Measured, Order, play
-from tests.lab.client import TRAFFIC, Traffic
+from tests.harness.tools import ToolMissingError, consul_path
+from tests.lab.cell import LEAST_INTERVALS, Measured, Order, play
+from tests.lab.client import Traffic
 from tests.lab.events import EVENTS
-from tests.lab.network import CONSUL_SERVERS, open_network
+from tests.lab.lines import LinesError
+from tests.lab.network import NetworkError, open_network
+from tests.lab.options import options
 from tests.lab.overview import broken
-from tests.lab.report import Cell, Run, line, parsed, placed, written
+from tests.lab.report import Cell, Run, line, placed, read, written
 from tests.lab.tables import delays
 from tests.lab.traffic.sent import DEFAULT, QUICK
 from tests.lab.ways import WAYS, UnavailableError, Way
 from tests.matrix.cell import keep_orphans, played
 
-OUT = ROOT / "build" / "lab"
-INTERVAL_SECONDS = 3.0
-"""A policy of a minute, compressed 20 times."""
 QUICK_WAYS = ("restart", "seamless reload", "hapsync, slots", "hapsync, dynamic")
 QUICK_EVENTS = ("deploy",)
 CELL_SECONDS = 120.0
+"""How long a cell may take, beside what it waits for ways that go by the clock."""
 
 
 def main() -> int:
-    asked = parser().parse_args()
+    asked = options(sys.argv[1:], WAYS)
     if asked.play is not None:
         return play_here(cattrs.structure(json.loads(asked.play), Order))
     begun = time.monotonic()
-    asked.out.mkdir(parents=True, exist_ok=True)
-    if asked.report is not None:
-        cells = [cell for file in asked.report for cell in parsed(file.read_text(encoding="utf-8"))]
-    else:
-        cells = run(
-            asked.ways or (QUICK_WAYS if asked.quick else tuple(WAYS)),
-            asked.traffic or (QUICK if asked.quick else DEFAULT),
-            asked.events or (QUICK_EVENTS if asked.quick else tuple(EVENTS)),
-            asked.interval or INTERVAL_SECONDS,
-            asked.rate,
-            asked.consul_servers,
-            asked.out / "cells.jsonl",
-        )
-    report = written(cells, asked.out, "")
-    (asked.out / "report.md").write_text(report, encoding="utf-8")
-    if asked.document is not None:
-        put_into(asked.document, cells)
+    cells: list[Cell] = []
+    cells_path: Path = asked.out / "cells.jsonl"
+    stop_on_signals()
+    try:
+        if asked.report is not None:
+            cells = [cell for file in asked.report for cell in read(file)]
+        else:
+            for cell in run(
+                asked.ways or (QUICK_WAYS if asked.quick else tuple(WAYS)),
+                asked.traffic or (QUICK if asked.quick else DEFAULT),
+                asked.events or (QUICK_EVENTS if asked.quick else tuple(EVENTS)),
+                asked.interval,
+                asked.rate,
+                asked.consul_servers,
+                cells_path,
+            ):
+                cells.append(cell)
+        report = written(cells, asked.out, "")
+        (asked.out / "report.md").write_text(report, encoding="utf-8")
+        if asked.document is not None:
+            put_into(asked.document, cells)
+    except (LinesError, NetworkError, ToolMissingError) as error:
+        return said(str(error), 2)
+    except OSError as error:
+        return said(f"{error}; what was measured is in {cells_path}, for --report", 2)
+    except StoppedError as stopped:
+        return said(f"stopped by {stopped}; {counted(cells)} in {cells_path}, for --report", stopped.code)
     print(f"\n{report}\nwritten to {asked.out}, in {time.monotonic() - begun:.0f} s in all")
     return 1 if any(cell.error for cell in cells) or not cells or broken([cell.row for cell in cells]) else 0
 
 
-def parser() -> argparse.ArgumentParser:
-    """Of the program's arguments."""
-    made = argparse.ArgumentParser(prog="python -m tests.lab", description=__doc__)
-    made.add_argument("--quick", action="store_true", help="few ways and one event, in under three minutes")
-    made.add_argument("--ways", nargs="+", choices=WAYS)
-    made.add_argument("--traffic", nargs="+", choices=TRAFFIC)
-    made.add_argument("--events", nargs="+", choices=EVENTS)
-    made.add_argument("--interval", type=float, metavar="SECONDS", help="how often ways that go by the clock act")
-    made.add_argument(
-        "--rate",
-        type=fraction,
-        default=1.0,
-        metavar="FRACTION",
-        help="how much traffic, of the usual clients and requests of each kind, for a machine that is slow",
-    )
-    made.add_argument("--out", type=Path, default=OUT, metavar="FOLDER", help="where cells.jsonl and the report go")
-    made.add_argument(
-        "--consul-servers",
-        type=int,
-        default=1,
-        choices=range(1, CONSUL_SERVERS + 1),
-        help="how many, unless the event needs more",
-    )
-    made.add_argument(
-        "--report", type=Path, nargs="+", metavar="FILE", help="only make the report, of the cells in these files"
-    )
-    made.add_argument(
-        "--document",
-        type=Path,
-        metavar="FILE",
-        help="put the report into it, between its markers, and plots beside it",
-    )
-    made.add_argument("--play", metavar="ORDER", help=argparse.SUPPRESS)
-    return made
+class StoppedError(BaseException):
+    """A signal that asks to stop; all that the lab made is removed on the way out."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(signal.Signals(number).name)
+        self.code = 128 + number
 
 
-def fraction(text: str) -> float:
-    """Above 0, and 1 at most; `ArgumentTypeError`."""
-    with suppress(ValueError):
-        if 0 < (value := float(text)) <= 1:
-            return value
-    raise argparse.ArgumentTypeError(f"{text!r} is not above 0, and 1 at most")
+def stop_on_signals() -> None:
+    """From now on these signals raise `StoppedError`, but in what is forked from this process."""
+    mine = os.getpid()
+
+    def stop(number: int, _: object) -> None:
+        if os.getpid() == mine:
+            raise StoppedError(number)
+        signal.signal(number, signal.SIG_DFL)  # pyroute2 forks, and ends its children by SIGTERM
+        signal.raise_signal(number)
+
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is not signal.SIG_IGN:  # as under nohup
+            signal.signal(number, stop)
+
+
+def said(problem: str, code: int) -> int:
+    """Say what went wrong, and return `code`."""
+    print(f"python -m tests.lab: {problem}", file=sys.stderr)
+    return code
+
+
+def counted(cells: Sequence[Cell]) -> str:
+    return "1 cell is" if len(cells) == 1 else f"{len(cells)} cells are"
 
 
 def put_into(document: Path, cells: Sequence[Cell]) -> None:
@@ -123,8 +121,12 @@ def run(
     rate: float,
     consul_servers: int,
     lines: Path,
-) -> list[Cell]:
-    """Play every way through every event, under all the traffic; each cell is a line of the file once it is over."""
+) -> Iterator[Cell]:
+    """Play every way through every event, under all the traffic; each cell is a line of the file once it is over.
+
+    Raises `NetworkError`, and `ToolMissingError` without HAProxy or Consul.
+    """
+    consul_path()  # what every cell needs is missed at once
     programs: dict[str, str] = {}
     unavailable: dict[str, str] = {}
     for name in ways:
@@ -144,16 +146,15 @@ def run(
         unavailable=unavailable,
     )
     keep_orphans()
-    cells = []
     with open_network() as network, lines.open("w", encoding="utf-8") as file:
         for event in events:
             for name, program in programs.items():
                 order = Order(name, traffic, event, interval, program, network, random.random(), consul_servers, rate)
                 told = play_there(order)
-                cells.append(cell := cell_of(name, event, about, told))
+                cell = cell_of(name, event, about, told)
                 print(line(cell), file=file, flush=True)
                 print(f"{name}, {event}: {words(cell)}", flush=True)
-    return cells
+                yield cell
 
 
 def described(way: type[Way], interval: float) -> str:
@@ -168,11 +169,12 @@ def play_there(order: Order) -> Mapping[str, object]:
     command = order.network.control.command(
         sys.executable, "-m", "tests.lab", "--play", json.dumps(cattrs.unstructure(order))
     )
-    return played(command, os.environ, CELL_SECONDS)
+    return played(command, os.environ, CELL_SECONDS + (LEAST_INTERVALS + 1) * order.interval_seconds)
 
 
 def play_here(order: Order) -> int:
     """Play it in this process, and print what was measured, as JSON."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # of a terminal: who asked for it says so
     try:
         told = asdict(play(order))
     except Exception:  # noqa: BLE001  # whatever went wrong is what the cell says

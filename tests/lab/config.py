@@ -40,8 +40,8 @@ def template(admin_socket: Path, *, has_tcp: bool = True) -> str:
     """The shipped template, but for the path of the socket, the log, and the user it would become.
 
     Added is what the lab's traffic needs: TLS on port 443 beside port 80, with the certificate (`certificate.py`)
-    that is to be beside the socket; a `timeout tunnel`, for connections that became WebSockets; and, unless
-    `has_tcp` is false, `TCP_BACKEND` on port 9000. All on every address.
+    that is to be beside the socket; and, unless `has_tcp` is false, `TCP_BACKEND` on port 9000. All on every
+    address.
     """
     text = (SHIPPED / "haproxy.cfg.j2").read_text(encoding="utf-8")
     certificate = admin_socket.with_name(CERTIFICATE)
@@ -52,7 +52,6 @@ def template(admin_socket: Path, *, has_tcp: bool = True) -> str:
             "    user haproxy\n    group haproxy\n": "",
             "stats socket /run/haproxy/admin.sock": f"stats socket {admin_socket}",
             "    bind :80\n": f"    bind :{PORT}\n    bind :{TLS_PORT} ssl crt {certificate} alpn h2,http/1.1\n",
-            "    timeout server 30s\n": "    timeout server 30s\n    timeout tunnel 1h\n",
         },
     )
     return text + _TCP if has_tcp else text

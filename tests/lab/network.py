@@ -16,10 +16,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from attrs import frozen
-from pyroute2 import NetNS, netns
+from pyroute2 import NetlinkError, NetNS, netns
 
 from tests.harness.tools import ROOT
-from tests.lab.sweeper import FOLDER, sweep
+from tests.lab.sweeper import FOLDER, PREFIX, held, sweep, sweep_left_behind
 
 ROLES = ("balancer", "agent", "consul", "control", "clients", "servers")
 """The machines; `control` is where the lab itself stands, `agent` where the balancer's local Consul agent does."""
@@ -31,6 +31,10 @@ _ASKING_ADDRESSES = {"balancer": "10.78.0.1", "agent": "10.78.0.2"}
 _SWEEP_SECONDS = 20.0
 
 _numbers = itertools.count(1)
+
+
+class NetworkError(Exception):
+    """No network of namespaces can be made on this machine; the message says why."""
 
 
 @frozen
@@ -80,28 +84,38 @@ class Network:
 def open_network() -> Iterator[Network]:
     """A new network, removed at the end with all that runs in it; also when this process is killed.
 
-    Raises `PermissionError` without root, and pyroute2's `NetlinkError` where the kernel has no bridge or veth.
+    What labs that have ended left behind is removed first: their sweeper was killed with them.
+    Raises `NetworkError` without root, and where the kernel, or a container, gives no namespaces, bridge or veth.
     """
     if os.geteuid() != 0:
-        raise PermissionError("the lab makes network namespaces: run it as root")
-    prefix = f"hslab-{os.getpid()}-{next(_numbers)}"
+        raise NetworkError("the lab makes network namespaces: run it as root")
+    sweep_left_behind()
+    prefix = f"{PREFIX}{os.getpid()}-{next(_numbers)}"
     wire = f"{prefix}-wire"
     machines = {role: Space(f"{prefix}-{role}", _addresses(role)) for role in ROLES}
     folder = Path(tempfile.mkdtemp(prefix=f"{prefix}-", dir="/tmp"))
     names = [wire, *(space.name for space in machines.values())]
     try:
         # Before the first namespace is there, so that none is ever without it.
-        sweeper = subprocess.Popen(
-            [sys.executable, "-m", "tests.lab.sweeper", str(folder), *names],
-            cwd=ROOT,
-            stdin=subprocess.PIPE,
-            start_new_session=True,
-        )
+        with held(folder) as lock:
+            sweeper = subprocess.Popen(
+                [sys.executable, "-m", "tests.lab.sweeper", str(folder), *names],
+                cwd=ROOT,
+                stdin=subprocess.PIPE,
+                start_new_session=True,
+                pass_fds=[lock],
+            )
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
         raise
     try:
-        _make(wire, machines)
+        try:
+            _make(wire, machines)
+        except (OSError, NetlinkError) as error:
+            raise NetworkError(
+                f"no network namespaces, bridge or veth can be made here: {error}; in a container, run it with all "
+                "privileges, else see vagrant/README.md"
+            ) from error
         yield Network(**machines, folder=folder)
     finally:
         assert sweeper.stdin is not None

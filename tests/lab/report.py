@@ -1,12 +1,11 @@
 """JSON lines of cells, each with all about its run; and the whole report of them, in Markdown."""
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-import cattrs
 from attrs import frozen
 
+from tests.lab import lines
 from tests.lab.cell import Measured
 from tests.lab.client import TRAFFIC
 from tests.lab.events import EVENTS
@@ -42,6 +41,12 @@ class Cell:
     measured: Measured | None
     error: str | None = None
 
+    def __attrs_post_init__(self) -> None:
+        if self.event not in EVENTS:
+            raise ValueError(f"there is no event {self.event!r}")
+        if self.way not in self.run.ways:
+            raise ValueError(f"its run does not say what the way {self.way!r} is")
+
     @property
     def row(self) -> Row:
         return Row(self.way, self.event, self.measured, self.error)
@@ -52,12 +57,17 @@ class DocumentError(Exception):
 
 
 def line(cell: Cell) -> str:
-    return json.dumps(cattrs.unstructure(cell))
+    return lines.line(cell)
 
 
 def parsed(text: str) -> list[Cell]:
-    """The cells of lines; cattrs' errors, and `ValueError`, where a line is none."""
-    return [cattrs.structure(json.loads(one), Cell) for one in text.splitlines() if one.strip()]
+    """The cells of lines; `LinesError` where a line is none."""
+    return lines.parsed(text, Cell)
+
+
+def read(file: Path) -> list[Cell]:
+    """The cells of a file, one at least; `LinesError`."""
+    return lines.read(file, Cell)
 
 
 def written(cells: Sequence[Cell], pictures: Path, link: str) -> str:
@@ -70,15 +80,15 @@ def written(cells: Sequence[Cell], pictures: Path, link: str) -> str:
     for cell in cells:
         if cell.run not in runs:
             runs.append(cell.run)
-    lines = [*_legend(cells)]
+    text = [*_legend(cells)]
     for number, run in enumerate(runs, 1):
         rows = [cell.row for cell in cells if cell.run == run]
         suffix = "" if len(runs) == 1 else f"-{number}"
         plots = {f"failed{suffix}.svg": failed_plot(rows), f"live{suffix}.svg": live_plot(rows)}
         for name, drawing in plots.items():
             (pictures / name).write_text(drawing, encoding="utf-8")
-        lines += ["", *_run(run, rows, [f"{link}{name}" for name in plots])]
-    return "\n".join((*lines, ""))
+        text += ["", *_run(run, rows, [f"{link}{name}" for name in plots])]
+    return "\n".join((*text, ""))
 
 
 def placed(document: str, report: str) -> str:

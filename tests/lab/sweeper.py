@@ -3,19 +3,22 @@
 Its other end is held by whoever made them, and the kernel closes it however that process ends: by SIGKILL, too.
 """
 
+import fcntl
 import os
 import shutil
 import signal
 import sys
 import time
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from pyroute2 import netns
 
 FOLDER = Path("/run/netns")
 """Where `ip netns` and pyroute2 keep namespaces by name."""
+PREFIX = "hslab-"
+"""Of all names of namespaces and of folders in /tmp; the number of the process they are of follows."""
 _END_SECONDS = 10.0
 
 
@@ -29,8 +32,34 @@ def sweep(names: Sequence[str], folder: Path) -> None:
         _end(present)
     finally:
         for name in present:
-            netns.remove(name)
+            with suppress(FileNotFoundError):  # another sweeper was faster
+                netns.remove(name)
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def sweep_left_behind() -> None:
+    """Sweep what labs left whose sweeper was killed with them: neither of them holds the folder, nor is there."""
+    for folder in Path("/tmp").glob(f"{PREFIX}*"):
+        prefix, _, _ = folder.name.rpartition("-")
+        names = [path.name for path in FOLDER.glob(f"{prefix}-*")]
+        if not names or Path(f"/proc/{prefix.split('-')[1]}").exists():
+            continue
+        with suppress(FileNotFoundError, BlockingIOError), held(folder):
+            sweep(names, folder)
+
+
+@contextmanager
+def held(folder: Path) -> Iterator[int]:
+    """Hold a folder, by a lock on it; the descriptor, with which the lock goes over to whoever inherits it.
+
+    `BlockingIOError` when another holds it.
+    """
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield descriptor
+    finally:
+        os.close(descriptor)
 
 
 def inside(names: Sequence[str]) -> set[int]:

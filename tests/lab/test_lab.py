@@ -1,11 +1,14 @@
 """The whole lab: what it leaves out, what it writes, and what is left of it when it is killed."""
 
+import os
 import signal
 import subprocess
 import sys
 import textwrap
 from contextlib import suppress
 from pathlib import Path
+
+import pytest
 
 from tests.harness.processes import wait_until
 from tests.harness.tools import ROOT
@@ -59,29 +62,32 @@ def test_a_way_that_cannot_run_here_is_left_out_with_its_reason_and_the_others_a
     assert (tmp_path / "lab" / "live.svg").read_text() == (tmp_path / "live.svg").read_text()
 
 
-def test_a_lab_that_is_killed_in_the_middle_of_a_cell_leaves_nothing(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGKILL, -9)])
+def test_a_lab_that_is_stopped_in_the_middle_of_a_cell_leaves_nothing_and_says_so(
+    tmp_path: Path, number: signal.Signals, code: int
+) -> None:
     command = (
-        sys.executable,
-        "-m",
-        "tests.lab",
-        "--ways",
-        "hapsync, slots",
-        "--traffic",
-        "new",
-        "--events",
-        "steady",
+        *(sys.executable, "-m", "tests.lab", "--out", str(tmp_path)),
+        *("--ways", "hapsync, slots", "--traffic", "new", "--events", "steady"),
     )
-    with subprocess.Popen((*command, "--out", str(tmp_path)), cwd=ROOT, stdout=subprocess.DEVNULL) as running:
+    with subprocess.Popen(
+        command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True
+    ) as running:
         try:
             wait_until(lambda: set(programs(inside(spaces(running.pid)))) >= PLAYING, 30, "all to run")
             playing = inside(spaces(running.pid))
+            assert list(Path("/tmp").glob(f"hslab-{running.pid}-*"))
         finally:
-            running.send_signal(signal.SIGKILL)
-    assert list(Path("/tmp").glob(f"hslab-{running.pid}-*"))
+            os.killpg(running.pid, number)  # as a terminal does it
+        _, said = running.communicate(timeout=30)
 
     wait_until(lambda: not spaces(running.pid), 10, "its namespaces to go")
     wait_until(lambda: not list(Path("/tmp").glob(f"hslab-{running.pid}-*")), 5, "its folder to go")
     wait_until(lambda: not programs(playing), 5, "its programs to end")
+    assert running.returncode == code
+    if number != signal.SIGKILL:
+        told = f"stopped by {number.name}; 0 cells are in {tmp_path}/cells.jsonl"
+        assert said == f"python -m tests.lab: {told}, for --report\n"
 
 
 def run(*arguments: str) -> str:

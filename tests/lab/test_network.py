@@ -1,10 +1,12 @@
 """The lab's network: its machines reach each other and nothing else, and none of it outlives the lab."""
 
+import os
 import signal
 import subprocess
 import sys
 import textwrap
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -62,8 +64,9 @@ def test_nothing_is_left_of_a_network_at_its_end_even_of_programs_that_run_in_it
     assert left(network) == []
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
-def test_nothing_is_left_of_a_network_whose_lab_is_killed(tmp_path: Path, number: signal.Signals) -> None:
+@contextmanager
+def a_lab(told: Path) -> Iterator[tuple[subprocess.Popen[bytes], Path, list[str]]]:
+    """A process that has a network, in which something runs; with the network's folder and its machines' names."""
     code = """
         import subprocess, sys, time
         from pathlib import Path
@@ -74,20 +77,50 @@ def test_nothing_is_left_of_a_network_whose_lab_is_killed(tmp_path: Path, number
             Path(sys.argv[1]).write_text("\\n".join(told))
             time.sleep(600)
     """
-    told = tmp_path / "told"
     with subprocess.Popen([sys.executable, "-c", textwrap.dedent(code), told], cwd=ROOT) as lab:
-        folder, *names = wait_until(lambda: told.read_text().split(), 20, "the network")
-        wait_until(lambda: len(inside(names)) == 1, 5, "what runs in it")
-        assert Path(folder).exists()
+        try:
+            folder, *names = wait_until(lambda: told.read_text().split(), 20, "the network")
+            wait_until(lambda: len(inside(names)) == 1, 5, "what runs in it")
+            assert Path(folder).exists()
+            yield lab, Path(folder), names
+        finally:
+            lab.kill()
+    with suppress(OSError):
+        sweep(names, Path(folder))
+
+
+def is_gone(lab: subprocess.Popen[bytes], folder: Path) -> bool:
+    return not list(FOLDER.glob(f"hslab-{lab.pid}-*")) and not folder.exists()
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_nothing_is_left_of_a_network_whose_lab_is_killed(tmp_path: Path, number: signal.Signals) -> None:
+    with a_lab(tmp_path / "told") as (lab, folder, names):
         lab.send_signal(number)
-    try:
-        wait_until(
-            lambda: not any((FOLDER / name).exists() for name in names) and not Path(folder).exists(),
-            10,
-            "the namespaces and the folder to go",
-        )
+        lab.wait(5)
+        wait_until(lambda: is_gone(lab, folder), 10, "the namespaces and the folder to go")
         assert inside(names) == set()
-        assert list(FOLDER.glob(f"hslab-{lab.pid}-*")) == []
-    finally:
-        with suppress(OSError):
-            sweep(names, Path(folder))
+
+
+def test_what_a_lab_left_that_was_killed_with_its_sweeper_is_gone_at_the_next_start(tmp_path: Path) -> None:
+    with a_lab(tmp_path / "told") as (lab, folder, names):
+        os.kill(sweeper_of(folder), signal.SIGKILL)
+        with open_network() as beside:
+            assert not is_gone(lab, folder)  # it runs
+            lab.kill()
+            lab.wait(5)
+            wait_until(lambda: not Path(f"/proc/{lab.pid}").exists(), 5, "it to end")
+            assert not is_gone(lab, folder)
+            with open_network():
+                assert is_gone(lab, folder)
+                assert inside(names) == set()
+                assert left(beside)
+
+
+def sweeper_of(folder: Path) -> int:
+    [pid] = [
+        int(path.parent.name)
+        for path in Path("/proc").glob("[0-9]*/cmdline")
+        if {b"tests.lab.sweeper", str(folder).encode()} <= set(path.read_bytes().split(b"\0"))
+    ]
+    return pid

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.lab.__main__ import fraction
+from tests.lab.options import fraction
 from tests.lab.serving import Serve, only, sent_by, target
 from tests.lab.test_client import OK, answers
 from tests.lab.test_dialogues import echoes, serving

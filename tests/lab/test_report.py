@@ -12,9 +12,10 @@ from tests.lab.cell import Delays, Measured
 from tests.lab.client import KINDS
 from tests.lab.costs import Costs
 from tests.lab.events import Outage
+from tests.lab.lines import LinesError
 from tests.lab.overview import broken, live_median, overview_table, verdict
 from tests.lab.plots import failed_plot, live_plot
-from tests.lab.report import BEGIN, END, Cell, DocumentError, Run, line, parsed, placed, written
+from tests.lab.report import BEGIN, END, Cell, DocumentError, Run, line, parsed, placed, read, written
 from tests.lab.tables import Row, failures_table, latency_table, summary_table
 
 RUN = Run(
@@ -65,10 +66,32 @@ def test_a_cell_survives_its_line() -> None:
     assert parsed(f"{line(CELL)}\n{line(WRONG)}\n{line(killed)}\n") == [CELL, WRONG, killed]
 
 
-@pytest.mark.parametrize("text", ["{", '{"way": "restart"}'])
-def test_a_line_that_is_no_cell_is_refused(text: str) -> None:
-    with pytest.raises(Exception, match=r"."):
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        (f"{line(CELL)}\n\n{line(CELL)[:300]}", "line 3 is no JSON .*where the file was cut, remove that line"),
+        ('{"way": "restart"}', r"line 1 is no cell of this lab \(required field missing @ \$.event\)"),
+        (line(CELL).replace('"deploy"', '"other"'), "line 1 .*there is no event 'other'"),
+        (line(CELL).replace('"way": "restart"', '"way": "other"'), "line 1 .*does not say what the way 'other' is"),
+    ],
+)
+def test_a_line_that_is_no_cell_is_named_with_the_reason(text: str, why: str) -> None:
+    with pytest.raises(LinesError, match=why):
         parsed(text)
+
+
+@pytest.mark.parametrize(
+    ("content", "why"),
+    [(None, "No such file"), (b"", "is empty"), (b"\n", "is empty"), (b"\xff", "is no text"), (b"{", "line 1 is no")],
+)
+def test_a_file_that_holds_no_cells_is_named_with_what_to_do(tmp_path: Path, content: bytes | None, why: str) -> None:
+    file = tmp_path / "cells.jsonl"
+    if content is not None:
+        file.write_bytes(content)
+    with pytest.raises(LinesError, match=rf"cells\.jsonl.*{why}.*(name a file|remove that line)"):
+        read(file)
+    with pytest.raises(LinesError, match="Is a directory; name a file"):
+        read(tmp_path)
 
 
 def test_a_summary_has_all_figures_by_their_rates() -> None:

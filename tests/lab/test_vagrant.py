@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 
 from tests.harness.tools import ROOT
-from tests.lab.__main__ import machine, parser
+from tests.lab.__main__ import machine
+from tests.lab.options import options
+from tests.lab.ways import WAYS
 
 VAGRANT = ROOT / "vagrant"
 BUILD, PROVISION = VAGRANT / "box" / "build.sh", VAGRANT / "provision.sh"
@@ -51,7 +53,7 @@ def test_the_documented_commands_name_what_is_there() -> None:
     assert named == set(re.findall(r"HAPSYNC_[A-Z]+", (VAGRANT / "Vagrantfile").read_text(encoding="utf-8")))
 
 
-def test_the_documented_run_is_one_that_the_lab_can_play() -> None:
+def test_the_documented_run_is_one_that_the_lab_can_play(tmp_path: Path) -> None:
     """It is typed into a machine that is minutes away, so a wrong word in it costs much."""
     text = (VAGRANT / "README.md").read_text(encoding="utf-8")
     runs = [
@@ -59,7 +61,7 @@ def test_the_documented_run_is_one_that_the_lab_can_play() -> None:
         for inner in re.findall(r"ssh -c '(.*-m tests\.lab .*)'", text)
     ]
 
-    [run] = [parser().parse_args(words) for words in runs]
+    [run] = [options([*words, "--out", str(tmp_path)], WAYS) for words in runs]
     assert run.rate < 1
     assert {"reload, SYNs held", "hapsync, slots", "hapsync, dynamic"} < set(run.ways)
 

@@ -10,11 +10,14 @@ from pathlib import Path
 import hapsync
 from tests.harness.tools import ROOT
 from tests.lab.__main__ import machine
+from tests.lab.lines import LinesError, read
+from tests.lab.report import DocumentError
 from tests.lab.scale.catalog import INSTANCES
 from tests.lab.scale.costs import all_costs
+from tests.lab.scale.documents import put_into
 from tests.lab.scale.measure import Phase, Plan, measure
 from tests.lab.scale.plot import plot
-from tests.lab.scale.report import Record, Run, line, parsed, report
+from tests.lab.scale.report import Record, Run, line, report
 from tests.lab.scale.strategies import CHECK, CHECK_NAME, MANY, MANY_NAME, STRATEGIES, Strategy
 from tests.lab.scale.streaming import NoStreamingError, consul_of, streaming_consul
 
@@ -32,7 +35,8 @@ PLAYED = {
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m tests.lab.scale", description=__doc__)
+    usage = "%(prog)s [--help] [options]"
+    parser = argparse.ArgumentParser(prog="python -m tests.lab.scale", usage=usage, description=__doc__)
     parser.add_argument("--strategies", nargs="+", choices=PLAYED, default=tuple(PLAYED), metavar="NAME")
     parser.add_argument("--services", type=int, default=50, help="each of 20 instances")
     parser.add_argument("--agents", type=int, default=4, help="client agents, which share the balancers")
@@ -43,7 +47,15 @@ def main() -> int:
         "--out", type=Path, default=OUT, metavar="FOLDER", help="where points.jsonl and the report go"
     )
     parser.add_argument("--report", action="store_true", help="only make the report, of the points that are there")
+    parser.add_argument(
+        "--document",
+        type=Path,
+        metavar="FILE.md",
+        help="put the load into it, the model into FILE-model.md, and points and plot into the folder FILE",
+    )
     asked = parser.parse_args()
+    if min(asked.services, asked.agents, asked.seconds, asked.changes) <= 0:
+        parser.error("--services, --agents, --seconds and --changes must be above 0")
     asked.out.mkdir(parents=True, exist_ok=True)
     lines: Path = asked.out / "points.jsonl"
     if not asked.report:
@@ -56,7 +68,12 @@ def main() -> int:
             changes_per_second=asked.changes,
             is_added=asked.add,
         )
-    records = parsed(lines.read_text(encoding="utf-8"))
+    try:
+        records = read(lines, Record)
+        if asked.document is not None:
+            put_into(asked.document, records)
+    except (LinesError, DocumentError) as error:
+        parser.error(str(error))
     text = report(records)
     (asked.out / "report.md").write_text(text, encoding="utf-8")
     costs = all_costs([record.point for record in records])

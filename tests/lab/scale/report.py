@@ -1,11 +1,10 @@
 """Measured points as JSON lines; fits, checks and the model's tables as Markdown."""
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 
-import cattrs
 from attrs import frozen
 
+from tests.lab import lines
 from tests.lab.scale.costs import FITTED, Check, Fits, all_costs, all_fits, checks_of, median_woken_seconds, waiting
 from tests.lab.scale.measure import Point
 from tests.lab.scale.model import Costs, Fleet, herd, load
@@ -38,28 +37,43 @@ class Record:
 
 
 def line(record: Record) -> str:
-    return json.dumps(cattrs.unstructure(record))
+    return lines.line(record)
 
 
 def parsed(text: str) -> list[Record]:
-    """The records of lines; cattrs' errors, and `ValueError`, where a line is none."""
-    return [cattrs.structure(json.loads(one), Record) for one in text.splitlines() if one.strip()]
+    """The records of lines; `LinesError` where a line is none."""
+    return lines.parsed(text, Record)
 
 
 def report(records: Sequence[Record]) -> str:
     """Everything, in Markdown: the model first, then what it stands on. Needs a record at least."""
     points = [record.point for record in records]
-    fits = all_fits(points)
+    return "\n".join((model_report(records), *_points(points), ""))
+
+
+def model_report(records: Sequence[Record]) -> str:
+    """The model, what it stands on and what it is worth, without the measured points."""
+    points = [record.point for record in records]
     costs = all_costs(points)
     parts = (
         _model(costs),
         _herd(costs),
         _checks(checks_of(points)),
-        _fits(fits, points),
-        _points(points),
+        _fits(all_fits(points), points),
         _words(records, costs),
     )
     return "\n".join("\n".join((*part, "")) for part in parts)
+
+
+def load_table(records: Sequence[Record]) -> str:
+    """The load of each strategy at rest and under most changes, in one table."""
+    rows = [*_row("strategy", "changes a second", *(counted(number, "balancer") for number in BALANCERS))]
+    rows.append(_rule(2 + len(BALANCERS)))
+    for name, cost in all_costs([record.point for record in records]).items():
+        watched = [(f"{rate:g}", rate) for rate in (CHANGES_PER_SECOND[0], CHANGES_PER_SECOND[-1])]
+        for said, rate in watched if cost.wake_bytes else [("any", 0.0)]:
+            rows += _row(name, said, *_loads(name, cost, rate))
+    return "\n".join(rows)
 
 
 def _model(costs: Mapping[str, Costs]) -> Iterator[str]:
@@ -69,15 +83,7 @@ def _model(costs: Mapping[str, Costs]) -> Iterator[str]:
         yield from _row("strategy", *(counted(number, "balancer") for number in BALANCERS))
         yield _rule(1 + len(BALANCERS))
         for name, cost in costs.items():
-            loads = [load(STRATEGIES[name].habits, cost, Fleet(number, SERVICES), rate) for number in BALANCERS]
-            yield from _row(
-                name,
-                *(
-                    f"{amount(one.requests)} req/s, {sized(one.bytes)}/s, {amount(one.cores)} cores"
-                    + (f" (leader {amount(one.leader_cores)})" if STRATEGIES[name].is_leader_bound else "")
-                    for one in loads
-                ),
-            )
+            yield from _row(name, *_loads(name, cost, rate))
         yield ""
     yield f"### What is held, {SERVICES} services"
     yield ""
@@ -90,6 +96,15 @@ def _model(costs: Mapping[str, Costs]) -> Iterator[str]:
             f"{loads[0].connections_per_balancer:,.0f}",
             *(f"{one.blocked:,.0f} watched, {sized(one.memory_bytes)}" for one in loads),
         )
+
+
+def _loads(name: str, cost: Costs, changes_per_second: float) -> Iterator[str]:
+    """The load of one strategy, for each number of balancers."""
+    strategy = STRATEGIES[name]
+    for number in BALANCERS:
+        one = load(strategy.habits, cost, Fleet(number, SERVICES), changes_per_second)
+        leader = f" (leader {amount(one.leader_cores)})" if strategy.is_leader_bound else ""
+        yield f"{amount(one.requests)} req/s, {sized(one.bytes)}/s, {amount(one.cores)} cores{leader}"
 
 
 def _herd(costs: Mapping[str, Costs]) -> Iterator[str]:
@@ -197,7 +212,8 @@ def _words(records: Sequence[Record], costs: Mapping[str, Costs]) -> Iterator[st
     runs = list({record.run.started: record.run for record in records}.values())
     for run in runs:
         for name, why in run.unavailable.items():
-            yield f"- *{name}* is left out: {why}"
+            if name not in costs:  # another run may have had it
+                yield f"- *{name}* is left out: {why}"
     for run in runs:
         mine = [record.point for record in records if record.run == run]
         versions = ", ".join(sorted({point.consul for point in mine}))
