@@ -17,6 +17,10 @@ NEED_LIMIT_SECONDS = 1.0
 FILE_QUIET_SECONDS = 1.0
 FILE_LIMIT_SECONDS = 5.0
 """The file follows the live state late enough to be checked once for a burst of changes."""
+FILE_FIRST_QUIET_SECONDS = 0.2
+FILE_FIRST_LIMIT_SECONDS = 1.0
+FILE_REST_SECONDS = 5.0
+"""After so long a rest it follows at once: a HAProxy that is restarted then comes up right."""
 
 
 WARN_FRACTION = 0.8
@@ -41,6 +45,13 @@ class Pending:
     def due_seconds(self, quiet_seconds: float, limit_seconds: float) -> float:
         """Return when to act: after the quiet, at the limit at the latest."""
         return min(self.changed_seconds + quiet_seconds, self.since_seconds + limit_seconds)
+
+
+def file_due_seconds(pending: Pending, written_seconds: float) -> float:
+    """Return when to write the file for what is `pending`; it was last written at `written_seconds`."""
+    if pending.since_seconds - written_seconds >= FILE_REST_SECONDS:
+        return pending.due_seconds(FILE_FIRST_QUIET_SECONDS, FILE_FIRST_LIMIT_SECONDS)
+    return pending.due_seconds(FILE_QUIET_SECONDS, FILE_LIMIT_SECONDS)
 
 
 def touched(pending: Pending | None, now_seconds: float) -> Pending:

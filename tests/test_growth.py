@@ -2,7 +2,7 @@
 
 from hapsync.changes import Shortage
 from hapsync.desired import DesiredBackend, DesiredServer
-from hapsync.growth import Need, Pending, is_filling, needed, touched
+from hapsync.growth import FILE_REST_SECONDS, Need, Pending, file_due_seconds, is_filling, needed, touched
 from hapsync.model import PLACEHOLDER, Address, AdminState, Backend, CheckStatus, Means, Server
 
 SHORT = (Shortage("web", (Address("10.0.0.1", 80),), 1),)
@@ -46,6 +46,20 @@ def test_a_need_that_changes_is_waited_for_within_its_limit() -> None:
 def test_a_need_is_due_after_200_ms_of_quiet_and_1_s_at_the_latest() -> None:
     assert Need(SHORT, Pending(10.0, 10.0)).due_seconds == 10.2
     assert Need(SHORT, Pending(10.0, 10.95)).due_seconds == 11.0
+
+
+def test_a_file_that_rested_is_due_after_200_ms_of_quiet_and_1_s_at_the_latest() -> None:
+    written = 10.0 - FILE_REST_SECONDS
+
+    assert file_due_seconds(Pending(10.0, 10.0), written) == 10.2
+    assert file_due_seconds(Pending(10.0, 10.95), written) == 11.0
+
+
+def test_a_file_that_was_just_written_is_due_after_1_s_of_quiet_and_5_s_at_the_latest() -> None:
+    written = 10.1 - FILE_REST_SECONDS
+
+    assert file_due_seconds(Pending(10.0, 10.0), written) == 11.0
+    assert file_due_seconds(Pending(10.0, 14.5), written) == 15.0
 
 
 def with_slots(taken: int, free: int, means: Means = Means()) -> Backend:  # noqa: B008  # it is frozen

@@ -11,9 +11,11 @@ import pytest
 from tests.harness.consul import Consul, ConsulError
 from tests.harness.haproxy import HAProxy, ReloadFailedError, minimal_config
 from tests.harness.load import Load
-from tests.harness.origins import Origins, origin_name
+from tests.harness.origin import origin_name
+from tests.harness.origins import Origins
 from tests.harness.ports import free_port, free_ports
 from tests.harness.processes import Process, ProcessDiedError, short_folder, wait_until
+from tests.harness.procfs import has_ended
 from tests.harness.tools import ROOT
 
 LOOPBACK = "127.0.0.1"
@@ -267,14 +269,7 @@ time.sleep(600)
     with subprocess.Popen([sys.executable, "-c", script], cwd=ROOT) as parent:
         child = int(wait_until(lambda: (work / "log").read_text().strip(), 5, "the program's id"))
         parent.kill()
-    wait_until(lambda: not is_running(child), 5, "the program to die")
-
-
-def is_running(pid: int) -> bool:
-    try:
-        return "State:\tZ" not in Path(f"/proc/{pid}/status").read_text()
-    except FileNotFoundError:
-        return False
+    wait_until(lambda: has_ended(child), 5, "the program to die")
 
 
 def test_stopping_a_program_ends_its_children_too(work: Path) -> None:
@@ -282,7 +277,7 @@ def test_stopping_a_program_ends_its_children_too(work: Path) -> None:
     child = int(wait_until(lambda: process.log.read_text().strip(), 5, "the child's id"))
     process.stop(timeout_seconds=0.1)
 
-    assert not is_running(child)
+    assert has_ended(child)
     assert not process.running
 
 

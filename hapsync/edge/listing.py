@@ -8,7 +8,7 @@ from collections.abc import Callable
 from hapsync.config import ConsulConfig
 from hapsync.discovery import Listing, parse_listing
 from hapsync.edge.consul import Agent, Endpoints, read_token
-from hapsync.edge.pacing import Pace
+from hapsync.edge.pacing import Pace, Rate
 from hapsync.edge.reader import index_of
 from hapsync.errors import CatalogError
 from hapsync.trust import evidence
@@ -16,8 +16,8 @@ from hapsync.trust import evidence
 log = logging.getLogger(__name__)
 
 WAIT_SECONDS = 300.0
-READS_PER_SECOND = 0.1
-"""After a few at once: whatever is registered anywhere in the datacenter ends the blocking query."""
+RATE = Rate(10, 0.1)
+"""Seldom: whatever is registered anywhere in the datacenter ends the blocking query."""
 RETRY_SECONDS = (0.5, 2.0)
 _WHAT = "the list of services"
 
@@ -66,7 +66,7 @@ class ListingWatch(threading.Thread):
 
     def run(self) -> None:
         """Watch until `stop`."""
-        while not self._stopped.wait(self._pace.delay_seconds(READS_PER_SECOND)):
+        while not self._stopped.wait(self._pace.delay_seconds(RATE)):
             try:
                 self._turn()
             except CatalogError as error:

@@ -12,7 +12,7 @@ import attrs
 from hapsync.catalog import Doubt, Reading, parse_reading
 from hapsync.config import ConsulConfig
 from hapsync.edge.consul import Agent, Answer, Endpoints, read_token
-from hapsync.edge.pacing import CACHED_PER_SECOND, UNCACHED_PER_SECOND, Budget, Pace
+from hapsync.edge.pacing import CACHED, UNCACHED, Budget, Burst, Pace
 from hapsync.errors import CatalogError
 from hapsync.text import quoted
 from hapsync.trust import LIVE_AGE_SECONDS, age_seconds, evidence
@@ -59,6 +59,7 @@ class Reader:
         self._budget = budget
         self._stopped = stopped
         self._pace = Pace()
+        self._burst = Burst()
         self._agent: Agent | None = None
         self._is_retry = False
         self._parsed: tuple[bytes, Reading] | None = None
@@ -136,7 +137,8 @@ class Reader:
     ) -> Answer:
         # What confirms a removal must not hold up the next change: it is paced like the answer it confirms.
         is_slow = consistency in {"stale", "default"}
-        self._wait(self._pace.delay_seconds(UNCACHED_PER_SECOND if is_slow else CACHED_PER_SECOND))
+        delay_seconds = self._pace.delay_seconds(UNCACHED if is_slow else CACHED)
+        self._wait(max(delay_seconds, self._burst.delay_seconds()) if index else delay_seconds)
         timeout_seconds = min(timeout_seconds, self._config.timeout_seconds)
         try:
             if self._agent is None:

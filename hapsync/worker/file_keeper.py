@@ -10,7 +10,7 @@ from hapsync.desired import Desired
 from hapsync.edge.files import signature
 from hapsync.edge.reload import install
 from hapsync.errors import ConfigError, ConfigRefused, HapsyncError, ReloadError
-from hapsync.growth import FILE_LIMIT_SECONDS, FILE_QUIET_SECONDS, Pending, touched
+from hapsync.growth import Pending, file_due_seconds, touched
 from hapsync.guard import Cautions
 from hapsync.model import Observed
 from hapsync.worker.paper import Seen, new_text
@@ -32,6 +32,7 @@ class FileKeeper:
         self.made_of: Observed | None = None
         self._when_done = when_done
         self._pending: Pending | None = None
+        self._written_at = -math.inf
         self._seen: tuple[int, int, int] | None = None
         self._refused: tuple[Desired, Settings] | None = None
         self._job: FileJob | None = None
@@ -53,7 +54,7 @@ class FileKeeper:
         """When to call `write`, on the monotonic clock; None while there is nothing to write, or a job is at it."""
         if self._pending is None or self._job is not None:
             return None
-        return self._pending.due_seconds(FILE_QUIET_SECONDS, FILE_LIMIT_SECONDS)
+        return file_due_seconds(self._pending, self._written_at)
 
     def touch(self, *, anew: bool = False) -> None:
         """Something changed that the file should say; `anew`: also what was refused is worth another try."""
@@ -114,6 +115,7 @@ class FileKeeper:
         if text is None:
             self._written(settings)
             return
+        self._written_at = time.monotonic()
         self._job = FileJob(text, wanted, settings, self._when_done)
         self._job.start()
 

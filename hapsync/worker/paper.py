@@ -118,13 +118,23 @@ def new_text(settings: Settings, wanted: Desired, cautions: Cautions, seen: Seen
     """
     current = read_text_or_none(settings.config.haproxy.config)
     if seen is None:
-        picture = picture_to_start_with(wanted, observe_file(settings, wanted, cautions, current))
+        # What the guard holds until others serve may go as soon as a file has those: a second look, as at a HAProxy.
+        text = _to_start_with(settings, wanted, cautions, _to_start_with(settings, wanted, cautions, current))
     else:
-        picture = picture_now(wanted, seen.observed, seen.held)
-    if not all(backend.exists for backend in picture.backends.values()):
-        return None
-    text = _rendered(settings, wanted, picture, current)
+        text = _rendered_whole(settings, wanted, picture_now(wanted, seen.observed, seen.held), current)
     return text if text != current else None
+
+
+def _to_start_with(settings: Settings, wanted: Desired, cautions: Cautions, current: str | None) -> str | None:
+    picture = picture_to_start_with(wanted, observe_file(settings, wanted, cautions, current))
+    return _rendered_whole(settings, wanted, picture, current)
+
+
+def _rendered_whole(settings: Settings, wanted: Desired, picture: Observed, current: str | None) -> str | None:
+    """Return the file with `picture`, `current` where a backend is lacking."""
+    if not all(backend.exists for backend in picture.backends.values()):
+        return current
+    return _rendered(settings, wanted, picture, current)
 
 
 def candidate_grown(settings: Settings, wanted: Desired, cautions: Cautions, short: Iterable[str]) -> Candidate:

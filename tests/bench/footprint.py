@@ -5,15 +5,14 @@ every blocking query ends once and the agent reads all of HAProxy several times.
 the same 100 blocking queries, and the raw answer to each, and does nothing with them.
 """
 
-import os
 import random
 import sys
 import time
-from pathlib import Path
 
 from tests.bench import table
 from tests.bench.rig import LARGE_BACKENDS, LARGE_INSTANCES, Rig, filled, open_large_rig
 from tests.harness.processes import Process, wait_until
+from tests.harness.procfs import TICKS_PER_SECOND, resident_mb, stat, status
 from tests.harness.tools import ROOT
 
 CHURN = 150
@@ -67,21 +66,14 @@ def _churn(rig: Rig, rng: random.Random) -> None:
         time.sleep(_CHURN_APART_SECONDS)
 
 
-def _status(process: Process, field: str) -> int:
-    text = Path(f"/proc/{process.pid}/status").read_text(encoding="utf-8")
-    (line,) = (line for line in text.splitlines() if line.startswith(f"{field}:"))
-    return int(line.split()[1])
-
-
 def _threads(process: Process) -> int:
-    return _status(process, "Threads")
+    return int(status(process.pid)["Threads"])
 
 
 def _rss_mb(process: Process) -> float:
-    return _status(process, "VmRSS") / 1024
+    return resident_mb(process.pid)
 
 
 def _cpu_seconds(process: Process) -> float:
-    # After "pid (name) ": fields 14 and 15 of the whole line, user and system time.
-    fields = Path(f"/proc/{process.pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    """Its user and system time."""
+    return sum(map(int, stat(process.pid)[11:13])) / TICKS_PER_SECOND

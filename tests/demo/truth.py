@@ -6,7 +6,7 @@ from typing import Any
 from attrs import frozen
 
 from tests.harness.haproxy import ServerState
-from tests.harness.origins import origin_name
+from tests.harness.origin import origin_name
 
 MAX_WEIGHT = 256
 

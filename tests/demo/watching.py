@@ -1,13 +1,12 @@
 """Looking at HAProxy from outside, barely: when a change shows, which worker answers, which slots are free."""
 
-import threading
 import time
 from collections.abc import Container, Mapping
-from types import TracebackType
-from typing import Self
+from contextlib import suppress
 
 from tests.demo.truth import Placed, address, differences
 from tests.harness.haproxy import HAProxy, ServerState
+from tests.harness.looks import Looks
 
 POLL_SECONDS = 0.001
 
@@ -48,36 +47,22 @@ def free_slots(haproxy: HAProxy, backend: str, taken: Container[str]) -> int:
     )
 
 
-class WorkerWatch:
+class WorkerWatch(Looks):
     """Notes every worker that answers on HAProxy's runtime socket, in the order they first did."""
 
-    INTERVAL_SECONDS = 0.05
+    every_seconds = 0.05
 
     def __init__(self, haproxy: HAProxy) -> None:
+        super().__init__()
         self.pids: list[int] = []
         self._haproxy = haproxy
-        self._end = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="worker watch", daemon=True)
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._end.set()
-        self._thread.join()
 
     @property
     def replacements(self) -> int:
         return max(0, len(self.pids) - 1)
 
-    def _run(self) -> None:
-        while not self._end.wait(self.INTERVAL_SECONDS):
-            try:
-                pid = self._haproxy.worker_pid()
-            except BETWEEN_WORKERS:
-                continue
+    def note(self) -> None:
+        with suppress(*BETWEEN_WORKERS):
+            pid = self._haproxy.worker_pid()
             if pid is not None and pid not in self.pids:
                 self.pids.append(pid)

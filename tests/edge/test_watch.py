@@ -6,12 +6,23 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 
 from hapsync.config import ConsulConfig
-from hapsync.edge.pacing import ALL_PER_SECOND, SERVICE_BURST, Budget, Pace
+from hapsync.edge.pacing import (
+    ALL_PER_SECOND,
+    BURST_SECONDS,
+    CACHED,
+    GAP_SECONDS,
+    UNCACHED,
+    Budget,
+    Burst,
+    Pace,
+    Rate,
+)
 from hapsync.edge.watch import Watches
 from tests.edge.fake_consul import entries
 from tests.harness.consul import Consul
@@ -117,6 +128,8 @@ class _Counting(http.server.BaseHTTPRequestHandler):
     """Answers every health query at once with a new index: the worst Consul for a careless watch."""
 
     protocol_version = "HTTP/1.1"
+    wbufsize = -1
+    """An answer goes out whole: its second part would wait 40 ms for a delayed acknowledgement."""
     reads: list[float]
     is_cached: bool
 
@@ -160,19 +173,38 @@ def most_in(reads: list[float], seconds: float) -> int:
     return max(sum(1 for read in reads if begin <= read < begin + seconds) for begin in reads)
 
 
-def test_a_service_that_never_rests_is_read_ten_times_and_then_five_times_a_second_through_the_cache() -> None:
+def test_a_service_that_never_rests_is_read_fifty_times_and_then_five_times_a_second_through_the_cache() -> None:
     with busy_consul(is_cached=True) as (config, reads), watching(config, "web"):
-        time.sleep(3)
+        time.sleep(5)
 
-    assert len(reads) <= SERVICE_BURST + 5 * 3 + 1
-    assert len(reads) >= SERVICE_BURST + 5
+    assert CACHED.burst < len(reads) <= CACHED.burst + 5 * 5 + 1
+    assert most_in([read for read in reads if read > reads[-1] - 1.2], 1) <= 6
+
+
+def test_changes_in_quick_succession_are_read_several_at_once_after_the_first_two() -> None:
+    with busy_consul(is_cached=True) as (config, reads), watching(config, "web"):
+        time.sleep(0.6)
+
+    gaps = [after - before for before, after in pairwise(reads)]
+    assert max(gaps[:2]) < GAP_SECONDS
+    assert len(gaps) > 5
+    assert min(gaps[2:]) >= GAP_SECONDS - 0.002
+
+
+def test_a_burst_is_over_after_a_rest() -> None:
+    burst = Burst()
+
+    delays = [burst.delay_seconds() for _ in range(3)]
+    time.sleep(BURST_SECONDS + GAP_SECONDS)
+
+    assert [*delays, burst.delay_seconds()] == [0.0, 0.0, GAP_SECONDS, 0.0]
 
 
 def test_a_service_that_never_rests_is_read_ten_times_and_then_once_a_second_without_a_cache() -> None:
     with busy_consul(is_cached=False) as (config, reads), watching(config, "web"):
         time.sleep(3)
 
-    assert SERVICE_BURST <= len(reads) <= SERVICE_BURST + 3 + 1
+    assert UNCACHED.burst <= len(reads) <= UNCACHED.burst + 3 + 1
 
 
 def test_all_watches_together_never_read_more_than_fifty_times_in_any_second_also_at_the_start() -> None:
@@ -186,10 +218,19 @@ def test_all_watches_together_never_read_more_than_fifty_times_in_any_second_als
 def test_pace_gives_a_burst_and_then_its_rate() -> None:
     pace = Pace()
 
-    delays = [pace.delay_seconds(5) for _ in range(SERVICE_BURST + 2)]
+    delays = [pace.delay_seconds(Rate(10, 5)) for _ in range(12)]
 
-    assert delays[:SERVICE_BURST] == [0.0] * SERVICE_BURST
-    assert 0.15 < delays[SERVICE_BURST] <= 0.2 < delays[SERVICE_BURST + 1] <= 0.4
+    assert delays[:10] == [0.0] * 10
+    assert 0.15 < delays[10] <= 0.2 < delays[11] <= 0.4
+
+
+def test_pace_gives_no_more_than_a_small_burst_at_once_after_a_large_one_was_open() -> None:
+    pace = Pace()
+
+    delays = [pace.delay_seconds(rate) for rate in (Rate(50, 5), *[Rate(3, 1)] * 4)]
+
+    assert delays[:4] == [0.0] * 4
+    assert 0.9 < delays[4] <= 1.0
 
 
 def test_the_budget_lets_so_many_go_and_says_how_long_the_others_wait() -> None:

@@ -8,7 +8,7 @@ import re
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -23,6 +23,7 @@ from tests.faults.naive import Naive
 from tests.harness.consul import Agent, Consul
 from tests.harness.haproxy import HAProxy
 from tests.harness.load import Load, LoadResult
+from tests.harness.looks import Looks
 from tests.harness.ports import free_port, free_ports
 from tests.harness.processes import short_folder, wait_until
 
@@ -43,30 +44,22 @@ def figure(text: str) -> None:
     print(f"\nFIGURE {text}", flush=True)
 
 
-class Eyes:
-    """Looks at HAProxy's servers some thirty times a second, in a thread of its own."""
+class Eyes(Looks):
+    """Looks at HAProxy's servers some thirty times a second."""
 
-    INTERVAL_SECONDS = 0.03
+    every_seconds = 0.03
 
     def __init__(self, haproxy: HAProxy, backend: str = "web") -> None:
+        super().__init__()
         self._haproxy = haproxy
         self._backend = backend
-        self._end = threading.Event()
         self._lock = threading.Lock()
         self._seen: list[View] = []
         self._fewest = 0
-        self._thread = threading.Thread(target=self._run, name="eyes", daemon=True)
 
     def __enter__(self) -> Self:
         self.forget()
-        self._thread.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._end.set()
-        self._thread.join()
+        return super().__enter__()
 
     def forget(self) -> None:
         """Begin anew, with how the servers are now."""
@@ -91,12 +84,9 @@ class Eyes:
         with self._lock:
             return self._fewest
 
-    def _run(self) -> None:
-        while not self._end.wait(self.INTERVAL_SECONDS):
-            try:
-                view = self.look()
-            except BETWEEN_WORKERS:
-                continue
+    def note(self) -> None:
+        with suppress(*BETWEEN_WORKERS):
+            view = self.look()
             with self._lock:
                 if view != self._seen[-1]:
                     self._seen.append(view)

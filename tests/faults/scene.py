@@ -2,20 +2,19 @@
 
 import json
 import re
-import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 from attrs import frozen
 
 from tests.demo.fleet import Fleet
 from tests.demo.stage import Stage
+from tests.demo.watching import BETWEEN_WORKERS
 from tests.harness.chaos import SocketChaos
 from tests.harness.haproxy import HAProxy
 from tests.harness.load import Load, LoadResult
+from tests.harness.looks import Looks
 from tests.harness.processes import wait_until
 
 CHECKS = "check inter 500ms"
@@ -167,32 +166,18 @@ def scene(
         yield found
 
 
-class LowestCapacity:
+class LowestCapacity(Looks):
     """The fewest servers that HAProxy could send to at any moment of the block, looked at fifty times a second."""
 
     def __init__(self, haproxy: HAProxy) -> None:
+        super().__init__()
         self.lowest = 10**6
         self.looks = 0
         self._haproxy = haproxy
-        self._stopped = threading.Event()
-        self._thread = threading.Thread(target=self._run, daemon=True)
 
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._stopped.set()
-        self._thread.join()
-
-    def _run(self) -> None:
-        while not self._stopped.wait(0.02):
-            try:
-                servers = self._haproxy.servers("web").values()
-            except (OSError, LookupError, ValueError):  # in the moment of a reload
-                continue
+    def note(self) -> None:
+        with suppress(*BETWEEN_WORKERS):
+            servers = self._haproxy.servers("web").values()
             self.looks += 1
             ready = [one for one in servers if not one.in_maintenance and not one.draining]
             self.lowest = min(self.lowest, sum(one.running and one.weight > 0 for one in ready))

@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Iterable
-from pathlib import Path
 
 import attrs
 import pytest
@@ -12,6 +11,7 @@ from tests.demo.stage import Stage
 from tests.faults.scene import LowestCapacity, Scene, say_figure, scene
 from tests.harness.ports import free_port
 from tests.harness.processes import wait_until
+from tests.harness.procfs import resident_mb
 
 BATCH = 64
 """The most operations that Consul takes in one transaction."""
@@ -166,12 +166,6 @@ def test_weights_of_0_and_65535_scale_and_lose_nothing() -> None:
         for member in members:
             here.fleet.put(member)
         here.ends()
-
-
-def resident_mb(pid: int) -> float:
-    """What a process holds in memory."""
-    status = Path(f"/proc/{pid}/status").read_text()
-    return int(next(line for line in status.splitlines() if line.startswith("VmRSS")).split()[1]) / 1024
 
 
 @pytest.mark.timeout(240)

@@ -4,12 +4,10 @@ import contextlib
 import http.client
 import json
 import shutil
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Self
 
 import pytest
 from attrs import evolve
@@ -31,6 +29,7 @@ from tests.faults.helpers import (
 )
 from tests.harness.cluster import Cluster
 from tests.harness.consul import Agent, Consul, ConsulError
+from tests.harness.looks import Looks
 from tests.harness.ports import free_ports
 from tests.harness.processes import wait_until
 
@@ -227,29 +226,19 @@ def _has(web: Scene, member: Member) -> bool:
     return any(one.port == member.port and one.running for one in web.stage.haproxy.servers("web").values())
 
 
-class Given:
+class Given(Looks):
     """Asks an agent, with `?stale`, every 20 ms whether it gives a member yet; `at` is when it first did."""
 
     def __init__(self, agent: Agent, member: Member) -> None:
+        super().__init__()
         self.at: float | None = None
         self._agent, self._member = agent, member
-        self._end = threading.Event()
-        self._thread = threading.Thread(target=self._run, daemon=True)
 
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._end.set()
-        self._thread.join()
-
-    def _run(self) -> None:
-        while self.at is None and not self._end.wait(0.02):
-            with contextlib.suppress(ConsulError, OSError, http.client.HTTPException):
-                entries = self._agent.request("GET", "/v1/health/service/web?stale")
-                if any(entry["Service"]["ID"] == self._member.name for entry in entries):
-                    self.at = time.monotonic()
+    def note(self) -> None:
+        with contextlib.suppress(ConsulError, OSError, http.client.HTTPException):
+            entries = self._agent.request("GET", "/v1/health/service/web?stale")
+            if self.at is None and any(entry["Service"]["ID"] == self._member.name for entry in entries):
+                self.at = time.monotonic()
 
 
 def test_servers_that_lost_everything_take_nothing_away_while_they_fill_up_again(work: Path) -> None:

@@ -12,12 +12,11 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 from attrs import field, frozen
 
-EVERY_SECONDS = 0.02
+from tests.harness.looks import Looks
+
 KEPT_SECONDS = 30.0
 FREE = "127.0.0.1:1"
 SUSTAINED_SECONDS = 2.0
@@ -92,10 +91,11 @@ class Laws:
     backends: tuple[str, ...]
 
 
-class Watcher:
-    """The watching thread, and what it was told; `violations` are what it has seen."""
+class Watcher(Looks):
+    """The watching, and what it was told; `violations` are what it has seen."""
 
     def __init__(self, path: Path, laws: Laws) -> None:
+        super().__init__()
         self.violations: list[str] = []
         self.samples: deque[Sample] = deque()
         self.given: dict[str, set[str]] = {name: set() for name in laws.backends}
@@ -114,18 +114,6 @@ class Watcher:
         self._history: dict[str, list[tuple[float, int]]] = {name: [] for name in laws.backends}
         self._left_at = 0.0
         self._last: Sample | None = None
-        self._stopped = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="watcher", daemon=True)
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._stopped.set()
-        self._thread.join()
 
     # What others do
 
@@ -206,10 +194,9 @@ class Watcher:
 
     # Looking
 
-    def _run(self) -> None:
-        while not self._stopped.wait(EVERY_SECONDS):
-            with suppress(OSError, LookupError, ValueError), self._lock:
-                self._look()
+    def note(self) -> None:
+        with suppress(OSError, LookupError, ValueError), self._lock:
+            self._look()
 
     def _look(self) -> None:
         now = look(self._path)

@@ -12,6 +12,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, TypeVar
 
+from tests.harness.procfs import running
+
 T = TypeVar("T")
 
 # The kernel ends a child with the *thread* that started it, so one thread that lives as long as the process
@@ -165,12 +167,4 @@ class Process:
 
 def _group_lives(group: int) -> bool:
     """Whether a process group has a member that is more than an entry nobody has waited for."""
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            # After "pid (name) ", where a name may hold anything: state, parent, group.
-            state, _, of_group = stat.read_text(errors="replace").rpartition(")")[2].split()[:3]
-        except (OSError, ValueError):
-            continue
-        if int(of_group) == group and state != "Z":
-            return True
-    return False
+    return any(int(of_group) == group for _, (_, _, of_group, *_) in running())

@@ -5,17 +5,19 @@ import os
 import random
 import signal
 import subprocess
-import threading
 import time
 from collections.abc import Iterator, Mapping
-from typing import Any, Self
+from contextlib import suppress
+from typing import Any
 
 import pytest
 
 from tests.demo.fleet import Fleet
 from tests.demo.stage import Stage
+from tests.demo.watching import BETWEEN_WORKERS
 from tests.harness.consul import ConsulError
 from tests.harness.haproxy import HAProxy
+from tests.harness.looks import Looks
 from tests.harness.ports import free_port
 from tests.harness.processes import wait_until
 from tests.harness.tools import haproxy_path
@@ -68,40 +70,28 @@ def aimed(number: int) -> dict[str, Any]:
     return {"Node": node, "Address": f"10.9.8.{number}{end}", "Service": service}
 
 
-class CanaryWatch:
+class CanaryWatch(Looks):
     """Looks at the canary, and at every other server that is not hapsync's, again and again."""
 
     def __init__(self, haproxy: HAProxy, backend: str) -> None:
+        super().__init__()
         self.looks = 0
         self.changes: list[Mapping[str, str]] = []
         self._haproxy = haproxy
         self._backend = backend
         self._before = self._look()
-        self._stopped = threading.Event()
-        self._thread = threading.Thread(target=self._run, daemon=True)
 
     def _look(self) -> Mapping[str, str]:
         (state,) = self._haproxy.servers(self._backend).values()
         fields = ("srv_name", "srv_addr", "srv_port", "srv_uweight", "srv_iweight", "srv_admin_state", "srv_op_state")
         return {name: state.fields[name] for name in fields}
 
-    def _run(self) -> None:
-        while not self._stopped.wait(0.02):
-            try:
-                now = self._look()
-            except (OSError, LookupError, ValueError):  # in the moment of a reload
-                continue
+    def note(self) -> None:
+        with suppress(*BETWEEN_WORKERS):
+            now = self._look()
             self.looks += 1
             if now != self._before:
                 self.changes.append(now)
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stopped.set()
-        self._thread.join()
 
 
 @pytest.fixture

@@ -24,8 +24,9 @@ from tests.lab.events import EVENTS
 from tests.lab.lines import LinesError
 from tests.lab.network import NetworkError, open_network
 from tests.lab.options import options
+from tests.lab.overview import broken
 from tests.lab.report import Cell, Run, line, placed, read, written
-from tests.lab.tables import broken, delays
+from tests.lab.tables import delays
 from tests.lab.traffic.sent import DEFAULT, QUICK
 from tests.lab.ways import WAYS, UnavailableError, Way
 from tests.matrix.cell import keep_orphans, played

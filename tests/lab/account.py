@@ -48,7 +48,6 @@ class Account:
             late=sum(
                 is_away(request.origin, request.begun if request.connected is None else request.connected)
                 for request in sent.requests
-                if request.origin
             ),
             closed_idle=sent.closed_idle,
             longest_seconds=round(sent.longest_seconds, 2),

@@ -39,7 +39,7 @@ class Asked:
     def of(cls, network: Network, cluster: SpacedCluster) -> Self:
         """All since the agent began; `CalledProcessError` where it does not answer."""
         # Asked from the agent's own machine, so that this passes over neither link.
-        command = network.agent.command(sys.executable, "-c", _READ, f"{cluster.local.url}{_PATH}")
+        command = network.agent.command(sys.executable, "-c", _READ, f"{cluster.client.url}{_PATH}")
         metrics = subprocess.run(command, check=True, capture_output=True, text=True).stdout
         requests, calls = counted(metrics)
         return cls(requests, network.balancer.carried_bytes(ASKING), calls, network.agent.carried_bytes("eth0"))

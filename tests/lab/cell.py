@@ -101,14 +101,14 @@ def play(order: Order) -> Measured:
         wait_until(lambda: len(cluster.client.health(BACKEND)) == INSTANCES, 10, "Consul's agent to know them all")
         host = network.balancer.address
         target = Target(host, PORT, TLS_PORT, TCP_PORT, str(make_certificate(work, host)))
-        way = WAYS[order.way](Place(network.balancer, work, cluster.local, order.interval_seconds, order.haproxy))
+        way = WAYS[order.way](Place(network.balancer, work, cluster.client, order.interval_seconds, order.haproxy))
         way.prepare()
         stack.callback(way.stop)
         way.start()
         watch = stack.enter_context(Watch(way.haproxy, way.backend))
         watch.wait_serving(INSTANCES, READY_SECONDS)
         fleet.watched_by(watch)
-        versions = wait_until(way.haproxy.info, 10, "HAProxy")["Version"], cluster.local.version
+        versions = wait_until(way.haproxy.info, 10, "HAProxy")["Version"], cluster.client.version
         traffic = [kind for kind in order.traffic if kind not in way.left_out]
         if "tcp" in traffic:
             wait_for_lines(target, INSTANCES, READY_SECONDS)

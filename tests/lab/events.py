@@ -8,12 +8,12 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from pathlib import Path
 from typing import Self
 
 from attrs import frozen
 
 from tests.harness.processes import wait_until
+from tests.harness.procfs import has_ended
 from tests.lab.fleet import Fleet
 from tests.lab.programs import SpacedCluster
 from tests.lab.watching import Seen
@@ -155,7 +155,7 @@ def killed(scene: Scene) -> Killed:
     assert worker is not None, "HAProxy is stopping"
     os.kill(worker, signal.SIGKILL)
     begun = time.monotonic()
-    wait_until(lambda: _has_ended(worker), 5, "the worker to end", interval_seconds=0.001)
+    wait_until(lambda: has_ended(worker), 5, "the worker to end", interval_seconds=0.001)
     probe = Probe(scene.address)
     probe.start()
     time.sleep(RESTART_SECONDS)
@@ -198,14 +198,6 @@ def _replace(fleet: Fleet, hosts: Sequence[str]) -> None:
 def _pause(fleet: Fleet) -> None:
     """As long as a clock's interval at most, at random: what it has just followed would tell when it comes again."""
     time.sleep(random.uniform(0, fleet.interval_seconds))
-
-
-def _has_ended(pid: int) -> bool:
-    """Whether it is gone, or only what its parent has not waited for."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()[0] == "Z"
-    except OSError:
-        return True
 
 
 EVENTS: Mapping[str, Event] = {

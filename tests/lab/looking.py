@@ -16,7 +16,7 @@ from typing import Any
 
 from tests.harness.control import serve
 from tests.harness.haproxy import ServerState, servers_in
-from tests.harness.origins import origin_name
+from tests.harness.origin import origin_name
 
 LOOK_SECONDS = 0.002
 """From one look to the next while a change is awaited, or nobody answers."""

@@ -4,7 +4,8 @@ import math
 from collections.abc import Iterator, Sequence
 from xml.sax.saxutils import escape
 
-from tests.lab.tables import Row, duration, live_median
+from tests.lab.overview import live_median
+from tests.lab.tables import Row, duration
 
 _FONT = "DejaVu Sans, Verdana, sans-serif"
 _LETTER = 7.2

@@ -65,8 +65,7 @@ class SpacedCluster(Cluster):
     Nobody but the balancer asks the client, so that what it counts is the balancer's.
     """
 
-    local: "SpacedMember"
-    """The client, again: with its version."""
+    client: SpacedMember
 
     def __init__(self, servers: Space, agent: Space, work: Path, count: int) -> None:
         """Prepare `count` servers and the client, which keep data and logs in `work`."""
@@ -87,7 +86,7 @@ class SpacedCluster(Cluster):
             for number, host in enumerate(hosts, 1)
         }
         bind, host = agent.addresses
-        self.client = self.local = SpacedMember(agent, work, "client", counting, bind=bind, host=host)
+        self.client = SpacedMember(agent, work, "client", counting, bind=bind, host=host)
 
     def entry(self) -> Member:
         """A server that runs, and does not lead where another runs: where the lab tells Consul what changes."""

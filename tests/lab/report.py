@@ -9,8 +9,9 @@ from tests.lab import lines
 from tests.lab.cell import Measured
 from tests.lab.client import TRAFFIC
 from tests.lab.events import EVENTS
+from tests.lab.overview import broken, overview_table, verdict
 from tests.lab.plots import failed_plot, live_plot
-from tests.lab.tables import Row, broken, failures_table, latency_table, summary_table, traffic_of, verdict
+from tests.lab.tables import Row, failures_table, latency_table, summary_table, traffic_of
 
 BEGIN, END = "<!-- figures:begin -->", "<!-- figures:end -->"
 
@@ -114,8 +115,11 @@ def _run(run: Run, rows: Sequence[Row], plots: Sequence[str]) -> Iterator[str]:
         yield "ways here with each other, and no figure with one of a run at another rate."
     yield ""
     if told := verdict(rows):
-        yield from (f"**{told}** Each event weighs alike.", "")
+        yield from (f"**{told}**", "")
     yield from _kept(rows)
+    yield "All events, of which each weighs alike in *live*, its median:"
+    yield ""
+    yield from (*overview_table(rows), "")
     for plot in plots:
         yield f"![{Path(plot).stem}]({plot})"
         yield ""
@@ -157,9 +161,11 @@ def _kept(rows: Sequence[Row]) -> Iterator[str]:
 
 
 def _looks(done: Sequence[Measured]) -> Iterator[str]:
-    if done:
-        median = max(one.looks_seconds[0] for one in done) * 1000
-        most = max(one.looks_seconds[1] for one in done) * 1000
+    # Where nothing changed, HAProxy was looked at often only while it started.
+    timed = [one for one in done if any(some.seconds or some.missed for some in (one.live, one.gone))]
+    if timed:
+        median = max(one.looks_seconds[0] for one in timed) * 1000
+        most = max(one.looks_seconds[1] for one in timed) * 1000
         yield "How exact the times of changes are: HAProxy was looked at again after"
         yield f"{median:.1f} ms (median of the worst cell; 99th percentile of the worst: {most:.1f} ms)."
 

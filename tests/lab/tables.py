@@ -1,6 +1,5 @@
 """Tables in Markdown of what was measured, a row a way: `summary_table`, `failures_table`, `latency_table`."""
 
-import math
 from collections.abc import Iterator, Sequence
 
 from attrs import frozen
@@ -8,7 +7,6 @@ from attrs import frozen
 from tests.lab.account import Account
 from tests.lab.cell import Delays, Measured
 from tests.lab.client import Traffic
-from tests.lab.events import EVENTS
 
 OURS = "hapsync"
 """How the names of hapsync's ways begin."""
@@ -43,7 +41,7 @@ class Row:
 def summary_table(rows: Sequence[Row]) -> Iterator[str]:
     """A row a way, with all that is measured but what each kind of traffic saw; of one event."""
     has_outage = any(row.measured and row.measured.outage for row in rows)
-    yield from _table(
+    yield from table(
         (
             "way",
             "failed of 1,000",
@@ -76,8 +74,8 @@ def _summary(row: Row, *, has_outage: bool) -> Sequence[str]:
     again = ("-" if outage is None else duration(outage.answers_seconds), right) if has_outage else ()
     return (
         row.way,
-        _rate(row.failed, row.requests),
-        _rate(late, row.requests),
+        rate(row.failed, row.requests),
+        rate(late, row.requests),
         delays(one.live),
         delays(one.gone),
         *again,
@@ -98,7 +96,7 @@ def _longest(one: Measured) -> str:
 def failures_table(rows: Sequence[Row]) -> Iterator[str]:
     """How many failed of how many, of each kind of traffic, and of what kind the failures are."""
     kinds = traffic_of(rows)
-    yield from _table(
+    yield from table(
         ("way", *kinds), [(row.way, *(_failures(row, kind) for kind in kinds)) for row in rows if row.measured]
     )
 
@@ -114,7 +112,7 @@ def _failures(row: Row, kind: Traffic) -> str:
 def latency_table(rows: Sequence[Row]) -> Iterator[str]:
     """Milliseconds of each kind of traffic: median / 99th / 99.9th percentile."""
     kinds = traffic_of(rows)
-    yield from _table(
+    yield from table(
         ("ms, 50 / 99 / 99.9 %", *kinds),
         [(row.way, *(_latency(row, kind) for kind in kinds)) for row in rows if row.measured],
     )
@@ -134,54 +132,6 @@ def traffic_of(rows: Sequence[Row]) -> Sequence[Traffic]:
     return tuple(dict.fromkeys(kind for row in rows if row.measured for kind in row.measured.accounts))
 
 
-def verdict(rows: Sequence[Row]) -> str:
-    """How fast the best peer and hapsync are, in a sentence; empty without changes of both that came about."""
-    ways = dict.fromkeys(row.way for row in rows)
-    found = {way: median for way in ways if (median := live_median(rows, way)) is not None}
-    peers = {way: seconds for way, seconds in found.items() if not way.startswith(OURS)}
-    ours = {way: seconds for way, seconds in found.items() if way.startswith(OURS)}
-    if not peers or not ours:
-        return ""
-    peer, own = min(peers, key=peers.__getitem__), max(ours, key=ours.__getitem__)
-    return (
-        f"Best peer's median change-to-live: {duration(peers[peer])} ({peer}); hapsync: {duration(ours[own])} "
-        f"({own}, the slower of its ways); {peers[peer] / ours[own]:.1f} times faster."
-    )
-
-
-def broken(rows: Sequence[Row]) -> Sequence[str]:
-    """What hapsync promises and did not keep, in the events that force no failure; a sentence each.
-
-    It loses no request there, and replaces no worker.
-    """
-    return [
-        f"{row.way}, {row.event}: {row.failed} requests failed, "
-        f"{row.measured.costs.workers_replaced} workers replaced"
-        for row in rows
-        if row.is_ours and row.measured and not EVENTS[row.event].forces_failures
-        if row.failed or row.measured.costs.workers_replaced
-    ]
-
-
-def live_median(rows: Sequence[Row], way: str) -> float | None:
-    """Of its changes in all events, of which each weighs alike, however many changes it has; None where it has none.
-
-    A change that never came about took longer than all others; None, too, where the median is such a one.
-    """
-    delays = [row.measured.live for row in rows if row.way == way and row.measured]
-    weighed = sorted(
-        (one, 1 / (len(delay.seconds) + delay.missed))
-        for delay in delays
-        for one in (*delay.seconds, *[math.inf] * delay.missed)
-    )
-    passed, half = 0.0, sum(weight for _, weight in weighed) / 2
-    for seconds, weight in weighed:
-        passed += weight
-        if passed >= half * (1 - 1e-9):
-            return None if math.isinf(seconds) else seconds
-    return None
-
-
 def delays(some: Delays) -> str:
     """Median, 99th percentile and longest of those that came about, and how many did not."""
     ordered = sorted(some.seconds)
@@ -198,7 +148,8 @@ def duration(seconds: float) -> str:
     return f"{seconds * 1000:.0f} ms" if seconds < 1 else f"{seconds:.2f} s"
 
 
-def _rate(count: int, of: int) -> str:
+def rate(count: int, of: int) -> str:
+    """Of a thousand, and how many there were."""
     if not count:
         return "0"
     return f"{1000 * count / max(of, 1):.2f} ({count:,})"
@@ -208,7 +159,8 @@ def _mebibytes(count: int) -> str:
     return f"{count / 2**20:.0f} MiB" if count else "-"
 
 
-def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:
+def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:
+    """The lines of a table; a row that is too short is filled up."""
     yield f"| {' | '.join(header)} |"
     yield "|---" * len(header) + "|"
     for row in rows:

@@ -42,7 +42,7 @@ def test_what_the_client_ended_is_no_failure_and_those_that_failed_have_the_medi
 def test_what_a_tool_told_in_sums_is_an_account_as_well_and_both_survive_their_line() -> None:
     kinds = {**dict.fromkeys(KINDS, 0), "answered": 8, "cut": 2}
     told = accounts(
-        {"wrk": Summed(kinds, 1, 2, 3, 4), "new": Sent(1, [Request(0, 0.5, "answered", "a:80")], 0)},
+        {"wrk": Summed(kinds, 1, 2, 3), "new": Sent(1, [Request(0, 0.5, "answered", "a:80")], 0)},
         lambda _name, _when: False,
     )
 

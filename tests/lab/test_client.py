@@ -2,16 +2,19 @@
 
 import asyncio
 from collections.abc import Callable
+from contextlib import suppress
 
 import pytest
 
 from tests.lab.serving import Serve, kinds, only, reset, sent_by
 from tests.lab.traffic.http1 import Asking, Kept, New, Pipelined, Tls
+from tests.lab.traffic.sent import Sent
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\nX-Origin: me:80\r\n\r\nme:80"
+OLD = OK.replace(b"HTTP/1.1", b"HTTP/1.0")
 LAST = OK.replace(b"X-Origin", b"Connection: close\r\nX-Origin")
-BUSY = b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
-NOT_FOUND = b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n"
+BUSY = b"HTTP/1.1 503 Service Unavailable\r\nX-Origin: me:80\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+NOT_FOUND = b"HTTP/1.1 404 Not Found\r\nX-Origin: me:80\r\nContent-Length: 0\r\n\r\n"
 
 
 def answers(data: bytes, then: Callable[[asyncio.StreamWriter], None] | None = None, after: int = 1) -> Serve:
@@ -73,20 +76,51 @@ def test_a_connection_that_is_closed_between_two_requests_costs_none_but_is_coun
     assert sent.closed_idle > 0
 
 
-def test_a_kept_connection_is_used_again_and_another_is_not() -> None:
+def connections_of(traffic: type[Asking], answer: bytes) -> tuple[int, Sent]:
+    """How many connections were made, and what was sent on them."""
     connections: set[asyncio.StreamWriter] = set()
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         connections.add(writer)
-        await answers(OK)(reader, writer)
+        await answers(answer)(reader, writer)
 
-    kept = sent_by(Kept, serve)
-    assert len(connections) == 4 < kept.begun
-    assert 0.1 < kept.longest_seconds < 5
-    connections.clear()
-    new = sent_by(New, serve)
-    assert len(connections) == new.begun
-    assert new.longest_seconds < kept.longest_seconds
+    sent = sent_by(traffic, serve)
+    return len(connections), sent
+
+
+def test_a_kept_connection_is_used_again() -> None:
+    connections, sent = connections_of(Kept, OK)
+
+    assert connections == 4 < sent.begun
+    assert 0.1 < sent.longest_seconds < 5
+
+
+@pytest.mark.parametrize(("traffic", "answer"), [(New, OK), (Kept, LAST), (Kept, OLD), (Kept, NOT_FOUND)])
+def test_a_connection_that_is_not_to_be_kept_or_failed_is_not_used_again(
+    traffic: type[Asking], answer: bytes
+) -> None:
+    connections, sent = connections_of(traffic, answer)
+
+    assert connections == sent.begun > 4
+    assert sent.longest_seconds < 0.1
+
+
+def test_the_longest_connection_may_have_been_the_first() -> None:
+    connections = 0
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal connections
+        connections += 1
+        if connections > 4:
+            await answers(LAST)(reader, writer)
+            return
+        with suppress(TimeoutError):
+            async with asyncio.timeout(0.1):
+                await answers(OK)(reader, writer)
+
+    sent = sent_by(Kept, serve, seconds=0.2)
+    assert connections > 8
+    assert sent.longest_seconds > 0.09
 
 
 def test_of_four_at_once_those_that_were_not_answered_before_the_connection_was_closed_are_cut() -> None:
@@ -95,8 +129,9 @@ def test_of_four_at_once_those_that_were_not_answered_before_the_connection_was_
     assert kinds(sent) == {"answered": sent.begun // 2, "cut": sent.begun // 2}
 
 
-def test_what_is_behind_a_response_that_says_close_was_not_processed() -> None:
-    sent = sent_by(Pipelined, answers(LAST, closes))
+@pytest.mark.parametrize("answer", [LAST, OLD])
+def test_what_is_behind_a_response_that_says_close_was_not_processed(answer: bytes) -> None:
+    sent = sent_by(Pipelined, answers(answer, closes))
 
     assert kinds(sent) == {"answered": sent.begun // 4, "unprocessed": sent.begun // 4 * 3}
 

@@ -67,6 +67,10 @@ def asks_to_leave(writer: asyncio.StreamWriter, say: Say, text: str, number: int
     say(FAREWELL)
 
 
+def ends(writer: asyncio.StreamWriter, say: Say, text: str, number: int) -> None:  # noqa: ARG001
+    writer.write(b"\x88\x02\x03\xe9")  # a WebSocket's Close, with the status "going away"
+
+
 def serving(traffic: type[Talking], takes: Takes) -> Serve:
     async def lines(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         number = 0
@@ -137,9 +141,11 @@ def test_a_connection_that_breaks_between_two_messages_costs_the_next(
     assert found[kind] == pytest.approx(each, abs=4)
 
 
-@pytest.mark.parametrize("traffic", [WebSocket, LongTcp])
-def test_a_server_that_asks_to_leave_costs_nothing_and_is_left(traffic: type[Talking]) -> None:
-    sent = sent_by(traffic, serving(traffic, echoes_then(asks_to_leave)))
+@pytest.mark.parametrize(
+    ("traffic", "does"), [(WebSocket, asks_to_leave), (WebSocket, ends), (LongTcp, asks_to_leave)]
+)
+def test_a_server_that_asks_to_leave_costs_nothing_and_is_left(traffic: type[Talking], does: Takes) -> None:
+    sent = sent_by(traffic, serving(traffic, echoes_then(does)))
 
     assert only(sent, "answered")
     assert sent.closed_idle > 4
@@ -154,6 +160,15 @@ def test_a_connection_that_nobody_ends_is_kept_and_its_messages_know_when_it_was
     made = {request.connected for request in sent.requests if request.connected is not None}
     assert len(made) == 4
     assert {request.origin for request in sent.requests} == {"me:80"}
+
+
+def test_half_of_the_clients_of_lines_make_a_connection_for_each() -> None:
+    sent = sent_by(Tcp, serving(Tcp, echoes))
+
+    made = [request.connected for request in sent.requests if request.connected is not None]
+    assert len(set(made)) == 2 < len(made)
+    # The first line of a connection is one that was made for it.
+    assert sum(request.connected is None for request in sent.requests) > 4
 
 
 @pytest.mark.parametrize(("status", "kind"), [(503, "5xx"), (404, "other")])

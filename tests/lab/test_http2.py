@@ -111,6 +111,11 @@ def test_a_goaway_that_names_no_stream_below_costs_none_and_the_next_are_sent_on
     assert sent.longest_seconds < 0.1
 
 
+def test_a_connection_is_used_again_until_something_went_wrong() -> None:
+    assert sent_by(Http2, serving(answers()), protocol="h2").longest_seconds > 0.1
+    assert sent_by(Http2, serving(answers(404)), protocol="h2").longest_seconds < 0.1
+
+
 def test_a_connection_that_is_closed_between_two_times_costs_none_but_is_counted() -> None:
     def takes(writer: asyncio.StreamWriter, protocol: H2Connection, stream: int) -> None:
         answers()(writer, protocol, stream)

@@ -13,9 +13,10 @@ from tests.lab.client import KINDS
 from tests.lab.costs import Costs
 from tests.lab.events import Outage
 from tests.lab.lines import LinesError
+from tests.lab.overview import broken, live_median, overview_table, verdict
 from tests.lab.plots import failed_plot, live_plot
 from tests.lab.report import BEGIN, END, Cell, DocumentError, Run, line, parsed, placed, read, written
-from tests.lab.tables import Row, broken, failures_table, latency_table, live_median, summary_table, verdict
+from tests.lab.tables import Row, failures_table, latency_table, summary_table
 
 RUN = Run(
     command="python -m tests.lab --quick",
@@ -145,6 +146,25 @@ def test_each_kind_of_traffic_has_its_failures_and_its_latency() -> None:
     assert cells_of(list(latency_table([CELL.row]))[-1]) == ["restart", "1.2 / 20.0 / 50.0", "1.2 / 20.0 / 50.0"]
 
 
+def test_the_overview_sets_each_peer_against_the_slower_of_hapsyncs_ways_over_all_events() -> None:
+    slower = Row("hapsync, dynamic", "deploy", evolve(FAST, live=Delays((0.02,), 0)))
+    peer = [CELL.row, Row("restart", "scale", evolve(FAST, live=Delays((1.0, 2.0), 0)))]
+
+    _, _, *rows = overview_table([*peer, Row("hapsync, slots", "deploy", FAST), slower])
+
+    assert [cells_of(row) for row in rows] == [
+        ["restart", "11.33 (34)", "2.33 (7)", "2.00 s", "100.0", "6"],
+        ["hapsync, slots", "0", "0", "10 ms", "-", "3"],
+        ["hapsync, dynamic", "0", "0", "20 ms", "-", "3"],
+    ]
+
+
+def test_the_overview_says_nothing_of_changes_that_it_has_not_seen() -> None:
+    _, _, row = overview_table([WRONG.row])
+
+    assert cells_of(row) == ["restart", "0", "0", "-", "-", "0"]
+
+
 def test_the_verdict_sets_the_best_peer_against_the_slower_of_hapsyncs_ways() -> None:
     ours = [Row("hapsync, a", "deploy", FAST), Row("hapsync, b", "deploy", evolve(FAST, live=Delays((0.1,), 0)))]
     peers = [CELL.row, Row("worse", "deploy", evolve(MEASURED, live=Delays((9.0,), 0)))]
@@ -198,6 +218,16 @@ def test_the_report_names_machine_versions_command_and_what_is_left_out_and_why(
     assert "2.1 ms (median of the worst cell; 99th percentile of the worst: 5.0 ms)" in text
     assert "![failed](plots/failed.svg)" in text
     assert sorted(path.name for path in tmp_path.iterdir()) == ["failed.svg", "live.svg"]
+
+
+def test_how_exact_times_are_is_told_of_cells_that_have_any(tmp_path: Path) -> None:
+    none = Delays((), 0)
+    steady = evolve(CELL, event="steady", measured=evolve(MEASURED, live=none, gone=none, looks_seconds=(0.5, 0.9)))
+
+    assert "2.1 ms (median of the worst cell; 99th percentile of the worst: 5.0 ms)" in written(
+        [steady, CELL], tmp_path, ""
+    )
+    assert "How exact" not in written([steady], tmp_path, "")
 
 
 def test_runs_of_several_machines_have_a_part_and_plots_each(tmp_path: Path) -> None:

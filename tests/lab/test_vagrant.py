@@ -1,6 +1,7 @@
 """The scripts of the lab's machine agree with each other and with what they call."""
 
 import re
+import shlex
 import subprocess
 from pathlib import Path
 
@@ -8,6 +9,8 @@ import pytest
 
 from tests.harness.tools import ROOT
 from tests.lab.__main__ import machine
+from tests.lab.options import options
+from tests.lab.ways import WAYS
 
 VAGRANT = ROOT / "vagrant"
 BUILD, PROVISION = VAGRANT / "box" / "build.sh", VAGRANT / "provision.sh"
@@ -48,6 +51,19 @@ def test_the_documented_commands_name_what_is_there() -> None:
     assert "vagrant/box/build.sh" in text
     named = set(re.findall(r"HAPSYNC_[A-Z]+", text))
     assert named == set(re.findall(r"HAPSYNC_[A-Z]+", (VAGRANT / "Vagrantfile").read_text(encoding="utf-8")))
+
+
+def test_the_documented_run_is_one_that_the_lab_can_play(tmp_path: Path) -> None:
+    """It is typed into a machine that is minutes away, so a wrong word in it costs much."""
+    text = (VAGRANT / "README.md").read_text(encoding="utf-8")
+    runs = [
+        shlex.split(inner.partition("-m tests.lab ")[2])
+        for inner in re.findall(r"ssh -c '(.*-m tests\.lab .*)'", text)
+    ]
+
+    [run] = [options([*words, "--out", str(tmp_path)], WAYS) for words in runs]
+    assert run.rate < 1
+    assert {"reload, SYNs held", "hapsync, slots", "hapsync, dynamic"} < set(run.ways)
 
 
 def needed(script: Path) -> list[str]:

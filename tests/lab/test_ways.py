@@ -70,7 +70,7 @@ def at_work(network: Network, name: str, program: str) -> Iterator[Stage]:
         fleet = stack.enter_context(Fleet(cluster.entry(), origins, network.servers.addresses, INTERVAL_SECONDS))
         fleet.add(INSTANCES)
         make_certificate(work, network.balancer.address)
-        way = WAYS[name](Place(network.balancer, work, cluster.local, INTERVAL_SECONDS, program))
+        way = WAYS[name](Place(network.balancer, work, cluster.client, INTERVAL_SECONDS, program))
         way.prepare()
         stack.callback(way.stop)
         way.start()

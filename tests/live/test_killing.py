@@ -99,6 +99,7 @@ def test_what_changes_while_haproxy_is_down_is_in_the_file_it_starts_with() -> N
     with Stage({"web": 3}) as stage, Fleet(stage) as fleet:
         old = fleet.add()
         stage.wait_equal()
+        wait_until(lambda: old.address in stage.haproxy.config.read_text(), 10, "the file to follow")
         stage.haproxy.kill()
         time.sleep(1)
         fleet.remove(old.name)

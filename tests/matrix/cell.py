@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
+from tests.harness.procfs import below
 from tests.harness.tools import ROOT
 
 _SET_CHILD_SUBREAPER = 36  # linux/prctl.h
@@ -55,23 +56,6 @@ def _told(said: str, code: int) -> dict[str, object]:
     except (ValueError, IndexError):
         return {"error": f"ended with {code}, said {said[-500:]!r}"}
     return told
-
-
-def below(parent: int) -> set[int]:
-    """The processes that `parent` started, those that they started, and so on; ended ones left out."""
-    of: dict[int, list[int]] = {}
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        with suppress(OSError, ValueError):
-            # After "pid (name) ", where a name may hold anything: state, parent.
-            state, its_parent = stat.read_text(errors="replace").rpartition(")")[2].split()[:2]
-            if state != "Z":
-                of.setdefault(int(its_parent), []).append(int(stat.parent.name))
-    found: set[int] = set()
-    due = [parent]
-    while due:
-        due += (fresh := of.get(due.pop(), []))
-        found.update(fresh)
-    return found
 
 
 def end_below(parent: int, keep: set[int]) -> list[str]:

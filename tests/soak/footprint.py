@@ -1,17 +1,16 @@
 """What a process holds, over time, and whether it grows."""
 
 import statistics
-import threading
 import time
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 from attrs import frozen
 
-EVERY_SECONDS = 2.0
+from tests.harness.looks import Looks
+from tests.harness.procfs import resident_mb, status
+
 WARM_UP_FRACTION = 0.2
 """A part of the whole time in which memory may grow as it likes: caches fill, the allocator settles."""
 MOST_GROWTH_FRACTION = 0.05
@@ -33,41 +32,24 @@ class Footprint:
 
 def footprint(pid: int) -> Footprint:
     """Look at a process; `OSError` when it is not there."""
-    folder = Path(f"/proc/{pid}")
-    said = dict(line.split(":", 1) for line in (folder / "status").read_text().splitlines())
     return Footprint(
-        time.monotonic(),
-        int(said["VmRSS"].split()[0]) / 1024,
-        int(said["Threads"]),
-        len(list((folder / "fd").iterdir())),
+        time.monotonic(), resident_mb(pid), int(status(pid)["Threads"]), len(list(Path(f"/proc/{pid}/fd").iterdir()))
     )
 
 
-class Samples:
-    """Looks at a process every few seconds, in a thread of its own."""
+class Samples(Looks):
+    """Looks at a process every few seconds."""
+
+    every_seconds = 2.0
 
     def __init__(self, pid: int) -> None:
+        super().__init__()
         self.all: list[Footprint] = []
         self._pid = pid
-        self._stopped = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="footprint", daemon=True)
 
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._stopped.set()
-        self._thread.join()
-
-    def _run(self) -> None:
-        while True:
-            with suppress(OSError):
-                self.all.append(footprint(self._pid))
-            if self._stopped.wait(EVERY_SECONDS):
-                return
+    def note(self) -> None:
+        with suppress(OSError):
+            self.all.append(footprint(self._pid))
 
 
 def at_rest(pid: int) -> Footprint:

@@ -26,37 +26,25 @@ class Tally:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._answers = 0
-        self._wakes = 0
-        self._woken_at = 0.0
+        self.answers = 0
+        self.wakes = 0
+        self.woken_at = 0.0
+        """When the last one was woken, by the monotonic clock."""
         self.errors: list[str] = []
         """What went wrong, of the first few."""
 
     def answered(self) -> None:
         with self._lock:
-            self._answers += 1
+            self.answers += 1
 
     def woken(self) -> None:
         with self._lock:
-            self._wakes += 1
-            self._woken_at = time.monotonic()
+            self.wakes += 1
+            self.woken_at = time.monotonic()
 
     def failed(self, error: Exception) -> None:
         with self._lock:
             self.errors += [repr(error)] if len(self.errors) < 10 else []
-
-    @property
-    def answers(self) -> int:
-        return self._answers
-
-    @property
-    def wakes(self) -> int:
-        return self._wakes
-
-    @property
-    def woken_at(self) -> float:
-        """When the last one was woken, by the monotonic clock."""
-        return self._woken_at
 
 
 class Player:
@@ -110,7 +98,6 @@ class Hapsync:
         Without ACLs a token gives and takes nothing.
         """
         config = ConsulConfig(address=agent.url, token=f"balancer-{number}", consistency=consistency)  # type: ignore[arg-type]
-        self._wakes = tally
         self._watches = Watches(config, lambda _service: tally.woken())
         self._watches.follow(services)
 

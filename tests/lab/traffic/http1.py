@@ -120,7 +120,7 @@ class Asking(Senders):
                         connection = await self.open()
                     connection.writer.write(self.request)
                     for attempt in attempts:
-                        if attempt is not attempts[0] and connection.is_last:
+                        if connection.is_last:
                             attempt.end("unprocessed")
                         else:
                             attempt.end(*await connection.answer())

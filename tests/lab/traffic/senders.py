@@ -4,10 +4,10 @@ import abc
 import asyncio
 import random
 import ssl
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from types import TracebackType
-from typing import ClassVar, Self, overload
+from typing import ClassVar, Self
 
 from attrs import define, frozen
 
@@ -29,10 +29,6 @@ class Target:
         context = ssl.create_default_context(cafile=self.authority)
         context.set_alpn_protocols([protocol])
         return context
-
-
-class UnprocessedError(Exception):
-    """The server said that it has not taken up a request."""
 
 
 class WrongAnswerError(ValueError):
@@ -68,7 +64,7 @@ class Attempt:
         self.book.append(Request(self.begun, seconds, kind, origin, self.connected, self.bytes, self.of_bytes))
 
 
-class Attempts(Sequence[Attempt]):
+class Attempts:
     """Requests begun at once. What is raised in their `with` is what becomes of those that are not over.
 
     It goes no further, unless it is a mistake of this program or the end of a client.
@@ -94,15 +90,8 @@ class Attempts(Sequence[Attempt]):
                 attempt.end(became)
         return not isinstance(error, asyncio.CancelledError)
 
-    @overload
-    def __getitem__(self, number: int) -> Attempt: ...
-    @overload
-    def __getitem__(self, number: slice) -> Sequence[Attempt]: ...
-    def __getitem__(self, number: int | slice) -> Attempt | Sequence[Attempt]:
-        return self._attempts[number]
-
-    def __len__(self) -> int:
-        return len(self._attempts)
+    def __iter__(self) -> Iterator[Attempt]:
+        return iter(self._attempts)
 
 
 def fewer(usual: int, rate_fraction: float, least: int = 1) -> int:
@@ -117,8 +106,6 @@ def kind_of(error: BaseException) -> str | None:
             return "ended"
         case StatusError():
             return error.kind
-        case UnprocessedError():
-            return "unprocessed"
         case TimeoutError():
             return "timeout"
         case ConnectionRefusedError():

@@ -89,4 +89,3 @@ class Summed:
     p50_ms: float
     p99_ms: float
     p999_ms: float
-    longest_ms: float

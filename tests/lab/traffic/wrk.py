@@ -65,5 +65,5 @@ def summed(told: str) -> Summed:
     }
     return Summed(
         {kind: kinds.get(kind, 0) for kind in KINDS},
-        *(round(one[name] / 1000, 2) for name in ("p50", "p99", "p999", "max")),
+        *(round(one[name] / 1000, 2) for name in ("p50", "p99", "p999")),
     )

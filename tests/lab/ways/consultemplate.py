@@ -5,11 +5,11 @@ import shlex
 import subprocess
 from typing import ClassVar
 
-from tests.harness.processes import Process
 from tests.harness.tools import haproxy_path
 from tests.lab.config import BACKEND, SERVER_OPTIONS, filled, template
+from tests.lab.ways.beside import Beside
 from tests.lab.ways.gotools import GoTool
-from tests.lab.ways.way import Place, Way, WayError, all_of, haproxy_at, reload_command, workers_below
+from tests.lab.ways.way import Place, reload_command
 
 TOOL = GoTool("github.com/hashicorp/consul-template", "v0.42.1")
 
@@ -30,7 +30,7 @@ mv {config}.tmp {config}
 """
 
 
-class ConsulTemplate(Way):
+class ConsulTemplate(Beside):
     """consul-template renders the whole file at each change; its job checks, installs and reloads, seamlessly.
 
     It watches by blocking queries, stale ones, at most ten a second. It never gives up on Consul (`attempts = 0`).
@@ -42,10 +42,8 @@ class ConsulTemplate(Way):
 
     def __init__(self, place: Place) -> None:
         super().__init__(place)
-        self.haproxy = haproxy_at(place)
-        self._program = TOOL.path()
         self._settings = place.work / "consul-template.json"
-        self._agent: Process | None = None
+        self._command = (TOOL.path(), "-config", str(self._settings))
 
     @classmethod
     def program(cls) -> str:
@@ -82,35 +80,12 @@ class ConsulTemplate(Way):
             settings["wait"] = {"min": self.wait[0], "max": self.wait[1]}
         self._settings.write_text(json.dumps(settings), encoding="utf-8")
         # Its job finds no HAProxy to reload yet.
-        subprocess.run(self._command("-once"), check=True, capture_output=True, timeout=60)
+        subprocess.run(self.place.space.command(*self._command, "-once"), check=True, capture_output=True, timeout=60)
 
     def start(self) -> None:
-        self.haproxy.start()
+        super().start()
         # It finds its file as it would write it, so that it has nothing to do at first.
-        self._agent = Process(self._command(), self.place.work / "consul-template.log")
-
-    def stop(self) -> None:
-        has_ended = self._agent is not None and not self._agent.running
-        said = self._agent.log_tail(3) if self._agent is not None else ""
-        if self._agent is not None:
-            self._agent.stop()
-            self._agent = None
-        self.haproxy.stop()
-        if has_ended:
-            raise WayError(f"{self.name}: consul-template had ended: {said}")
-
-    def workers(self) -> frozenset[int]:
-        return workers_below(self.haproxy.process.pid)
-
-    def tools(self) -> frozenset[int]:
-        return all_of(self._agent)
-
-    def revive(self) -> None:
-        self.haproxy.stop()
-        self.haproxy.start()
-
-    def _command(self, *options: str) -> tuple[str, ...]:
-        return self.place.space.command(self._program, "-config", str(self._settings), *options)
+        self.launch(*self._command)
 
 
 class ConsulTemplateAtOnce(ConsulTemplate):

@@ -12,13 +12,14 @@ import urllib.request
 from collections.abc import Mapping
 from typing import ClassVar
 
-from tests.harness.processes import Process, wait_until
+from tests.harness.processes import wait_until
 from tests.harness.tools import haproxy_path
 from tests.lab.config import BACKEND, SERVER_OPTIONS, filled, template
 from tests.lab.programs import CONSUL_PORT
 from tests.lab.traffic.sent import Traffic
+from tests.lab.ways.beside import Beside
 from tests.lab.ways.gotools import GoTool
-from tests.lab.ways.way import Place, Way, WayError, all_of, haproxy_at, reload_command, workers_below
+from tests.lab.ways.way import Place, reload_command
 
 TOOL = GoTool("github.com/haproxytech/dataplaneapi/cmd/dataplaneapi", "8613429f11a6")
 SLOTS = 128
@@ -26,7 +27,7 @@ _PORT = 5555
 _USER = "lab"
 
 
-class DataPlane(Way):
+class DataPlane(Beside):
     """It polls Consul, edits the file, checks it (`haproxy -c`), and reloads, at once for all changes of a period.
 
     The backend has a name that it makes. The shipped template's backend gets that name, so that it keeps its checks
@@ -41,10 +42,8 @@ class DataPlane(Way):
 
     def __init__(self, place: Place) -> None:
         super().__init__(place)
-        self.haproxy = haproxy_at(place)
         self._program = TOOL.path()
         self._settings = place.work / "dataplaneapi.yaml"
-        self._agent: Process | None = None
 
     @classmethod
     def program(cls) -> str:
@@ -93,10 +92,9 @@ class DataPlane(Way):
         self._settings.write_text(json.dumps(settings), encoding="utf-8")
 
     def start(self) -> None:
-        self.haproxy.start()
-        command = self.place.space.command(self._program, "-f", str(self._settings))
-        self._agent = agent = Process(command, self.place.work / "dataplaneapi.log")
-        wait_until(lambda: self._ask("/v3/info"), 30, "the Data Plane API", process=agent)
+        super().start()
+        tool = self.launch(self._program, "-f", str(self._settings))
+        wait_until(lambda: self._ask("/v3/info"), 30, "the Data Plane API", process=tool)
         self._ask(
             "/v3/service_discovery/consul",
             {
@@ -109,26 +107,6 @@ class DataPlane(Way):
                 "service_allowlist": [BACKEND],
             },
         )
-
-    def stop(self) -> None:
-        has_ended = self._agent is not None and not self._agent.running
-        said = self._agent.log_tail(3) if self._agent is not None else ""
-        if self._agent is not None:
-            self._agent.stop()
-            self._agent = None
-        self.haproxy.stop()
-        if has_ended:
-            raise WayError(f"{self.name}: dataplaneapi had ended: {said}")
-
-    def workers(self) -> frozenset[int]:
-        return workers_below(self.haproxy.process.pid)
-
-    def tools(self) -> frozenset[int]:
-        return all_of(self._agent)
-
-    def revive(self) -> None:
-        self.haproxy.stop()
-        self.haproxy.start()
 
     def _ask(self, path: str, body: Mapping[str, object] | None = None) -> bytes:
         """The answer to a GET, or to a POST of `body`; `OSError` unless its status is a 2xx."""

@@ -4,13 +4,13 @@ from typing import ClassVar
 
 from tests.lab.config import BACKEND, SERVER_OPTIONS, filled, template
 from tests.lab.programs import CONSUL_DNS_PORT
-from tests.lab.ways.way import Place, Way, haproxy_at, workers_below
+from tests.lab.ways.beside import Beside
 
 SLOTS = 128
 """More than the lab has servers; one that is not used costs nothing."""
 
 
-class Dns(Way):
+class Dns(Beside):
     """SRV records and `server-template` (configuration.txt 2.6, sections 5.3.2 and 4.2).
 
     Asked over TCP, which HAProxy can from 2.4 on: an answer over UDP holds as many instances as fit into it, so that
@@ -20,10 +20,6 @@ class Dns(Way):
 
     period: ClassVar[str]
     """How often it asks: `timeout resolve`, in HAProxy's words."""
-
-    def __init__(self, place: Place) -> None:
-        super().__init__(place)
-        self.haproxy = haproxy_at(place)
 
     @classmethod
     def describe(cls, interval_seconds: float) -> str:  # noqa: ARG003
@@ -48,22 +44,6 @@ class Dns(Way):
         )
         text = filled(template(self.haproxy.socket_path), servers) + resolvers
         self.haproxy.config.write_text(text, encoding="utf-8")
-
-    def start(self) -> None:
-        self.haproxy.start()
-
-    def stop(self) -> None:
-        self.haproxy.stop()
-
-    def workers(self) -> frozenset[int]:
-        return workers_below(self.haproxy.process.pid)
-
-    def tools(self) -> frozenset[int]:
-        return frozenset()
-
-    def revive(self) -> None:
-        self.haproxy.stop()
-        self.haproxy.start()
 
 
 class DnsSrv(Dns):

@@ -6,15 +6,16 @@ from collections.abc import Mapping
 from typing import ClassVar
 
 from tests.demo.stage import HAPSYNC
-from tests.harness.processes import Process, wait_until
+from tests.harness.processes import wait_until
 from tests.lab.config import settings, template
-from tests.lab.ways.way import Place, Way, WayError, all_of, fetched, haproxy_at, workers_below
+from tests.lab.ways.beside import Beside
+from tests.lab.ways.way import Place, fetched
 
 LOSS_FRACTION = 0.95
 """As an operator sets it who lets a service shrink from 100 instances to 10 at once."""
 
 
-class Hapsync(Way):
+class Hapsync(Beside):
     """`hapsync agent`, at once, through the Runtime API. The guard is set for a service that shrinks to a tenth."""
 
     options: ClassVar[str]
@@ -22,9 +23,7 @@ class Hapsync(Way):
 
     def __init__(self, place: Place) -> None:
         super().__init__(place)
-        self.haproxy = haproxy_at(place)
         self._settings = place.work / "hapsync.toml"
-        self._agent: Process | None = None
 
     def prepare(self) -> None:
         work = self.place.work
@@ -49,34 +48,14 @@ class Hapsync(Way):
         self.haproxy.config.write_text(ended.stdout, encoding="utf-8")
 
     def start(self) -> None:
-        self.haproxy.start()
-        command = self.place.space.command(str(HAPSYNC), "agent", "--config", str(self._settings))
-        self._agent = agent = Process(command, self.place.work / "agent.log")
+        super().start()
+        agent = self.launch(str(HAPSYNC), "agent", "--config", str(self._settings))
         report = self.place.work / "run" / "status.json"
 
         def reports() -> bool:
             return bool(json.loads(report.read_text(encoding="utf-8"))["pid"] == agent.pid)
 
         wait_until(reports, 20, "the agent's first report", process=agent)
-
-    def stop(self) -> None:
-        has_ended = self._agent is not None and not self._agent.running
-        if self._agent is not None:
-            self._agent.stop()
-            self._agent = None
-        self.haproxy.stop()
-        if has_ended:
-            raise WayError(f"{self.name}: the agent had ended")
-
-    def workers(self) -> frozenset[int]:
-        return workers_below(self.haproxy.process.pid)
-
-    def tools(self) -> frozenset[int]:
-        return all_of(self._agent)
-
-    def revive(self) -> None:
-        self.haproxy.stop()
-        self.haproxy.start()
 
 
 class HapsyncSlots(Hapsync):

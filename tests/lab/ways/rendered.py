@@ -10,7 +10,7 @@ from tests.harness.haproxy import ReloadFailedError
 from tests.harness.processes import ProcessDiedError, wait_until
 from tests.lab.config import template
 from tests.lab.programs import SpacedHAProxy, SpacedHelper
-from tests.lab.ways.way import Place, Way, WayError, all_of, haproxy_at, workers_below
+from tests.lab.ways.way import Place, Way, WayError, all_of, haproxy_at
 
 _DIES_SECONDS = 1.0
 """A master ends so soon after its worker was killed."""
@@ -74,16 +74,12 @@ class Rendered(Way):
         if self._failure is not None:
             raise WayError(f"{self.name}: {self._failure}") from self._failure
 
-    def workers(self) -> frozenset[int]:
-        return workers_below(self.haproxy.process.pid)
-
     def tools(self) -> frozenset[int]:
         return all_of(None if self._renderer is None else self._renderer.process)
 
     def revive(self) -> None:
         with self._acting:
-            self.haproxy.stop()
-            self.haproxy.start()
+            super().revive()
 
     def _keep(self) -> None:
         due = time.monotonic()

@@ -13,12 +13,12 @@ from attrs import frozen
 from tests.harness.consul import Agent
 from tests.harness.haproxy import HAProxy
 from tests.harness.processes import Process
+from tests.harness.procfs import below
 from tests.harness.tools import ROOT, haproxy_path
 from tests.lab.config import BACKEND
 from tests.lab.network import Space
 from tests.lab.programs import SpacedHAProxy
 from tests.lab.traffic.sent import Traffic
-from tests.matrix.cell import below
 
 _RELOADER = Path(__file__).with_name("reloader.py")
 
@@ -84,20 +84,21 @@ class Way(abc.ABC):
     def stop(self) -> None:
         """End all of it; harmless when repeated. `WayError` when it had stopped doing its work before."""
 
-    @abc.abstractmethod
     def workers(self) -> frozenset[int]:
-        """The process ids of HAProxy's workers, those that are stopping as well."""
+        """The process ids of HAProxy's workers, those that are stopping as well: all that its master has."""
+        return frozenset(below(self.haproxy.process.pid))
 
     @abc.abstractmethod
     def tools(self) -> frozenset[int]:
         """The process ids of what keeps HAProxy in step, without HAProxy; none where HAProxy does it itself."""
 
-    @abc.abstractmethod
     def revive(self) -> None:
         """Do what a supervisor (systemd with Restart=always) does once HAProxy has ended: start it with its file.
 
         Returns when HAProxy answers; `ProcessDiedError` when it does not.
         """
+        self.haproxy.stop()
+        self.haproxy.start()
 
 
 def haproxy_at(place: Place, *, is_master: bool = True) -> SpacedHAProxy:
@@ -108,11 +109,6 @@ def haproxy_at(place: Place, *, is_master: bool = True) -> SpacedHAProxy:
 def reload_command(haproxy: HAProxy) -> tuple[str, ...]:
     """What reloads it and waits until that is done: the place of `systemctl reload haproxy` in a tool's settings."""
     return (sys.executable, "-I", "-S", str(_RELOADER), str(haproxy.master_path))
-
-
-def workers_below(master: int) -> frozenset[int]:
-    """The workers of a master, by their process ids."""
-    return frozenset(below(master))
 
 
 def all_of(process: Process | None) -> frozenset[int]:
