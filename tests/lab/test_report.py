@@ -138,12 +138,14 @@ def test_a_cell_that_went_wrong_has_its_error_and_no_figures() -> None:
 
 
 def test_each_kind_of_traffic_has_its_failures_and_its_latency() -> None:
-    assert [cells_of(row) for row in failures_table([CELL.row])] == [
+    rows = [CELL.row, WRONG.row]
+
+    assert [cells_of(row) for row in failures_table(rows)] == [
         ["way", "new", "kept"],
         ["---"] * 3,
         ["restart", "34 of 1,000 (30 refused, 4 cut)", "0 of 1,000"],
     ]
-    assert cells_of(list(latency_table([CELL.row]))[-1]) == ["restart", "1.2 / 20.0 / 50.0", "1.2 / 20.0 / 50.0"]
+    assert cells_of(list(latency_table(rows))[-1]) == ["restart", "1.2 / 20.0 / 50.0", "1.2 / 20.0 / 50.0"]
 
 
 def test_the_overview_sets_each_peer_against_the_slower_of_hapsyncs_ways_over_all_events() -> None:
@@ -207,7 +209,8 @@ def test_a_promise_is_broken_by_a_failure_that_was_not_forced_or_a_worker_that_w
 
 
 def test_the_report_names_machine_versions_command_and_what_is_left_out_and_why(tmp_path: Path) -> None:
-    text = written([CELL, WRONG], tmp_path, "plots/")
+    better = evolve(CELL, measured=evolve(MEASURED, looks_seconds=(0.002, 0.0049)))
+    text = written([better, CELL, WRONG], tmp_path, "plots/")
 
     assert "- *restart*: HAProxy is stopped and started; HAProxy 2.6.12" in text
     assert "- *hapsync, dynamic* is left out: no HAProxy 3.0: no archive has it" in text
@@ -228,6 +231,20 @@ def test_how_exact_times_are_is_told_of_cells_that_have_any(tmp_path: Path) -> N
         [steady, CELL], tmp_path, ""
     )
     assert "How exact" not in written([steady], tmp_path, "")
+
+
+def test_the_report_begins_with_the_verdict_and_with_what_was_promised_and_kept_or_not(tmp_path: Path) -> None:
+    good = Cell("hapsync", "deploy", RUN, evolve(FAST, costs=evolve(FAST.costs, workers_replaced=0)))
+    run = evolve(RUN, ways={**RUN.ways, "hapsync": "at once"})
+    kept, missed = (
+        written([evolve(cell, run=run) for cell in (CELL, mine)], tmp_path, "")
+        for mine in (good, evolve(good, measured=FAST))
+    )
+
+    assert "**Best peer's median change-to-live: 2.00 s (restart); hapsync: 10 ms" in kept
+    assert "hapsync lost none of 1,000 requests in the events that force no failure" in kept
+    assert "- NOT KEPT: hapsync, deploy: 0 requests failed, 3 workers replaced" in missed
+    assert "lost none" not in missed
 
 
 def test_runs_of_several_machines_have_a_part_and_plots_each(tmp_path: Path) -> None:
@@ -273,11 +290,12 @@ def test_a_document_without_a_place_for_the_figures_is_refused(document: str) ->
 def test_the_plot_of_failures_has_longer_bars_for_more_and_none_for_none() -> None:
     worse = evolve(ACCOUNT, kinds={**dict.fromkeys(KINDS, 0), "answered": 700, "refused": 300})
     rows = [CELL.row, Row("worse", "deploy", evolve(MEASURED, accounts={"new": worse})), Row("good", "deploy", FAST)]
+    rows.append(Row("none", "deploy", None, "OSError"))
     drawing = ET.fromstring(failed_plot(rows))
 
     some, more = (float(one.get("width", "")) for one in drawing.iter() if is_mark(one, "rect"))
     assert 0 < some < more
-    assert {"17.00", "300", "0", "worse", "deploy"} <= words(drawing)
+    assert {"17.00", "300", "0", "worse", "deploy", "went wrong"} <= words(drawing)
 
 
 def test_the_plot_of_changes_has_a_dot_for_each_and_a_bar_at_the_median() -> None:

@@ -1,5 +1,7 @@
 """Every way does what it says, in a cell that is played for real."""
 
+import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -25,7 +27,7 @@ from tests.lab.network import Network, open_network
 from tests.lab.programs import SpacedCluster, SpacedOrigins
 from tests.lab.report import Run
 from tests.lab.watching import Watch
-from tests.lab.ways import WAYS, HapsyncDynamic, Place, Restart, UnavailableError, Way
+from tests.lab.ways import WAYS, HapsyncDynamic, Place, Restart, UnavailableError, Way, WayError
 from tests.lab.ways.plug import HOLD_SECONDS, held
 
 INTERVAL_SECONDS = 1.0
@@ -232,7 +234,8 @@ def test_an_instance_that_flaps_costs_nothing(network: Network) -> None:
     assert one is not None
     assert one.accounts["kept"].failed == 0
     assert one.costs.workers_replaced == 0
-    assert one.gone.seconds
+    for delays in (one.live, one.gone):
+        assert delays.seconds
 
 
 def test_a_way_that_stopped_doing_its_work_is_a_cell_that_went_wrong(network: Network) -> None:
@@ -246,6 +249,16 @@ def test_a_way_that_stopped_doing_its_work_is_a_cell_that_went_wrong(network: Ne
     order = Order("seamless reload", ("new",), "steady", 1.0, str(program), network)
 
     assert "WayError: seamless reload" in str(play_there(order)["error"])
+
+
+def test_a_way_whose_tool_had_ended_went_wrong(network: Network) -> None:
+    name = "hapsync, slots"
+    with at_work(network, name, WAYS[name].program()) as stage:
+        for pid in stage.way.tools():
+            os.kill(pid, signal.SIGKILL)
+        wait_until(lambda: not stage.way.tools(), 5, "the agent to end")
+        with pytest.raises(WayError, match="hapsync, slots: hapsync had ended"):
+            stage.way.stop()
 
 
 def test_a_way_whose_haproxy_cannot_be_fetched_says_so(monkeypatch: pytest.MonkeyPatch) -> None:

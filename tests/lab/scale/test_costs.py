@@ -38,7 +38,7 @@ def watching(balancers: int, phase: Phase, name: str = "hapsync") -> Point:
         rss_bytes=200_000_000 + 60_000 * held,
         answers=0,
         wakes=changes * balancers,
-        woken_seconds=[0.01] * changes,
+        woken_seconds=[0.01, 0.01, 0.5] * changes,
         agent_cpu_seconds=0.1,
         agent_rss_bytes=200_000_000,
         consul="1.8.7",
@@ -83,6 +83,7 @@ def test_a_line_says_what_it_misses_and_how_much_of_the_spread_it_explains() -> 
     assert exact.is_told_from_noise
     assert not rough.is_told_from_noise
     assert rough.r_squared == pytest.approx(0.25)
+    assert fitted([(1, 5), (2, 5)]).r_squared == 1
 
 
 def test_costs_are_what_each_watcher_adds_apart_from_what_the_servers_do_anyway() -> None:
@@ -159,6 +160,8 @@ def test_no_line_knows_the_point_with_the_most_balancers() -> None:
     assert all_fits(absurd) == all_fits(mine)
     assert all_costs(absurd) == all_costs(mine)
     assert {point.balancers for point in without_most(mine)} == {1, 2, 4}
+    two = [point for point in mine if point.balancers < 4]
+    assert without_most(two) == two
 
 
 def test_what_is_foretold_of_a_world_of_lines_is_right_and_of_another_world_wrong_by_as_much() -> None:

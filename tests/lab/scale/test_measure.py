@@ -38,7 +38,8 @@ def test_the_names_of_dns_are_asked_at_the_servers_and_a_poll_holds_nothing() ->
     [two] = measure("DNS", STRATEGIES["DNS"], Plan((2,), 4, 2, 2.0, 1.0), "rest")
 
     assert 12 <= two.answers <= 20
-    assert two.requests == pytest.approx(two.answers, abs=6)
+    # Agents that compare what they have with the catalog ask two questions each besides.
+    assert two.answers - 4 <= two.requests <= two.answers + 12
     assert two.blocked < 4
 
 

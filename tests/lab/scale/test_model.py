@@ -82,3 +82,26 @@ def test_a_hundred_balancers_that_read_fifty_services_and_two_lists_each_second_
     assert found.leader_cores == pytest.approx(2.6)
     assert found.connections == 100
     assert found.blocked == 0
+
+
+def test_two_balancers_that_watch_three_services_hold_six_queries_with_what_each_of_them_takes() -> None:
+    habits = Habits(1.0, 0.5, 0, 0, connections=4, connections_per_service=1)
+    costs = Costs(
+        idle_cores=0.01,
+        memory_bytes=1000,
+        goroutines=2,
+        read_cpu_seconds=0,
+        read_bytes=10,
+        wake_requests=3,
+        wake_cpu_seconds=0.5,
+        wake_bytes=100,
+        change_cpu_seconds=0.25,
+        leader_fraction=0,
+    )
+    found = load(habits, costs, Fleet(2, 3), changes_per_second=7)
+
+    assert (found.blocked, found.memory_bytes, found.goroutines) == (6, 6000, 12)
+    assert (found.connections_per_balancer, found.connections) == (7, 14)
+    assert found.requests == 6 * 0.5 + 7 * 2 * 3
+    assert found.bytes == 6 * 0.5 * 10 + 7 * 2 * 100
+    assert found.cores == pytest.approx(6 * 0.01 + 7 * (2 * 0.5 + 0.25))

@@ -43,6 +43,7 @@ def test_the_report_has_the_model_the_herd_the_checks_the_fits_and_what_was_meas
     assert "| hapsync | 8 balancers, 8.0 changes/s | cores | 0.108 | 0.108 | -0% |" in text.replace("+0%", "-0%")
     assert "| hapsync | bytes sent for a change, by balancer | 2e+04 |" in text
     assert text.count("| hapsync | rest |") == 4
+    assert "| 10, max 500 |" in text
 
 
 def test_the_report_names_machine_versions_command_and_what_is_left_out_and_why() -> None:

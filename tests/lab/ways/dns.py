@@ -13,9 +13,10 @@ SLOTS = 128
 class Dns(Beside):
     """SRV records and `server-template` (configuration.txt 2.6, sections 5.3.2 and 4.2).
 
-    Asked over TCP, which HAProxy can from 2.4 on: an answer over UDP holds as many instances as fit into it, so that
-    the servers of a larger service would come and go with each (haproxy/haproxy#1160). Consul leaves out what is
-    critical. `hold obsolete` is 0 unless set, so a server that is no longer named leaves at once.
+    An answer holds as many instances as fit into `accepted_payload_size`, over TCP as well (seen with HAProxy 2.6 and
+    Consul 1.8): with its default of 512 bytes the servers of a larger service would come and go with each answer
+    (haproxy/haproxy#1160), and with this one a hundred fit over UDP, too. Consul leaves out what is critical. `hold
+    obsolete` is 0 unless set, so a server that is no longer named leaves at once.
     """
 
     period: ClassVar[str]
