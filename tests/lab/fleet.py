@@ -18,6 +18,8 @@ LINGER_SECONDS = 1.5
 """A server that leaves stops so long after Consul was told."""
 CONSUL_NOTICES_SECONDS = 1.0
 """One that dies is critical in Consul so long after."""
+SLOWEST_SECONDS = 17.0
+"""More than it takes the slowest way whose clock is its own: to poll every 10 s and to reload every 5 s."""
 
 Away = tuple[float, float | None]
 
@@ -55,8 +57,9 @@ class Fleet:
         self._watch = watch
 
     def settle(self, seconds: float | None = None) -> bool:
-        """Wait until HAProxy has followed, several intervals at most unless so long; whether it has."""
-        return self._watch is None or self._watch.settle(seconds or 2 * self.interval_seconds + 8)
+        """Wait until HAProxy has followed, as long as the slowest way takes unless so long; whether it has."""
+        slowest = max(SLOWEST_SECONDS, 2 * self.interval_seconds + 8)
+        return self._watch is None or self._watch.settle(seconds or slowest)
 
     def add(self, count: int = 1) -> Sequence[str]:
         """New instances, which are their addresses: all servers listen before the first is registered."""

@@ -234,8 +234,8 @@ def test_how_exact_times_are_is_told_of_cells_that_have_any(tmp_path: Path) -> N
 
 
 def test_the_report_begins_with_the_verdict_and_with_what_was_promised_and_kept_or_not(tmp_path: Path) -> None:
-    good = Cell("hapsync", "deploy", RUN, evolve(FAST, costs=evolve(FAST.costs, workers_replaced=0)))
     run = evolve(RUN, ways={**RUN.ways, "hapsync": "at once"})
+    good = Cell("hapsync", "deploy", run, evolve(FAST, costs=evolve(FAST.costs, workers_replaced=0)))
     kept, missed = (
         written([evolve(cell, run=run) for cell in (CELL, mine)], tmp_path, "")
         for mine in (good, evolve(good, measured=FAST))

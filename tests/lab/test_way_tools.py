@@ -59,6 +59,19 @@ def test_a_tool_that_is_there_already_is_named_by_a_variable(away: Path, monkeyp
         TOOL.path()
 
 
+def test_a_report_has_the_version_or_what_a_program_that_was_named_says_of_itself(
+    away: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert TOOL.told() == "v0.42.1"
+
+    script(away / "mine", '[ "$*" = -v ] && echo "consul-template v9.9.9 (mine)"; echo more')
+    monkeypatch.setenv("CONSUL_TEMPLATE", "mine")
+    assert TOOL.told() == "as $CONSUL_TEMPLATE names it, which says of itself: consul-template v9.9.9 (mine)"
+
+    script(away / "mine", "exit 1")
+    assert TOOL.told().endswith("says of itself: nothing")
+
+
 def test_a_reload_is_over_when_its_command_is_and_none_is_lost_though_they_follow_at_once(work: Path) -> None:
     config = work / "haproxy.cfg"
 

@@ -28,6 +28,7 @@ from tests.lab.programs import SpacedCluster, SpacedOrigins
 from tests.lab.report import Run
 from tests.lab.watching import Watch
 from tests.lab.ways import WAYS, HapsyncDynamic, Place, Restart, UnavailableError, Way, WayError
+from tests.lab.ways.dataplane import FastDataPlane
 from tests.lab.ways.plug import HOLD_SECONDS, held
 
 INTERVAL_SECONDS = 1.0
@@ -144,6 +145,40 @@ def test_a_way_that_follows_each_change_loses_no_request_of_a_deploy(network: Ne
 
     assert account.kinds["answered"] == account.requests
     assert (one.costs.workers_replaced > 0) == (name == "consul-template")
+
+
+def test_the_data_plane_api_follows_by_its_own_clock_with_a_reload_for_what_came_meanwhile(network: Network) -> None:
+    name = "data plane api"
+    if not program_of(name):
+        return
+    one, account = played(network, name, "new", "scale")
+
+    assert account.kinds["answered"] == account.requests
+    assert len(one.live.seconds) == len(one.gone.seconds) == 90
+    assert (
+        max((*one.live.seconds, *one.gone.seconds)) < FastDataPlane.retry_seconds + FastDataPlane.reload_seconds + 3
+    )
+    # All that it finds at once is one reload; what it finds in two polls is two at most.
+    assert 2 <= one.costs.workers_replaced <= 4
+    assert one.asked.requests >= 2 * (one.seconds - 2) / FastDataPlane.retry_seconds
+
+
+def test_the_data_plane_api_leaves_critical_instances_out_and_takes_them_back(network: Network) -> None:
+    """Into as many slots as its default is, which all instances together fill."""
+    name = "data plane api, 10 s"
+    if not (program := program_of(name)):
+        return
+    with at_work(network, name, program) as stage:
+        host = stage.fleet.members[0]
+        stage.fleet.fail(host)
+        assert stage.fleet.settle()
+        serving = stage.watch.serving
+        assert serving is not None
+        assert len(serving) == INSTANCES - 1
+        assert not any(host in address for address in serving)
+
+        stage.fleet.recover(host)
+        assert stage.fleet.settle()
 
 
 def test_connections_begun_while_syns_are_held_are_made_once_they_are_let_go(network: Network) -> None:

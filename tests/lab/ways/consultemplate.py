@@ -53,7 +53,7 @@ class ConsulTemplate(Beside):
     @classmethod
     def describe(cls, interval_seconds: float) -> str:  # noqa: ARG003
         waits = "no `wait`, its default and fastest" if cls.wait is None else f"`wait` {cls.wait[0]} to {cls.wait[1]}"
-        return f"consul-template {TOOL.version}, {waits}; `haproxy -c`, then the master reloaded through its socket"
+        return f"consul-template {TOOL.told()}, {waits}; `haproxy -c`, then the master reloaded through its socket"
 
     def prepare(self) -> None:
         work = self.place.work

@@ -1,7 +1,7 @@
 """Ways that are HAProxy's Data Plane API with its own Consul discovery: `DataPlane`.
 
-Written by its source and documentation (3.4.2). It has not run in the lab yet, for its module could not be had from
-the module proxy where this was written; there, the lab leaves these ways out and says why.
+By its documentation: `discovery/CONSUL.md` and `configuration/` of its source, version 3.4.2. Where the module proxy
+does not give its module, the lab leaves these ways out and says why, unless DATAPLANEAPI names a program.
 """
 
 import base64
@@ -22,7 +22,6 @@ from tests.lab.ways.gotools import GoTool
 from tests.lab.ways.way import Place, reload_command
 
 TOOL = GoTool("github.com/haproxytech/dataplaneapi/cmd/dataplaneapi", "8613429f11a6")
-SLOTS = 128
 _PORT = 5555
 _USER = "lab"
 
@@ -31,14 +30,20 @@ class DataPlane(Beside):
     """It polls Consul, edits the file, checks it (`haproxy -c`), and reloads, at once for all changes of a period.
 
     The backend has a name that it makes. The shipped template's backend gets that name, so that it keeps its checks
-    and its `balance`, and so that the frontend sends to it; the discovery takes a backend that is there already.
+    and its `balance`, and so that the frontend sends to it; the discovery takes a backend that is there already, and
+    writes the whole file anew, with the same meaning. Its slots are lines of the file; to fill one takes a reload.
+
+    `health_check_policy` is `all`: unless it is set, instances that are critical serve as well.
     """
 
     left_out: ClassVar[Mapping[Traffic, str]] = {"tcp": "its discovery makes one backend of a service"}
     retry_seconds: ClassVar[int]
-    """`retry_timeout`, how often it polls: whole seconds, 1 at least; 10 in the API's examples."""
+    """`retry_timeout`, how often it polls: whole seconds, 1 at least. It has no default."""
     reload_seconds: ClassVar[int]
     """`reload_delay`, how often it reloads at most: whole seconds, 1 at least; 5 unless set."""
+    slots: ClassVar[int | None]
+    """`server_slots_base`, with how many slots it begins; None leaves it to its default, which is 10. They double
+    where there are not enough."""
 
     def __init__(self, place: Place) -> None:
         super().__init__(place)
@@ -53,8 +58,10 @@ class DataPlane(Beside):
     @classmethod
     def describe(cls, interval_seconds: float) -> str:  # noqa: ARG003
         return (
-            f"HAProxy Data Plane API {TOOL.version} and its Consul discovery: `retry_timeout` {cls.retry_seconds} s, "
-            f"`reload_delay` {cls.reload_seconds} s, `health_check_policy` all, `server_slots_base` {SLOTS}"
+            f"HAProxy Data Plane API ({TOOL.told()}) and its Consul discovery: `retry_timeout` "
+            f"{cls.retry_seconds} s, `reload_delay` {cls.reload_seconds} s, `health_check_policy` all, "
+            f"`server_slots_base` {cls.slots or '10, its default'}; `haproxy -c`, then the master reloaded through "
+            "its socket"
         )
 
     @property
@@ -83,6 +90,7 @@ class DataPlane(Beside):
                     "reload_delay": self.reload_seconds,
                     # Split at blanks, so none of its words may hold one.
                     "reload_cmd": shlex.join(reload_command(self.haproxy)),
+                    # It is asked for; nothing here ever needs a restart.
                     "restart_cmd": shlex.join(reload_command(self.haproxy)),
                 },
             },
@@ -103,8 +111,8 @@ class DataPlane(Beside):
                 "enabled": True,
                 "retry_timeout": self.retry_seconds,
                 "health_check_policy": "all",
-                "server_slots_base": SLOTS,
                 "service_allowlist": [BACKEND],
+                **({} if self.slots is None else {"server_slots_base": self.slots}),
             },
         )
 
@@ -122,12 +130,18 @@ class DataPlane(Beside):
 
 
 class FastDataPlane(DataPlane):
+    """As fast as it can be set, with more slots than it ever needs."""
+
     name = "data plane api"
     retry_seconds = 1
     reload_seconds = 1
+    slots = 128
 
 
 class DocumentedDataPlane(DataPlane):
+    """Its defaults, and the shorter of the two periods in its examples: 10 s in the API's, 60 s in its guide's."""
+
     name = "data plane api, 10 s"
     retry_seconds = 10
     reload_seconds = 5
+    slots = None

@@ -34,6 +34,14 @@ class GoTool:
     def variable(self) -> str:
         return self.name.upper().replace("-", "_")
 
+    def told(self) -> str:
+        """Its version; where the variable names the program, which may be any, what that says of itself (`-v`)."""
+        if not os.environ.get(self.variable):
+            return self.version
+        ended = subprocess.run((self.path(), "-v"), capture_output=True, text=True, timeout=30, check=False)
+        said = (ended.stdout.strip() or "nothing").splitlines()[0]
+        return f"as ${self.variable} names it, which says of itself: {said}"
+
     def path(self) -> str:
         """The path of the program, which is made where it is not there yet, once for all (some minutes).
 
