@@ -8,10 +8,13 @@ from tests.lab.tables import OURS, Row, duration, rate, table
 
 
 def overview_table(rows: Sequence[Row]) -> Iterator[str]:
-    """A row a way, over all events: what failed, how soon changes were live, and how many times hapsync's that is."""
+    """A row a way, over all events: what failed, how soon changes were live, and how many times hapsync's that is.
+
+    Failures are of the events that force none.
+    """
     ours = max((median for way, median in _medians(rows).items() if way.startswith(OURS)), default=None)
     yield from table(
-        ("way", "failed of 1,000", "late of 1,000", "live", "times hapsync's", "workers replaced"),
+        ("way", "failed of 1,000, none forced", "late of 1,000", "live", "times hapsync's", "workers replaced"),
         [_overview([row for row in rows if row.way == way], ours) for way in dict.fromkeys(row.way for row in rows)],
     )
 
@@ -19,11 +22,12 @@ def overview_table(rows: Sequence[Row]) -> Iterator[str]:
 def _overview(rows: Sequence[Row], ours: float | None) -> Sequence[str]:
     done = [row.measured for row in rows if row.measured]
     asked = sum(row.requests for row in rows)
+    unforced = [row for row in rows if not EVENTS[row.event].forces_failures]
     late = sum(account.late for one in done for account in one.accounts.values())
     live = live_median(rows, rows[0].way)
     return (
         rows[0].way,
-        rate(sum(row.failed for row in rows), asked),
+        rate(sum(row.failed for row in unforced), sum(row.requests for row in unforced)),
         rate(late, asked),
         "-" if live is None else duration(live),
         "-" if live is None or ours is None or rows[0].is_ours else f"{live / ours:.1f}",

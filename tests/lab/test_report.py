@@ -150,12 +150,13 @@ def test_each_kind_of_traffic_has_its_failures_and_its_latency() -> None:
 
 def test_the_overview_sets_each_peer_against_the_slower_of_hapsyncs_ways_over_all_events() -> None:
     slower = Row("hapsync, dynamic", "deploy", evolve(FAST, live=Delays((0.02,), 0)))
-    peer = [CELL.row, Row("restart", "scale", evolve(FAST, live=Delays((1.0, 2.0), 0)))]
+    forced = Row("restart", "death", evolve(MEASURED, live=Delays((), 0), accounts={"new": ACCOUNT}))
+    peer = [CELL.row, Row("restart", "scale", evolve(FAST, live=Delays((1.0, 2.0), 0))), forced]
 
     _, _, *rows = overview_table([*peer, Row("hapsync, slots", "deploy", FAST), slower])
 
     assert [cells_of(row) for row in rows] == [
-        ["restart", "11.33 (34)", "2.33 (7)", "2.00 s", "100.0", "6"],
+        ["restart", "11.33 (34)", "3.50 (14)", "2.00 s", "100.0", "9"],
         ["hapsync, slots", "0", "0", "10 ms", "-", "3"],
         ["hapsync, dynamic", "0", "0", "20 ms", "-", "3"],
     ]
