@@ -17,7 +17,7 @@ from hapsync.runtime import explained
 from hapsync.status import alarms
 from hapsync.worker.memory_file import load_memory
 from hapsync.worker.one_pass import run_pass
-from hapsync.worker.paper import candidate_grown, is_applied, observe_all, served_now, write_file
+from hapsync.worker.paper import candidate_grown, is_applied, observe_all, on_file, served_now, write_file
 from hapsync.worker.probe import Probe
 from hapsync.worker.quarantine import quarantined
 from hapsync.worker.reloads import EDITED
@@ -64,6 +64,8 @@ def _apply(settings: Settings, catalog: Catalog, safety: Safety, lines: list[str
         # What HAProxy is started with later should be what the catalog says now.
         current = read_text_or_none(settings.config.haproxy.config)
         may_write = wanted.backends and not safety.stopped and (current is None or is_applied(settings, current))
+        if may_write:
+            safety.note(wanted, on_file(settings))  # the file is all there is to be guarded
         if may_write and write_file(settings, wanted, safety.cautions(), None):
             raise RuntimeAPIError(f"{error}\nwrote {settings.config.haproxy.config} for its next start") from error
         raise

@@ -112,7 +112,7 @@ def new_text(settings: Settings, wanted: Desired, cautions: Cautions, seen: Seen
     """Return what the file should say, None where it has not to be written.
 
     That is where it says so already, and where HAProxy lacks a backend: then the reload that brings it writes the
-    file. `seen` is the live HAProxy, None while it is away.
+    file. `seen` is the live HAProxy, None while it is away; `cautions` then know what the file serves.
 
     Raises ConfigError.
     """

@@ -3,6 +3,7 @@
 import random
 import time
 
+from hapsync.cfgfile import enabled_servers
 from tests.demo.fleet import Fleet
 from tests.demo.stage import Stage
 from tests.harness.processes import wait_until
@@ -114,6 +115,21 @@ def test_what_changes_while_haproxy_is_down_is_in_the_file_it_starts_with() -> N
         assert running == {one.port for one in new}
         stage.wait_equal()
         assert stage.reloads() == 0
+
+
+def test_a_file_that_apply_writes_while_haproxy_is_down_keeps_half_of_a_service_that_shrinks_to_one() -> None:
+    with Stage({"web": 8}, agent=False) as stage, Fleet(stage) as fleet:
+        members = [fleet.add() for _ in range(8)]
+        assert stage.hapsync("apply").returncode == 0
+        stage.haproxy.kill()
+        for one in members[1:]:
+            fleet.remove(one.name)
+
+        for _ in range(2):
+            assert stage.hapsync("apply").returncode == 1
+            text = stage.haproxy.config.read_text()
+            assert enabled_servers(text)["web"] == 4
+            assert members[0].address in text
 
 
 def test_a_consul_that_goes_away_changes_nothing_and_is_followed_again_when_it_is_back() -> None:
