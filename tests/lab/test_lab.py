@@ -67,6 +67,7 @@ def test_a_lab_that_is_stopped_in_the_middle_of_a_cell_leaves_nothing_and_says_s
     tmp_path: Path, number: signal.Signals, code: int
 ) -> None:
     command = (
+        *("env", "--default-signal=INT"),  # these tests may run in the background, where a shell ignores it
         *(sys.executable, "-m", "tests.lab", "--out", str(tmp_path)),
         *("--ways", "hapsync, slots", "--traffic", "new", "--events", "steady"),
     )

@@ -15,7 +15,7 @@ from tests.lab.traffic.sent import DEFAULT, QUICK, TRAFFIC, Traffic
 from tests.lab.ways import WAYS, Restart
 
 INTERVAL_SECONDS = 2.0
-RUN = Run("", "", "", "", INTERVAL_SECONDS, {}, {})
+RUN = Run("", "", "", "", INTERVAL_SECONDS, dict.fromkeys(WAYS, ""), {})
 LONG: tuple[Traffic, ...] = ("downloads", "uploads", "websocket", "tcp")
 
 

@@ -32,7 +32,7 @@ from tests.lab.ways.dataplane import FastDataPlane
 from tests.lab.ways.plug import HOLD_SECONDS, held
 
 INTERVAL_SECONDS = 1.0
-RUN = Run("", "", "", "", INTERVAL_SECONDS, {}, {})
+RUN = Run("", "", "", "", INTERVAL_SECONDS, dict.fromkeys(WAYS, ""), {})
 
 
 @pytest.fixture(scope="module")
