@@ -97,8 +97,11 @@ def test_an_agent_without_a_free_connection_takes_nothing_away(work: Path) -> No
         Chaos(work, consul.host, consul.port) as chaos,
         scene(consul=consul, url=chaos.url, consul_options=IMPATIENT) as web,
     ):
-        with hogging(consul, 2 * limit):
-            chaos.reset_all()  # the agent's place is taken at once by one of the others
+        with hogging(consul, 2 * limit) as held:
+            consul.hang_up()
+            chaos.refuse()  # the agent comes when all places are taken: it is never the first at a free one
+            wait_until(lambda: len(held) == limit, 20, "the others")
+            chaos.pass_through()
             web.wait_for_doubt(AWAY)
             web.put_stray()
             with web.unchanged():
@@ -113,15 +116,17 @@ def test_an_agent_without_a_free_connection_takes_nothing_away(work: Path) -> No
 
 
 @contextmanager
-def hogging(consul: Consul, count: int) -> Iterator[None]:
-    """Others that want `count` connections all the time, and take each that comes free.
+def hogging(consul: Consul, count: int) -> Iterator[set[int]]:
+    """Others that want `count` connections all the time, and take each that comes free; those that hold one.
 
-    Their queries block for 2 s only: Consul 1.8 counts a connection whose client has left until its query ends.
+    Their queries block for 2 s only: Consul 1.8 counts a connection whose client has left until its query ends. It
+    closes at once a connection that is one too many, and answers on each other one.
     """
     end = threading.Event()
+    held: set[int] = set()
     request = b"GET /v1/health/service/hog?index=1000000&wait=2s HTTP/1.1\r\nHost: hog\r\n\r\n"
 
-    def want() -> None:
+    def want(number: int) -> None:
         while not end.is_set():
             with suppress(OSError), socket.create_connection((consul.host, consul.port), timeout=5) as connection:
                 connection.sendall(request)
@@ -130,14 +135,15 @@ def hogging(consul: Consul, count: int) -> Iterator[None]:
                     with suppress(TimeoutError):
                         if not connection.recv(4096):
                             break
+                        held.add(number)
+            held.discard(number)
             end.wait(0.002)
 
-    threads = [threading.Thread(target=want) for _ in range(count)]
+    threads = [threading.Thread(target=want, args=(number,)) for number in range(count)]
     for thread in threads:
         thread.start()
     try:
-        time.sleep(1)
-        yield
+        yield held
     finally:
         end.set()
         for thread in threads:

@@ -75,14 +75,14 @@ class Agent:
         self.resume()
         if self._process is not None:
             self._process.stop()
-        self._hang_up()
+        self.hang_up()
 
     def kill(self) -> None:
         """End the agent with SIGKILL; harmless when it is not running."""
         self.is_paused = False
         if self._process is not None:
             self._process.kill()
-        self._hang_up()
+        self.hang_up()
 
     def restart(self) -> None:
         """Stop and start on the same ports."""
@@ -262,7 +262,8 @@ class Agent:
                 self._connections.append(connection)
         return connection
 
-    def _hang_up(self) -> None:
+    def hang_up(self) -> None:
+        """Close the connections kept; each comes anew at its next use."""
         with self._lock:
             for connection in self._connections:
                 connection.close()
