@@ -93,10 +93,11 @@ class Looker:
     def _look(self) -> None:
         try:
             answer = self._ask()
+            now = time.monotonic()
             found = self.serving if answer == self._answer else serving_in(answer)
         except (OSError, ValueError, LookupError):
+            now = time.monotonic()
             answer, found = b"", None  # nobody answers, or half: between two processes
-        now = time.monotonic()
         self._answer = answer
         if found != self.serving or not self.history:
             self.history.append((now, found))
