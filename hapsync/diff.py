@@ -1,6 +1,7 @@
 """Desired and Observed in, `Diff` out: what HAProxy lacks to be what is desired, backend by backend."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import islice
 
 import attrs
 
@@ -14,6 +15,7 @@ from hapsync.changes import (
     Drain,
     Enable,
     EndSessions,
+    Entry,
     Held,
     Reason,
     Remove,
@@ -67,16 +69,25 @@ def diff(desired: Desired, observed: Observed) -> Diff:
     return Diff(tuple(changes), tuple(shortages), tuple(held))
 
 
-def needs_loads(found: Diff, observed: Observed) -> tuple[str, ...]:
-    """Return the backends where an addition or a deletion waits only to know which servers are idle."""
+def needs_loads(found: Diff, desired: Desired, observed: Observed, *, entries_first: bool = False) -> tuple[str, ...]:
+    """Return the backends where an addition or a deletion waits only to know which servers are idle.
+
+    With `entries_first` a deletion, which nobody waits for, does not count while anything is to come in.
+    """
     waiting = {shortage.backend for shortage in found.shortages}
-    waiting |= {change.backend for change in found.changes if isinstance(change, Create)}
+    waiting |= {
+        change.backend
+        for change in found.changes
+        if isinstance(change, Create) and desired.backends[change.backend].means != "dynamic"
+    }
+    deletes = not (entries_first and any(isinstance(change, Entry) for change in found.changes))
     return tuple(
         name
         for name, backend in sorted(observed.backends.items())
         if any(
-            slot.admin is AdminState.MAINT and slot.load is None and (name in waiting or _is_at_rest(slot, backend))
+            slot.admin is AdminState.MAINT and slot.load is None
             for slot in backend.slots
+            if (name in waiting and slot.is_slot and not slot.is_free) or (deletes and _is_at_rest(slot, backend))
         )
     )
 
@@ -102,9 +113,8 @@ def _diff_backend(want: DesiredBackend, have: Backend, aside: Mapping[Address, A
         for server in want.servers
         if server.needs_slot and server.address not in holders and aside.get(server.address) is None
     ]
-    free = [slot for slot in others if slot.is_slot and slot.is_idle and slot.name not in touched]
-    if want.means == "dynamic" and have.means.can_add:
-        free = []
+    idle = (slot for slot in others if slot.is_slot and slot.is_idle and slot.name not in touched)
+    free = [] if want.means == "dynamic" and have.means.can_add else list(islice(idle, len(missing)))
     changes += [
         Add(
             want.name,
@@ -121,24 +131,25 @@ def _diff_backend(want: DesiredBackend, have: Backend, aside: Mapping[Address, A
     if have.means.can_add and want.means != "slots":
         changes += _creations(want, have, missing, is_checked=is_checked)
         missing = []
+    used = [slot for slot in others if not slot.is_free]  # mostly a few of many
     due += [
         (
             slot,
             Remove(want.name, slot.name, slot.address, Reason.DUPLICATE if slot.address in holders else Reason.GONE),
         )
-        for slot in others
+        for slot in used
         if slot.admin is not AdminState.MAINT
     ]
     held = [Held(change, Reason.BY_HAND) for slot, change in due if slot.is_by_hand and slot.name not in touched]
     changes += [change for slot, change in due if not slot.is_by_hand and slot.name not in touched]
     changes += [
         Delete(want.name, slot.name, slot.address, have.means.can_wait)
-        for slot in others
+        for slot in used
         if _is_at_rest(slot, have) and slot.load is not None and slot.load.is_zero and slot.name not in touched
     ]
     changes += [
         EndSessions(want.name, slot.name, slot.address, slot.load.sessions)
-        for slot in others
+        for slot in used
         if _is_overdue(slot, want)
         and slot.load is not None
         and slot.load.sessions
@@ -213,24 +224,22 @@ def holders_of(
 
     If several hold the same, the one that serves counts, then the one that passed a check, then the first.
     """
-    serving_first = sorted(
-        slots,
-        key=lambda slot: (
-            not slot.serves,
-            _SERVING_FIRST.index(slot.admin),
-            slot.proof is not Proof.PASSED,
-            server_order(slot.name),
-        ),
-    )
     holders: dict[Address, Server] = {}
-    for slot in serving_first:
+    for slot in slots:
         if slot.address is not None and slot.address in wanted:
-            holders.setdefault(slot.address, slot)
+            other = holders.get(slot.address)
+            if other is None or _serving_first(slot) < _serving_first(other):
+                holders[slot.address] = slot
     kept = {slot.name for slot in holders.values()}
     return holders, [slot for slot in slots if slot.name not in kept]
 
 
-_SERVING_FIRST = (AdminState.READY, AdminState.DRAIN, AdminState.MAINT)
+def _serving_first(slot: Server) -> tuple[bool, int, bool, tuple[int, str]]:
+    is_unproven = slot.proof is not Proof.PASSED
+    return not slot.serves, _ADMIN_ORDER.index(slot.admin), is_unproven, server_order(slot.name)
+
+
+_ADMIN_ORDER = (AdminState.READY, AdminState.DRAIN, AdminState.MAINT)
 
 
 def _bring(

@@ -170,7 +170,7 @@ def _guard_backend(
     go: list[Change] = []
     held: list[Held] = []
     leaving: list[Change] = []
-    is_low = _is_low(have, caution)
+    is_low = bool(caution.held_down) and _is_low(have, caution)
     others_serve = _fallback_is_needless(want, have)
     for change in changes:
         if takes_out(change):
@@ -186,6 +186,8 @@ def _guard_backend(
         # An address that another slot serves stays served: that needs no evidence.
         go += [change for change in leaving if change.reason is Reason.DUPLICATE]
         held += [Held(change, distrust) for change in leaving if change.reason is not Reason.DUPLICATE]
+        return go, held
+    if not leaving:
         return go, held
     aside = {change.server for change in changes if isinstance(change, SetAside)}
     allowed, kept = _keep_capacity(leaving, have, aside, caution)

@@ -103,7 +103,7 @@ class Server:
     `address` is None where HAProxy has none (an unresolved name). `is_up` is HAProxy's operational state.
     `load` is None where it was not read. `proof` says nothing of what the server is, only what is known of it.
     `since_seconds` is how long ago it was last up or down, by HAProxy; `id` is HAProxy's number of it, 0 where it was
-    not read.
+    not read. Of a free slot neither proof nor time is read.
     """
 
     name: str
@@ -123,6 +123,11 @@ class Server:
     @property
     def is_dynamic(self) -> bool:
         return is_dynamic_name(self.name)
+
+    @property
+    def is_free(self) -> bool:
+        """In maint at the placeholder: it was given no instance since its worker started."""
+        return self.admin is AdminState.MAINT and (self.address is PLACEHOLDER or self.address == PLACEHOLDER)
 
     @property
     def is_idle(self) -> bool:
@@ -181,6 +186,7 @@ def dynamic_id(name: str) -> int:
     return int(found[1], 16)
 
 
+@lru_cache(maxsize=65536)
 def server_order(name: str) -> tuple[int, str]:
     """Return what our servers are sorted by: slots by number, then dynamic servers by name."""
     return (int(name[3:]), "") if is_slot_name(name) else (10**6, name)

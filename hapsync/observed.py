@@ -13,6 +13,7 @@ import attrs
 
 from hapsync.errors import RuntimeAPIError
 from hapsync.model import (
+    PLACEHOLDER,
     SLOTS_ONLY,
     Address,
     AdminState,
@@ -69,10 +70,13 @@ _LOAD_COLUMNS = ("pxname", "svname", "scur", "qcur", "used_conn_cur", "idle_conn
 _HEALTH_COLUMNS = ("status", "check_status", "check_desc", "lastchg")
 
 
-def parse_servers_state(text: str, backends: Collection[str]) -> Observed:
+def parse_servers_state(
+    text: str, backends: Collection[str], only: Collection[tuple[str, str]] | None = None
+) -> Observed:
     """Return the reading that `text`, the reply to `show servers state`, gives of `backends`.
 
-    Other backends are passed over; one that the text does not show is given as not existing.
+    Other backends are passed over; one that the text does not show is given as not existing. With `only` so are all
+    servers but these, by backend and name.
 
     Raises RuntimeAPIError when the text is not such a reply.
     """
@@ -91,13 +95,18 @@ def parse_servers_state(text: str, backends: Collection[str]) -> Observed:
                 continue
             fields = line.split(" ")
             found = servers.get(fields[name])
-            if found is not None:
-                ids[fields[name]] = int(fields[proxy_id])
+            if found is None or (only is not None and (fields[name], fields[server]) not in only):
+                continue
+            ids[fields[name]] = int(fields[proxy_id])
+            state = _admin(fields[admin])
+            if state is AdminState.MAINT and _is_placeholder(fields[address], fields[port]):
+                found.append(_free(fields[server], fields[weight], fields[op_state], fields[server_id]))
+            else:
                 found.append(
                     Server(
                         fields[server],
                         _address(fields[address], fields[port]),
-                        _admin(int(fields[admin])),
+                        state,
                         int(fields[weight]),
                         is_up=fields[op_state] != "0",
                         proof=_proof(fields[since], fields[result], fields[checks]),
@@ -110,20 +119,22 @@ def parse_servers_state(text: str, backends: Collection[str]) -> Observed:
     return Observed({name: _backend(name, ids.get(name, 0), found) for name, found in servers.items()})
 
 
-def parse_loads(text: str) -> Mapping[tuple[str, str], Load]:
+def parse_loads(text: str, only: Collection[tuple[str, str]] | None = None) -> Mapping[tuple[str, str], Load]:
     """Return the load of each server that `text`, the reply to `show stat`, shows, by backend and server.
+
+    With `only`, of these alone.
 
     Raises RuntimeAPIError when the text is not such a reply.
     """
     loads: dict[tuple[str, str], Load] = {}
-    for backend, server, *counts in _stat_rows(text, _LOAD_COLUMNS):
+    for backend, server, *counts in _stat_rows(text, _LOAD_COLUMNS, only):
         sessions, queued, used, idle = map(_count, counts)
         loads[backend, server] = Load(sessions, queued, used, idle)
     return loads
 
 
-def parse_proofs(text: str) -> Mapping[tuple[str, str], Proof]:
-    """Return whether the first check of each server has passed, from the reply to `show stat`.
+def parse_proofs(text: str, only: Collection[tuple[str, str]] | None = None) -> Mapping[tuple[str, str], Proof]:
+    """Return whether the first check of each server has passed, from the reply to `show stat`; with `only`, of these.
 
     On entering a server's check counter is at `rise`, and the first passed check lifts it to `rise + fall - 1`
     (2.6.12). With `fall 1` these are the same: then only time tells.
@@ -131,7 +142,7 @@ def parse_proofs(text: str) -> Mapping[tuple[str, str], Proof]:
     Raises RuntimeAPIError when the text is not such a reply.
     """
     proofs = {}
-    for backend, server, *texts in _stat_rows(text, _PROOF_COLUMNS):
+    for backend, server, *texts in _stat_rows(text, _PROOF_COLUMNS, only):
         health, rise, fall, since = map(_count, texts)
         has_passed = not texts[0] or since >= PROVEN_SECONDS or (fall > 1 and health >= rise + fall - 1)
         proofs[backend, server] = Proof.PASSED if has_passed else Proof.MISSING
@@ -239,6 +250,21 @@ def _backend(name: str, proxy_id: int, servers: Iterable[Server]) -> Backend:
 
 
 @lru_cache(maxsize=65536)
+def _free(name: str, weight: str, op_state: str, server_id: str) -> Server:
+    # Most servers of a large backend may be such, and of these neither checks nor times are asked for.
+    number = int(server_id)
+    is_up = op_state != "0"
+    return Server(name, PLACEHOLDER, AdminState.MAINT, int(weight), is_up=is_up, proof=Proof.MISSING, id=number)
+
+
+def _is_placeholder(host: str, port: str) -> bool:
+    return port == _PLACEHOLDER_PORT and host == PLACEHOLDER.host
+
+
+_PLACEHOLDER_PORT = str(PLACEHOLDER.port)
+
+
+@lru_cache(maxsize=65536)
 def _address(host: str, port: str) -> Address | None:
     try:
         return Address(canonical_host(host), int(port))
@@ -262,13 +288,17 @@ def _is_checked(checks: str) -> bool:
     return int(checks) & CHECK_BITS == CHECK_BITS
 
 
-def _admin(bits: int) -> AdminState:
+@lru_cache(maxsize=256)
+def _admin(text: str) -> AdminState:
+    bits = int(text)
     if bits & MAINT_BITS:
         return AdminState.MAINT
     return AdminState.DRAIN if bits & DRAIN_BITS else AdminState.READY
 
 
-def _stat_rows(text: str, wanted: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
+def _stat_rows(
+    text: str, wanted: tuple[str, ...], only: Collection[tuple[str, str]] | None = None
+) -> Iterator[tuple[str, ...]]:
     if text.strip() == "":
         return
     header, *rows = text.strip("\n").split("\n")  # only LF: a check's description may hold other line ends
@@ -280,7 +310,8 @@ def _stat_rows(text: str, wanted: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
         raise RuntimeAPIError(f"`show stat` answered {text[:80]!r}, not a reading: {error}") from error
     last = max(*places, kind)
     for row in rows:
-        if not row:
+        # The names come first in every version, and never need quotes.
+        if not row or (only is not None and tuple(row.split(",", 2)[:2]) not in only):
             continue
         fields = _fields(row)
         if len(fields) <= last:

@@ -313,13 +313,55 @@ def test_backends_that_are_not_in_both_are_not_looked_at() -> None:
 def test_loads_are_needed_only_where_they_decide(slots: tuple[Server, ...], backends: tuple[str, ...]) -> None:
     observed = seen(*slots)
 
-    assert backends == needs_loads(diff(wanted(want(1)), observed), observed)
+    assert backends == needs_loads(diff(wanted(want(1)), observed), wanted(want(1)), observed)
+
+
+def dynamic(number: int, admin: AdminState = MAINT, *, since_seconds: int = 60) -> Server:
+    """A dynamic server whose load was not read."""
+    one = slot(1, number, admin, load=None)
+    return attrs.evolve(one, name=f"dyn-web-{number:07x}", since_seconds=since_seconds)
+
+
+def seen_dynamic(*slots: Server) -> Observed:
+    return Observed({"web": Backend("web", slots, means=Means(can_add=True))})
+
+
+def wanted_dynamic(*servers: DesiredServer, means: str) -> Desired:
+    (one,) = wanted(*servers).backends.values()
+    return Desired({"web": attrs.evolve(one, means=means)})
+
+
+@pytest.mark.parametrize(
+    ("due", "have", "backends"),
+    [
+        ((want(2),), dynamic(2, READY), ("web",)),
+        ((want(2), want(3)), dynamic(2, READY), ()),
+        ((want(2, weight=9),), dynamic(2, READY), ("web",)),
+        ((want(2),), dynamic(2), ()),
+    ],
+)
+def test_whoever_comes_in_does_not_wait_for_what_is_read_only_to_delete(
+    due: tuple[DesiredServer, ...], have: Server, backends: tuple[str, ...]
+) -> None:
+    desired, observed = wanted_dynamic(*due, means="auto"), seen_dynamic(dynamic(1), have)
+    found = diff(desired, observed)
+
+    assert backends == needs_loads(found, desired, observed, entries_first=True)
+    assert needs_loads(found, desired, observed) == ("web",)
+
+
+def test_where_servers_are_added_for_everyone_no_slot_is_looked_at_first() -> None:
+    observed = seen_dynamic(slot(1, 9, MAINT, load=None))
+    only, auto = wanted_dynamic(want(1), means="dynamic"), wanted_dynamic(want(1), means="auto")
+
+    assert needs_loads(diff(only, observed), only, observed) == ()
+    assert needs_loads(diff(auto, observed), auto, observed) == ("web",)
 
 
 def test_loads_are_not_needed_for_a_backend_haproxy_lacks() -> None:
     lacking = Observed({"web": Backend("web", exists=False)})
 
-    assert needs_loads(diff(wanted(want(1)), lacking), lacking) == ()
+    assert needs_loads(diff(wanted(want(1)), lacking), wanted(want(1)), lacking) == ()
 
 
 @pytest.mark.parametrize(

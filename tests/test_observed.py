@@ -44,6 +44,32 @@ def by_columns(text: str, order: list[int]) -> str:
     return "\n".join((version, f"# {ordered[0]}", *ordered[1:], "", ""))
 
 
+def test_of_a_reading_only_some_servers_can_be_taken() -> None:
+    whole = backend(STATE)
+    some = parse_servers_state(STATE, ("web",), {("web", "srv2"), ("web", "spare"), ("api", "srv1")}).backends["web"]
+
+    assert some == attrs.evolve(whole, slots=whole.slots[1:2], foreign=whole.foreign[:1])
+
+
+def test_of_the_counters_only_those_of_some_servers_can_be_taken() -> None:
+    some = {("api", "srv1"), ("web", "srv2"), ("web", "srv99")}
+
+    for parse in (parse_loads, parse_proofs):
+        assert parse(STAT, some) == {name: one for name, one in parse(STAT).items() if name in some}
+        assert len(parse(STAT, some)) == 2
+
+
+@pytest.mark.parametrize(("port", "admin", "is_free"), [("1", 1, True), ("1", 0, False), ("8080", 1, False)])
+def test_of_a_free_slot_neither_proof_nor_time_is_read(port: str, admin: int, *, is_free: bool) -> None:
+    text = ONE.format(admin=admin).replace("10.0.0.1", "127.0.0.1").replace("8080", port)
+    (one,) = backend(text).slots
+
+    assert one.is_free == is_free
+    assert one.since_seconds == (0 if is_free else 9)
+    assert one.proof is (Proof.MISSING if is_free else Proof.PASSED)
+    assert (one.id, one.weight, one.is_up) == (7, 1, True)
+
+
 def test_a_real_reading_holds_our_slots_by_number_and_the_foreign_servers() -> None:
     expected = Backend(
         "web",

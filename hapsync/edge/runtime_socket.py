@@ -81,18 +81,23 @@ class RuntimeSession:
         info, *dumps = self.ask((SHOW_INFO, *_state_commands(backends)))
         return _serving(parse_info(info), self._path), _parse_servers(backends, dumps)
 
-    def ask_and_read(self, commands: Sequence[Command], backends: Collection[str]) -> tuple[Sequence[str], Observed]:
-        """Send `commands`, and return the replies and the servers of `backends` as they are right after them.
+    def ask_and_read(
+        self, commands: Sequence[Command], servers: Collection[tuple[str, str]]
+    ) -> tuple[Sequence[str], Observed]:
+        """Send `commands`, and return the replies and `servers`, by backend and name, as they are right after them.
 
         Raises RuntimeAPIError.
         """
+        backends = sorted({backend for backend, _ in servers})
         replies = self.ask((*commands, *_state_commands(backends)))
-        return replies[: len(commands)], _parse_servers(backends, replies[len(commands) :])
+        return replies[: len(commands)], _parse_servers(backends, replies[len(commands) :], servers)
 
     def read_stats(
         self, backends: Collection[Backend]
     ) -> tuple[Mapping[tuple[str, str], Load], Mapping[tuple[str, str], Proof]]:
         """Return the load and the proof of each server of `backends`, as read a moment ago on this connection.
+
+        Free slots are left out: nothing is on them, and of a large backend they may be the most.
 
         Raises RuntimeAPIError.
         """
@@ -100,11 +105,14 @@ class RuntimeSession:
             dumps = self.ask((SHOW_STAT_SERVERS,))
         else:
             dumps = self.ask([show_stat_servers(backend.proxy_id) for backend in backends])
+        only = {
+            (one.name, server.name) for one in backends for server in (*one.slots, *one.foreign) if not server.is_free
+        }
         loads: dict[tuple[str, str], Load] = {}
         proofs: dict[tuple[str, str], Proof] = {}
         for dump in dumps:
-            loads.update(parse_loads(dump))
-            proofs.update(parse_proofs(dump))
+            loads.update(parse_loads(dump, only))
+            proofs.update(parse_proofs(dump, only))
         return loads, proofs
 
     def _exchange(self, lines: Sequence[bytes]) -> Sequence[str]:
@@ -140,13 +148,15 @@ def _state_commands(backends: Collection[str]) -> Sequence[Command]:
     return [show_servers_state(name) for name in backends]
 
 
-def _parse_servers(backends: Collection[str], dumps: Sequence[str]) -> Observed:
+def _parse_servers(
+    backends: Collection[str], dumps: Sequence[str], only: Collection[tuple[str, str]] | None = None
+) -> Observed:
     if len(backends) > _PARTIAL_LIMIT:
-        return parse_servers_state(dumps[0], backends)
+        return parse_servers_state(dumps[0], backends, only)
     found = {}
     for name, dump in zip(backends, dumps, strict=True):
         text = "1\n# " + _NO_COLUMNS if dump.strip() == NO_SUCH_BACKEND else dump
-        found[name] = parse_servers_state(text, (name,)).backends[name]
+        found[name] = parse_servers_state(text, (name,), only).backends[name]
     return Observed(found)
 
 

@@ -94,7 +94,8 @@ def run_pass(
     Raises RuntimeAPIError; whatever was done until then shows in the next reading.
     """
     with open_session(socket, timeout_seconds) as session:
-        first = look(session, desired, backends, rules, probe)
+        process, observed = session.read_all(backends)
+        first = _look(session, process, desired, backends, observed, rules, probe, entries_first=True)
         if not first.plan.changes:
             return Outcome(first, first)
         if first.plan.outgoing:
@@ -118,25 +119,40 @@ def _look(
     observed: Observed,
     rules: Rules,
     probe: Probe | None,
+    *,
+    entries_first: bool = False,
 ) -> Look:
     if probe is not None:
         observed = probe.attach(session, process, observed)
     observed, found = decide(
-        session, desired.only(backends), observed, rules.cautions, reads_proofs=rules.reads_proofs
+        session,
+        desired.only(backends),
+        observed,
+        rules.cautions,
+        reads_proofs=rules.reads_proofs,
+        entries_first=entries_first,
     )
     plan = make_plan(found, observed)
     return Look(process, observed, plan.stopped(rules.stopped) if rules.stopped else plan)
 
 
 def decide(
-    session: RuntimeSession, wanted: Desired, observed: Observed, cautions: Cautions, *, reads_proofs: bool = False
+    session: RuntimeSession,
+    wanted: Desired,
+    observed: Observed,
+    cautions: Cautions,
+    *,
+    reads_proofs: bool = False,
+    entries_first: bool = False,
 ) -> tuple[Observed, Diff]:
     """Return what differs and may be changed, and the reading with what had to be read to know it.
+
+    `entries_first`: what can be deleted is not read while anything is to come in; the next look does.
 
     Raises RuntimeAPIError.
     """
     found = diff(wanted, observed)
-    short = needs_loads(found, observed)
+    short = needs_loads(found, wanted, observed, entries_first=entries_first)
     if reads_proofs:
         short = (*short, *needs_sessions(wanted, observed))
     unproven = unread_proofs(observed) if reads_proofs else needs_proofs(found, observed, cautions)
@@ -188,14 +204,15 @@ def _set_addresses(session: RuntimeSession, incoming: Sequence[Change]) -> tuple
     commands = address_commands(incoming)
     if not commands:
         return incoming, []
-    backends = sorted({change.backend for change, _ in commands})
-    replies, observed = session.ask_and_read([command for _, command in commands], backends)
+    servers = {(change.backend, change.server) for change, _ in commands}
+    replies, observed = session.ask_and_read([command for _, command in commands], servers)
     refused = _refusals(commands, replies)
     there, missing = arrived(_without(incoming, refused), observed)
     deadline = time.monotonic() + ADDRESS_SECONDS
     while missing and time.monotonic() < deadline:
         time.sleep(0.002)
-        there, missing = arrived(_without(incoming, refused), session.read_servers(backends))
+        _, observed = session.ask_and_read((), servers)
+        there, missing = arrived(_without(incoming, refused), observed)
     refused += [
         Refusal(change, command, "the address does not show")
         for change, command in address_commands(missing)

@@ -163,6 +163,9 @@ class Safety:
         if pid != self._pid:
             self._pid, self._ours = pid, frozenset()
         released = {(hold.backend, hold.address) for hold in self.memory.holds if hold.is_releasing}
+        if not released:
+            self._ours = frozenset()
+            return
         by_hand = {
             (name, slot.address) for name, one in observed.backends.items() for slot in one.slots if slot.is_by_hand
         }
