@@ -1,11 +1,11 @@
 """One pass: read HAProxy, decide, do, read again; the second decision should be to do nothing."""
 
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 
 import attrs
 
-from hapsync.changes import Add, Change, Reason
+from hapsync.changes import Add, Change, Delete, Entry, Reason
 from hapsync.desired import Desired
 from hapsync.diff import Diff, diff, needs_loads, needs_sessions
 from hapsync.edge.runtime_socket import RuntimeSession, open_session
@@ -95,20 +95,39 @@ def run_pass(
     """
     with open_session(socket, timeout_seconds) as session:
         process, observed = session.read_all(backends)
-        first = _look(session, process, desired, backends, observed, rules, probe, entries_first=True)
-        if not first.plan.changes:
-            return Outcome(first, first)
-        if first.plan.outgoing:
-            before_leaving(first.observed)
-        done, refused = _apply(session, first, desired)
-        if probe is not None:
-            probe.note(refused)
-        touched = {change.backend for change in first.plan.changes}
-        observed = session.read_servers(tuple(name for name in backends if name in touched))
-        if len(touched) < len(backends):
-            observed = Observed({**first.observed.backends, **observed.backends})
-        last = _look(session, first.process, desired, backends, observed, rules, probe)
-        return Outcome(first, last, tuple(done), tuple(refused))
+
+        def look_at(observed: Observed, *, entries_first: bool = False) -> Look:
+            return _look(session, process, desired, backends, observed, rules, probe, entries_first=entries_first)
+
+        def carry_out(plan: Plan, observed: Observed) -> Outcome:
+            """Do what is planned for `observed`, and read the backends it is about again."""
+            seen = Look(process, observed, plan)
+            if not plan.changes:
+                return Outcome(seen, seen)
+            if plan.outgoing:
+                before_leaving(observed)
+            done, refused = _apply(session, seen, desired)
+            if probe is not None:
+                probe.note(refused)
+            touched = {change.backend for change in plan.changes}
+            again = session.read_servers(tuple(name for name in backends if name in touched))
+            left = look_at(Observed({**observed.backends, **again.backends}))
+            return Outcome(seen, left, tuple(done), tuple(refused))
+
+        first = look_at(observed, entries_first=True)
+        lets_in = _has_entry(first.plan.changes)
+        if not lets_in and _has_entry(one.change for one in first.plan.held):
+            first = look_at(observed)  # nobody comes in after all, so what can be deleted is read now
+        outcome = carry_out(first.plan, first.observed)
+        left = outcome.last
+        if not lets_in or not left.plan.changes or not all(isinstance(one, Delete) for one in left.plan.changes):
+            return outcome
+        rest = carry_out(left.plan, left.observed)
+        return Outcome(first, rest.last, (*outcome.done, *rest.done), (*outcome.refused, *rest.refused))
+
+
+def _has_entry(changes: Iterable[Change]) -> bool:
+    return any(isinstance(change, Entry) for change in changes)
 
 
 def _look(
@@ -147,7 +166,7 @@ def decide(
 ) -> tuple[Observed, Diff]:
     """Return what differs and may be changed, and the reading with what had to be read to know it.
 
-    `entries_first`: what can be deleted is not read while anything is to come in; the next look does.
+    `entries_first`: what can be deleted is not read while anything is to come in; the next look is to do it.
 
     Raises RuntimeAPIError.
     """

@@ -1,9 +1,19 @@
 """Servers that are added and deleted live, where there is no slot for them."""
 
 import time
+from collections.abc import Callable
 
 import pytest
 
+from hapsync.catalog import Instance, Reading
+from hapsync.changes import Create, Delete, Reason
+from hapsync.desired import Desired, desired_backend
+from hapsync.diff import REST_SECONDS
+from hapsync.guard import Caution
+from hapsync.model import Address, CheckStatus
+from hapsync.worker.one_pass import Outcome, Rules, run_pass
+from hapsync.worker.probe import Probe
+from hapsync.worker.settings import read_settings
 from tests.demo.fleet import Fleet
 from tests.demo.stage import NO_GUARD, Stage
 from tests.harness.processes import wait_until
@@ -109,3 +119,47 @@ def test_a_dynamic_server_that_a_person_holds_is_neither_enabled_nor_deleted_unt
         assert stage.haproxy.servers("web")[held].in_maintenance
         assert stage.hapsync("release", f"web/{held}").returncode == 0
         wait_until(lambda: held not in added(stage), 20, "it to be deleted")
+
+
+def test_a_pass_lets_in_who_comes_before_it_looks_at_what_can_be_deleted() -> None:
+    with Stage({"web": 1}, backend_options=DYNAMIC, agent=False) as stage:
+        make_pass = passes(stage)
+        make_pass("10.0.0.1", "10.0.0.2")
+        make_pass("10.0.0.1")
+        time.sleep(REST_SECONDS + 1)
+
+        outcome = make_pass("10.0.0.1", "10.0.0.3")
+
+        assert [(type(one), str(one.address)) for one in outcome.first.plan.changes] == [(Create, "10.0.0.3:80")]
+        assert [type(one) for one in outcome.done] == [Create, Delete]
+        assert outcome.last.plan.is_empty
+        assert len(added(stage)) == 2
+
+
+def test_a_pass_deletes_what_it_can_while_whoever_comes_has_to_wait() -> None:
+    with Stage({"web": 1}, backend_options=DYNAMIC, agent=False) as stage:
+        make_pass = passes(stage)
+        make_pass("10.0.0.1", "10.0.0.2")
+        make_pass("10.0.0.1")
+        time.sleep(REST_SECONDS + 1)
+
+        outcome = make_pass("10.0.0.1", "10.0.0.3", held_down="10.0.0.3")
+
+        assert [type(one) for one in outcome.done] == [Delete]
+        assert [one.reason for one in outcome.last.plan.held] == [Reason.FLAPPING]
+        assert len(added(stage)) == 1
+
+
+def passes(stage: Stage) -> Callable[..., Outcome]:
+    """Make passes over the backend `web`, each with the hosts that are to serve; the guard holds nothing else."""
+    config = read_settings(str(stage.config_path)).config
+    probe = Probe(config)
+
+    def make_pass(*hosts: str, held_down: str | None = None) -> Outcome:
+        instances = tuple(Instance("n1", host, Address(host, 80), CheckStatus.PASSING) for host in hosts)
+        wanted = Desired({"web": desired_backend("web", config.backends["web"], Reading("web", instances))})
+        waits = frozenset({Address(held_down, 80)} if held_down else ())
+        rules = Rules({"web": Caution(max_loss_fraction=1.0, min_ready=0, held_down=waits)})
+        return run_pass(config.haproxy.socket, 5, wanted, ("web",), rules, probe=probe)
+
+    return make_pass
