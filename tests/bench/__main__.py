@@ -12,12 +12,13 @@ BENCHMARKS: dict[str, Callable[[random.Random], None]] = {
     "b": cold.run,
     "c": nothing_to_do.run,
     "d": footprint.run,
+    "e": change_to_live.run_roomy,
 }
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.bench", description="Measure hapsync against its floor.")
-    parser.add_argument("benchmark", nargs="*", metavar="a|b|c|d", help="default: all")
+    parser.add_argument("benchmark", nargs="*", metavar="a|b|c|d|e", help="default: all")
     parser.add_argument("--seed", type=int, default=None, help="of the random choices; default: a new one")
     arguments = parser.parse_args()
     if unknown := set(arguments.benchmark) - set(BENCHMARKS):

@@ -20,6 +20,7 @@ from tests.harness.tools import ROOT
 
 TURNS, CHANGES_A_TURN = 24, 10
 STANDING = 10
+ROOMY_SLOTS = 240
 _OURS = tuple(f"web{number}" for number in range(CHANGES_A_TURN))
 _FLOOR = "bare"
 _APART_SECONDS = 0.08, 0.12
@@ -30,7 +31,16 @@ _TIMEOUT_SECONDS = 10.0
 
 def run(rng: random.Random) -> None:
     table.title("change-to-live: from a registration's start until HAProxy shows the server ready")
-    with open_rig(_OURS, 2 * STANDING, beside=(_FLOOR,)) as rig:
+    _compare(rng, 2 * STANDING)
+
+
+def run_roomy(rng: random.Random) -> None:
+    table.title(f"change-to-live where each backend has {ROOMY_SLOTS} slots, most of them free")
+    _compare(rng, ROOMY_SLOTS)
+
+
+def _compare(rng: random.Random, slots: int) -> None:
+    with open_rig(_OURS, slots, beside=(_FLOOR,)) as rig:
         fill(rig, STANDING)
         agent = rig.start_agent()
         follower = Process(
