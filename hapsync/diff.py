@@ -84,10 +84,11 @@ def needs_loads(found: Diff, desired: Desired, observed: Observed, *, entries_fi
     return tuple(
         name
         for name, backend in sorted(observed.backends.items())
+        if name in waiting or (deletes and backend.means.can_add)
         if any(
-            slot.admin is AdminState.MAINT and slot.load is None
+            (name in waiting and slot.is_slot and not slot.is_free) or (deletes and _is_at_rest(slot, backend))
             for slot in backend.slots
-            if (name in waiting and slot.is_slot and not slot.is_free) or (deletes and _is_at_rest(slot, backend))
+            if slot.admin is AdminState.MAINT and slot.load is None
         )
     )
 

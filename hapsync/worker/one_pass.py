@@ -1,7 +1,7 @@
-"""One pass: read HAProxy, decide, do, read again; the second decision should be to do nothing."""
+"""One pass: read HAProxy, decide, do, read again; the last decision should be to do nothing."""
 
 import time
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 import attrs
 
@@ -43,7 +43,10 @@ class Look:
 
 @attrs.frozen
 class Outcome:
-    """What a pass found first, what came of that, and how it left HAProxy."""
+    """What a pass found first, what it did, and how it left HAProxy.
+
+    Where it let anybody in, `done` may hold deletions that `first` does not: they were looked for afterwards.
+    """
 
     first: Look
     last: Look
@@ -115,19 +118,16 @@ def run_pass(
             return Outcome(seen, left, tuple(done), tuple(refused))
 
         first = look_at(observed, entries_first=True)
-        lets_in = _has_entry(first.plan.changes)
-        if not lets_in and _has_entry(one.change for one in first.plan.held):
-            first = look_at(observed)  # nobody comes in after all, so what can be deleted is read now
+        lets_in = any(isinstance(change, Entry) for change in first.plan.changes)
+        if not lets_in and first.plan.held and needs_loads(Diff(), desired, first.observed):
+            first = look_at(first.observed)  # nobody comes in after all, so what can be deleted is read now
         outcome = carry_out(first.plan, first.observed)
         left = outcome.last
-        if not lets_in or not left.plan.changes or not all(isinstance(one, Delete) for one in left.plan.changes):
+        deletions = tuple(change for change in left.plan.changes if isinstance(change, Delete))
+        if not lets_in or not deletions:
             return outcome
-        rest = carry_out(left.plan, left.observed)
+        rest = carry_out(Plan(outgoing=deletions), left.observed)
         return Outcome(first, rest.last, (*outcome.done, *rest.done), (*outcome.refused, *rest.refused))
-
-
-def _has_entry(changes: Iterable[Change]) -> bool:
-    return any(isinstance(change, Entry) for change in changes)
 
 
 def _look(

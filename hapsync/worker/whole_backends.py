@@ -184,5 +184,7 @@ def _delete(session: RuntimeSession, name: str) -> bool:
 
 
 def _is_at_rest(slot: Server) -> bool:
+    if slot.is_free:
+        return True  # nothing was ever sent to it
     is_out = slot.admin is AdminState.MAINT and slot.since_seconds >= REST_SECONDS
     return is_out and slot.load is not None and slot.load.is_zero
