@@ -123,10 +123,7 @@ def test_a_dynamic_server_that_a_person_holds_is_neither_enabled_nor_deleted_unt
 
 def test_a_pass_lets_in_who_comes_before_it_looks_at_what_can_be_deleted() -> None:
     with Stage({"web": 1}, backend_options=DYNAMIC, agent=False) as stage:
-        make_pass = passes(stage)
-        make_pass("10.0.0.1", "10.0.0.2")
-        make_pass("10.0.0.1")
-        time.sleep(REST_SECONDS + 1)
+        make_pass = passes_with_one_at_rest(stage)
 
         outcome = make_pass("10.0.0.1", "10.0.0.3")
 
@@ -138,10 +135,7 @@ def test_a_pass_lets_in_who_comes_before_it_looks_at_what_can_be_deleted() -> No
 
 def test_a_pass_deletes_what_it_can_while_whoever_comes_has_to_wait() -> None:
     with Stage({"web": 1}, backend_options=DYNAMIC, agent=False) as stage:
-        make_pass = passes(stage)
-        make_pass("10.0.0.1", "10.0.0.2")
-        make_pass("10.0.0.1")
-        time.sleep(REST_SECONDS + 1)
+        make_pass = passes_with_one_at_rest(stage)
 
         outcome = make_pass("10.0.0.1", "10.0.0.3", held_down="10.0.0.3")
 
@@ -150,8 +144,11 @@ def test_a_pass_deletes_what_it_can_while_whoever_comes_has_to_wait() -> None:
         assert len(added(stage)) == 1
 
 
-def passes(stage: Stage) -> Callable[..., Outcome]:
-    """Make passes over the backend `web`, each with the hosts that are to serve; the guard holds nothing else."""
+def passes_with_one_at_rest(stage: Stage) -> Callable[..., Outcome]:
+    """Make passes over the backend `web`, each with the hosts that are to serve; the guard holds nothing else.
+
+    One host serves, and one has left so long ago that its server can be deleted.
+    """
     config = read_settings(str(stage.config_path)).config
     probe = Probe(config)
 
@@ -162,4 +159,7 @@ def passes(stage: Stage) -> Callable[..., Outcome]:
         rules = Rules({"web": Caution(max_loss_fraction=1.0, min_ready=0, held_down=waits)})
         return run_pass(config.haproxy.socket, 5, wanted, ("web",), rules, probe=probe)
 
+    make_pass("10.0.0.1", "10.0.0.2")
+    make_pass("10.0.0.1")
+    time.sleep(REST_SECONDS + 1)
     return make_pass
