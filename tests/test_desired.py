@@ -256,6 +256,20 @@ def test_an_instance_more_than_max_servers_moves_nobody_out_that_comes_before_it
     assert before.servers == after.servers
 
 
+def test_above_max_servers_whoever_serves_already_stays_whatever_sorts_before_it() -> None:
+    config = attrs.evolve(WEB, max_servers=2)
+    everyone = tuple(instance(number) for number in (1, 2, 3, 4))
+    served = frozenset({everyone[2].address, everyone[3].address})
+
+    def kept(*instances: Instance) -> list[str]:
+        found = desired_backend("web", config, Reading("web", instances), served)
+        return [server.instance_id for server in found.servers]
+
+    assert kept(*everyone) == ["web-3", "web-4"]
+    assert kept(*everyone[:2], instance(3, CheckStatus.WARNING), everyone[3]) == ["web-3", "web-4"]
+    assert kept(*everyone[:2], instance(3, CheckStatus.CRITICAL), everyone[3]) == ["web-1", "web-4"]
+
+
 def test_two_instances_on_one_address_count_once_for_max_servers() -> None:
     twin = attrs.evolve(instance(1), instance_id="web-1b")
     found = wanted(instance(1), twin, instance(2), config=attrs.evolve(WEB, max_servers=2))

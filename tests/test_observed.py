@@ -6,7 +6,18 @@ import attrs
 import pytest
 
 from hapsync.errors import RuntimeAPIError
-from hapsync.model import NO_LOAD, Address, AdminState, Backend, HAProxyProcess, Load, Observed, Proof, Server
+from hapsync.model import (
+    NO_LOAD,
+    PLACEHOLDER,
+    Address,
+    AdminState,
+    Backend,
+    HAProxyProcess,
+    Load,
+    Observed,
+    Proof,
+    Server,
+)
 from hapsync.observed import (
     PROVEN_SECONDS,
     Health,
@@ -35,6 +46,19 @@ ONE = f"1\n# {_COLUMNS}\n3 web 7 srv1 10.0.0.1 2 {{admin}} 1 9 0 0 8080\n"
 
 def backend(text: str, name: str = "web") -> Backend:
     return parse_servers_state(text, (name,)).backends[name]
+
+
+def test_a_server_in_maintenance_is_a_free_slot_only_at_the_whole_placeholder_address() -> None:
+    line = "3 web 7 srv1 {host} 0 1 9 0 0 0 {port}\n"
+    text = f"1\n# {_COLUMNS}\n"
+    elsewhere = backend(text + line.format(host="10.0.0.1", port=1)).slots[0]
+    other_port = backend(text + line.format(host=PLACEHOLDER.host, port=8080)).slots[0]
+    free = backend(text + line.format(host=PLACEHOLDER.host, port=PLACEHOLDER.port)).slots[0]
+
+    assert (elsewhere.address, elsewhere.since_seconds, elsewhere.load) == (Address("10.0.0.1", 1), 0, None)
+    assert (other_port.address, other_port.load) == (Address(PLACEHOLDER.host, 8080), None)
+    assert free.address == PLACEHOLDER
+    assert [slot.is_idle for slot in (elsewhere, other_port, free)] == [False, False, True]
 
 
 def by_columns(text: str, order: list[int]) -> str:

@@ -294,6 +294,30 @@ def test_a_large_answer_comes_whole_and_the_connection_serves_again(is_chunked: 
             assert agent.is_open
 
 
+@pytest.mark.parametrize(("wait_seconds", "asked"), [(0.0, ["/web", "/api", "/api"]), (5.0, ["/web", "/api"])])
+def test_a_kept_connection_that_breaks_is_tried_once_more_but_never_under_a_blocking_query(
+    wait_seconds: float, asked: list[str]
+) -> None:
+    seen: list[str] = []
+
+    def answer(handler: http.server.BaseHTTPRequestHandler) -> None:
+        seen.append("/" + handler.path.partition("?")[0].rsplit("/", 1)[1])
+        if seen[1:] == ["/api"]:
+            handler.close_connection = True
+        else:
+            reply(200, b"[]")(handler)
+
+    with nonsense(answer) as config, agent_of(config) as agent:
+        agent.read_health("web", consistency="stale")
+        if wait_seconds:
+            with pytest.raises(CatalogError, match="closed the connection"):
+                agent.read_health("api", consistency="stale", index=7, wait_seconds=wait_seconds)
+        else:
+            agent.read_health("api", consistency="stale")
+
+    assert seen == asked
+
+
 def test_an_agent_that_keeps_no_connection_is_asked_on_a_new_one_each_time() -> None:
     def answer(handler: http.server.BaseHTTPRequestHandler) -> None:
         handler.send_response(200)

@@ -14,6 +14,7 @@ from hapsync.edge.files import (
     lock,
     lock_owner,
     make_folder,
+    move_into_place,
     read_text,
     read_text_or_none,
     write_atomically,
@@ -53,6 +54,20 @@ def names(folder: Path) -> list[str]:
     return [path.name for path in folder.iterdir()]
 
 
+def syncs_beside(path: Path, monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
+    """What is synced to the disk from now on, file or folder, and what `path` held then."""
+    synced: list[tuple[str, str]] = []
+    fsync = os.fsync
+
+    def note(descriptor: int) -> None:
+        is_folder = Path(f"/proc/self/fd/{descriptor}").is_dir()
+        synced.append(("folder" if is_folder else "file", path.read_text()))
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", note)
+    return synced
+
+
 def test_a_new_file_takes_the_old_ones_mode(tmp_path: Path) -> None:
     path = tmp_path / "haproxy.cfg"
     path.write_text("old")
@@ -62,6 +77,36 @@ def test_a_new_file_takes_the_old_ones_mode(tmp_path: Path) -> None:
 
     assert (path.read_text(), path.stat().st_mode & 0o777) == ("new", 0o640)
     assert names(tmp_path) == ["haproxy.cfg"]
+
+
+@pytest.mark.parametrize("durable", [True, False])
+def test_a_durable_file_is_on_the_disk_before_it_is_in_place_and_its_folder_after(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    durable: bool,  # noqa: FBT001
+) -> None:
+    path = tmp_path / "memory.json"
+    path.write_text("old")
+    synced = syncs_beside(path, monkeypatch)
+
+    write_atomically(str(path), "new", durable=durable)
+
+    assert path.read_text() == "new"
+    assert synced == ([("file", "old"), ("folder", "new")] if durable else [])
+
+
+def test_a_candidate_is_on_the_disk_before_it_is_in_place_and_its_folder_after(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "haproxy.cfg"
+    path.write_text("old")
+    synced = syncs_beside(path, monkeypatch)
+
+    with candidate_file(str(path), "new") as candidate:
+        assert synced == [("file", "old")]
+        move_into_place(candidate, str(path))
+
+    assert synced == [("file", "old"), ("folder", "new")]
 
 
 def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:

@@ -116,6 +116,19 @@ def test_an_empty_answer_counts_once_the_canary_is_seen() -> None:
         assert web.state.trusted == web.state.reading
 
 
+def test_a_leader_that_says_empty_where_the_cache_says_half_counts_only_once_the_canary_is_seen() -> None:
+    with fake_consul(*TEN) as fake, watching(of(fake)) as web:
+        web.wait(*TEN)
+        fake.canary["consistent"].numbers = ()
+        fake.show(only="consistent")
+
+        fake.show(*TEN[5:], only="cached")
+
+        wait_until(lambda: len(web.seen) > 1, 10, "what came of it")
+        assert web.seen[1][:2] == (ids(*sorted(TEN[5:], key=str)), Doubt.UNCONFIRMED)
+        assert len(fake.of("consistent", "consul")) == 1
+
+
 def test_without_a_canary_the_leader_alone_confirms_an_empty_answer() -> None:
     with fake_consul(*TEN) as fake, watching(attrs.evolve(of(fake), canary="")) as web:
         web.wait(*TEN)
