@@ -1,10 +1,12 @@
 # Every target but help and clean first makes the machine ready; see tests/bootstrap.sh.
 .DEFAULT_GOAL := help
-.PHONY: help bootstrap test test-faults test-versions test-lab matrix matrix-churn matrix-latency soak lab lab-scale demo bench lint types format clean
+.PHONY: help bootstrap test test-faults test-versions test-consul test-lab matrix matrix-churn matrix-latency soak lab lab-scale demo bench lint types format clean
 
 PYTHON := .venv/bin/python
 MINUTES ?= 30
 VERSIONS ?= 2.6 2.8 3.0 3.2 3.4
+# Of the fault suite, what is done to Consul or by it.
+CONSUL_FAULTS := $(addprefix tests/faults/test_,bad_data.py consul_away.py consul_lies.py flapping.py guard.py naive.py)
 MATRIX = $(PYTHON) -m tests.matrix $(if $(FRESH),--fresh)
 
 help:  ## print this list
@@ -26,6 +28,10 @@ test-versions: bootstrap  ## run what depends on HAProxy's version with each; VE
 		echo "HAProxy $$version"; \
 		HAPROXY=$$haproxy $(PYTHON) -m pytest tests/versions; \
 	done
+
+test-consul: bootstrap  ## what has to do with Consul, with 1.14.11, which is built once: needs Go and the module proxy
+	set -e; consul=$$(tests/consul.sh 1.14.11); \
+		CONSUL=$$consul $(PYTHON) -m pytest tests/consul tests/edge tests/live $(CONSUL_FAULTS)
 
 test-lab:  ## the tests of the lab; needs root
 	@tests/bootstrap.sh wrk

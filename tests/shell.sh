@@ -1,5 +1,5 @@
 # What the scripts here share; each sets `script`, the name it speaks under, before it sources this.
-# shellcheck shell=bash
+# shellcheck shell=bash disable=SC2154
 
 say() { printf '%s: %s\n' "$script" "$*" >&2; }
 

@@ -22,7 +22,7 @@ from hapsync.errors import CatalogError
 from tests.harness.consul import Consul
 from tests.harness.ports import free_port, free_ports
 from tests.harness.processes import Process, wait_until
-from tests.harness.tools import consul_path
+from tests.harness.tools import consul_path, unused_consul_ports
 
 
 @contextmanager
@@ -133,11 +133,9 @@ def test_tls_is_verified_and_a_client_certificate_shown(work: Path) -> None:
         "ports": {
             "http": plain,
             "https": port,
-            "dns": -1,
-            "grpc": -1,
             "serf_lan": serf,
-            "serf_wan": -1,
             "server": server,
+            **unused_consul_ports("dns", "serf_wan"),
         },
         "ca_file": str(work / "consul-agent-ca.pem"),
         "cert_file": str(work / "dc1-server-consul-0.pem"),

@@ -12,7 +12,7 @@ from typing import Self
 from tests.harness.consul import Agent, ConsulError
 from tests.harness.ports import free_ports
 from tests.harness.processes import wait_until
-from tests.harness.tools import consul_path
+from tests.harness.tools import consul_path, unused_consul_ports
 
 LEADER_TIMEOUT_SECONDS = 60.0
 """Members that were paused until the others gave them up need half a minute to be known again (measured)."""
@@ -60,7 +60,7 @@ class Cluster:
         http, serf, server = free_ports(3)
         hosts = [f"127.0.0.{number + 2}" for number in range(servers + 1)]
         ports = {"http": http, "serf_lan": serf, "server": server}
-        unused = dict.fromkeys(("dns", "grpc", "serf_wan"), -1)
+        unused = unused_consul_ports("dns", "serf_wan")
         base = {
             "ports": {**ports, **unused},
             "retry_join": [f"{host}:{serf}" for host in hosts[:-1]],

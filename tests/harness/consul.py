@@ -12,7 +12,7 @@ from urllib.parse import quote
 
 from tests.harness.ports import free_ports
 from tests.harness.processes import Process, wait_until
-from tests.harness.tools import consul_path
+from tests.harness.tools import consul_path, unused_consul_ports
 
 Status = Literal["passing", "warning", "critical"]
 
@@ -281,7 +281,7 @@ class Consul(Agent):
         port, serf, server = free_ports(3)
         settings = work / f"consul-{port}.json"
         ports = {"http": port, "serf_lan": serf, "server": server}
-        unused = dict.fromkeys(("dns", "grpc", "serf_wan"), -1)
+        unused = unused_consul_ports("dns", "serf_wan")
         base = {"ports": {**ports, **unused}, "disable_update_check": True, "log_level": "warn"}
         settings.write_text(json.dumps({**base, **(config or {})}), encoding="utf-8")
         command = (

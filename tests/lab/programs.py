@@ -12,7 +12,7 @@ from tests.harness.control import Helper
 from tests.harness.haproxy import HAProxy
 from tests.harness.origins import Origins
 from tests.harness.processes import Process, wait_until
-from tests.harness.tools import ROOT, consul_path
+from tests.harness.tools import ROOT, consul_path, unused_consul_ports
 from tests.lab.network import Space
 
 CONSUL_PORT, CONSUL_DNS_PORT = 8500, 8600
@@ -71,7 +71,7 @@ class SpacedCluster(Cluster):
         """Prepare `count` servers and the client, which keep data and logs in `work`."""
         hosts = servers.addresses[:count]
         base = {
-            "ports": {"http": CONSUL_PORT, "dns": CONSUL_DNS_PORT, **dict.fromkeys(("grpc", "serf_wan"), -1)},
+            "ports": {"http": CONSUL_PORT, "dns": CONSUL_DNS_PORT, **unused_consul_ports("serf_wan")},
             "retry_join": [f"{host}:{_SERF_PORT}" for host in hosts],
             "retry_interval": "1s",
             "disable_update_check": True,

@@ -1,7 +1,5 @@
 """Three Consul servers and the client agents of some balancers, all real, each on a loopback address of its own."""
 
-import re
-import subprocess
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -12,7 +10,7 @@ from tests.harness.cluster import Member
 from tests.harness.consul import ConsulError
 from tests.harness.ports import free_ports
 from tests.harness.processes import wait_until
-from tests.harness.tools import consul_path
+from tests.harness.tools import consul_path, consul_version, unused_consul_ports
 
 SERVERS = 3
 STREAMS_FROM = (1, 10)
@@ -26,11 +24,11 @@ class FleetCluster:
 
     def __init__(self, work: Path, agents: int, *, is_streaming: bool) -> None:
         """Prepare the cluster with its data and logs in `work`, whose agents and servers stream if `is_streaming`."""
-        self._more_ports: dict[str, int] = {}
         self.http_port, serf, self.rpc_port, self.dns_port = free_ports(4)
         hosts = [f"127.0.0.{number + 2}" for number in range(SERVERS + agents)]
+        closed = unused_consul_ports("serf_wan")
         base: dict[str, object] = {
-            "ports": {"http": self.http_port, "serf_lan": serf, "server": self.rpc_port, "grpc": -1, "serf_wan": -1},
+            "ports": {"http": self.http_port, "serf_lan": serf, "server": self.rpc_port, **closed},
             "retry_join": [f"{host}:{serf}" for host in hosts[:SERVERS]],
             "retry_interval": "1s",
             "disable_update_check": True,
@@ -40,18 +38,17 @@ class FleetCluster:
         }
         server = {**base, "server": True, "bootstrap_expect": SERVERS, "performance": {"raft_multiplier": 1}}
         client = dict(base)
-        if version_of(consul_path()) >= STREAMS_FROM:
+        if consul_version(consul_path()) >= STREAMS_FROM:
             # Older ones refuse to start with settings they do not know.
             server["rpc"] = {"enable_streaming": is_streaming}
             client["use_streaming_backend"] = server["use_streaming_backend"] = is_streaming
-            self._more_ports = {"grpc_tls": -1}
         self.servers = [self._member(work, f"server-{host}", host, server, dns=-1) for host in hosts[:SERVERS]]
         self.agents = [
             self._member(work, f"balancer-{host}", host, client, dns=self.dns_port) for host in hosts[SERVERS:]
         ]
 
     def _member(self, work: Path, name: str, host: str, settings: Mapping[str, Any], *, dns: int) -> Member:
-        ports = {**settings["ports"], **self._more_ports, "dns": dns}
+        ports = {**settings["ports"], "dns": dns}
         return Member(work, name.replace(".", "-"), host, self.http_port, {**settings, "ports": ports})
 
     def __enter__(self) -> Self:
@@ -89,15 +86,6 @@ class FleetCluster:
         """Consul's version, of its own saying."""
         told: dict[str, Any] = self.servers[0].request("GET", "/v1/agent/self")
         return str(told["Config"]["Version"])
-
-
-def version_of(program: str) -> tuple[int, ...]:
-    """Major and minor version of a Consul; ValueError where it does not say one."""
-    said = subprocess.run([program, "version"], capture_output=True, text=True, check=False, timeout=30).stdout
-    found = re.match(r"Consul v?(\d+)\.(\d+)", said)
-    if found is None:
-        raise ValueError(f"{program} version: no version of Consul in {said[:100]!r}")
-    return int(found[1]), int(found[2])
 
 
 def _is_reached_from(agent: Member) -> bool:

@@ -8,8 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.harness.ports import free_port
-from tests.harness.tools import consul_path
-from tests.lab.scale.cluster import version_of
+from tests.harness.tools import consul_path, consul_version
 from tests.lab.scale.gauge import cpu_seconds, rss_bytes
 from tests.lab.scale.measure import Plan, measure
 from tests.lab.scale.players import Player, Tally, srv_answers, srv_query
@@ -93,6 +92,6 @@ def test_without_a_consul_that_streams_the_lab_says_how_to_get_one(
 
 
 def test_the_consul_at_hand_says_its_version() -> None:
-    assert version_of(consul_path()) >= (1, 8)
+    assert consul_version(consul_path()) >= (1, 8)
     with pytest.raises(ValueError, match="no version of Consul"):
-        version_of("/bin/echo")
+        consul_version("/bin/echo")
