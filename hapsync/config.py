@@ -84,7 +84,7 @@ class ConsulConfig:
     datacenter: Annotated[str, matching(r"[A-Za-z0-9_-]*", "must be a datacenter's name")] = ""
     consistency: Literal["cached", "stale", "default"] = "cached"
     canary: Annotated[str, matching(r"[ -~]{0,256}", "must be a service's name, or empty for none")] = "consul"
-    wait_seconds: Annotated[float, between(1, 600)] = 60.0
+    wait_seconds: Annotated[float, between(1, 600)] = 300.0
     timeout_seconds: Seconds = 10.0
     ca_file: Path | None = None
     cert_file: Path | None = None

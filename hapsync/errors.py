@@ -3,6 +3,7 @@
 HapsyncError
   ConfigError        the operator: mend hapsync.toml or the template
   CatalogError       nobody: Consul will answer again; the last reading stays
+    CutShort         nobody: an answer that Consul held back was cut on the way; it is asked for again at once
   RuntimeAPIError    nobody: HAProxy will answer again; the next pass reads afresh
   ReloadError        the operator: HAProxy goes on with what it has
     WouldEmpty       the operator: is the service's name right, may the token read it, is Consul up?
@@ -38,6 +39,19 @@ class ConfigError(HapsyncError):
 
 class CatalogError(HapsyncError):
     """Consul did not give a whole, well-formed answer."""
+
+
+class CutShort(CatalogError):
+    """A blocking query ended without Consul's answer, as it does at a proxy with a shorter timeout.
+
+    `held_seconds` is how long it was held; `is_said`: a proxy said so itself. Else the agent may have gone.
+    """
+
+    def __init__(self, message: str, held_seconds: float, *, is_said: bool = False) -> None:
+        """Take what to tell, how long the query was held, and whether a proxy answered in Consul's place."""
+        super().__init__(message)
+        self.held_seconds = held_seconds
+        self.is_said = is_said
 
 
 class RuntimeAPIError(HapsyncError):

@@ -44,7 +44,7 @@ def test_a_file_with_one_backend_is_enough() -> None:
 
     assert Config(backends={"web": BackendConfig(service="web")}) == config
     assert config.consul == ConsulConfig(
-        address="http://127.0.0.1:8500", consistency="cached", canary="consul", wait_seconds=60.0
+        address="http://127.0.0.1:8500", consistency="cached", canary="consul", wait_seconds=300.0
     )
     assert config.haproxy == HAProxyConfig(
         socket="/run/haproxy/admin.sock",

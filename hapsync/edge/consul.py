@@ -18,7 +18,9 @@ from pathlib import Path
 import attrs
 
 from hapsync.config import ConsulConfig
-from hapsync.edge.transport import AgentHTTP, Endpoint, base
+from hapsync.edge.connection import Endpoint
+from hapsync.edge.network_errors import file_words
+from hapsync.edge.transport import AgentHTTP, base
 from hapsync.errors import CatalogError
 from hapsync.text import quoted, shown
 
@@ -57,13 +59,35 @@ def endpoint(config: ConsulConfig) -> Endpoint:
     parts = urllib.parse.urlsplit(config.address)
     tls = None
     if parts.scheme == "https":
+        tls = _tls_context(config)
+    port = parts.port or (8501 if tls else 8500)
+    return Endpoint(parts.hostname or "127.0.0.1", port, None, tls, has_certificate=bool(config.cert_file))
+
+
+def _tls_context(config: ConsulConfig) -> ssl.SSLContext:
+    for key, path in (("ca_file", config.ca_file), ("cert_file", config.cert_file), ("key_file", config.key_file)):
         try:
-            tls = ssl.create_default_context(cafile=config.ca_file)
-            if config.cert_file:
-                tls.load_cert_chain(config.cert_file, config.key_file)
+            if path is not None:
+                Path(path).read_bytes()
         except OSError as error:
-            raise CatalogError(f"[consul] ca_file, cert_file or key_file: {error}") from error
-    return Endpoint(parts.hostname or "127.0.0.1", parts.port or (8501 if tls else 8500), None, tls)
+            raise CatalogError(file_words(error, key, path or "")) from error
+    try:
+        tls = ssl.create_default_context(cafile=config.ca_file)
+    except OSError as error:
+        raise CatalogError(file_words(error, "ca_file", config.ca_file or "")) from error
+    if config.cert_file is not None:
+        try:
+            tls.load_cert_chain(config.cert_file, config.key_file, password=_no_password)
+        except OSError as error:
+            is_key = isinstance(error, ssl.SSLError) and error.reason == "KEY_VALUES_MISMATCH"
+            key, path = ("key_file", config.key_file) if is_key else ("cert_file", config.cert_file)
+            raise CatalogError(file_words(error, key, path or "")) from error
+    return tls
+
+
+def _no_password() -> str:
+    # Without this OpenSSL asks for it on the terminal, and waits.
+    raise CatalogError("[consul] key_file: is encrypted; give a key without a password, readable by the agent alone")
 
 
 class Endpoints:
@@ -162,7 +186,7 @@ class Agent(base.Consul):  # type: ignore[misc]  # the library has no types
         if self.dc:
             params.append(("dc", self.dc))
         if index > 0:
-            params += [("index", index), ("wait", f"{wait_seconds:.0f}s")]
+            params += [("index", index), ("wait", f"{wait_seconds * 1000:.0f}ms")]
         response = self.http.get(
             lambda response: response,
             path,

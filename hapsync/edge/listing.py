@@ -7,15 +7,16 @@ from collections.abc import Callable
 
 from hapsync.config import ConsulConfig
 from hapsync.discovery import Listing, parse_listing
+from hapsync.edge.connection import Endpoint
 from hapsync.edge.consul import Agent, Endpoints, read_token
 from hapsync.edge.pacing import Pace, Rate
 from hapsync.edge.reader import index_of
-from hapsync.errors import CatalogError
+from hapsync.edge.waits import SHORTEST_SECONDS, UNCACHED_SECONDS, Cuts, Waits
+from hapsync.errors import CatalogError, CutShort
 from hapsync.trust import evidence
 
 log = logging.getLogger(__name__)
 
-WAIT_SECONDS = 300.0
 RATE = Rate(10, 0.1)
 """Seldom: whatever is registered anywhere in the datacenter ends the blocking query."""
 RETRY_SECONDS = (0.5, 2.0)
@@ -26,14 +27,14 @@ def read_listing(config: ConsulConfig) -> Listing:
     """Read the list once; raises CatalogError."""
     agent = Agent(config, Endpoints(config).current(), read_token(config))
     try:
-        return _read(agent, config, 0)[0]
+        return _read(agent, config)[0]
     finally:
         agent.close()
 
 
-def _read(agent: Agent, config: ConsulConfig, index: int) -> tuple[Listing, int]:
+def _read(agent: Agent, config: ConsulConfig, index: int = 0, wait_seconds: float = 0.0) -> tuple[Listing, int]:
     consistency = "default" if config.consistency == "default" else "stale"
-    answer = agent.read_services(consistency=consistency, index=index, wait_seconds=WAIT_SECONDS)
+    answer = agent.read_services(consistency=consistency, index=index, wait_seconds=wait_seconds)
     listing = parse_listing(answer.body, is_whole=evidence(answer.headers, is_cached=False) is None)
     if config.canary and config.canary not in listing.services:
         # Without the right to read a service Consul leaves it out of the list, and says so to nobody.
@@ -56,6 +57,8 @@ class ListingWatch(threading.Thread):
         self._pace = Pace()
         self._agent: Agent | None = None
         self._index = 0
+        self._waits = Waits(config.wait_seconds)
+        self._cuts = Cuts(self._waits)
 
     def stop(self) -> None:
         """End it soon, whatever Consul does."""
@@ -85,7 +88,7 @@ class ListingWatch(threading.Thread):
                 self._agent.close()
             self._agent = Agent(self._config, where, token)
             self._index = 0
-        listing, index = _read(self._agent, self._config, self._index)
+        listing, index = self._read(self._agent, where, token)
         if self.error is not None:
             log.info("consul %s: answers again", _WHAT)
             self.error = None
@@ -94,6 +97,19 @@ class ListingWatch(threading.Thread):
         if listing != self.listing:
             self.listing = listing
             self._on_change()
+
+    def _read(self, agent: Agent, where: Endpoint, token: str) -> tuple[Listing, int]:
+        try:
+            return _read(agent, self._config, self._index, self._waits.at_most(UNCACHED_SECONDS))
+        except CutShort as cut:
+            if cut.held_seconds < SHORTEST_SECONDS or self._stopped.is_set():
+                raise
+            agent.close()
+            self._agent = again = Agent(self._config, where, token)
+            self._index = 0
+            answer = _read(again, self._config)
+            self._cuts.note(cut)
+            return answer
 
     def _failed(self, error: str) -> None:
         if self._stopped.is_set():

@@ -13,7 +13,8 @@ from hapsync.catalog import Doubt, Reading, parse_reading
 from hapsync.config import ConsulConfig
 from hapsync.edge.consul import Agent, Answer, Endpoints, read_token
 from hapsync.edge.pacing import CACHED, UNCACHED, Budget, Burst, Pace
-from hapsync.errors import CatalogError
+from hapsync.edge.waits import SHORTEST_SECONDS, Cuts, Waits
+from hapsync.errors import CatalogError, CutShort
 from hapsync.text import quoted
 from hapsync.trust import LIVE_AGE_SECONDS, age_seconds, evidence
 
@@ -51,12 +52,20 @@ class Reader:
     """Reads of one thread; `abort` may be called from any other."""
 
     def __init__(
-        self, service: str, config: ConsulConfig, where: Endpoints, budget: Budget, stopped: threading.Event
+        self,
+        service: str,
+        config: ConsulConfig,
+        where: Endpoints,
+        budget: Budget,
+        waits: Waits,
+        stopped: threading.Event,
     ) -> None:
         self._service = service
         self._config = config
         self._where = where
         self._budget = budget
+        self._waits = waits
+        self._cuts = Cuts(waits)
         self._stopped = stopped
         self._pace = Pace()
         self._burst = Burst()
@@ -74,13 +83,26 @@ class Reader:
     ) -> Finding:
         """Read the service once pace and budget allow it; the arguments are those of `Agent.read_health`.
 
-        `timeout_seconds` can only shorten the configured one.
+        `wait_seconds` and `timeout_seconds` can only shorten what is configured. A blocking query that is cut on the
+        way is no failure where Consul then answers one that does not block.
 
         Raises CatalogError when there is no whole answer, and Stopped.
         """
-        answer = self._ask(
-            self._service, consistency, index=index, wait_seconds=wait_seconds, timeout_seconds=timeout_seconds
-        )
+        try:
+            answer = self._ask(
+                self._service,
+                consistency,
+                index=index,
+                wait_seconds=self._waits.at_most(wait_seconds),
+                timeout_seconds=timeout_seconds,
+            )
+        except CutShort as cut:
+            if cut.held_seconds < SHORTEST_SECONDS or self._stopped.is_set():
+                raise
+            self.hang_up()
+            # Without the index: the agent may have restarted, and one from before would only block.
+            answer = self._ask(self._service, consistency, timeout_seconds=timeout_seconds)
+            self._cuts.note(cut)
         is_cached = "x-cache" in answer.headers
         return Finding(
             self._parse(answer.body),

@@ -1,14 +1,15 @@
 """The transport under python-consul2: HTTP over TCP, TLS or a unix socket, one kept-alive connection for a thread.
 
 The library's own transport has no timeout for blocking queries, no unix socket, follows proxy variables, and hides
-the headers a watch needs. This one is made of `http.client`.
+the headers a watch needs. This one is made of `http.client`. An answer has one deadline for all of it
+(`edge/connection.py`).
 """
 
 import contextlib
 import errno
+import http
 import http.client
 import socket
-import ssl
 import sys
 import time
 import types
@@ -16,17 +17,22 @@ import urllib.parse
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-import attrs
-
+from hapsync.edge.connection import Connection, Endpoint
+from hapsync.edge.network_errors import SPEAKS_TLS, is_told_to_speak_tls, words
 from hapsync.edge.process import leaves_spare_files
-from hapsync.errors import CatalogError
-from hapsync.text import shown
+from hapsync.errors import CatalogError, CutShort
 
-__all__ = ["AgentHTTP", "Endpoint", "base"]
+__all__ = ["AgentHTTP", "base"]
 
 MAX_BODY_BYTES = 256 * 1024 * 1024
 """No service is this large; an answer that is has gone wrong, and must not fill the memory."""
 CHUNK_BYTES = 1024 * 1024
+_GATEWAY = {
+    http.HTTPStatus.REQUEST_TIMEOUT,
+    http.HTTPStatus.BAD_GATEWAY,
+    http.HTTPStatus.GATEWAY_TIMEOUT,
+}
+"""What proxies answer to a request that took them too long; Consul's agent has none of them (agent/http.go)."""
 
 
 @contextlib.contextmanager
@@ -46,27 +52,6 @@ with _without_requests():
     from consul import base
 
 
-@attrs.frozen
-class Endpoint:
-    """Where the agent listens; `unix_path` stands for host and port on a unix socket."""
-
-    host: str
-    port: int
-    unix_path: str | None
-    tls: ssl.SSLContext | None
-
-
-class _UnixConnection(http.client.HTTPConnection):
-    def __init__(self, path: str, timeout_seconds: float) -> None:
-        super().__init__("localhost", timeout=timeout_seconds)
-        self._path = path
-
-    def connect(self) -> None:
-        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self.sock.settimeout(self.timeout)
-        self.sock.connect(self._path)
-
-
 class AgentHTTP(base.HTTPClient):  # type: ignore[misc]  # the library has no types
     """One kept-alive connection to the agent, for one thread; `abort` may be called from any other.
 
@@ -77,7 +62,7 @@ class AgentHTTP(base.HTTPClient):  # type: ignore[misc]  # the library has no ty
         self._where = where
         self._name = name
         self._timeout_seconds = timeout_seconds
-        self._connection: http.client.HTTPConnection | None = None
+        self._connection: Connection | None = None
         self._has_answered = False
         self._aborted = False
 
@@ -98,7 +83,10 @@ class AgentHTTP(base.HTTPClient):  # type: ignore[misc]  # the library has no ty
     ) -> Any:
         """Ask for `path`; `wait_seconds` is how long Consul was asked to hold the answer back.
 
-        `timeout_seconds` is how long the whole answer may take beyond that; None stands for the configured one.
+        `timeout_seconds` is how long the whole answer may take beyond that, from the first byte of its status line to
+        the last of its body; None stands for the configured one.
+
+        Raises CatalogError, and CutShort where the answer that was held back never came.
         """
         uri = self.uri(path, params)
         answer = self._request("GET", uri, headers, wait_seconds=wait_seconds, timeout_seconds=timeout_seconds)
@@ -128,7 +116,7 @@ class AgentHTTP(base.HTTPClient):  # type: ignore[misc]  # the library has no ty
                 self._connect(self._timeout_seconds if timeout_seconds is None else timeout_seconds)
             except (OSError, UnicodeError) as error:
                 self.close()
-                raise CatalogError(f"Consul at {self._name}: {_words(error)}") from error
+                raise CatalogError(self._words(error)) from error
 
     def abort(self) -> None:
         """End the request under way, if any, and let no other begin: it raises CatalogError in its thread."""
@@ -157,10 +145,12 @@ class AgentHTTP(base.HTTPClient):  # type: ignore[misc]  # the library has no ty
     ) -> Any:
         grace_seconds = self._timeout_seconds if timeout_seconds is None else timeout_seconds
         reused = self._connection is not None and self._has_answered
+        begin = time.monotonic()
         try:
             self.connect(grace_seconds)
             # Consul adds up to a sixteenth to the wait it was asked for (api-docs/features/blocking).
-            return self._send(method, uri, headers, data, wait_seconds * 17 / 16 + grace_seconds)
+            deadline = begin + wait_seconds * 17 / 16 + grace_seconds
+            answer = self._send(method, uri, headers, data, deadline, grace_seconds)
         except (OSError, http.client.HTTPException) as error:
             self.close()
             # A kept-alive connection may have been closed while it was idle; only then is a second try honest. Never
@@ -168,26 +158,35 @@ class AgentHTTP(base.HTTPClient):  # type: ignore[misc]  # the library has no ty
             if reused and method == "GET" and not wait_seconds and not self._aborted and _was_closed(error):
                 with contextlib.suppress(OSError, http.client.HTTPException):
                     self.connect(grace_seconds)
-                    return self._send(method, uri, headers, data, grace_seconds)
+                    return self._send(method, uri, headers, data, time.monotonic() + grace_seconds, grace_seconds)
                 self.close()
-            raise CatalogError(f"Consul at {self._name}: {_words(error)}") from error
+            if wait_seconds and _never_came(error):
+                raise CutShort(self._words(error), time.monotonic() - begin) from error
+            raise CatalogError(self._words(error)) from error
+        if wait_seconds and answer.code in _GATEWAY:
+            said = f"a proxy on the way answered {answer.code} in its place"
+            raise CutShort(f"Consul at {self._name}: {said}", time.monotonic() - begin, is_said=True)
+        if self._where.tls is None and is_told_to_speak_tls(answer.code, answer.content):
+            raise CatalogError(f"Consul at {self._name}: {SPEAKS_TLS}")
+        return answer
 
     def _send(
-        self, method: str, uri: str, headers: Mapping[str, str] | None, data: Any, timeout_seconds: float
+        self,
+        method: str,
+        uri: str,
+        headers: Mapping[str, str] | None,
+        data: Any,
+        deadline: float,
+        grace_seconds: float,
     ) -> Any:
-        deadline = time.monotonic() + timeout_seconds
         connection = self._connection
         if self._aborted or connection is None:
             raise ConnectionAbortedError("stopped")
-        connection.timeout = timeout_seconds
-        if connection.sock is not None:
-            connection.sock.settimeout(timeout_seconds)
+        connection.begin(deadline, grace_seconds)
         connection.request(method, uri, body=data or None, headers=dict(headers or {}))
-        # Kept here: the connection lets go of it where this answer is the last.
-        sock = connection.sock
         response = connection.getresponse()
         try:
-            body = _read_body(response, sock, deadline)
+            body = _read_body(response)
         finally:
             response.close()
         if connection.sock is None:  # the agent keeps no connection; the next one is connected within its own time
@@ -197,16 +196,8 @@ class AgentHTTP(base.HTTPClient):  # type: ignore[misc]  # the library has no ty
         return base.Response(response.status, found, body, body)
 
     def _connect(self, timeout_seconds: float) -> None:
-        where = self._where
-        connection: http.client.HTTPConnection
-        if where.unix_path is not None:
-            connection = _UnixConnection(where.unix_path, timeout_seconds)
-        elif where.tls is not None:
-            connection = http.client.HTTPSConnection(
-                where.host, where.port, timeout=timeout_seconds, context=where.tls
-            )
-        else:
-            connection = http.client.HTTPConnection(where.host, where.port, timeout=timeout_seconds)
+        connection = Connection(self._where)
+        connection.begin(time.monotonic() + timeout_seconds, timeout_seconds)
         # Published before it connects, so that `abort` finds it; `_aborted` is looked at again after.
         self._connection = connection
         self._has_answered = False
@@ -214,19 +205,15 @@ class AgentHTTP(base.HTTPClient):  # type: ignore[misc]  # the library has no ty
         if not leaves_spare_files(connection.sock.fileno()):
             raise OSError(errno.EMFILE, "too many open files")
 
+    def _words(self, error: Exception) -> str:
+        return f"Consul at {self._name}: {words(error, self._where)}"
 
-def _read_body(response: http.client.HTTPResponse, sock: socket.socket, deadline: float) -> bytes:
-    """Return the whole body, which must be there by `deadline` (monotonic seconds), however slowly it drips.
 
-    Raises TimeoutError, OSError and HTTPException.
-    """
+def _read_body(response: http.client.HTTPResponse) -> bytes:
+    """Return the whole body; raises TimeoutError, OSError and HTTPException."""
     chunks: list[bytes] = []
     size = 0
     while response.length != 0:
-        left_seconds = deadline - time.monotonic()
-        if left_seconds <= 0:
-            raise TimeoutError
-        sock.settimeout(left_seconds)
         # With a size, an answer that breaks off is no error for `read1`; a chunked one is.
         if not (chunk := response.read1(CHUNK_BYTES)):
             if response.length:
@@ -245,21 +232,6 @@ def _was_closed(error: Exception) -> bool:
     )
 
 
-def _words(error: Exception) -> str:
-    match error:
-        case ConnectionRefusedError():
-            return "refuses the connection; is the agent running there?"
-        case TimeoutError():
-            return "gave no answer in time"
-        case http.client.IncompleteRead():
-            return "broke off in the middle of an answer"
-        case http.client.RemoteDisconnected():
-            return "closed the connection without an answer"
-        case OSError(errno=errno.EMFILE | errno.ENFILE):
-            return "no file descriptor is left for it; raise LimitNOFILE (`ulimit -n`) above the number of services"
-        case UnicodeError():
-            return "is no host name"
-        case OSError():
-            return shown(error.strerror or str(error))
-        case _:
-            return f"answered nonsense ({type(error).__name__}: {shown(str(error))})"
+def _never_came(error: Exception) -> bool:
+    """Return whether `error` is what a proxy leaves that ends, or forgets, a connection on which nothing happens."""
+    return _was_closed(error) or isinstance(error, TimeoutError)

@@ -20,13 +20,13 @@ from hapsync.config import ConsulConfig
 from hapsync.edge.consul import Endpoints
 from hapsync.edge.pacing import Budget
 from hapsync.edge.reader import Finding, Reader, Stopped
+from hapsync.edge.waits import CACHED_SECONDS, UNCACHED_SECONDS, Waits
 from hapsync.errors import CatalogError
 from hapsync.text import quoted
 from hapsync.trust import needs_confirming, same_content
 
 log = logging.getLogger(__name__)
 
-UNCACHED_WAIT_SECONDS = 300.0
 FILTERED_WAIT_SECONDS = 10.0
 """A change of rights ends no blocking query, so while the token may not read all none is held longer."""
 BACKOFF_FIRST_SECONDS = 0.25
@@ -85,6 +85,7 @@ class Watches:
         self._on_change = on_change
         self._known = known
         self._budget = Budget()
+        self._waits = Waits(config.wait_seconds)
         self._watches: dict[str, Watch] = {}
 
     def follow(self, services: Iterable[str]) -> None:
@@ -94,7 +95,13 @@ class Watches:
             self._watches.pop(service).stop()
         for service in sorted(wanted - set(self._watches)):
             watch = Watch(
-                service, self._config, self._where, self._budget, self._on_change, known=self._known.get(service)
+                service,
+                self._config,
+                self._where,
+                self._budget,
+                self._waits,
+                self._on_change,
+                known=self._known.get(service),
             )
             self._watches[service] = watch
             watch.start()
@@ -126,6 +133,7 @@ class Watch(threading.Thread):
         config: ConsulConfig,
         where: Endpoints,
         budget: Budget,
+        waits: Waits,
         on_change: Callable[[str], None],
         *,
         known: Reading | None,
@@ -139,7 +147,7 @@ class Watch(threading.Thread):
         self._baseline = known if known is not None and known.doubt is not Doubt.FALLBACK else None
         """What the first answer is measured by."""
         self._stopped = threading.Event()
-        self._reader = Reader(service, config, where, budget, self._stopped)
+        self._reader = Reader(service, config, where, budget, waits, self._stopped)
 
         self._handed_out: Reading | None = None
         self._index = 0
@@ -275,10 +283,10 @@ class Watch(threading.Thread):
             self._cache_at = math.inf if is_for_good else time.monotonic() + CACHE_RETRY_SECONDS
 
     def _wait_seconds(self, doubt: Doubt | None) -> float:
-        """Return how long Consul may hold the next answer back; under a second it would take as none said."""
+        """Return how long Consul may hold the next answer back, within what `Waits` allows."""
         if self._consistency == "cached":
-            return self._config.wait_seconds
-        longest = FILTERED_WAIT_SECONDS if doubt is Doubt.FILTERED else UNCACHED_WAIT_SECONDS
+            return CACHED_SECONDS
+        longest = FILTERED_WAIT_SECONDS if doubt is Doubt.FILTERED else UNCACHED_SECONDS
         return max(1.0, min(longest, self._cache_at - time.monotonic()))
 
     def _looked_past_cache(self) -> Finding | None:

@@ -24,6 +24,7 @@ class Read:
     index: int
     token: str | None
     at: float
+    wait: str = ""
 
 
 @attrs.define
@@ -66,7 +67,7 @@ class FakeConsul:
         consistency = next((name for name in ("cached", "stale", "consistent") if name in query), "default")
         index = int(query.get("index", 0))
         with self._changed:
-            self.reads.append(Read(service, consistency, index, token, time.monotonic()))
+            self.reads.append(Read(service, consistency, index, token, time.monotonic(), query.get("wait", "")))
             views = self.canary if service == "consul" else self.views
             view = views[consistency]
             if index:

@@ -5,7 +5,8 @@ from typing import Protocol
 
 from attrs import evolve, frozen
 
-from hapsync.edge.watch import SAFETY_SECONDS, UNCACHED_WAIT_SECONDS
+from hapsync.edge.waits import JITTER, UNCACHED_SECONDS
+from hapsync.edge.watch import SAFETY_SECONDS
 from tests.lab.scale.cluster import FleetCluster
 from tests.lab.scale.model import Habits
 from tests.lab.scale.players import (
@@ -142,7 +143,7 @@ STRATEGIES: Mapping[str, Strategy] = {
     ),
     "hapsync, to a server": Strategy(
         '`address` is a server\'s, `consistency = "stale"`: no agent, no cache, a connection for each service',
-        _watching(UNCACHED_WAIT_SECONDS, safety=_SAFETY, direct=True),
+        _watching(UNCACHED_SECONDS / JITTER, safety=_SAFETY, direct=True),
         _direct,
         watches=True,
     ),

@@ -1,0 +1,81 @@
+"""How long Consul may hold an answer back: within the configured bound, and within what the way there bears.
+
+A proxy or a firewall between hapsync and the agent ends what it takes for idle, often after 60 s. That is no outage:
+the query is asked again at once, and a shorter time from then on.
+"""
+
+import logging
+import threading
+import time
+
+from hapsync.errors import CutShort
+
+log = logging.getLogger(__name__)
+
+CACHED_SECONDS = 60.0
+"""Through the agent's cache; to be woken by it costs Consul's servers nothing."""
+UNCACHED_SECONDS = 300.0
+JITTER = 17 / 16
+"""Consul adds up to a sixteenth to the wait it was asked for (api-docs/features/blocking)."""
+SHORTEST_SECONDS = 1.0
+"""What is cut sooner was no long wait: something else is wrong."""
+MARGIN = 0.9
+LIKE = 0.25
+"""Two cuts that differ by less than this part came after the same time."""
+FORGET_SECONDS = 3600.0
+"""After this long the full time is tried again: the proxy may be gone, or have been a restart that looked like it."""
+
+
+class Waits:
+    """The bound for all blocking queries of one agent; for any number of threads."""
+
+    def __init__(self, longest_seconds: float) -> None:
+        """Take `[consul] wait_seconds`: no answer is held back longer, what Consul adds included."""
+        self._configured_seconds = longest_seconds
+        self._lock = threading.Lock()
+        self._found_seconds = longest_seconds
+        self._found_at = 0.0
+
+    def longest_seconds(self) -> float:
+        """Return how long an answer may be held back at present, what Consul adds included."""
+        with self._lock:
+            if time.monotonic() - self._found_at > FORGET_SECONDS:
+                self._found_seconds = self._configured_seconds
+            return self._found_seconds
+
+    def at_most(self, seconds: float) -> float:
+        """Return what to ask Consul for where it may be held `seconds` at most."""
+        return min(seconds, self.longest_seconds()) / JITTER
+
+    def shorten(self, held_seconds: float) -> None:
+        """Ask for less from now on, for what was held for `held_seconds` was cut."""
+        shorter = max(SHORTEST_SECONDS, held_seconds * MARGIN)
+        if shorter >= self.longest_seconds():
+            return
+        with self._lock:
+            self._found_seconds, self._found_at = shorter, time.monotonic()
+        log.warning(
+            "consul: what is held back for %.0f s is cut on the way (by a proxy or firewall?); now no wait is longer "
+            "than %.0f s; set consul.wait_seconds to that",
+            held_seconds,
+            shorter,
+        )
+
+
+class Cuts:
+    """What one watch saw of its queries being cut; it tells a proxy's timeout from an agent that went away."""
+
+    def __init__(self, waits: Waits) -> None:
+        self._waits = waits
+        self._last_seconds: float | None = None
+
+    def note(self, cut: CutShort) -> None:
+        """Note a cut after which Consul answered at once: where it is of the kind that comes again, wait less long.
+
+        A proxy that says so is sure. A connection that closes may be the agent's restart, until it happens twice
+        after the same time.
+        """
+        held, last = cut.held_seconds, self._last_seconds
+        self._last_seconds = held
+        if cut.is_said or (last is not None and abs(held - last) <= LIKE * last):
+            self._waits.shorten(held)

@@ -1,0 +1,153 @@
+"""How long Consul may hold an answer back: one key bounds it, and a proxy that cuts it is no outage."""
+
+import logging
+from pathlib import Path
+
+import pytest
+
+from hapsync.catalog import Doubt
+from hapsync.config import ConsulConfig
+from hapsync.edge import waits
+from hapsync.edge.listing import ListingWatch
+from hapsync.edge.waits import JITTER, Cuts, Waits
+from hapsync.edge.watch import Watches
+from hapsync.errors import CutShort
+from tests.edge.fake_consul import fake_consul
+from tests.harness.chaos import HEALTH, Chaos
+from tests.harness.consul import Consul
+from tests.harness.haproxy import HAProxy
+from tests.harness.ports import free_port
+from tests.harness.processes import wait_until
+
+IMPATIENT = """
+global
+    stats socket {socket} mode 600 level admin
+defaults
+    timeout connect 2s
+    timeout client 1500ms
+    timeout server 1500ms
+listen consul
+    mode {mode}
+    bind 127.0.0.1:{port}
+    server agent 127.0.0.1:{target}
+"""
+
+
+def impatient(work: Path, mode: str, target: int) -> tuple[HAProxy, str]:
+    """A HAProxy before Consul that gives up what takes 1.5 s: `http` says so (504), `tcp` hangs up."""
+    port = free_port()
+    file = work / "proxy.cfg"
+    file.write_text(IMPATIENT.format(socket=work / "admin.sock", mode=mode, port=port, target=target))
+    return HAProxy(file, work), f"http://127.0.0.1:{port}"
+
+
+def cut(held_seconds: float, *, is_said: bool = False) -> CutShort:
+    return CutShort("cut", held_seconds, is_said=is_said)
+
+
+def test_no_wait_is_longer_than_the_key_with_what_consul_adds_to_it() -> None:
+    bound = Waits(30.0)
+
+    assert bound.at_most(300) * JITTER == pytest.approx(30)
+    assert bound.at_most(10) * JITTER == pytest.approx(10)
+
+
+def test_a_proxy_that_says_so_shortens_the_wait_at_once() -> None:
+    bound = Waits(300.0)
+
+    Cuts(bound).note(cut(60, is_said=True))
+
+    assert bound.longest_seconds() == pytest.approx(54)
+
+
+def test_a_connection_that_closes_shortens_the_wait_when_it_closes_again_after_the_same_time() -> None:
+    bound = Waits(300.0)
+    one, other = Cuts(bound), Cuts(bound)
+
+    one.note(cut(20))  # the agent restarted: all are cut, each after another time
+    other.note(cut(60))
+    one.note(cut(60))
+    assert bound.longest_seconds() == 300
+    one.note(cut(61))
+
+    assert bound.longest_seconds() == pytest.approx(54.9)
+
+
+def test_a_wait_is_never_lengthened_by_a_cut_and_the_full_one_is_tried_again_some_day(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    bound = Waits(30.0)
+    Cuts(bound).note(cut(60, is_said=True))
+    assert bound.longest_seconds() == 30
+    Cuts(bound).note(cut(10, is_said=True))
+    assert bound.longest_seconds() == pytest.approx(9)
+
+    monkeypatch.setattr(waits, "FORGET_SECONDS", -1.0)
+
+    assert bound.longest_seconds() == 30
+
+
+def test_every_blocking_query_asks_for_no_more_than_the_key_allows() -> None:
+    with fake_consul(1) as fake:
+        watches = Watches(ConsulConfig(address=fake.url, consistency="stale", wait_seconds=7), lambda _: None)
+        watches.follow(["web"])
+        try:
+            wait_until(lambda: len([read for read in fake.of("stale") if read.index]) > 1, 10, "a blocking query")
+        finally:
+            watches.stop()
+
+    asked = {read.wait for read in fake.of("stale") if read.index}
+    assert [round(float(text.removesuffix("ms")) / 1000 * JITTER, 1) for text in asked] == [7.0]
+
+
+@pytest.mark.parametrize(("mode", "consistency"), [("http", "stale"), ("tcp", "stale"), ("tcp", "cached")])
+def test_a_proxy_that_cuts_what_is_held_back_is_no_outage_and_is_given_less_to_hold(
+    shared_consul: Consul, work: Path, caplog: pytest.LogCaptureFixture, mode: str, consistency: str
+) -> None:
+    caplog.set_level(logging.INFO)
+    service = f"cut-{mode}-{consistency}"
+    shared_consul.put(service, "c1", node="n1", address="10.0.0.1", port=1)
+    doubts: set[Doubt | None] = set()
+
+    def note(name: str) -> None:
+        reading = watches.catalog().readings[name]
+        doubts.add(reading.doubt)
+
+    with Chaos(work, shared_consul.host, shared_consul.port) as counting:
+        haproxy, url = impatient(work, mode, counting.port)
+        with haproxy:
+            watches = Watches(ConsulConfig(address=url, consistency=consistency), note)  # type: ignore[arg-type]
+            watches.follow([service])
+            try:
+                wait_until(lambda: "is cut on the way" in caplog.text, 20, "the wait to be shortened")
+                before = counting.seen().asked[HEALTH + service]
+                wait_until(lambda: counting.seen().asked[HEALTH + service] >= before + 3, 20, "whole long polls")
+                shared_consul.put(service, "c2", node="n2", address="10.0.0.2", port=2)
+                wait_until(
+                    lambda: len(watches.catalog().readings[service].instances) == 2, 10, "a change to come through"
+                )
+            finally:
+                watches.stop()
+
+    assert doubts == {None}
+    assert "stays as it was last read" not in caplog.text
+    assert caplog.text.count("is cut on the way") == 1
+
+
+def test_the_list_of_services_comes_through_a_proxy_that_cuts_it(
+    shared_consul: Consul, work: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    haproxy, url = impatient(work, "http", shared_consul.port)
+    with haproxy:
+        watch = ListingWatch(ConsulConfig(address=url), lambda: None)
+        watch.start()
+        try:
+            wait_until(lambda: "is cut on the way" in caplog.text, 20, "the wait to be shortened")
+            shared_consul.put("listed-late", "l1", node="n1", address="10.0.0.1", port=1)
+            wait_until(
+                lambda: watch.listing is not None and "listed-late" in watch.listing.services, 20, "the new service"
+            )
+            assert watch.error is None
+        finally:
+            watch.stop()
+            watch.join()
