@@ -11,6 +11,7 @@ HapsyncError
     ConfigRefused    the check command refused the candidate; not tried again until something changes
   LockHeld           the operator: another hapsync serves this HAProxy
   AgentError         the operator: the running agent could not be asked, or has not answered
+  Withdrawn          nobody: who asked for it has left, or waits no longer; it was not begun
 """
 
 from hapsync.text import plural
@@ -92,3 +93,7 @@ class LockHeld(HapsyncError):
 
 class AgentError(HapsyncError):
     """An agent listens on its socket, but it may not be asked, or gives no answer."""
+
+
+class Withdrawn(HapsyncError):
+    """Who asked for something has left, or waits no longer; it was not begun."""

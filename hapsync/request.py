@@ -5,6 +5,7 @@ else.
 """
 
 import json
+import math
 import re
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -38,6 +39,7 @@ class Apply:
 
     force: bool = False
     who: str = ""
+    deadline: float | None = None
 
 
 @attrs.frozen
@@ -53,6 +55,7 @@ class HoldServer:
     for_seconds: int | None = None
     reason: str = ""
     who: str = ""
+    deadline: float | None = None
 
 
 @attrs.frozen
@@ -62,6 +65,7 @@ class ReleaseServer:
     backend: str
     server: str
     who: str = ""
+    deadline: float | None = None
 
 
 @attrs.frozen
@@ -70,6 +74,7 @@ class ReleaseBackend:
 
     backend: str
     who: str = ""
+    deadline: float | None = None
 
 
 @attrs.frozen
@@ -79,6 +84,7 @@ class FreezeAll:
     for_seconds: int | None = None
     reason: str = ""
     who: str = ""
+    deadline: float | None = None
 
 
 @attrs.frozen
@@ -86,10 +92,15 @@ class Thaw:
     """Go on after a freeze."""
 
     who: str = ""
+    deadline: float | None = None
 
 
 Request = Apply | HoldServer | ReleaseServer | ReleaseBackend | FreezeAll | Thaw
-"""`who`: from the client, the user it claims to act for (`claim`) or nothing; in the worker, who asked."""
+"""`who`: from the client, the user it claims to act for (`claim`) or nothing; in the worker, who asked.
+
+`deadline`: seconds of this machine's monotonic clock; nobody waits after it, so the request is not begun after it.
+None: as long as the connection stays.
+"""
 
 
 @attrs.frozen
@@ -312,6 +323,17 @@ def _who(value: object) -> str:
     return value
 
 
+def _deadline(value: object) -> float | None:
+    if value is None:
+        return None
+    if type(value) not in (int, float) or not isinstance(value, int | float) or not 0 <= value < math.inf:
+        raise ValueError("must be seconds of the monotonic clock")
+    try:
+        return float(value)
+    except OverflowError:
+        raise ValueError("must be seconds of the monotonic clock") from None
+
+
 _FIELDS: Mapping[str, Callable[[object], object]] = {
     "backend": _name,
     "server": _server,
@@ -320,6 +342,7 @@ _FIELDS: Mapping[str, Callable[[object], object]] = {
     "reason": _reason,
     "force": _flag,
     "who": _who,
+    "deadline": _deadline,
 }
 
 

@@ -78,7 +78,7 @@ class Agent:
         self.reply = Reply.done("done")
 
     def take(self, pending: Pending) -> None:
-        self.asked.append(pending.request)
+        self.asked.append(attrs.evolve(pending.request, deadline=None))
         pending.respond(self.reply)
 
     def listen(self) -> Requests:

@@ -39,8 +39,9 @@ servers = st.from_regex(r"srv[1-9][0-9]{0,3}", fullmatch=True) | st.sampled_from
 seconds = st.none() | st.integers(1, MAX_SECONDS)
 reasons = st.text(max_size=MAX_REASON).filter(lambda text: text.isprintable() and text == text.strip(" "))
 claims = st.sampled_from(["", "alice", "a.b-c_d@example$"])
+deadlines = st.none() | st.floats(0, 1e12)
 requests = st.one_of(
-    st.builds(Apply, st.booleans(), claims),
+    st.builds(Apply, st.booleans(), claims, deadlines),
     st.builds(
         HoldServer,
         names,
@@ -49,11 +50,12 @@ requests = st.one_of(
         seconds,
         reasons,
         claims,
+        deadlines,
     ),
-    st.builds(ReleaseServer, names, servers, claims),
-    st.builds(ReleaseBackend, names, claims),
-    st.builds(FreezeAll, seconds, reasons, claims),
-    st.builds(Thaw, claims),
+    st.builds(ReleaseServer, names, servers, claims, deadlines),
+    st.builds(ReleaseBackend, names, claims, deadlines),
+    st.builds(FreezeAll, seconds, reasons, claims, deadlines),
+    st.builds(Thaw, claims, deadlines),
 )
 json_trees = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
@@ -61,7 +63,7 @@ json_trees = st.recursive(
     max_leaves=12,
 )
 HOLD = HoldServer("web", "srv1", AdminState.MAINT, 60, "why", "alice")
-FIELDS = ["ask", "backend", "server", "admin", "for_seconds", "reason", "who", "force", "more"]
+FIELDS = ["ask", "backend", "server", "admin", "for_seconds", "reason", "who", "force", "deadline", "more"]
 
 
 # -- over the socket ----------------------------------------------------------------------------------------------
@@ -144,6 +146,12 @@ def test_a_field_from_anywhere_raises_nothing_and_never_widens_what_is_allowed(
         ({"who": "a\nb"}, "who: must be"),
         ({"who": "a" * 33}, "who: must be"),
         ({"who": 0}, "who: must be"),
+        ({"deadline": -1}, "deadline: must be"),
+        ({"deadline": True}, "deadline: must be"),
+        ({"deadline": "5"}, "deadline: must be"),
+        ({"deadline": 10**400}, "deadline: must be"),
+        ({"deadline": float("inf")}, "deadline: must be"),
+        ({"deadline": float("nan")}, "deadline: must be"),
     ],
 )
 def test_what_is_not_allowed_is_refused_and_says_why(change: dict[str, object], why: str) -> None:

@@ -25,9 +25,8 @@ def command(config_path: str, force: bool) -> int:  # noqa: FBT001
     like the agent would; then it writes the file, so that a restart comes up
     right. Where an agent runs, the agent makes the pass.
     """
-    from hapsync.cli.asking import answer_seconds, state_lock, tell  # noqa: PLC0415
+    from hapsync.cli.asking import ask_aloud, state_lock, tell  # noqa: PLC0415
     from hapsync.cli.reading import discover_aloud, read_catalog_aloud  # noqa: PLC0415
-    from hapsync.edge.ask import ask_agent  # noqa: PLC0415
     from hapsync.edge.process import collect_never  # noqa: PLC0415
     from hapsync.request import Apply  # noqa: PLC0415
     from hapsync.worker.once import apply_once  # noqa: PLC0415
@@ -35,7 +34,7 @@ def command(config_path: str, force: bool) -> int:  # noqa: FBT001
 
     collect_never()
     config = read_config(config_path)
-    reply = ask_agent(config.agent.runtime_dir, Apply(force), answer_seconds(config))
+    reply = ask_aloud(config, Apply(force))
     if reply is not None:
         return tell(reply)
     settings = read_settings(config_path)

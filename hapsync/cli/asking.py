@@ -81,6 +81,23 @@ def ask_or_do_with_haproxy(config_path: str, config: Config, request: Request) -
     return ask_or_do(config_path, config, request, alone)
 
 
+def ask_aloud(config: Config, request: Request) -> Reply | None:
+    """Ask the running agent for `request`; None where none runs. What a person who waits should know is said.
+
+    Raises ConfigError, AgentError.
+    """
+    from hapsync.edge.ask import WITHDRAWN, ask_agent  # noqa: PLC0415
+
+    def say(what: str) -> None:
+        click.echo(f"hapsync: {what}", err=True)
+
+    try:
+        return ask_agent(config.agent.runtime_dir, request, answer_seconds(config), say)
+    except KeyboardInterrupt:
+        say(f"given up; {WITHDRAWN}")
+        raise
+
+
 def ask_or_do(config_path: str, config: Config, request: Request, alone: Callable[[str], Reply]) -> int:
     """Ask the agent for `request`; where none runs, call `alone` with the lock held and who asks.
 
@@ -89,12 +106,12 @@ def ask_or_do(config_path: str, config: Config, request: Request, alone: Callabl
     import os  # noqa: PLC0415
     import time  # noqa: PLC0415
 
-    from hapsync.edge.ask import ask_agent, claimed_user, person  # noqa: PLC0415
+    from hapsync.edge.ask import claimed_user, person  # noqa: PLC0415
     from hapsync.errors import LockHeld  # noqa: PLC0415
 
     deadline = time.monotonic() + _LOCK_SECONDS
     while True:
-        reply = ask_agent(config.agent.runtime_dir, request, answer_seconds(config))
+        reply = ask_aloud(config, request)
         if reply is not None:
             return tell(reply)
         try:

@@ -4,11 +4,14 @@ import contextlib
 import os
 import pwd
 import socket
+import struct
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import attrs
 
+from hapsync.edge.files import read_text
 from hapsync.errors import AgentError, ConfigError
 from hapsync.request import Reply, Request, claim, reply_from_json, request_to_json
 from hapsync.text import shown
@@ -16,30 +19,39 @@ from hapsync.text import shown
 SOCKET_FILE = "hapsync.sock"
 MAX_REPLY_BYTES = 16 * 1024 * 1024
 MAX_WHO = 64
+SILENCE_SECONDS = 2.0
+"""How long a person is left without a word."""
+WITHDRAWN = "it is withdrawn: it is not done unless the agent had begun with it, see `hapsync status`"
 _LONGEST_PATH = 107
 """Bytes: sun_path of Linux (unix(7)), less its NUL."""
 
 
-def ask_agent(runtime_dir: str, request: Request, timeout_seconds: float) -> Reply | None:
+def ask_agent(
+    runtime_dir: str, request: Request, timeout_seconds: float, on_silence: Callable[[str], None] = lambda _: None
+) -> Reply | None:
     """Hand `request` to the agent that listens in `runtime_dir` and return its answer; None where no agent listens.
+
+    Whenever this ends without an answer, the connection is closed, and an agent that had not begun with the request
+    drops it. `on_silence` is called once, with what to tell, where there is no answer after `SILENCE_SECONDS`.
 
     Raises ConfigError when the path is too long for a socket, AgentError when an agent listens but gives no answer
     within `timeout_seconds` or may not be asked by this user.
     """
     path = str(Path(runtime_dir, SOCKET_FILE))
     must_fit(path)
-    deadline = time.monotonic() + timeout_seconds
-    request = attrs.evolve(request, who=claimed_user())
+    wait = _Wait(timeout_seconds, on_silence, path)
+    request = attrs.evolve(request, who=claimed_user(), deadline=wait.deadline)
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
         try:
-            if not _connect(connection, path, deadline):
+            if not _connect(connection, path, wait):
                 return None
+            wait.pid = peer_of(connection)[0]
             with contextlib.suppress(BrokenPipeError):  # it may have said why before it closed
                 connection.sendall(request_to_json(request).encode("ascii") + b"\n")
-            line = _read_line(connection, deadline)
+            line = _read_line(connection, wait)
         except TimeoutError:
-            why = f"no answer within {timeout_seconds:g} s; what was asked may still be done, see `hapsync status`"
-            raise AgentError(f"agent at {path}: {why}") from None
+            why = f"no answer within {timeout_seconds:g} s; {WITHDRAWN}"
+            raise AgentError(f"{_agent(path, wait.pid)}: {why}") from None
         except PermissionError as error:
             why = "may not be asked by this user; be root, the agent's user, or in the group of its socket"
             raise AgentError(f"agent at {path}: {why}") from error
@@ -80,35 +92,91 @@ def must_fit(path: str) -> None:
         raise ConfigError("agent.runtime_dir", (what,))
 
 
-def _connect(connection: socket.socket, path: str, deadline: float) -> bool:
+def peer_of(connection: socket.socket) -> tuple[int | None, int | None]:
+    """Return pid and user id of the process at the other end of a unix socket, by the kernel's word (unix(7)).
+
+    On the side that connected it is the process which listens. None where the kernel does not tell, or the process
+    is in another PID namespace.
+    """
+    form = "iII"
+    try:
+        found = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize(form))
+    except OSError:
+        return None, None
+    pid, uid, _ = struct.unpack(form, found)
+    return int(pid) or None, int(uid)
+
+
+class _Wait:
+    """How long an answer is waited for, and whether the person who waits was told so."""
+
+    def __init__(self, timeout_seconds: float, on_silence: Callable[[str], None], path: str) -> None:
+        now = time.monotonic()
+        self.deadline = now + timeout_seconds
+        self.pid: int | None = None
+        self._tell_at: float | None = now + SILENCE_SECONDS
+        self._on_silence = on_silence
+        self._path = path
+
+    def step_seconds(self) -> float:
+        """Return how long the next wait may take at most; raises TimeoutError when all time is over."""
+        now = time.monotonic()
+        left = self.deadline - now
+        if left <= 0:
+            raise TimeoutError
+        if self._tell_at is not None and now >= self._tell_at:
+            self._tell_at = None
+            self._on_silence(_silence(self._path, self.pid, left))
+        return left if self._tell_at is None else min(left, self._tell_at - now)
+
+
+def _agent(path: str, pid: int | None) -> str:
+    return f"agent at {path}" if pid is None else f"agent pid {pid} at {path}"
+
+
+def _silence(path: str, pid: int | None, left_seconds: float) -> str:
+    if _is_stopped(pid):
+        what = f"it is stopped (SIGSTOP or a debugger); `kill -CONT {pid}` lets it go on"
+    else:
+        what = "a reload, or a HAProxy that hangs, may keep it busy; its log and `hapsync status` tell"
+    how_long = f"waiting at most {max(1, round(left_seconds))} s more; Ctrl-C withdraws the request"
+    return f"{_agent(path, pid)} has not answered for {SILENCE_SECONDS:g} s: {what}; {how_long}"
+
+
+def _is_stopped(pid: int | None) -> bool:
+    """Whether a process is stopped (proc(5): state T, by a signal, or t, by a debugger)."""
+    if pid is None:
+        return False
+    try:
+        status = read_text(f"/proc/{pid}/stat")
+    except OSError:
+        return False
+    return status.rpartition(")")[2].split()[:1] in (["T"], ["t"])
+
+
+def _connect(connection: socket.socket, path: str, wait: _Wait) -> bool:
     """Return whether somebody listens there; raises OSError where that cannot be told."""
     while True:
-        connection.settimeout(_left(deadline))
+        connection.settimeout(wait.step_seconds())
         try:
             connection.connect(path)
         except (FileNotFoundError, ConnectionRefusedError, NotADirectoryError):
             return False
         except BlockingIOError:  # so many ask at once that the kernel queues no more
-            _left(deadline)
             time.sleep(0.02)
         else:
             return True
 
 
-def _read_line(connection: socket.socket, deadline: float) -> bytes:
+def _read_line(connection: socket.socket, wait: _Wait) -> bytes:
     received = bytearray()
     while b"\n" not in received and len(received) < MAX_REPLY_BYTES:
-        connection.settimeout(_left(deadline))
-        chunk = connection.recv(262144)
+        connection.settimeout(wait.step_seconds())
+        try:
+            chunk = connection.recv(262144)
+        except TimeoutError:
+            continue  # the deadline, or time to tell
         if not chunk:
             break
         received += chunk
     return bytes(received)
-
-
-def _left(deadline: float) -> float:
-    """Return the seconds until `deadline`; raises TimeoutError when it has passed."""
-    left = deadline - time.monotonic()
-    if left <= 0:
-        raise TimeoutError
-    return left

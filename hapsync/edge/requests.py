@@ -14,7 +14,6 @@ import re
 import select
 import socket
 import stat
-import struct
 import threading
 import time
 from collections.abc import Callable
@@ -22,7 +21,7 @@ from pathlib import Path
 
 import attrs
 
-from hapsync.edge.ask import must_fit, person
+from hapsync.edge.ask import must_fit, peer_of, person
 from hapsync.request import MAX_REQUEST_BYTES, BadRequest, Reply, Request, reply_to_json, request_from_json
 
 log = logging.getLogger(__name__)
@@ -46,15 +45,27 @@ _TEMPORARY = re.compile(r"\.[0-9]+\.hs")
 class Pending:
     """A request that waits for its answer."""
 
-    def __init__(self, request: Request, answer: Callable[[Reply], None]) -> None:
-        """Take the request, its `who` filled in, and what takes the reply to the client."""
+    def __init__(
+        self, request: Request, answer: Callable[[Reply], None], is_waiting: Callable[[], bool] = lambda: True
+    ) -> None:
+        """Take the request, its `who` filled in, what takes the reply to the client, and whether the client waits."""
         self.request = request
         self._answer: Callable[[Reply], None] | None = answer
+        self._is_waiting = is_waiting
 
     @property
     def who(self) -> str:
         """Who asked: printable ASCII, at most 64 characters."""
         return self.request.who
+
+    @property
+    def is_wanted(self) -> bool:
+        """Whether the client still waits: its connection is open now, by the kernel's word, and its time not over.
+
+        From any thread, without waiting. A request that is not wanted must not be begun.
+        """
+        deadline = self.request.deadline
+        return (deadline is None or time.monotonic() < deadline) and self._is_waiting()
 
     def respond(self, reply: Reply) -> None:
         """Answer; from any thread, at once. The first answer counts, and one for a client that left is dropped."""
@@ -76,11 +87,30 @@ class _Client:
 
     def __init__(self, connection: socket.socket) -> None:
         self.socket = connection
-        self.uid = _peer_uid(connection)
+        self.uid = peer_of(connection)[1]
         self.state = _State.READING
         self.deadline = time.monotonic() + CLIENT_SECONDS
         self.received = bytearray()
         self.unsent = b""
+        self._lock = threading.Lock()
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether it waits for the worker's answer, and its end of the connection is open; from any thread.
+
+        poll(2) says POLLHUP of a unix socket once its peer has closed it; a peer that only ended its own side (as
+        `nc -N` does) still reads.
+        """
+        with self._lock:  # or the descriptor could be another file's by the time the kernel is asked
+            if self.state is not _State.WAITING or self.socket.fileno() < 0:
+                return False
+            poll = select.poll()
+            poll.register(self.socket, 0)
+            return not poll.poll(0)
+
+    def close(self) -> None:
+        with self._lock:
+            self.socket.close()
 
     def wait_for_the_worker(self) -> None:
         self.state, self.deadline = _State.WAITING, time.monotonic() + ANSWER_SECONDS
@@ -274,7 +304,7 @@ class Requests:
             self._wake()
 
         try:
-            self._on_request(Pending(request, answer))
+            self._on_request(Pending(request, answer, lambda: client.is_waiting))
         except Exception:
             log.exception("a defect of hapsync, please report it; not done: %s", request)
             client.write(Reply.cannot_tell("a defect of hapsync, please report it; the agent's log has more"))
@@ -282,18 +312,7 @@ class Requests:
     def _drop(self, client: _Client) -> None:
         with contextlib.suppress(ValueError):
             self._clients.remove(client)
-        client.socket.close()
-
-
-def _peer_uid(connection: socket.socket) -> int | None:
-    """Return whose process connected, by the kernel's word (unix(7), SO_PEERCRED)."""
-    form = "iII"
-    try:
-        found = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize(form))
-    except OSError:
-        return None
-    _, uid, _ = struct.unpack(form, found)
-    return int(uid)
+        client.close()
 
 
 def _listen(path: str) -> socket.socket:

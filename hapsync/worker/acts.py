@@ -154,8 +154,11 @@ class Acts:
             self._publishing.soon()
         self._reloads.forget_need()
 
-    def _pass(self, *, is_full: bool) -> Outcome | None:
-        """Make a pass over what is due; None where nothing was, or HAProxy did not answer."""
+    def _pass(self, *, is_full: bool, before_acting: Callable[[], None] = lambda: None) -> Outcome | None:
+        """Make a pass over what is due; None where nothing was, or HAProxy did not answer.
+
+        Raises what `before_acting` raises; then nothing was done, and what was due no longer is.
+        """
         config = self._settings.config
         begin = time.monotonic()
         try:
@@ -173,6 +176,7 @@ class Acts:
                 rules,
                 lambda observed: self._safety.before_leaving(wanted, observed),
                 self._probe,
+                before_acting,
             )
         except RuntimeAPIError as error:
             self._lost(error)

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Collection, Sequence
 
 from hapsync.edge.requests import Pending
-from hapsync.errors import RuntimeAPIError
+from hapsync.errors import RuntimeAPIError, Withdrawn
 from hapsync.memory import Memory
 from hapsync.request import Apply
 from hapsync.worker.acts import ALIVE_SECONDS, CATALOG_SECONDS, Acts
@@ -157,23 +157,45 @@ class Worker(Acts):
     def _answer_people(self) -> None:
         with contextlib.suppress(queue.Empty):
             while True:
-                pending = self._asked.get_nowait()
-                if isinstance(pending.request, Apply):
-                    self._take_new_settings()
-                config = self._settings.config
-                reply = answer_always(pending.request, self._safety, config, self._pass_now, self._unsure)
-                self._look_whether_stopped()  # a freeze counts from its answer on, also for a reload that is due
-                self._publish()  # who asks next should see it
-                pending.respond(reply)
+                self._answer(self._asked.get_nowait())
+
+    def _answer(self, pending: Pending) -> None:
+        """Do what a person asked, unless he has left meanwhile: a reload or a HAProxy that hangs may take minutes."""
+        if not pending.is_wanted:
+            log.warning("not done, %s has given it up: %s", pending.who, type(pending.request).__name__)
+            return
+        if isinstance(pending.request, Apply):
+            self._take_new_settings()
+
+        def make_pass(backends: Collection[str]) -> Outcome:
+            return self._pass_now(backends, ensure_wanted)
+
+        def ensure_wanted() -> None:
+            if not pending.is_wanted:
+                raise Withdrawn(f"given up by {pending.who}; nothing was done")
+
+        config = self._settings.config
+        reply = answer_always(pending.request, self._safety, config, make_pass, self._unsure, ensure_wanted)
+        self._look_whether_stopped()  # a freeze counts from its answer on, also for a reload that is due
+        self._publish()  # who asks next should see it
+        pending.respond(reply)
 
     def _unsure(self) -> Sequence[str]:
         """Return why it cannot be told whether HAProxy is as Consul says, a line each."""
         return unsure(self._settings.config, self._desired(), self._following.states(), self._reloads)
 
-    def _pass_now(self, backends: Collection[str]) -> Outcome:
-        """Make a pass over `backends` and return what came of it; raises RuntimeAPIError."""
+    def _pass_now(self, backends: Collection[str], ensure_wanted: Callable[[], None]) -> Outcome:
+        """Make a pass over `backends` and return what came of it.
+
+        Raises RuntimeAPIError, and Withdrawn, by `ensure_wanted`, where nobody waits any more; then nothing was done.
+        """
         self._dues.add(backends)
-        outcome = self._pass(is_full=False)
+        due = set(self._dues.now)
+        try:
+            outcome = self._pass(is_full=False, before_acting=ensure_wanted)
+        except Withdrawn:
+            self._dues.add(due)  # for a pass of the agent's own
+            raise
         if outcome is None:
             why = self._haproxy.error or "; ".join(self._unsure()) or "HAProxy was not reached yet"
             raise RuntimeAPIError(f"{why}; nothing was done, ask again")

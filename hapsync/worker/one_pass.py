@@ -88,11 +88,13 @@ def run_pass(
     rules: Rules,
     before_leaving: Callable[[Observed], None] = lambda _observed: None,
     probe: Probe | None = None,
+    before_acting: Callable[[], None] = lambda: None,
 ) -> Outcome:
     """Bring `backends` of the HAProxy behind `socket` to what is `desired`, as far as their means and the guard go.
 
     All of it happens on one connection, so with one worker. `before_leaving` is called with the reading before any
     server leaves. `probe` finds out which backends take dynamic servers; without it they have slots only.
+    `before_acting` is called just before the first command that changes anything; what it raises ends the pass.
 
     Raises RuntimeAPIError; whatever was done until then shows in the next reading.
     """
@@ -102,14 +104,14 @@ def run_pass(
         def look_at(observed: Observed, *, entries_first: bool = False) -> Look:
             return _look(session, process, desired, backends, observed, rules, probe, entries_first=entries_first)
 
-        def carry_out(plan: Plan, observed: Observed) -> Outcome:
+        def carry_out(plan: Plan, observed: Observed, before: Callable[[], None]) -> Outcome:
             """Do what is planned for `observed`, and read the backends it is about again."""
             seen = Look(process, observed, plan)
             if not plan.changes:
                 return Outcome(seen, seen)
             if plan.outgoing:
                 before_leaving(observed)
-            done, refused = _apply(session, seen, desired)
+            done, refused = _apply(session, seen, desired, before)
             if probe is not None:
                 probe.note(refused)
             touched = {change.backend for change in plan.changes}
@@ -121,12 +123,12 @@ def run_pass(
         lets_in = any(isinstance(change, Entry) for change in first.plan.changes)
         if not lets_in and first.plan.held and needs_loads(Diff(), desired, first.observed):
             first = look_at(first.observed)  # nobody comes in after all, so what can be deleted is read now
-        outcome = carry_out(first.plan, first.observed)
+        outcome = carry_out(first.plan, first.observed, before_acting)
         left = outcome.last
         deletions = tuple(change for change in left.plan.changes if isinstance(change, Delete))
         if not lets_in or not deletions:
             return outcome
-        rest = carry_out(Plan(outgoing=deletions), left.observed)
+        rest = carry_out(Plan(outgoing=deletions), left.observed, lambda: None)  # what was begun is ended
         return Outcome(first, rest.last, (*outcome.done, *rest.done), (*outcome.refused, *rest.refused))
 
 
@@ -182,10 +184,13 @@ def decide(
     return observed, guard(found, observed, wanted, cautions)
 
 
-def _apply(session: RuntimeSession, seen: Look, desired: Desired) -> tuple[Sequence[Change], Sequence[Refusal]]:
+def _apply(
+    session: RuntimeSession, seen: Look, desired: Desired, before: Callable[[], None]
+) -> tuple[Sequence[Change], Sequence[Refusal]]:
     plan = seen.plan
     if any(isinstance(change, Add) and change.forgets for change in plan.incoming):
         _wait_for_lessons(session, seen.process.uptime_seconds)
+    before()
     incoming, refused = _set_addresses(session, plan.incoming)
     refused += _send(session, state_commands(incoming))
     # A static algorithm refuses all weights but 0 and the one in the file; better that one than none.

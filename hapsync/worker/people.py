@@ -11,7 +11,7 @@ from hapsync.config import Config
 from hapsync.desired import Desired
 from hapsync.edge.files import read_text_or_none
 from hapsync.edge.runtime_socket import open_session
-from hapsync.errors import HapsyncError
+from hapsync.errors import HapsyncError, Withdrawn
 from hapsync.memory import Freeze, Hold, Memory, expired, is_frozen, with_hold
 from hapsync.model import PLACEHOLDER, Backend
 from hapsync.plan import describe
@@ -109,16 +109,19 @@ def answer(
     config: Config,
     make_pass: Callable[[Collection[str]], Outcome],
     unsure: Callable[[], Sequence[str]] = tuple,
+    ensure_wanted: Callable[[], None] = lambda: None,
 ) -> Reply:
     """Do what `request` asks, its `who` filled in, and return what to say.
 
     `make_pass` makes a pass over some backends, now; `unsure` returns why it cannot be told what Consul says.
+    `ensure_wanted` is called just before the first act; what it raises ends the request before it is begun.
 
     Raises RuntimeAPIError when HAProxy does not answer, OSError when the memory cannot be written.
     """
     match request:
         case FreezeAll() | Thaw():
             memory, reply = freeze_or_thaw(safety.memory, request, time.time())
+            ensure_wanted()
             safety.remember(memory)
             what = "freeze" if isinstance(request, FreezeAll) else "thaw"
             log.info("%s by %s%s; %s", what, request.who, _because(getattr(request, "reason", "")), reply.lines[0])
@@ -139,7 +142,7 @@ def answer(
                 outcome = make_pass((backend,))
             return _told(outcome, safety, unsure())
         case HoldServer() | ReleaseServer():
-            return _with_server(request, safety, config, make_pass)
+            return _with_server(request, safety, config, make_pass, ensure_wanted)
 
 
 def answer_always(
@@ -148,10 +151,14 @@ def answer_always(
     config: Config,
     make_pass: Callable[[Collection[str]], Outcome],
     unsure: Callable[[], Sequence[str]],
+    ensure_wanted: Callable[[], None],
 ) -> Reply:
     """Return what `answer` says, or why there is no answer; raises nothing, for a person waits for it."""
     try:
-        return answer(request, safety, config, make_pass, unsure)
+        return answer(request, safety, config, make_pass, unsure, ensure_wanted)
+    except Withdrawn as error:
+        log.warning("%s: %s", type(request).__name__, error)
+        return Reply.not_done(str(error))
     except (HapsyncError, OSError) as error:
         return Reply.cannot_tell(str(error))
     except Exception as error:
@@ -164,6 +171,7 @@ def _with_server(
     safety: Safety,
     config: Config,
     make_pass: Callable[[Collection[str]], Outcome],
+    ensure_wanted: Callable[[], None],
 ) -> Reply:
     name = request.backend
     if name not in config.backends:
@@ -199,6 +207,7 @@ def _with_server(
             what = f"{where} is released"
     if isinstance(request, ReleaseServer):
         hold = attrs.evolve(hold, is_releasing=True)
+    ensure_wanted()
     safety.remember(with_hold(safety.memory, hold), asked=hold)
     outcome = make_pass((name,))
     if safety.stopped is not None:

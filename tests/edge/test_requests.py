@@ -18,7 +18,7 @@ from pathlib import Path
 import attrs
 import pytest
 
-from hapsync.edge import requests as edge
+from hapsync.edge import ask, requests as edge
 from hapsync.edge.ask import MAX_WHO, SOCKET_FILE, ask_agent, person
 from hapsync.edge.requests import MAX_CLIENTS, Pending, Requests
 from hapsync.errors import AgentError, ConfigError
@@ -119,7 +119,7 @@ def test_a_request_reaches_the_worker_and_its_answer_the_person(
     pending.respond(Reply.done("only the first answer counts"))
     asking.join()
 
-    assert pending.request == attrs.evolve(request_, who=pending.who)
+    assert pending.request == attrs.evolve(request_, who=pending.who, deadline=pending.request.deadline)
     assert pending.who == person(os.getuid(), "")
     assert replies == [Reply.not_done("one", "twö\n\x1b")]
 
@@ -165,8 +165,49 @@ def test_where_no_agent_listens_there_is_no_reply(work: Path) -> None:
 def test_an_agent_that_does_not_answer_in_time_is_an_error_that_says_so(agent: Agent) -> None:
     agent.keep_all()
 
-    with pytest.raises(AgentError, match=r"no answer within 0\.3 s; what was asked may still be done"):
+    with pytest.raises(AgentError, match=r"no answer within 0\.3 s; it is withdrawn"):
         ask_agent(agent.folder, Thaw(), 0.3)
+
+
+def test_a_person_who_waits_is_told_once_which_agent_does_not_answer(
+    agent: Agent, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ask, "SILENCE_SECONDS", 0.05)
+    agent.keep_all()
+    said: list[str] = []
+
+    with pytest.raises(AgentError, match=f"agent pid {os.getpid()} at "):
+        ask_agent(agent.folder, Thaw(), 0.3, said.append)
+
+    assert len(said) == 1
+    assert said[0].startswith(f"agent pid {os.getpid()} at {agent.path} has not answered for 0.05 s: ")
+
+
+def test_a_request_is_wanted_while_its_client_is_there_and_its_time_is_not_over(agent: Agent) -> None:
+    agent.keep_all()
+    with agent.connect() as client:
+        client.sendall(b'{"ask": "thaw"}\n')
+        pending = agent.kept.get(timeout=10)
+        client.shutdown(socket.SHUT_WR)
+        assert pending.is_wanted  # it says no more, and still reads
+    assert not pending.is_wanted
+
+    with agent.connect() as client:
+        client.sendall(b'{"ask": "thaw", "deadline": 0.001}\n')
+        assert not agent.kept.get(timeout=10).is_wanted
+
+
+def test_a_request_is_no_longer_wanted_once_its_client_was_told_that_there_is_no_answer(
+    agent: Agent, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(edge, "ANSWER_SECONDS", 0.2)
+    agent.keep_all()
+
+    with agent.connect() as client:
+        client.sendall(b'{"ask": "thaw"}\n')
+        pending = agent.kept.get(timeout=10)
+        heard(client)
+        assert not pending.is_wanted
 
 
 def test_an_agent_that_ends_before_it_answers_is_an_error(work: Path) -> None:
