@@ -1,12 +1,13 @@
 """The JSON of Consul's `/v1/health/service/NAME` in, one `Reading` of that service out.
 
-A reading is whole or it is not made: an answer that is not a list of entries is a CatalogError. Inside a whole
-answer one bad instance is left out alone, as a value with its reason.
+An answer that is not a list of entries is a CatalogError, and there is no reading. Inside a list an entry that cannot
+be used costs itself alone: it is left out, as a value with its reason.
 """
 
 import enum
 import json
-from collections.abc import Iterable, Mapping
+import re
+from collections.abc import Mapping
 from typing import Any
 
 import attrs
@@ -43,11 +44,26 @@ class Instance:
 
 @attrs.frozen
 class Quarantined:
-    """An instance that is left out, and why; the texts are Consul's, raw."""
+    """An entry that is left out, and why; the texts are Consul's, raw, and empty where the entry has none.
+
+    `address` is where the entry says that its instance is, None where it says nothing that can be used.
+    """
 
     node: str
     instance_id: str
     reason: str
+    address: Address | None = None
+
+
+@attrs.frozen
+class Namesake:
+    """An instance of a service whose name differs from the one that was asked for, only in upper and lower case.
+
+    Consul answers for all of them together (measured with 1.8.7 and 1.14.11), and lists each by itself.
+    """
+
+    service: str
+    address: Address | None = None
 
 
 @enum.unique
@@ -69,7 +85,7 @@ NOT_TELLING = (Doubt.AWAY, Doubt.SNAPSHOT, Doubt.FALLBACK)
 
 @attrs.frozen
 class Reading:
-    """Everything Consul says of one service, sorted by node and instance id.
+    """Everything Consul says of one service, sorted by node and instance id; `namesakes` are other services.
 
     Additions act on any reading; removals only on one without `doubt`. `is_backwards`: Consul's index fell since the
     answer before, as it does when its servers lost their state or restored an old one. `index` is Consul's when this
@@ -82,6 +98,12 @@ class Reading:
     doubt: Doubt | None = None
     is_backwards: bool = False
     index: int = attrs.field(default=0, eq=False)
+    namesakes: tuple[Namesake, ...] = ()
+
+    @property
+    def is_empty(self) -> bool:
+        """Consul has nothing of this service, not even an entry that is left out."""
+        return not self.instances and not self.quarantined
 
 
 @attrs.frozen
@@ -94,55 +116,127 @@ class Catalog:
 def parse_reading(service: str, body: bytes) -> Reading:
     """Return the reading that `body`, an answer of `/v1/health/service/SERVICE`, holds.
 
-    Raises CatalogError when the answer is not whole: no JSON, no list, an entry without its node or service.
+    An entry that cannot be used, whatever is missing in it or of the wrong type, is quarantined by itself.
+
+    Raises CatalogError when the answer is no list of instances: no JSON, no list, or a list of which no entry names
+    so much as a node or a service id. Whoever registers a service cannot bring that about.
     """
     try:
-        entries = json.loads(body)
+        entries = _decoded(body)
     except (ValueError, RecursionError) as error:
         raise CatalogError(f"service {quoted(service)}: Consul's answer is not JSON: {error}") from error
     if not isinstance(entries, list):
         raise CatalogError(f"service {quoted(service)}: Consul's answer is not a list of instances")
     instances: list[Instance] = []
     quarantined: list[Quarantined] = []
+    namesakes: list[Namesake] = []
     for entry in entries:
-        parsed = _parse_entry(service, entry)
-        if isinstance(parsed, Instance):
-            instances.append(parsed)
-        else:
-            quarantined.append(parsed)
+        match _parse_entry(service, entry):
+            case Instance() as instance:
+                instances.append(instance)
+            case Quarantined() as left_out:
+                quarantined.append(left_out)
+            case Namesake() as namesake:
+                namesakes.append(namesake)
+    if entries and not (instances or namesakes or any(one.node or one.instance_id for one in quarantined)):
+        raise CatalogError(
+            f"service {quoted(service)}: not an entry of Consul's answer names its instance; is it Consul?"
+        )
     return Reading(
         service,
         tuple(sorted(instances, key=lambda one: (one.node, one.instance_id, one.address))),
         tuple(sorted(quarantined, key=lambda one: (one.node, one.instance_id, one.reason))),
+        namesakes=tuple(sorted(set(namesakes), key=lambda one: (one.service, str(one.address)))),
     )
 
 
-def _parse_entry(service: str, entry: Any) -> Instance | Quarantined:
+_LEVELS = 8
+"""How deep an answer is read: list, entry, record and field are four levels."""
+_MARKS = re.compile(r'"(?:[^"\\]+|\\.)*"|[\[\]{}]|-?[0-9]{400,}', re.DOTALL)
+"""Strings, so that nothing in them counts as a bracket; brackets; numbers that Python refuses to read."""
+
+
+def _decoded(body: bytes) -> Any:
+    """Return the JSON in `body`; raises ValueError, or RecursionError for what is nested deeply and not JSON.
+
+    A registration may hold any JSON in `Proxy.Config`, and Consul gives it back (measured with 1.8.7 and 1.14.11: a
+    table 2,500 levels deep). hapsync reads none of it, so where Python's limits are passed it is cut out.
+    """
     try:
-        node, record, checks = entry["Node"], entry["Service"], entry["Checks"]
-        name, instance_id = node["Node"], record["ID"]
-        raw_address, raw_port = record["Address"] or node["Address"], record["Port"]
-        weights, tags = record.get("Weights"), record.get("Tags")
-        status = _status(checks or ())
-    except (KeyError, TypeError, AttributeError) as error:
-        raise CatalogError(
-            f"service {quoted(service)}: an entry of Consul's answer lacks {error}; kept the last reading"
-        ) from error
-    if not isinstance(name, str) or not isinstance(instance_id, str):
-        raise CatalogError(f"service {quoted(service)}: a node or service id in Consul's answer is not a text")
+        return json.loads(body)
+    except json.JSONDecodeError:
+        raise
+    except (ValueError, RecursionError):
+        return json.loads(_pruned(body.decode("utf-8", "replace")))
+
+
+def _pruned(text: str) -> str:
+    """Return the JSON `text` with null for whatever is nested deeper than `_LEVELS`, and for endless numbers."""
+    kept: list[str] = []
+    start = depth = 0
+    for mark in _MARKS.finditer(text):
+        match text[mark.start()]:
+            case "[" | "{":
+                depth += 1
+                if depth == _LEVELS + 1:
+                    kept += (text[start : mark.start()], "null")
+            case "]" | "}":
+                if depth == _LEVELS + 1:
+                    start = mark.end()
+                depth -= 1
+            case '"':
+                pass
+            case _ if depth <= _LEVELS:
+                kept += (text[start : mark.start()], "null")
+                start = mark.end()
+    return "".join((*kept, text[start:] if depth <= _LEVELS else ""))
+
+
+def _parse_entry(service: str, entry: Any) -> Instance | Quarantined | Namesake:
+    node, record = _table(entry, "Node"), _table(entry, "Service")
+    address: Address | None = None
+    problem = ""
     try:
-        passing, warning = _weights(weights)
-        return Instance(
-            name,
-            instance_id,
-            _address(raw_address, raw_port),
-            status,
-            passing,
-            warning,
-            tuple(sorted(tag for tag in tags if isinstance(tag, str))) if isinstance(tags, list) else (),
-        )
+        address = _address(record.get("Address") or node.get("Address"), record.get("Port"))
     except ValueError as error:
-        return Quarantined(name, instance_id, str(error))
+        problem = str(error)
+    its_service = record.get("Service", service)
+    if isinstance(its_service, str) and its_service != service:
+        return Namesake(its_service, address)
+    try:
+        return _instance(entry, address, problem)
+    except ValueError as error:
+        return Quarantined(_text(node.get("Node")), _text(record.get("ID")), str(error), address)
+
+
+def _instance(entry: Any, address: Address | None, problem: str) -> Instance:
+    """Return the instance of `entry`, at `address`; raises ValueError, with `problem` where there is none."""
+    node, record = _table(entry, "Node"), _table(entry, "Service")
+    name, instance_id = node.get("Node"), record.get("ID")
+    if not isinstance(name, str):
+        raise ValueError("its node has no name that is a text")
+    if not isinstance(instance_id, str):
+        raise ValueError("it has no service id that is a text")
+    if not isinstance(record.get("Service", ""), str):
+        raise ValueError("the name of its service is not a text")
+    if address is None:
+        raise ValueError(problem)
+    passing, warning = _weights(record.get("Weights"))
+    status = _status(entry.get("Checks", "none"))
+    return Instance(name, instance_id, address, status, passing, warning, _tags(record.get("Tags")))
+
+
+def _table(of: Any, key: str) -> Mapping[str, Any]:
+    found = of.get(key) if isinstance(of, dict) else None
+    return found if isinstance(found, dict) else {}
+
+
+def _text(value: object) -> str:
+    return value if isinstance(value, str) else ""
+
+
+def _tags(tags: object) -> tuple[str, ...]:
+    return tuple(sorted(tag for tag in tags if isinstance(tag, str))) if isinstance(tags, list) else ()
 
 
 def _address(host: object, port: object) -> Address:
@@ -154,8 +248,10 @@ def _address(host: object, port: object) -> Address:
         raise ValueError(f"its address {quoted(host, length=60)} is not an IP address") from None
     if means_nothing_elsewhere(canonical):
         raise ValueError(f"its address {canonical} is unspecified, multicast or link-local")
+    if port is None or port == 0:  # 1.14 leaves the port out where it is 0, as it is with a Unix socket
+        raise ValueError("it has no port")
     if type(port) is not int or not 1 <= port <= MAX_PORT:
-        raise ValueError(f"its port {quoted(str(port), length=20)} is not from 1 to {MAX_PORT}")
+        raise ValueError(f"its port {_said(port)} is not from 1 to {MAX_PORT}")
     address = Address(canonical, port)
     if address == PLACEHOLDER:
         raise ValueError(f"its address {address} is where free slots point")
@@ -170,21 +266,36 @@ def _weights(weights: Any) -> tuple[int, int]:
     pair = weights.get("Passing", 1), weights.get("Warning", 1)
     for weight in pair:
         if type(weight) is not int or not 0 <= weight <= MAX_CONSUL_WEIGHT:
-            raise ValueError(f"its weight {quoted(str(weight), length=20)} is not from 0 to {MAX_CONSUL_WEIGHT}")
+            raise ValueError(f"its weight {_said(weight)} is not from 0 to {MAX_CONSUL_WEIGHT}")
     return pair
 
 
-def _status(checks: Iterable[Mapping[str, Any]]) -> CheckStatus:
+def _said(value: object) -> str:
+    """Return a value of JSON as it is shown; of a list or a table, which may be of any depth, only what it is."""
+    if isinstance(value, list | dict):
+        return "(a list)" if isinstance(value, list) else "(a table)"
+    return quoted(str(value), length=20)
+
+
+def _status(checks: Any) -> CheckStatus:
     """Return the worst of an instance's checks, in Consul's own order; no checks at all is passing.
 
     Maintenance is told by check id (`_node_maintenance`, `_service_maintenance:ID`; agent/structs, 1.8). A status
-    that is none of Consul's words counts as critical.
+    that is none of Consul's words counts as critical. Raises ValueError for what is no list of checks.
     """
+    if checks is None:
+        return CheckStatus.PASSING
+    if not isinstance(checks, list):
+        raise ValueError("its checks are not a list")
     seen = set()
     for check in checks:
-        check_id, status = check["CheckID"], check["Status"]
-        if check_id == "_node_maintenance" or str(check_id).startswith("_service_maintenance:"):
+        if not isinstance(check, dict):
+            raise ValueError("one of its checks is not a table")
+        check_id, status = check.get("CheckID"), check.get("Status")
+        if check_id == "_node_maintenance" or _text(check_id).startswith("_service_maintenance:"):
             return CheckStatus.MAINTENANCE
+        if not isinstance(status, str):
+            raise ValueError("one of its checks has no status that is a text")
         seen.add(status)
     if seen <= {"passing"}:
         return CheckStatus.PASSING

@@ -17,6 +17,8 @@ class Reason(enum.Enum):
     MAINTENANCE = "in maintenance"
     WEIGHT = "weight"
     GONE = "gone from Consul"
+    OTHER_TAGS = "it has other tags in Consul"
+    LEFT_OUT = "left out of what Consul has"
     DUPLICATE = "its address is in another slot"
     PERSON = "a person set it aside"
     RELEASED = "a person released it"

@@ -1,6 +1,6 @@
 """Catalog and Config in, `Desired` out: for each backend, the servers it should have and in what state."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 import attrs
 
@@ -49,6 +49,9 @@ class DesiredBackend:
     `doubt` and `is_backwards` are those of the reading it was made from. `means` is how it may be given more servers,
     as configured, `server_options` what every server line has, `start` when a newcomer may get traffic, and
     `drain_seconds` how long what runs on a server that left may go on (0: without an end).
+
+    `other_tags`: where Consul has instances that lack a tag of the backend. `namesakes`: services that Consul has
+    instead of this one, with another name only in upper and lower case.
     """
 
     name: str
@@ -61,6 +64,13 @@ class DesiredBackend:
     server_options: str = ""
     start: str = "trusted"
     drain_seconds: float = 0.0
+    other_tags: frozenset[Address] = frozenset()
+    namesakes: tuple[str, ...] = ()
+
+    @property
+    def is_gone(self) -> bool:
+        """Consul has no instance of the service at all, not even one that is left out or has other tags."""
+        return not (self.servers or self.quarantined or self.other_tags)
 
     @property
     def serving(self) -> int:
@@ -135,10 +145,11 @@ def desired_backend(
         keeps_its_place = instance.address in served and _ADMIN[instance.status] is AdminState.READY
         return (not keeps_its_place, *_best_first(instance))
 
+    meant, other_tags = _meant(reading, config)
     chosen: dict[Address, Instance] = {}
     left_out = list(reading.quarantined)
     is_inside = within(config.networks)
-    for instance in sorted(_meant(reading, config), key=order):
+    for instance in sorted(meant, key=order):
         address = instance.address
         if not is_inside(address.host):
             left_out.append(_left_out(instance, f"its address {address.host} is outside networks"))
@@ -171,7 +182,15 @@ def desired_backend(
         config.server_options,
         config.start,
         config.drain_seconds,
+        other_tags.difference(chosen),
+        tuple(sorted({one.service for one in reading.namesakes})),
     )
+
+
+def namesake_words(service: str, namesakes: Iterable[str]) -> str:
+    """Return what to say of `service`, which Consul has under other names only."""
+    names = ", ".join(quoted(name, length=60) for name in namesakes)
+    return f"service {quoted(service)}: Consul has {names} instead; write the name exactly so"
 
 
 def fallback_reading(service: str, config: Config) -> Reading | None:
@@ -187,12 +206,17 @@ def fallback_reading(service: str, config: Config) -> Reading | None:
     return Reading(service, tuple(sorted(instances, key=_best_first)), doubt=Doubt.FALLBACK)
 
 
-def _meant(reading: Reading, config: BackendConfig) -> Iterable[Instance]:
+def _meant(reading: Reading, config: BackendConfig) -> tuple[Sequence[Instance], frozenset[Address]]:
+    """Return the instances of `reading` that the backend is about, and the addresses of those with other tags."""
     if reading.doubt is Doubt.FALLBACK:
         own = set(config.fallback)
-        return [instance for instance in reading.instances if instance.address in own]
+        return [instance for instance in reading.instances if instance.address in own], frozenset()
     wanted = set(config.tags)
-    return [instance for instance in reading.instances if wanted.issubset(instance.tags)]
+    if not wanted:
+        return reading.instances, frozenset()
+    meant = [instance for instance in reading.instances if wanted.issubset(instance.tags)]
+    others = (instance.address for instance in reading.instances if not wanted.issubset(instance.tags))
+    return meant, frozenset(others)
 
 
 def _best_first(instance: Instance) -> tuple[int, str, str]:
@@ -200,7 +224,7 @@ def _best_first(instance: Instance) -> tuple[int, str, str]:
 
 
 def _left_out(instance: Instance, reason: str) -> Quarantined:
-    return Quarantined(instance.node, instance.instance_id, reason)
+    return Quarantined(instance.node, instance.instance_id, reason, instance.address)
 
 
 def _by_address(chosen: tuple[Address, Instance]) -> tuple[str, int]:

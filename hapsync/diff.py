@@ -1,6 +1,6 @@
 """Desired and Observed in, `Diff` out: what HAProxy lacks to be what is desired, backend by backend."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 
 import attrs
@@ -133,14 +133,8 @@ def _diff_backend(want: DesiredBackend, have: Backend, aside: Mapping[Address, A
         changes += _creations(want, have, missing, is_checked=is_checked)
         missing = []
     used = [slot for slot in others if not slot.is_free]  # mostly a few of many
-    due += [
-        (
-            slot,
-            Remove(want.name, slot.name, slot.address, Reason.DUPLICATE if slot.address in holders else Reason.GONE),
-        )
-        for slot in used
-        if slot.admin is not AdminState.MAINT
-    ]
+    leaving = [slot for slot in used if slot.admin is not AdminState.MAINT]
+    due += _removals(want, leaving, holders) if leaving else ()
     held = [Held(change, Reason.BY_HAND) for slot, change in due if slot.is_by_hand and slot.name not in touched]
     changes += [change for slot, change in due if not slot.is_by_hand and slot.name not in touched]
     changes += [
@@ -160,6 +154,23 @@ def _diff_backend(want: DesiredBackend, have: Backend, aside: Mapping[Address, A
     short = tuple(server.address for server in missing)
     shortages = (Shortage(want.name, short, want.serving),) if short else ()
     return Diff(tuple(changes), shortages, tuple(held))
+
+
+def _removals(
+    want: DesiredBackend, leaving: Iterable[Server], holders: Collection[Address]
+) -> Iterator[tuple[Server, Change]]:
+    """Yield the removal of each server that is `leaving`, with what Consul says of its address."""
+    left_out = {one.address for one in want.quarantined}
+    for slot in leaving:
+        if slot.address in holders:
+            reason = Reason.DUPLICATE
+        elif slot.address in want.other_tags:
+            reason = Reason.OTHER_TAGS
+        elif slot.address is not None and slot.address in left_out:
+            reason = Reason.LEFT_OUT
+        else:
+            reason = Reason.GONE
+        yield slot, Remove(want.name, slot.name, slot.address, reason)
 
 
 def needs_sessions(wanted: Desired, observed: Observed) -> tuple[str, ...]:

@@ -20,21 +20,23 @@ from hapsync.text import quoted
 class Listing:
     """The names of all services and their tags, as one answer of Consul gave them.
 
-    `is_whole`: nothing speaks against it, so that a service it lacks is gone.
+    `is_whole`: nothing speaks against it, so that a service it lacks is gone. `unreadable` are those whose tags are
+    not a list of texts.
     """
 
     services: Mapping[str, frozenset[str]]
     is_whole: bool = False
+    unreadable: frozenset[str] = frozenset()
 
 
 def parse_listing(body: bytes, *, is_whole: bool) -> Listing:
     """Return the listing that `body`, the answer of `/v1/catalog/services`, holds; raises CatalogError."""
     try:
         tree = json.loads(body)
-        services = {name: frozenset(tags) for name, tags in tree.items() if _are_texts(tags)}
+        services = {name: frozenset(tags or ()) for name, tags in tree.items() if tags is None or _are_texts(tags)}
     except (ValueError, AttributeError, RecursionError) as error:
         raise CatalogError(f"the list of services: Consul's answer cannot be read: {error}") from error
-    return Listing(services, is_whole and len(services) == len(tree))
+    return Listing(services, is_whole, frozenset(tree) - frozenset(services))
 
 
 def _are_texts(tags: object) -> bool:
@@ -121,5 +123,5 @@ def discover(config: Config, listing: Listing) -> Discovered:
             for name in new[room:]
         ]
         names |= there | set(new[:room])
-        missing |= there - tagged
+        missing |= there - tagged - {f"{group.prefix}{service}" for service in listing.unreadable}
     return Discovered(with_discovered(config, names), tuple(left_out), frozenset(missing))

@@ -228,7 +228,7 @@ def _distrust(want: DesiredBackend | None, caution: Caution) -> Reason | None:
         return None
     if want.doubt is not None:
         return Reason(want.doubt.value)
-    if not want.servers:
+    if want.is_gone:
         return Reason.SERVICE_GONE
     is_unproven = want.is_backwards and not caution.has_refilled
     return Reason.REFILLING if caution.is_refilling or is_unproven else None

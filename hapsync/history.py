@@ -45,14 +45,15 @@ def refilled(
     """Return how far `want` is back after it had vanished or Consul's index had gone backwards; None if it is whole.
 
     It is back when as many instances should serve as served in HAProxy when it began; or when at least the fraction
-    that may not be lost of those still up is back, and for a whole window no more came.
+    that may not be lost of those still up is back, and for a whole window no more came. An instance is back, too,
+    where Consul has it with other tags than the backend asks for: it serves no more, and has not vanished.
     """
-    serving = want.serving
+    serving = want.serving + len({slot.address for slot in have.ready} & want.other_tags)
     if refill is not None and refill.is_over and not want.is_backwards:
         refill = None  # that reading is no more; this one may be a loss of its own
     if refill is None:
         was = capacity_or_ready(have)
-        if not want.is_backwards and (want.servers or was == 0):
+        if not want.is_backwards and (not want.is_gone or was == 0):
             return None
         refill = Refill(was=was, since=now_seconds, changed=now_seconds, serving=serving)
     if serving != refill.serving:
@@ -61,7 +62,7 @@ def refilled(
     # What HAProxy itself has found dead since need not come back.
     lives = min(refill.was, max(1, capacity(have)))
     is_most = serving > 0 and serving >= round(lives * (1 - max_loss_fraction), 9)  # 10 * (1 - 0.7) is above 3
-    is_over = bool(want.servers) and (serving >= refill.was or (is_quiet and is_most))
+    is_over = not want.is_gone and (serving >= refill.was or (is_quiet and is_most))
     if want.is_backwards:  # the mark stays on the reading: remember that this one was dealt with
         return attrs.evolve(refill, is_over=refill.is_over or is_over)
     return None if is_over else refill
@@ -97,7 +98,7 @@ class Flaps:
         """Return this with what `desired` says now; `longest_seconds` bounds a hold-down, by backend.
 
         The first return is never delayed; each one after it waits twice as long as the one before, from 2 s on, and
-        the wait begins anew at each return.
+        the wait begins anew at each return. An instance that gets other tags has not fallen, and does not return.
         """
         changed = {name: want for name, want in desired.backends.items() if self.known.get(name) is not want}
         if not changed:
@@ -110,10 +111,10 @@ class Flaps:
             if known is None:
                 continue
             before, now = _serving(known), _serving(want)
-            for address in before - now:
+            for address in before - now - want.other_tags:
                 old = flaps.get((name, address))
                 flaps[name, address] = Flap((old.falls if old else 0) + 1, now_seconds)
-            for address in now - before:
+            for address in now - before - known.other_tags:
                 flap = flaps.get((name, address))
                 if flap is not None:
                     longest = longest_seconds.get(name, LONGEST_HOLD_DOWN_SECONDS)

@@ -12,7 +12,7 @@ import attrs
 from hapsync.catalog import NOT_TELLING, Quarantined
 from hapsync.changes import Reason
 from hapsync.config import Config
-from hapsync.desired import Desired, DesiredServer
+from hapsync.desired import Desired, DesiredServer, namesake_words
 from hapsync.diff import diff
 from hapsync.guard import Caution, Cautions, capacity, guard
 from hapsync.memory import Freeze, Hold, Memory
@@ -145,6 +145,11 @@ def make_view(
     unknown = [name for name in sorted(config.backends) if name not in wanted.backends]
     if has_catalog:
         reasons += [f"service {quoted(config.backends[name].service)} was not read yet" for name in unknown]
+    reasons += [
+        namesake_words(config.backends[name].service, want.namesakes)
+        for name, want in wanted.backends.items()
+        if want.is_gone and want.namesakes
+    ]
     away = {name: want.doubt for name, want in wanted.backends.items() if want.doubt in NOT_TELLING}
     reasons += [f"service {quoted(config.backends[name].service)}: {why.value}" for name, why in away.items()]
     if observed is None or unknown or away or not file_is_readable:

@@ -71,7 +71,7 @@ def loses_much(before: Reading | None, now: Reading) -> bool:
 
 def same_content(one: Reading, other: Reading) -> bool:
     """Return whether both readings say the same of their service, however far each is trusted."""
-    return (one.instances, one.quarantined) == (other.instances, other.quarantined)
+    return (one.instances, one.quarantined, one.namesakes) == (other.instances, other.quarantined, other.namesakes)
 
 
 def _serving(reading: Reading | None) -> frozenset[Address]:

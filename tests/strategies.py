@@ -251,7 +251,7 @@ _READINGS = {
     name: st.builds(
         lambda name, instances, doubt, backwards: Reading(name, instances, (), doubt, is_backwards=not backwards),
         st.just(name),
-        _INSTANCES,
+        _mostly(_INSTANCES, st.just(())),
         _DOUBTS,
         st.integers(0, 11),
     )

@@ -2,11 +2,12 @@
 
 import copy
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, given, settings, strategies as st
 
 from hapsync.catalog import Instance, Quarantined, Reading, parse_reading
 from hapsync.errors import CatalogError
@@ -108,15 +109,15 @@ def test_no_instance_at_all_is_a_whole_answer() -> None:
         (b"[", "not JSON"),
         (b"<html>502</html>", "not JSON"),
         (b"[\xff]", "not JSON"),
-        (b"[" + b"1" * 5000 + b"]", "not JSON"),
+        (b'[{"Port": 80,' + b"1" * 5000 + b"}]", "not JSON"),
         (b"[" * 100_000, "not JSON"),
         (b"null", "not a list"),
         (b"{}", "not a list"),
         (b'"[]"', "not a list"),
-        (b"[null]", "an entry"),
-        (b"[[]]", "an entry"),
-        (b"[{}]", "an entry"),
-        (b"[5]", "an entry"),
+        (b"[null]", "not an entry"),
+        (b"[[]]", "not an entry"),
+        (b"[{}]", "not an entry"),
+        (b"[5]", "not an entry"),
     ],
     ids=lambda value: str(value[:20]),
 )
@@ -126,30 +127,52 @@ def test_an_answer_that_is_not_whole_is_no_reading(body: bytes, says: str) -> No
 
 
 @pytest.mark.parametrize(
-    "damage",
+    ("damage", "says"),
     [
-        {"Node": None},
-        {"Node": "n1"},
-        {"Node": {}},
-        {"Node": {"Node": "n1"}, "Service": {"ID": "i", "Address": "", "Port": 1}},
-        {"Node": {"Node": 5, "Address": "10.0.0.1"}},
-        {"Service": None},
-        {"Service": []},
-        {"Service": {"ID": "i", "Address": "10.0.0.1"}},
-        {"Service": {"ID": None, "Address": "10.0.0.1", "Port": 1}},
-        {"Service": {"ID": ["i"], "Address": "10.0.0.1", "Port": 1}},
-        {"Checks": 5},
-        {"Checks": [None]},
-        {"Checks": ["passing"]},
-        {"Checks": [{"Status": "passing"}]},
-        {"Checks": [{"CheckID": "c"}]},
-        {"Checks": [{"CheckID": "c", "Status": ["passing"]}]},
+        ({"Node": None}, "its node has no name"),
+        ({"Node": "n1"}, "its node has no name"),
+        ({"Node": {}}, "its node has no name"),
+        ({"Node": {"Node": 5, "Address": "10.0.0.1"}}, "its node has no name"),
+        ({"Service": None}, "it has no service id"),
+        ({"Service": []}, "it has no service id"),
+        ({"Service": {"ID": None, "Address": "10.0.0.1", "Port": 1}}, "it has no service id"),
+        ({"Service": {"ID": ["i"], "Address": "10.0.0.1", "Port": 1}}, "it has no service id"),
+        ({"Service": {"ID": "i", "Address": "10.0.0.1"}}, "it has no port"),
+        ({"Service": {"ID": "i", "Address": "10.0.0.1", "Port": 1, "Service": 5}}, "the name of its service"),
+        ({"Node": {"Node": "n1"}, "Service": {"ID": "i", "Address": "", "Port": 1}}, "it has no address"),
+        ({"Checks": 5}, "its checks are not a list"),
+        ({"Checks": [None]}, "one of its checks is not a table"),
+        ({"Checks": ["passing"]}, "one of its checks is not a table"),
+        ({"Checks": [{"CheckID": "c"}]}, "one of its checks has no status"),
+        ({"Checks": [{"CheckID": "c", "Status": ["passing"]}]}, "one of its checks has no status"),
     ],
     ids=json.dumps,
 )
-def test_an_entry_that_is_not_whole_spoils_the_answer(damage: Mapping[str, Any]) -> None:
-    with pytest.raises(CatalogError, match='service "web"'):
-        read(entry(), {**entry(), **damage})
+def test_an_entry_that_is_not_whole_is_left_out_alone(damage: Mapping[str, Any], says: str) -> None:
+    good = entry(ID="good", Address="10.0.0.9")
+    reading = read(good, {**entry(), **damage})
+
+    assert [one.instance_id for one in reading.instances] == ["good"]
+    assert [one.reason for one in reading.quarantined if says in one.reason]
+
+
+def test_an_entry_without_a_list_of_checks_is_left_out() -> None:
+    bare = entry()
+    del bare["Checks"]
+
+    assert only_reason(bare) == "its checks are not a list"
+
+
+def test_a_check_without_an_id_is_no_maintenance() -> None:
+    assert only_instance({**entry(), "Checks": [{"Status": "passing"}]}).status is CheckStatus.PASSING
+    assert only_instance({**entry(), "Checks": [{"Status": "critical"}]}).status is CheckStatus.CRITICAL
+
+
+def test_a_list_in_which_nothing_names_its_instance_is_no_answer_of_consuls() -> None:
+    with pytest.raises(CatalogError, match="is it Consul"):
+        read({"error": "no route"}, {"Node": 5, "Service": "web"})
+    with pytest.raises(CatalogError, match="is it Consul"):
+        read(None)
 
 
 def test_the_name_of_a_service_is_escaped_in_errors() -> None:
@@ -195,14 +218,19 @@ def test_an_instance_with_no_address_anywhere_is_left_out() -> None:
 
 @pytest.mark.parametrize(
     "port",
-    [0, -1, 65536, 99999, 10**30, 80.0, 80.5, True, False, None, "80", "", "80; quit", "80\n", [80], {"port": 80}],
+    [-1, 65536, 99999, 10**30, 80.0, 80.5, True, "80", "", "80; quit", "80\n", [80], {"port": 80}],
     ids=json.dumps,
 )
 def test_an_instance_whose_port_is_no_port_is_left_out(port: object) -> None:
     reason = only_reason(entry(Port=port))
 
-    assert reason.startswith('its port "')
-    assert reason.endswith('" is not from 1 to 65535')
+    assert reason.startswith(('its port "', "its port (a "))
+    assert reason.endswith(" is not from 1 to 65535")
+
+
+@pytest.mark.parametrize("port", [0, None, ...], ids=repr)
+def test_an_instance_without_a_port_is_left_out(port: object) -> None:
+    assert only_reason(entry(Port=port)) == "it has no port"
 
 
 @pytest.mark.parametrize("port", [1, 80, 65535])
@@ -219,8 +247,8 @@ def test_the_address_of_free_slots_is_left_out() -> None:
 def test_an_instance_whose_weight_is_no_weight_is_left_out(of: str, weight: object) -> None:
     reason = only_reason(entry(Weights={"Passing": 1, "Warning": 1, of: weight}))
 
-    assert reason.startswith('its weight "')
-    assert reason.endswith('" is not from 0 to 65535')
+    assert reason.startswith(('its weight "', "its weight (a "))
+    assert reason.endswith(" is not from 0 to 65535")
 
 
 @pytest.mark.parametrize("weights", [5, "1", [1, 1], True], ids=json.dumps)
@@ -289,7 +317,7 @@ def test_one_bad_instance_is_left_out_alone() -> None:
     reading = read(entry(ID="bad\n", Port=0), entry(ID="good"))
 
     assert [one.instance_id for one in reading.instances] == ["good"]
-    assert reading.quarantined == (Quarantined("n1", "bad\n", 'its port "0" is not from 1 to 65535'),)
+    assert reading.quarantined == (Quarantined("n1", "bad\n", "it has no port"),)
 
 
 def test_instances_are_sorted_by_node_and_id_whatever_their_order() -> None:
@@ -303,3 +331,126 @@ def test_instances_are_sorted_by_node_and_id_whatever_their_order() -> None:
         ("n2", "a"),
         ("n2", "b"),
     ]
+
+
+def nested(levels: int) -> str:
+    return '{"x":' * levels + "1" + "}" * levels
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [nested(3), nested(5_000), nested(100_000), "[" * 5_000 + "]" * 5_000, "9" * 5_000, "-" + "9" * 9_999, "1e999"],
+    ids=lambda odd: f"{odd[:5]} {len(odd)}",
+)
+def test_what_a_registrant_hides_in_an_entry_costs_nobody_anything(odd: str) -> None:
+    """Consul gives back any table of `Proxy.Config`, also one that Python's JSON reader refuses."""
+    hiding = json.dumps(entry(ID="hiding", Proxy={"Config": "HERE", 'a ] [ } \\" {': "]"}, Address="10.0.0.2"))
+    body = f"[{json.dumps(entry())}, {hiding.replace(json.dumps('HERE'), odd)}, {json.dumps(entry(ID='z'))}]"
+    reading = parse_reading("web", body.encode())
+
+    assert [one.instance_id for one in reading.instances] == ["hiding", "web-1", "z"]
+    assert reading.quarantined == ()
+
+
+def test_bytes_that_are_no_utf_8_cost_only_the_text_they_are_in() -> None:
+    body = json.dumps([entry(), entry(ID="other", Address="BAD")]).encode().replace(b"BAD", b"10.0.0.\xff")
+    reading = parse_reading("web", body)
+
+    assert [one.instance_id for one in reading.instances] == ["web-1"]
+    assert [one.instance_id for one in reading.quarantined] == ["other"]
+
+
+@pytest.mark.parametrize(
+    "body",
+    [b'[{"x": ' + b"[" * 5_000, b"[" * 5_000 + b"]" * 4_999, b"]" * 9, b'["' + b"[" * 9_999],
+    ids=len,
+)
+def test_what_is_nested_deeply_and_is_no_json_is_no_reading(body: bytes) -> None:
+    with pytest.raises(CatalogError, match="not JSON"):
+        parse_reading("web", body)
+
+
+@pytest.mark.parametrize("version", ["1.8.7", "1.14.11"])
+def test_instances_of_a_service_whose_name_differs_in_case_are_another_services(version: str) -> None:
+    lower, upper = (parse_reading(name, real_answer(version)) for name in ("web", "WEB"))
+
+    assert [one.instance_id for one in lower.instances] == ["web-1", "web-4", "web-2", "web-3"]
+    assert [one.instance_id for one in upper.instances] == ["other-1"]
+    assert [(one.service, str(one.address)) for one in lower.namesakes] == [("WEB", "10.0.0.6:8080")]
+    assert {one.service for one in upper.namesakes} == {"web"}
+    assert parse_reading("Web", real_answer(version)).is_empty
+    assert len(parse_reading("Web", real_answer(version)).namesakes) == 6
+
+
+def real_answer(version: str) -> bytes:
+    """What that Consul answers for the service web: four instances, one without a port, one of the service WEB."""
+    return Path(__file__).with_name("data").joinpath(f"health-{version}.json").read_bytes()
+
+
+@pytest.mark.parametrize("version", ["1.8.7", "1.14.11"])
+def test_a_real_answer_is_read_and_the_instance_without_a_port_is_left_out_alone(version: str) -> None:
+    reading = parse_reading("web", real_answer(version))
+
+    assert {one.instance_id: (str(one.address), one.status.value, one.weight) for one in reading.instances} == {
+        "web-1": ("10.0.0.1:8080", "passing", 10),
+        "web-2": ("10.0.0.2:8080", "warning", 2),
+        "web-3": ("10.0.0.3:8080", "maintenance", 1),
+        "web-4": ("10.0.0.4:8080", "passing", 1),
+    }
+    assert reading.quarantined == (Quarantined("lab", "web-5", "it has no port"),)
+
+
+Path_ = tuple[str | int, ...]
+
+
+def fields_of(value: Any, at: Path_ = ()) -> Iterator[Path_]:
+    """Every place within `value`, itself first."""
+    yield at
+    for key, one in value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ():
+        yield from fields_of(one, (*at, key))
+
+
+ODD = st.one_of(
+    st.sampled_from((None, True, False, 0, -1, 80, 1e300, 10**40, "", "x", [], {}, [[]], {"Node": {}}, "\ud800")),
+    st.recursive(
+        st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=9),
+        lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=9), inner, max_size=3),
+        max_leaves=6,
+    ),
+    st.sampled_from(("a" * 100_000, "\0", "10.0.0.1\n", "passing", "critical", "0x50")),
+)
+
+
+@settings(deadline=None, max_examples=400, suppress_health_check=[HealthCheck.too_slow])
+@given(st.sampled_from(("1.8.7", "1.14.11")), st.integers(0, 3), st.data(), st.booleans())
+def test_whatever_is_missing_or_of_another_type_in_an_entry_costs_that_entry_alone(
+    version: str,
+    number: int,
+    data: st.DataObject,
+    is_deleted: bool,  # noqa: FBT001
+) -> None:
+    answer: list[Any] = json.loads(real_answer(version))
+    [place] = [place for place, one in enumerate(answer) if one["Service"]["ID"] == f"web-{number + 1}"]
+    path = data.draw(st.sampled_from(sorted(fields_of(answer[place]), key=repr)))
+    odd = data.draw(ODD)
+    inside: Any = answer
+    where: Path_ = (place, *path)
+    for key in where[:-1]:
+        inside = inside[key]
+    if is_deleted and path:
+        del inside[where[-1]]
+    else:
+        inside[where[-1]] = odd
+    others = {f"web-{other}" for other in range(1, 5)} - {f"web-{number + 1}"}
+
+    reading = parse_reading("web", json.dumps(answer).encode())
+
+    there = [one for one in reading.instances if one.instance_id not in others]
+    left_out = [one for one in reading.quarantined if one.instance_id != "web-5"]
+    elsewhere = [one for one in reading.namesakes if one.service != "WEB"]
+    assert others <= {one.instance_id for one in reading.instances}
+    assert "web-5" in {one.instance_id for one in reading.quarantined}
+    assert len(reading.instances) + len(left_out) + len(elsewhere) == 4
+    assert len(there) <= 1
+    assert all(one.reason and one.reason.isascii() and one.reason.isprintable() for one in left_out)
+    assert all(len(one.reason) < 300 for one in left_out)

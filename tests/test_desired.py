@@ -6,7 +6,7 @@ from ipaddress import ip_network
 import attrs
 import pytest
 
-from hapsync.catalog import Catalog, Doubt, Instance, Quarantined, Reading
+from hapsync.catalog import Catalog, Doubt, Instance, Namesake, Quarantined, Reading
 from hapsync.config import BackendConfig, Config
 from hapsync.desired import (
     Desired,
@@ -15,6 +15,7 @@ from hapsync.desired import (
     desired,
     desired_backend,
     fallback_reading,
+    namesake_words,
     scale_weights,
 )
 from hapsync.model import Address, AdminState, CheckStatus
@@ -130,7 +131,7 @@ def test_of_instances_on_one_address_the_healthiest_counts(one: CheckStatus, oth
 
     assert [(server.instance_id, server.status) for server in found.servers] == [("web-9", one)]
     assert found.quarantined == (
-        Quarantined("n1", "web-1", 'its address 10.0.0.1:80 is that of "web-9" on "n9" too'),
+        Quarantined("n1", "web-1", 'its address 10.0.0.1:80 is that of "web-9" on "n9" too', Address("10.0.0.1", 80)),
     )
     assert found == wanted(healthier, instance(1, other))
 
@@ -141,7 +142,7 @@ def test_of_equal_instances_on_one_address_the_first_by_node_and_id_counts() -> 
 
     assert [server.instance_id for server in found.servers] == ['web-0 "\n']
     reason = 'its address 10.0.0.1:80 is that of "web-0 \\"\\n" on "n1" too'
-    assert found.quarantined == (Quarantined("n1", "web-1", reason),)
+    assert found.quarantined == (Quarantined("n1", "web-1", reason, Address("10.0.0.1", 80)),)
 
 
 def test_an_instance_without_the_tags_takes_no_address_from_another() -> None:
@@ -149,6 +150,34 @@ def test_an_instance_without_the_tags_takes_no_address_from_another() -> None:
     found = wanted(untagged, instance(1, CheckStatus.CRITICAL, tags=("a",)), config=attrs.evolve(WEB, tags=("a",)))
 
     assert [server.instance_id for server in found.servers] == ["web-1"]
+
+
+def test_where_instances_have_other_tags_is_known() -> None:
+    instances = (instance(1, tags=("a",)), instance(2), attrs.evolve(instance(3), address=Address("10.0.0.1", 80)))
+    tagged = attrs.evolve(WEB, tags=("a",))
+
+    assert wanted(*instances, config=tagged).other_tags == {Address("10.0.0.2", 80)}
+    assert wanted(*instances).other_tags == frozenset()
+
+
+def test_a_service_is_gone_only_where_consul_has_nothing_of_it() -> None:
+    left_out = Quarantined("n1", "web-1", "it has no port")
+
+    assert wanted().is_gone
+    assert not wanted(instance(1, CheckStatus.CRITICAL)).is_gone
+    assert not wanted(instance(1), config=attrs.evolve(WEB, tags=("a",))).is_gone
+    assert not desired_backend("web", WEB, Reading("web", (), (left_out,))).is_gone
+    assert not wanted(instance(1), config=attrs.evolve(WEB, networks=(ip_network("192.0.2.0/24"),))).is_gone
+
+
+def test_a_service_with_another_name_in_upper_or_lower_case_is_not_it() -> None:
+    found = desired_backend("web", WEB, Reading("web", (), namesakes=(Namesake("Web"), Namesake("Web"))))
+
+    assert found.is_gone
+    assert found.namesakes == ("Web",)
+    assert namesake_words("web", found.namesakes) == (
+        'service "web": Consul has "Web" instead; write the name exactly so'
+    )
 
 
 def test_what_the_catalog_left_out_is_kept_with_its_reason() -> None:

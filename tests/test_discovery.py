@@ -136,7 +136,8 @@ def test_a_listing_is_read_and_what_is_none_is_refused() -> None:
     assert parse_listing(body, is_whole=True) == Listing(
         {"api": frozenset({"app"}), "db": frozenset()}, is_whole=True
     )
-    assert not parse_listing(b'{"api": null, "db": []}', is_whole=True).is_whole
+    odd = parse_listing(b'{"api": null, "db": [5], "web": "app"}', is_whole=True)
+    assert odd == Listing({"api": frozenset()}, is_whole=True, unreadable=frozenset({"db", "web"}))
     for damaged in (b"", b"[]", b"null", b'{"api": ["app"]', b"\xff"):
         with pytest.raises(CatalogError):
             parse_listing(damaged, is_whole=True)

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import attrs
 import pytest
 
-from hapsync.catalog import Doubt
+from hapsync.catalog import Doubt, Quarantined
 from hapsync.desired import Desired, DesiredBackend, DesiredServer
 from hapsync.history import Flaps, Peaks, capacity_or_ready, peak, refilled, seen
 from hapsync.memory import Refill
@@ -152,6 +152,23 @@ def test_instances_that_may_not_serve_are_not_back() -> None:
     assert after(back, service(0, critical=4), serving(4), 500, fraction=1.0) == VANISHED
 
 
+def with_other_tags(want: DesiredBackend, *numbers: int) -> DesiredBackend:
+    return attrs.evolve(want, other_tags=frozenset(map(at, numbers)))
+
+
+def test_a_service_whose_instances_have_other_tags_has_not_vanished() -> None:
+    assert after(None, with_other_tags(service(0), 1, 2), serving(2), 5) is None
+    left_out = attrs.evolve(service(0), quarantined=(Quarantined("n", "i", "it has no port"),))
+    assert after(None, left_out, serving(2), 5) is None
+
+
+def test_an_instance_that_comes_back_with_other_tags_is_back() -> None:
+    assert after(VANISHED, with_other_tags(service(2), 3, 4), serving(4), 5) is None
+    assert after(VANISHED, with_other_tags(service(0), 1, 2, 3, 4), serving(4), 5) is None
+    others = after(VANISHED, with_other_tags(service(2), 7, 8), serving(4), 5)  # HAProxy has none of these
+    assert others == attrs.evolve(VANISHED, serving=2, changed=5)
+
+
 @pytest.mark.parametrize(("fraction", "least"), [(0.7, 3), (0.9, 1), (0.1, 9), (0.3, 7)])
 def test_a_share_of_ten_is_a_whole_number(fraction: float, least: int) -> None:
     ten = attrs.evolve(VANISHED, was=10, serving=least)
@@ -283,6 +300,32 @@ def test_a_weight_that_changes_is_no_fall() -> None:
         flapper.flaps = flapper.flaps.noted(Desired({"web": DesiredBackend("web", 4, servers)}), flapper.now)
 
     assert flapper.flaps.flaps == {}
+
+
+def test_tags_that_move_to_and_fro_are_no_falls() -> None:
+    flapper = Flapper()
+    flapper.says(READY, READY)
+    for _ in range(5):
+        flapper.now += 1
+        moved = with_other_tags(DesiredBackend("web", 4, (want(1),)), 2)
+        flapper.flaps = flapper.flaps.noted(Desired({"web": moved}), flapper.now)
+        flapper.now += 1
+        flapper.says(READY, READY)
+
+    assert flapper.flaps.flaps == {}
+
+
+def test_an_instance_that_falls_often_and_then_gets_its_tags_back_does_not_wait_for_that() -> None:
+    flapper = Flapper()
+    flapper.says(READY, READY)
+    for _ in range(3):
+        flapper.falls_and_returns()
+    flapper.now += 100
+    moved = with_other_tags(DesiredBackend("web", 4, (want(1),)), 2)
+    flapper.flaps = flapper.flaps.noted(Desired({"web": moved}), flapper.now)
+    flapper.says(READY, READY)
+
+    assert flapper.waits() == 0
 
 
 def test_what_the_configuration_no_longer_names_is_forgotten() -> None:

@@ -557,9 +557,19 @@ def test_nothing_is_removed_on_doubt_when_the_service_vanished_or_while_it_refil
             continue
 
         assert want.doubt is None
-        assert want.servers
+        assert want.servers or want.quarantined or want.other_tags
         assert not caution.is_refilling
         assert caution.has_refilled or not want.is_backwards
+
+
+@laws
+@given(worlds())
+def test_a_service_of_which_consul_has_instances_is_never_held_as_gone(world: World) -> None:
+    for one in found_in(world).held:
+        if one.reason is Reason.SERVICE_GONE:
+            service = world.config.backends[one.change.backend].service
+
+            assert world.catalog.readings[service].instances == ()
 
 
 @laws
@@ -733,6 +743,7 @@ def test_the_worlds_are_of_every_kind() -> None:
     look()
     reasons = set(Reason) - {
         *(Reason.PASSING, Reason.WARNING, Reason.CRITICAL, Reason.MAINTENANCE, Reason.WEIGHT, Reason.GONE),
+        *(Reason.OTHER_TAGS, Reason.LEFT_OUT),
         *(Reason.DUPLICATE, Reason.DRAINED, Reason.PERSON, Reason.RELEASED, Reason.CAPACITY_FIRST),
         *(Reason.FROZEN, Reason.OBSERVING),
     }

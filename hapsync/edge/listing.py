@@ -5,6 +5,8 @@ import random
 import threading
 from collections.abc import Callable
 
+import attrs
+
 from hapsync.config import ConsulConfig
 from hapsync.discovery import Listing, parse_listing
 from hapsync.edge.connection import Endpoint
@@ -38,7 +40,7 @@ def _read(agent: Agent, config: ConsulConfig, index: int = 0, wait_seconds: floa
     listing = parse_listing(answer.body, is_whole=evidence(answer.headers, is_cached=False) is None)
     if config.canary and config.canary not in listing.services:
         # Without the right to read a service Consul leaves it out of the list, and says so to nobody.
-        listing = Listing(listing.services)
+        listing = attrs.evolve(listing, is_whole=False)
     return listing, index_of(_WHAT, answer)
 
 

@@ -121,14 +121,14 @@ class Reader:
         Raises Stopped.
         """
         timeout_seconds = CONFIRM_AGAIN_SECONDS if is_again else CONFIRM_SECONDS
-        was_empty = not seen.instances
+        was_empty = seen.is_empty
         try:
             if was_empty and is_again and not self._canary_lives("stale", timeout_seconds):
                 return None
             if was_empty and not self._canary_lives("consistent", timeout_seconds):
                 return None
             found = self.read("consistent", timeout_seconds=timeout_seconds)
-            is_empty = not found.reading.instances
+            is_empty = found.reading.is_empty
             if is_empty and not was_empty and not self._canary_lives("consistent", timeout_seconds):
                 return None
         except CatalogError as error:
@@ -227,5 +227,5 @@ def index_of(what: str, answer: Answer) -> int:
 def is_alive(canary: str, answer: Answer) -> bool:
     """Return whether `answer` shows the service that is never empty; raises CatalogError when it is not whole."""
     reading = parse_reading(canary, answer.body)
-    is_seen = bool(reading.instances or reading.quarantined)
+    is_seen = bool(not reading.is_empty or reading.namesakes)
     return is_seen and evidence(answer.headers, "x-cache" in answer.headers) is None

@@ -56,7 +56,7 @@ def read_catalog(config: ConsulConfig, services: Iterable[str]) -> tuple[Catalog
                 errors[service] = str(found)
     for agent in agents:
         agent.close()
-    empty = [service for service, reading in readings.items() if not reading.instances and reading.doubt is None]
+    empty = [service for service, reading in readings.items() if reading.is_empty and reading.doubt is None]
     if empty and not _canary_lives(Agent(config, where, token), config.canary, consistency):
         for service in empty:
             readings[service] = attrs.evolve(readings[service], doubt=Doubt.UNCONFIRMED)

@@ -13,7 +13,7 @@ from hapsync.advice import advise
 from hapsync.catalog import Catalog
 from hapsync.cfgfile import observed_from_file
 from hapsync.config import Config
-from hapsync.desired import desired
+from hapsync.desired import desired, namesake_words
 from hapsync.discovery import discover, members
 from hapsync.edge.consul import Agent, endpoint, read_token
 from hapsync.edge.files import candidate_file, lock_owner, read_text_or_none
@@ -223,6 +223,8 @@ def _consul(settings: Settings) -> Iterator[Finding]:
         if reading.instances or reading.quarantined:
             left_out = f", {len(reading.quarantined)} quarantined" if reading.quarantined else ""
             yield Finding(is_ok=True, what=f"service {quoted(name)}: {count}{left_out}")
+        elif reading.namesakes:
+            yield Finding(is_ok=False, what=namesake_words(name, sorted({one.service for one in reading.namesakes})))
         else:
             yield Finding(
                 is_ok=False,
