@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import attrs
 
 from hapsync.config import BackendConfig
+from hapsync.dangers import has_check, program_check
 from hapsync.model import is_ours
 from hapsync.sections import Line, Section, parse_sections
 
@@ -127,6 +128,13 @@ def _tracked(line: Line) -> str | None:
 
 def _about_checks(section: Section, config: BackendConfig) -> Iterator[Advice]:
     words = config.server_options.split()
+    program = program_check(section) if has_check(config.server_options) else None
+    if program is not None:
+        why = (
+            "HAProxy dies where a server with such a check is added live, so what finds no free slot costs a reload, "
+            "and so does a new backend; with another kind of check both are added live"
+        )
+        yield _at(program, section, why)
     inter = words[words.index("inter") + 1] if "inter" in words[:-1] else "2s"
     if "check" in words and _seconds(inter) > LONG_SECONDS:
         yield Advice(

@@ -9,6 +9,7 @@ import re
 from collections.abc import Iterable
 
 from hapsync.config import BackendConfig
+from hapsync.dangers import has_check
 from hapsync.model import Backend, Means
 from hapsync.runtime import OPTION_SIGNS, Command
 from hapsync.text import shown
@@ -46,17 +47,21 @@ def means_of(
     reply: str | None,
     default_servers: Iterable[str] = (),
     tables: Iterable[str] = (),
+    danger: str = "",
 ) -> Means:
     """Return the means of a backend of a HAProxy of this `version` that gave `reply` to the probe; None: not probed.
 
     `default_servers` are the words that `default-server` lines in force there give to every line of the file,
-    `tables` the stick tables that lead to its servers.
+    `tables` the stick tables that lead to its servers. `danger` is why HAProxy might not survive a server with a
+    check there, or nothing.
     """
-    why = "" if reply is None else _why_not(version, config, reply, tuple(default_servers))
+    why = "" if reply is None else _why_not(version, config, reply, tuple(default_servers), danger)
     return Means(reply is not None and not why, version >= HAS_WAIT, why, tuple(tables))
 
 
-def _why_not(version: tuple[int, int], config: BackendConfig, reply: str, default_servers: tuple[str, ...]) -> str:
+def _why_not(
+    version: tuple[int, int], config: BackendConfig, reply: str, default_servers: tuple[str, ...], danger: str
+) -> str:
     words = config.server_options.split()
     if config.means == "slots":
         return 'means = "slots"'
@@ -67,6 +72,8 @@ def _why_not(version: tuple[int, int], config: BackendConfig, reply: str, defaul
             f"dynamic servers of HAProxy {version[0]}.{version[1]} use no connection twice and are deleted late; "
             'means = "dynamic" has them all the same'
         )
+    if danger and has_check(config.server_options):
+        return danger
     if _EXISTS not in reply:
         return f"HAProxy says: {shown(reply.strip())}"
     if never := sorted(_NEVER & set(words)):

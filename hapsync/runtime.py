@@ -75,6 +75,8 @@ SHOW_INFO = Command("show info")
 SHOW_SERVERS_STATE = Command("show servers state")
 SHOW_STAT_SERVERS = Command("show stat -1 4 -1")
 SHOW_PEERS = Command("show peers")
+SHOW_FILES = Command("show env HAPROXY_CFGFILES")
+"""The files that HAProxy was started with (configuration manual, section 2.4; management manual, `show env`)."""
 
 
 def show_servers_state(backend: str) -> Command:

@@ -27,13 +27,17 @@ class Line:
 
 @attrs.frozen
 class Section:
-    """One section: its word, its name (empty where it has none), its own lines, and those of its defaults."""
+    """One section: its word, its name (empty where it has none), its own lines, and those of its defaults.
+
+    `lacks` names the `defaults` that it takes its lines from and that is not there; empty where all are.
+    """
 
     kind: str
     name: str
     number: int
     own: tuple[Line, ...]
     inherited: tuple[Line, ...] = ()
+    lacks: str = ""
 
     @property
     def is_proxy(self) -> bool:
@@ -70,7 +74,9 @@ def parse_sections(text: str) -> Sequence[Section]:
         base = defaults.get(source) if source is not None else (last if kind in _PROXIES else None)
         takes = kind in _PROXIES or kind == "defaults"
         name = words[0] if words and words[0] != "from" else ""
-        section = Section(kind, name, head.number, own, base.lines if base is not None and takes else ())
+        lacks = (source or "") if base is None else base.lacks
+        inherited = base.lines if base is not None and takes else ()
+        section = Section(kind, name, head.number, own, inherited, lacks if takes else "")
         sections.append(section)
         if kind == "defaults":
             defaults[name] = last = section

@@ -1,5 +1,6 @@
 """What the HAProxy at hand can do, found out once for each worker and backend."""
 
+import time
 from collections.abc import Iterable, Mapping
 
 import attrs
@@ -7,12 +8,19 @@ import attrs
 from hapsync.capabilities import means_of, probe_command, refused, version_of
 from hapsync.changes import Create
 from hapsync.config import Config
-from hapsync.edge.files import read_text_or_none
+from hapsync.dangers import fatal_check, has_check
 from hapsync.edge.runtime_socket import RuntimeSession
 from hapsync.model import HAProxyProcess, Means, Observed
 from hapsync.observed import with_means
 from hapsync.runtime import Refusal
 from hapsync.sections import default_server_words, stick_tables
+from hapsync.worker.in_force import InForce, read_in_force
+
+AGAIN_SECONDS = 5.0
+"""How often HAProxy's files are read again where they did not tell what had to be known."""
+_UNSURE = (
+    "whether a server with `check` may be added is not known, HAProxy dies of one with `option external-check`: "
+)
 
 
 class Probe:
@@ -22,6 +30,8 @@ class Probe:
         self._config = config
         self._pid = 0
         self._means: dict[str, Means] = {}
+        self._unsure: set[str] = set()
+        self._again_at = 0.0
 
     @property
     def means(self) -> Mapping[str, Means]:
@@ -39,31 +49,40 @@ class Probe:
         Raises RuntimeAPIError.
         """
         if process.pid != self._pid:
-            self._pid, self._means = process.pid, {}
+            self._pid, self._means, self._unsure = process.pid, {}, set()
+        elif self._unsure and time.monotonic() >= self._again_at:
+            self._means = {name: one for name, one in self._means.items() if name not in self._unsure}
+            self._unsure = set()
         asked = [
             (backend.name, command)
             for backend in observed.backends.values()
             if backend.name not in self._means and backend.name in self._config.backends
             if (command := probe_command(backend)) is not None
         ]
-        version = version_of(process.version)
-        given, tables = self._read_file() if asked else ({}, {})
-        replies = session.ask([command for _, command in asked])
-        for (name, _), reply in zip(asked, replies, strict=True):
-            config = self._config.backends[name]
-            self._means[name] = means_of(version, config, reply, given.get(name, ()), tables.get(name, ()))
+        if asked:
+            files = read_in_force(session, process, self._config.haproxy.config)
+            given, tables = default_server_words(files.text), stick_tables(files.text)
+            replies = session.ask([command for _, command in asked])
+            for (name, _), reply in zip(asked, replies, strict=True):
+                self._means[name] = means_of(
+                    version_of(process.version),
+                    self._config.backends[name],
+                    reply,
+                    given.get(name, ()),
+                    tables.get(name, ()),
+                    self._danger(files, name),
+                )
         return with_means(observed, self._means)
 
-    def _read_file(self) -> tuple[Mapping[str, tuple[str, ...]], Mapping[str, tuple[str, ...]]]:
-        """Return what `default-server` lines give to each backend by the file, and its stick tables.
-
-        Nothing where the file cannot be read.
-        """
-        try:
-            text = read_text_or_none(self._config.haproxy.config) or ""
-        except (OSError, ValueError):
-            return {}, {}
-        return default_server_words(text), stick_tables(text)
+    def _danger(self, files: InForce, name: str) -> str:
+        """Return why HAProxy might not survive a checked server in the backend `name`, or nothing."""
+        if not has_check(self._config.backends[name].server_options):
+            return ""
+        if files.unknown:
+            self._unsure.add(name)
+            self._again_at = time.monotonic() + AGAIN_SECONDS
+            return _UNSURE + files.unknown
+        return fatal_check(files.text, name)
 
     def note(self, refusals: Iterable[Refusal]) -> None:
         """Remember which backends do not take servers after all, until another worker answers."""
@@ -73,3 +92,4 @@ class Probe:
                 if found is not None:
                     known = self._means.get(one.change.backend, found)
                     self._means[one.change.backend] = attrs.evolve(known, can_add=False, why=found.why)
+                    self._unsure.discard(one.change.backend)

@@ -1,0 +1,64 @@
+"""The configuration that a running HAProxy has, as far as its files tell: those it was started with, by itself."""
+
+import os
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import attrs
+
+from hapsync.cfgfile import is_sealed
+from hapsync.edge.files import read_text
+from hapsync.edge.runtime_socket import RuntimeSession
+from hapsync.model import HAProxyProcess
+from hapsync.runtime import SHOW_FILES
+from hapsync.text import shown
+
+_NAME = "HAPROXY_CFGFILES="
+
+
+@attrs.frozen
+class InForce:
+    """The text of HAProxy's files in their order, and why it may not be what HAProxy runs with, or nothing."""
+
+    text: str
+    unknown: str = ""
+
+
+def read_in_force(session: RuntimeSession, process: HAProxyProcess, config: str) -> InForce:
+    """Return the configuration of the worker `process` that answers on `session`; `config` is hapsync's own file.
+
+    A file that hapsync wrote is what HAProxy has, for each one with other lines is put in place by a reload. A file
+    that others wrote is known only where it is older than the worker.
+
+    Raises RuntimeAPIError.
+    """
+    (reply,) = session.ask((SHOW_FILES,))
+    named = next((line.removeprefix(_NAME) for line in reply.split("\n") if line.startswith(_NAME)), "")
+    names = [name for name in named.strip().split(";") if name]
+    texts: list[str] = []
+    unknown = "" if names else f"HAProxy does not say which files it was started with: {shown(reply.strip())}"
+    # One file is hapsync's, under whatever name: HAProxy may run in a container of its own.
+    for name in [config] if len(names) <= 1 else _absolute(names, config):
+        try:
+            text, is_older = read_text(name), _is_older(name, process)
+        except (OSError, ValueError) as error:
+            unknown = unknown or f"HAProxy's file {shown(name)} cannot be read by this user: {error}"
+            continue
+        texts.append(text)
+        if not is_older and not is_sealed(text):
+            unknown = unknown or f"{shown(name)} was changed after HAProxy started; reload HAProxy"
+    return InForce("\n".join(texts), unknown)
+
+
+def _absolute(names: Sequence[str], config: str) -> list[str]:
+    """Return `names`, `config` in place of the only one that can be it: a relative name begins where HAProxy ran."""
+    own = Path(config).name
+    same = [name for name in names if Path(name).name == own and (not Path(name).is_absolute() or name == config)]
+    return [config if same == [name] else name for name in names]
+
+
+def _is_older(name: str, process: HAProxyProcess) -> bool:
+    found = os.stat(name)  # noqa: PTH116
+    # The uptime is in whole seconds, rounded down.
+    return max(found.st_mtime, found.st_ctime) < time.time() - process.uptime_seconds - 1
