@@ -33,6 +33,7 @@ class Reason(enum.Enum):
     FLAPPING = "it comes and goes; held down until it stays"
     FROZEN = "everything is frozen"
     OBSERVING = "mode is observe"
+    UNREAD = "HAProxy's answer about its backend cannot be read"
     NO_LEADER = Doubt.NO_LEADER.value
     STALE = Doubt.STALE.value
     FILTERED = Doubt.FILTERED.value

@@ -232,9 +232,24 @@ class Backend:
 
 @attrs.frozen
 class Observed:
-    """One reading of HAProxy: some or all of the configured backends."""
+    """One reading of HAProxy: some or all of the configured backends.
+
+    `unread` says of which backends HAProxy's answer could not be read, whole or in part, and why. One whose servers
+    could not be read is not in `backends`; one whose counters could not be read is, with loads and proofs unread.
+    """
 
     backends: Mapping[str, Backend]
+    unread: Mapping[str, str] = attrs.field(factory=dict, eq=False)
+
+    def with_backends(self, backends: Mapping[str, Backend]) -> "Observed":
+        """Return this reading with other `backends`."""
+        return Observed(backends, self.unread)
+
+    def updated(self, other: "Observed") -> "Observed":
+        """Return this reading with all that `other`, a later one of some of the same backends, says."""
+        kept = {name: one for name, one in self.backends.items() if name not in other.unread}
+        why = {name: one for name, one in self.unread.items() if name not in other.backends}
+        return Observed({**kept, **other.backends}, {**why, **other.unread})
 
 
 @attrs.frozen

@@ -5,9 +5,11 @@ newer 25, and `show stat` grows with every release.
 """
 
 import csv
+import io
 import re
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import lru_cache
+from typing import TypeVar
 
 import attrs
 
@@ -28,6 +30,7 @@ from hapsync.model import (
     is_ours,
     server_order,
 )
+from hapsync.text import shown
 
 MAINT_BITS = 0x23
 """FMAINT, IMAINT and RMAINT (management manual, `show servers state`). Without 0x04: it says `disabled` stood in the
@@ -50,6 +53,8 @@ _PEERS = re.compile(r"(?m)^0x[0-9a-f]+: \[[^\]]*\] id=\S+ disabled=0 flags=0x([0
 _LOCAL_IS_OVER = 0x1
 _HAS_TEACHER = 0x4
 
+_UNREADABLE_STATE = "`show servers state` gave a line that cannot be read: "
+_UNREADABLE_COUNTERS = "`show stat` gave a line that cannot be read: "
 NO_SUCH_BACKEND = "Can't find backend."
 _STATE_COLUMNS = (
     "be_id",
@@ -65,8 +70,8 @@ _STATE_COLUMNS = (
     "srv_check_result",
     "srv_check_state",
 )
-_PROOF_COLUMNS = ("pxname", "svname", "check_health", "check_rise", "check_fall", "lastchg")
-_LOAD_COLUMNS = ("pxname", "svname", "scur", "qcur", "used_conn_cur", "idle_conn_cur")
+_PROOF_COLUMNS = ("check_health", "check_rise", "check_fall", "lastchg")
+_LOAD_COLUMNS = ("scur", "qcur", "used_conn_cur", "idle_conn_cur")
 _HEALTH_COLUMNS = ("status", "check_status", "check_desc", "lastchg")
 
 
@@ -76,12 +81,14 @@ def parse_servers_state(
     """Return the reading that `text`, the reply to `show servers state`, gives of `backends`.
 
     Other backends are passed over; one that the text does not show is given as not existing. With `only` so are all
-    servers but these, by backend and name.
+    servers but these, by backend and name. A line that cannot be read costs its own backend alone, which is then in
+    `unread`: a DNS server names the host of an SRV record, and HAProxy prints that name as it came (2.6 to 3.4).
 
     Raises RuntimeAPIError when the text is not such a reply.
     """
-    servers: dict[str, list[Server]] = {name: [] for name in backends}
+    servers: dict[str, dict[str, Server]] = {name: {} for name in backends}
     ids: dict[str, int] = {}
+    unread: dict[str, str] = {}
     lines = iter(text.split("\n"))
     if next(lines, "") != "1":
         raise RuntimeAPIError(f"`show servers state` answered {text[:80]!r}, not a reading of version 1")
@@ -90,63 +97,90 @@ def parse_servers_state(
         proxy_id, name, server_id, server, address, port, op_state, admin, weight, since, result, checks = map(
             columns.index, _STATE_COLUMNS
         )
-        for line in lines:
-            if not line:
-                continue
-            fields = line.split(" ")
-            found = servers.get(fields[name])
-            if found is None or (only is not None and (fields[name], fields[server]) not in only):
-                continue
+    except ValueError as error:
+        raise RuntimeAPIError(f"`show servers state` answered {text[:80]!r}, not a reading: {error}") from error
+    for line in lines:
+        fields = line.split(" ")
+        found = servers.get(fields[name]) if len(fields) > name else None
+        if found is None:
+            continue
+        if len(fields) != len(columns) or fields[server] in found:
+            unread[fields[name]] = f"{_UNREADABLE_STATE}{shown(line)}"
+            continue
+        if only is not None and (fields[name], fields[server]) not in only:
+            continue
+        try:
             ids[fields[name]] = int(fields[proxy_id])
             state = _admin(fields[admin])
             if state is AdminState.MAINT and _is_placeholder(fields[address], fields[port]):
-                found.append(_free(fields[server], fields[weight], fields[op_state], fields[server_id]))
+                one = _free(fields[server], fields[weight], fields[op_state], fields[server_id])
             else:
-                found.append(
-                    Server(
-                        fields[server],
-                        _address(fields[address], fields[port]),
-                        state,
-                        int(fields[weight]),
-                        is_up=fields[op_state] != "0",
-                        proof=_proof(fields[since], fields[result], fields[checks]),
-                        since_seconds=int(fields[since]),
-                        id=int(fields[server_id]),
-                    )
+                one = Server(
+                    fields[server],
+                    _address(fields[address], fields[port]),
+                    state,
+                    int(fields[weight]),
+                    is_up=fields[op_state] != "0",
+                    proof=_proof(fields[since], fields[result], fields[checks]),
+                    since_seconds=int(fields[since]),
+                    id=int(fields[server_id]),
                 )
-    except (ValueError, IndexError) as error:
-        raise RuntimeAPIError(f"`show servers state` gave a line that cannot be read: {error}") from error
-    return Observed({name: _backend(name, ids.get(name, 0), found) for name, found in servers.items()})
+            found[fields[server]] = one
+        except ValueError as error:
+            unread[fields[name]] = f"{_UNREADABLE_STATE}{shown(line)}: {error}"
+    return Observed(
+        {
+            name: _backend(name, ids.get(name, 0), found.values())
+            for name, found in servers.items()
+            if name not in unread
+        },
+        unread,
+    )
 
 
 def parse_loads(text: str, only: Collection[tuple[str, str]] | None = None) -> Mapping[tuple[str, str], Load]:
     """Return the load of each server that `text`, the reply to `show stat`, shows, by backend and server.
 
-    With `only`, of these alone.
+    With `only`, of these alone. A row that cannot be read is left out; see `unread_counters`.
 
     Raises RuntimeAPIError when the text is not such a reply.
     """
-    loads: dict[tuple[str, str], Load] = {}
-    for backend, server, *counts in _stat_rows(text, _LOAD_COLUMNS, only):
-        sessions, queued, used, idle = map(_count, counts)
-        loads[backend, server] = Load(sessions, queued, used, idle)
-    return loads
+    return _parsed(text, _LOAD_COLUMNS, _load, only)[0]
+
+
+def _load(texts: Sequence[str]) -> Load:
+    sessions, queued, used, idle = map(_count, texts)
+    return Load(sessions, queued, used, idle)
 
 
 def parse_proofs(text: str, only: Collection[tuple[str, str]] | None = None) -> Mapping[tuple[str, str], Proof]:
     """Return whether the first check of each server has passed, from the reply to `show stat`; with `only`, of these.
 
     On entering a server's check counter is at `rise`, and the first passed check lifts it to `rise + fall - 1`
-    (2.6.12). With `fall 1` these are the same: then only time tells.
+    (2.6.12). With `fall 1` these are the same: then only time tells. A row that cannot be read is left out.
 
     Raises RuntimeAPIError when the text is not such a reply.
     """
-    proofs = {}
-    for backend, server, *texts in _stat_rows(text, _PROOF_COLUMNS, only):
-        health, rise, fall, since = map(_count, texts)
-        has_passed = not texts[0] or since >= PROVEN_SECONDS or (fall > 1 and health >= rise + fall - 1)
-        proofs[backend, server] = Proof.PASSED if has_passed else Proof.MISSING
-    return proofs
+    return _parsed(text, _PROOF_COLUMNS, _proof_in, only)[0]
+
+
+def _proof_in(texts: Sequence[str]) -> Proof:
+    health, rise, fall, since = map(_count, texts)
+    has_passed = not texts[0] or since >= PROVEN_SECONDS or (fall > 1 and health >= rise + fall - 1)
+    return Proof.PASSED if has_passed else Proof.MISSING
+
+
+def unread_counters(text: str, backends: Collection[str]) -> Mapping[str, str]:
+    """Return which of `backends` have rows in `text`, the reply to `show stat`, that cannot be read, and why.
+
+    Raises RuntimeAPIError when the text is not such a reply.
+    """
+    found = {
+        **_parsed(text, _HEALTH_COLUMNS, _health)[1],
+        **_parsed(text, _PROOF_COLUMNS, _proof_in)[1],
+        **_parsed(text, _LOAD_COLUMNS, _load)[1],
+    }
+    return {name: why for name, why in found.items() if name in backends}
 
 
 def with_proofs(observed: Observed, proofs: Mapping[tuple[str, str], Proof]) -> Observed:
@@ -163,7 +197,7 @@ def with_proofs(observed: Observed, proofs: Mapping[tuple[str, str], Proof]) -> 
         )
         return attrs.evolve(backend, slots=slots)
 
-    return Observed({name: proven(backend) for name, backend in observed.backends.items()})
+    return observed.with_backends({name: proven(backend) for name, backend in observed.backends.items()})
 
 
 @attrs.frozen
@@ -178,14 +212,16 @@ class Health:
 def parse_health(text: str) -> Mapping[tuple[str, str], Health]:
     """Return HAProxy's own check result of each server that `text`, the reply to `show stat`, shows.
 
+    A row that cannot be read is left out.
+
     Raises RuntimeAPIError when the text is not such a reply.
     """
-    return {
-        (backend, server): Health(status, " ".join(filter(None, (check, description))), _count(changed))
-        for backend, server, status, check, description, changed in _stat_rows(
-            text, ("pxname", "svname", *_HEALTH_COLUMNS)
-        )
-    }
+    return _parsed(text, _HEALTH_COLUMNS, _health)[0]
+
+
+def _health(texts: Sequence[str]) -> Health:
+    status, check, description, changed = texts
+    return Health(status, " ".join(filter(None, (check, description))), _count(changed))
 
 
 def with_loads(observed: Observed, loads: Mapping[tuple[str, str], Load]) -> Observed:
@@ -197,12 +233,12 @@ def with_loads(observed: Observed, loads: Mapping[tuple[str, str], Load]) -> Obs
 
         return attrs.evolve(backend, slots=loaded(backend.slots), foreign=loaded(backend.foreign))
 
-    return Observed({name: filled(backend) for name, backend in observed.backends.items()})
+    return observed.with_backends({name: filled(backend) for name, backend in observed.backends.items()})
 
 
 def with_means(observed: Observed, means: Mapping[str, Means]) -> Observed:
     """Return `observed` with how each backend can be given more servers; one `means` lacks has its slots only."""
-    return Observed(
+    return observed.with_backends(
         {
             name: attrs.evolve(backend, means=means.get(name, SLOTS_ONLY))
             for name, backend in observed.backends.items()
@@ -296,39 +332,60 @@ def _admin(text: str) -> AdminState:
     return AdminState.DRAIN if bits & DRAIN_BITS else AdminState.READY
 
 
-def _stat_rows(
-    text: str, wanted: tuple[str, ...], only: Collection[tuple[str, str]] | None = None
-) -> Iterator[tuple[str, ...]]:
+Value = TypeVar("Value")
+
+
+def _parsed(
+    text: str,
+    wanted: Sequence[str],
+    make: Callable[[Sequence[str]], Value],
+    only: Collection[tuple[str, str]] | None = None,
+) -> tuple[dict[tuple[str, str], Value], dict[str, str]]:
+    """Return what `make` makes of the columns `wanted` of each server's row, and why rows could not be read.
+
+    The first is by backend and server, the second by backend. `make` raises ValueError where it cannot.
+
+    Raises RuntimeAPIError when `text` is no reply to `show stat`.
+    """
+    found: dict[tuple[str, str], Value] = {}
+    unread: dict[str, str] = {}
     if text.strip() == "":
-        return
-    header, *rows = text.strip("\n").split("\n")  # only LF: a check's description may hold other line ends
+        return found, unread
+    header, _, body = text.lstrip("\n").partition("\n")
     columns = header.removeprefix("# ").split(",")
     try:
         places = [columns.index(name) for name in wanted]
-        kind = columns.index("type")
+        backend, server, kind = map(columns.index, ("pxname", "svname", "type"))
     except ValueError as error:
         raise RuntimeAPIError(f"`show stat` answered {text[:80]!r}, not a reading: {error}") from error
-    last = max(*places, kind)
-    for row in rows:
-        # The names come first in every version, and never need quotes.
-        if not row or (only is not None and tuple(row.split(",", 2)[:2]) not in only):
+    for row in _rows(body, only):
+        if len(row) <= max(backend, server) or (only is not None and (row[backend], row[server]) not in only):
             continue
-        fields = _fields(row)
-        if len(fields) <= last:
-            raise RuntimeAPIError(f"`show stat` gave a line that cannot be read: {row[:80]!r}")
-        if fields[kind] == "2":  # a server; 0 is a frontend, 1 a backend
-            yield tuple(fields[place] for place in places)
+        if len(row) <= max(*places, kind):
+            unread[row[backend]] = f"{_UNREADABLE_COUNTERS}{shown(','.join(row))}"
+            continue
+        try:
+            if row[kind] == "2":  # a server; 0 is a frontend, 1 a backend
+                found[row[backend], row[server]] = make([row[place] for place in places])
+        except ValueError as error:
+            unread[row[backend]] = f"{_UNREADABLE_COUNTERS}{shown(','.join(row))}: {error}"
+    return found, unread
+
+
+def _rows(body: str, only: Collection[tuple[str, str]] | None) -> Iterable[Sequence[str]]:
+    """Return the rows of a CSV text, of which a field in quotes may hold any line end (up to 2.8).
+
+    Raises RuntimeAPIError when it is no CSV.
+    """
+    if '"' in body:
+        try:
+            return list(csv.reader(io.StringIO(body, newline="")))
+        except csv.Error as error:
+            raise RuntimeAPIError(f"`show stat` gave what is no CSV: {error}") from error
+    # Without quotes a row is a line, and a third as costly; of a large backend most rows are not even wanted.
+    lines = body.split("\n")
+    return (line.split(",") for line in lines if only is None or tuple(line.split(",", 2)[:2]) in only)
 
 
 def _count(text: str) -> int:
-    try:
-        return int(text or 0)
-    except ValueError as error:
-        raise RuntimeAPIError(f"`show stat` gave {text[:80]!r} where a number belongs") from error
-
-
-def _fields(row: str) -> list[str]:
-    # The csv module costs three times as much; only free texts (a check's description) are ever quoted.
-    if '"' not in row:
-        return row.split(",")
-    return next(csv.reader([row]))
+    return int(text or 0)

@@ -151,9 +151,11 @@ def _on_paper(slots: Iterable[Server]) -> Mapping[str, tuple[object, ...]]:
 
 
 def shows(observed: Observed, picture: Observed) -> tuple[str, ...]:
-    """Return what keeps `observed` from being `picture`, one line a server; nothing if it is."""
+    """Return what keeps `observed`, as far as it was read, from being `picture`, one line a server."""
     differences = []
     for backend in picture.backends.values():
+        if backend.name in observed.unread:
+            continue  # nothing can be said of it
         have = {slot.name: slot for slot in observed.backends.get(backend.name, Backend(backend.name)).slots}
         for slot in backend.slots:
             shown = have.pop(slot.name, None)

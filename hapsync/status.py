@@ -63,7 +63,8 @@ class ServerRow:
 class BackendView:
     """One backend: its servers, the instances that found no place, and what is left out.
 
-    `dynamic` is how many servers have no slot and are in use; `means` is how more of them could come in.
+    `dynamic` is how many servers have no slot and are in use; `means` is how more of them could come in. `unread` is
+    why HAProxy's answer about it could not be read, None where it could.
     """
 
     name: str
@@ -82,6 +83,7 @@ class BackendView:
     is_refilling: bool
     dynamic: int = 0
     means: Means = SLOTS_ONLY
+    unread: str | None = None
 
 
 @attrs.frozen
@@ -130,6 +132,7 @@ def make_view(
     if stopped is not None:
         reasons.append(f"nothing is changed: {stopped_words(stopped, memory)}")
     if observed is not None:
+        reasons += unread_lines(observed)
         plan = make_plan(guard(diff(wanted, observed), observed, wanted, cautions), observed)
         reasons += [f"due: {' '.join(describe(change).split())}" for change in plan.changes]
         reasons += [f"waits: {' '.join(describe(held.change).split())}" for held in plan.waiting]
@@ -152,7 +155,7 @@ def make_view(
     ]
     away = {name: want.doubt for name, want in wanted.backends.items() if want.doubt in NOT_TELLING}
     reasons += [f"service {quoted(config.backends[name].service)}: {why.value}" for name, why in away.items()]
-    if observed is None or unknown or away or not file_is_readable:
+    if observed is None or observed.unread or unknown or away or not file_is_readable:
         verdict = Verdict.CANNOT_TELL
     else:
         verdict = Verdict.OUT_OF_STEP if reasons else Verdict.IN_STEP
@@ -188,6 +191,11 @@ def alarms(plan: Plan) -> list[str]:
             key = one.change.backend, one.reason.value
             held[key] = held.get(key, 0) + 1
     return [f"backend {name}: {plural(count, 'server')} kept, {why}" for (name, why), count in sorted(held.items())]
+
+
+def unread_lines(observed: Observed) -> list[str]:
+    """Return which backends of HAProxy could not be read, and why, a line each."""
+    return [f"backend {name} cannot be read: {why}" for name, why in sorted(observed.unread.items())]
 
 
 def stopped_words(stopped: Reason, memory: Memory) -> str:
@@ -247,6 +255,7 @@ def _backend_view(
         caution is not None and caution.is_refilling,
         dynamic,
         have.means,
+        observed.unread.get(name) if observed else None,
     )
 
 
@@ -321,6 +330,7 @@ def _backend_json(backend: BackendView) -> Mapping[str, object]:
         "capacity": backend.capacity,
         "floor": backend.floor,
         "refilling": backend.is_refilling,
+        "unread": backend.unread,
         "slots": {
             "used": backend.slots_used,
             "free": backend.slots_free,

@@ -27,6 +27,7 @@ from hapsync.observed import (
     parse_loads,
     parse_proofs,
     parse_servers_state,
+    unread_counters,
     with_loads,
     with_proofs,
 )
@@ -183,17 +184,45 @@ def test_the_order_of_the_lines_does_not_matter_for_slots() -> None:
         "1\n\n",
         STATE.replace("srv_admin_state", "srv_admin"),
         STATE.replace("1\n#", "1\n", 1).replace(" be_name", " name"),
-        ONE.format(admin="x"),
-        ONE.format(admin=""),
-        ONE.format(admin=0).rstrip().removesuffix(" 8080"),
-        ONE.format(admin=0).replace("srv1 10.0.0.1", "srv1"),
-        STATE[: STATE.index("srv10") + 12],
     ],
     ids=lambda text: repr(text[:24]),
 )
 def test_a_damaged_reading_is_an_error(text: str) -> None:
     with pytest.raises(RuntimeAPIError, match="show servers state"):
         parse_servers_state(text, ("web",))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        ONE.format(admin="x"),
+        ONE.format(admin=""),
+        ONE.format(admin=0).rstrip().removesuffix(" 8080"),
+        ONE.format(admin=0).replace("srv1 10.0.0.1", "srv1"),
+        ONE.format(admin=0).replace(" 8080", " host name 8080"),
+        ONE.format(admin=0) + ONE.format(admin=0).splitlines()[2],
+    ],
+    ids=range(6),
+)
+def test_a_line_that_cannot_be_read_costs_its_own_backend_alone(text: str) -> None:
+    other = ONE.format(admin=0).splitlines()[2].replace(" web ", " api ")
+
+    observed = parse_servers_state(f"{text.rstrip()}\n{other}\n", ("web", "api"))
+
+    assert list(observed.unread) == ["web"]
+    assert "cannot be read" in observed.unread["web"]
+    assert "web" not in observed.backends
+    assert [slot.name for slot in observed.backends["api"].slots] == ["srv1"]
+
+
+def test_a_later_reading_takes_the_place_of_an_earlier_one_whatever_could_be_read_of_either() -> None:
+    web, api = Backend("web"), Backend("api")
+    first = Observed({"web": web}, {"api": "odd"})
+
+    assert first.updated(Observed({"api": api})) == Observed({"web": web, "api": api})
+    assert first.updated(Observed({"api": api})).unread == {}
+    assert first.updated(Observed({}, {"web": "odd, too"})).backends == {}
+    assert first.updated(Observed({}, {"web": "odd, too"})).unread == {"api": "odd", "web": "odd, too"}
 
 
 @pytest.mark.parametrize("address", ["-", "", "nowhere", "/run/app.sock"])
@@ -249,7 +278,25 @@ def test_fields_in_quotes_are_read_whole() -> None:
 
 
 @pytest.mark.parametrize(
-    "odd", ["\x0b", "\x0c", "\x1c", "\x1d", "\x1e", "\x85", "\u2028", "\u2029", "\ufffd", "\t"], ids=ascii
+    "odd",
+    [
+        "\n",
+        "\r",
+        "\r\n",
+        "\n> ",
+        "\n\n> ",
+        "\x0b",
+        "\x0c",
+        "\x1c",
+        "\x1d",
+        "\x1e",
+        "\x85",
+        "\u2028",
+        "\u2029",
+        "\ufffd",
+        "\t",
+    ],
+    ids=ascii,
 )
 def test_what_an_origin_answers_to_a_check_never_spoils_the_reading(odd: str) -> None:
     # HAProxy 2.6.12 prints the reason phrase of a failed check (last_chk) as it came.
@@ -269,8 +316,6 @@ def test_what_an_origin_answers_to_a_check_never_spoils_the_reading(odd: str) ->
         STAT.replace(",scur,", ",sessions,")
         .replace(",check_desc,", ",description,")
         .replace(",check_rise,", ",rise,"),
-        STAT[: STAT.index("srv10") + 40],
-        STAT.rstrip() + "\nweb,srv9,0\n",
     ],
     ids=lambda text: repr(text[:24]),
 )
@@ -280,18 +325,17 @@ def test_a_damaged_statistic_is_an_error(text: str) -> None:
             parse(text)
 
 
-def test_a_count_that_is_no_number_is_an_error() -> None:
-    text = "# pxname,svname,qcur,scur,type,idle_conn_cur,used_conn_cur,\nweb,srv1,0,many,2,0,0,\n"
+@pytest.mark.parametrize(
+    "row", ["web,srv9,0", STAT[STAT.index("web,srv2,") :].split("\n")[0].replace("web,srv2,0", "web,srv9,many")]
+)
+def test_a_row_that_cannot_be_read_is_left_out_and_told_of_its_own_backend(row: str) -> None:
+    text = f"{STAT.rstrip()}\n{row}\n"
 
-    with pytest.raises(RuntimeAPIError, match="show stat"):
-        parse_loads(text)
-
-
-def test_a_time_that_is_no_number_is_an_error() -> None:
-    text = "# pxname,svname,type,status,check_status,check_desc,lastchg,\nweb,srv1,2,UP,,,long ago,\n"
-
-    with pytest.raises(RuntimeAPIError, match="show stat"):
-        parse_health(text)
+    assert parse_loads(text) == parse_loads(STAT)
+    assert parse_health(text).keys() - {("web", "srv9")} == parse_health(STAT).keys()
+    assert list(unread_counters(text, ("web", "api"))) == ["web"]
+    assert unread_counters(text, ("api",)) == {}
+    assert unread_counters(STAT, ("web", "api")) == {}
 
 
 @pytest.mark.parametrize(

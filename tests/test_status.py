@@ -254,6 +254,7 @@ def test_the_json_is_the_documented_one() -> None:
         "capacity": 2,
         "floor": 1,
         "refilling": False,
+        "unread": None,
         "slots": {"used": 2, "free": 0, "emptying": 0},
         "dynamic": 0,
         "means": {"dynamic": False, "why_not": None},

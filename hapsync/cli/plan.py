@@ -29,7 +29,7 @@ def command(config_path: str, commands: bool) -> int:  # noqa: FBT001
     from hapsync.edge.runtime_socket import open_session  # noqa: PLC0415
     from hapsync.picture import picture_now, says_the_same  # noqa: PLC0415
     from hapsync.runtime import address_commands, state_commands  # noqa: PLC0415
-    from hapsync.status import alarms, stopped_words  # noqa: PLC0415
+    from hapsync.status import alarms, stopped_words, unread_lines  # noqa: PLC0415
     from hapsync.worker.look import read_catalog_known, read_report, read_rules  # noqa: PLC0415
     from hapsync.worker.one_pass import look  # noqa: PLC0415
     from hapsync.worker.paper import is_applied, served_now  # noqa: PLC0415
@@ -73,9 +73,10 @@ def command(config_path: str, commands: bool) -> int:  # noqa: FBT001
         click.echo("reload  the template or hapsync.toml changed since the file was written")
     elif not is_same:
         click.echo(f"write   {config.haproxy.config}: {'does not exist yet' if file is None else 'is behind'}")
-    for alarm in (worrying := alarms(plan)):
+    for alarm in (worrying := [*alarms(plan), *unread_lines(seen.observed)]):
         click.echo(f"look    {alarm}")
-    if plan.is_empty and not worrying and is_same and applied and len(wanted.backends) == len(config.backends):
+    is_whole = len(wanted.backends) == len(config.backends) and not seen.observed.unread
+    if plan.is_empty and not worrying and is_same and applied and is_whole:
         click.echo("HAProxy is in step with Consul: nothing to do")
         return 0
-    return 2 if len(wanted.backends) == len(config.backends) else 1
+    return 2 if is_whole else 1

@@ -107,6 +107,12 @@ def _print_queues(console: Console, queues: Sequence[ListenQueue]) -> None:
     _print_table(console, table)
 
 
+def _presence(backend: BackendView) -> str:
+    if backend.unread:
+        return "  CANNOT BE READ"
+    return "" if backend.exists else "  not in HAProxy yet"
+
+
 def _console() -> Console:
     # Nothing from outside is markup, and a pipe gets a line for each server however long.
     width = None if sys.stdout.isatty() else PIPE_WIDTH
@@ -177,7 +183,7 @@ def _print_backend(console: Console, backend: BackendView, *, haproxy_answers: b
     if not haproxy_answers:
         console.print(Text(f"{head}  "))
     else:
-        console.print(Text(f"{head}  {_places(backend)}{'' if backend.exists else '  not in HAProxy yet'}"))
+        console.print(Text(f"{head}  {_places(backend)}{_presence(backend)}"))
         if backend.means.why and (backend.without_slot or _fullness(backend) >= WARN_FRACTION):
             console.print(Text(f"  more than its slots costs a reload: {one_line(backend.means.why)}"))
         if (backend.slots_used or backend.dynamic) and backend.capacity < backend.floor:

@@ -28,6 +28,7 @@ from hapsync.worker.probe import Probe
 from hapsync.worker.reloads import EDITED, Reloads
 from hapsync.worker.safety import Safety
 from hapsync.worker.settings import Settings
+from hapsync.worker.unread import Unread
 from hapsync.worker.unsure import is_in_step
 from hapsync.worker.whole_backends import WholeBackends, can_have
 
@@ -63,6 +64,7 @@ class Acts:
         self._dues = Dues()
         self._stopped = self._safety.stopped
         self._withheld: set[str] = set()
+        self._unreadable = Unread()
         self._unread: set[str] = set(settings.config.backends)
 
         self._whole = WholeBackends(self._safety)
@@ -114,6 +116,7 @@ class Acts:
         self._probe.use(settings.config)
         names = set(settings.config.backends)
         self._dues.only(names)
+        self._unreadable.only(names)
         self._unread = names - set(self._desired().backends)
         self._reloads.forget_need()
         self._reloads.look_whether_applied(settings, time.monotonic() + CATALOG_SECONDS)
@@ -185,11 +188,15 @@ class Acts:
         self._following.note(outcome.last.observed)
         self._answered(outcome.last.process)
         self._old.note(outcome.last.process, outcome.last.observed)
+        self._unreadable.note(outcome.last.observed, backends)
         self._reloads.take(outcome.last.plan, set(backends))
         self._dues.note(
             outcome,
             set(backends),
-            waiting=[name for name, one in rules.cautions.items() if one.held_down or one.is_refilling],
+            waiting=[
+                *(name for name, one in rules.cautions.items() if one.held_down or one.is_refilling),
+                *outcome.last.observed.unread,
+            ],
             short=self._reloads.short,
             longest_seconds=config.agent.resync_seconds,
         )
@@ -280,7 +287,7 @@ class Acts:
 
     def _publish(self) -> None:
         self._publishing.done()
-        is_whole = not self._unread and not self._withheld
+        is_whole = not (self._unread or self._withheld or self._unreadable.why)
         self._journal.publish(
             in_step=is_in_step(
                 self._desired(), self._haproxy, self._dues, self._reloads, self._file, is_whole=is_whole

@@ -152,6 +152,8 @@ def _runtime_socket(settings: Settings) -> Iterator[Finding]:
             what=f"haproxy.socket has level {level.strip()}: add `level admin` to its `stats socket` line",
         )
     yield _version(process)
+    for name, why in observed.unread.items():
+        yield Finding(is_ok=False, what=f"backend {name} cannot be read: {why}")
     for backend in observed.backends.values():
         if backend.exists:
             foreign = f", {plural(len(backend.foreign), 'foreign server')}" if backend.foreign else ""

@@ -19,7 +19,16 @@ from hapsync.edge.sockdiag import read_listen_queues
 from hapsync.errors import CatalogError, HapsyncError, RuntimeAPIError
 from hapsync.memory import Memory
 from hapsync.model import HAProxyProcess, ListenQueue, Observed
-from hapsync.observed import Health, parse_health, parse_loads, parse_proofs, with_loads, with_means, with_proofs
+from hapsync.observed import (
+    Health,
+    parse_health,
+    parse_loads,
+    parse_proofs,
+    unread_counters,
+    with_loads,
+    with_means,
+    with_proofs,
+)
 from hapsync.oldworkers import NOT_LOOKED, OldWorkers
 from hapsync.report import REPORT_FILE, SNAPSHOT_FILE, Report, report_from_json, snapshot_from_json
 from hapsync.runtime import SHOW_STAT_SERVERS
@@ -196,6 +205,8 @@ def _read_haproxy(
                 observed = Probe(config).attach(session, process, observed)
             (dump,) = session.ask((SHOW_STAT_SERVERS,))
         observed = with_proofs(with_loads(observed, parse_loads(dump)), parse_proofs(dump))
+        unread = unread_counters(dump, config.backends)
+        observed = attrs.evolve(observed, unread={**unread, **observed.unread})
         return process, observed, parse_health(dump)
     except RuntimeAPIError as error:
         problems.append(str(error))

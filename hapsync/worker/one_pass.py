@@ -116,7 +116,7 @@ def run_pass(
                 probe.note(refused)
             touched = {change.backend for change in plan.changes}
             again = session.read_servers(tuple(name for name in backends if name in touched))
-            left = look_at(Observed({**observed.backends, **again.backends}))
+            left = look_at(observed.updated(again))
             return Outcome(seen, left, tuple(done), tuple(refused))
 
         first = look_at(observed, entries_first=True)
@@ -178,8 +178,9 @@ def decide(
         short = (*short, *needs_sessions(wanted, observed))
     unproven = unread_proofs(observed) if reads_proofs else needs_proofs(found, observed, cautions)
     if short or unproven:
-        loads, proofs = session.read_stats([observed.backends[name] for name in {*short, *unproven}])
+        loads, proofs, unread = session.read_stats([observed.backends[name] for name in {*short, *unproven}])
         observed = with_proofs(with_loads(observed, loads) if short else observed, proofs)
+        observed = attrs.evolve(observed, unread={**observed.unread, **unread}) if unread else observed
         found = diff(wanted, observed)
     return observed, guard(found, observed, wanted, cautions)
 

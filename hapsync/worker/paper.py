@@ -5,7 +5,7 @@ from collections.abc import Iterable
 import attrs
 
 from hapsync.cfgfile import observed_from_file, skeleton
-from hapsync.changes import Held
+from hapsync.changes import Held, Reason
 from hapsync.desired import Desired, Served, served_in
 from hapsync.diff import diff
 from hapsync.edge.files import read_text_or_none
@@ -40,13 +40,24 @@ class Candidate:
 
 
 def observe_all(settings: Settings, wanted: Desired, cautions: Cautions) -> Seen:
-    """Read all configured backends of the live HAProxy; raises RuntimeAPIError."""
+    """Read all configured backends of the live HAProxy.
+
+    A backend that cannot be read there is given as the file has it, with all that is due there held: nothing is known
+    of it, so its part of the file is to stay.
+
+    Raises RuntimeAPIError.
+    """
     haproxy = settings.config.haproxy
     with open_session(haproxy.socket, haproxy.timeout_seconds) as session:
         session.read_process()
         observed = session.read_servers(tuple(settings.config.backends))
         observed, found = decide(session, wanted, observed, cautions)
-    return Seen(observed, found.held)
+    names = sorted(set(observed.unread) - set(observed.backends))
+    if not names:
+        return Seen(observed, found.held)
+    filed = observed_from_file(read_text_or_none(haproxy.config) or "", names)
+    kept = (Held(change, Reason.UNREAD) for change in diff(wanted.only(names), filed).changes)
+    return Seen(observed.with_backends({**observed.backends, **filed.backends}), (*found.held, *kept))
 
 
 def served_now(settings: Settings) -> Served:

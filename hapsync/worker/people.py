@@ -27,7 +27,7 @@ from hapsync.request import (
     duration_words,
 )
 from hapsync.runtime import explained
-from hapsync.status import alarms
+from hapsync.status import alarms, unread_lines
 from hapsync.text import one_line, plural
 from hapsync.worker.memory_file import load_memory, save_memory
 from hapsync.worker.one_pass import Outcome, run_pass
@@ -177,7 +177,7 @@ def _with_server(
     if name not in config.backends:
         return _no_backend(name, config)
     with open_session(config.haproxy.socket, config.haproxy.timeout_seconds) as session:
-        have = session.read_servers((name,)).backends[name]
+        have = session.read_backend(name)
     slot = next((one for one in have.slots if request.server in (one.name, str(one.address))), None)
     if slot is None and any(request.server in (one.name, str(one.address)) for one in have.foreign):
         return Reply.wrong(
@@ -248,6 +248,7 @@ def _told(outcome: Outcome, safety: Safety, unsure: Sequence[str]) -> Reply:
         lines.append(f"nothing is done: {safety.stopped.value}")
     elif plan.shortages:
         lines.append("the agent reloads HAProxy for more slots in a moment")
+    unsure = (*unsure, *unread_lines(outcome.last.observed))
     if unsure and is_done:
         return Reply.cannot_tell(*lines, *unsure)
     is_in_step = is_done and not worrying

@@ -15,7 +15,7 @@ from hapsync.config import Config
 from hapsync.diff import REST_SECONDS
 from hapsync.edge.files import read_text_or_none
 from hapsync.edge.runtime_socket import RuntimeSession, open_session
-from hapsync.model import AdminState, Backend, HAProxyProcess, Server
+from hapsync.model import AdminState, Backend, HAProxyProcess, Observed, Server
 from hapsync.observed import with_loads
 from hapsync.plainbackends import HAS_BACKENDS, Difference, PlainBackend, plain_backends
 from hapsync.runtime import (
@@ -72,7 +72,7 @@ class WholeBackends:
                     self._undo(session, made, wanted)
                     return refused
             for one in wanted.gone:
-                refused = _close(session, session.read_servers((one.name,)).backends[one.name])
+                refused = _close(session, session.read_backend(one.name))
                 if refused is not None:
                     self._undo(session, made, wanted)
                     return refused
@@ -171,12 +171,11 @@ def _close(session: RuntimeSession, have: Backend) -> str | None:
 
 def _delete(session: RuntimeSession, name: str) -> bool:
     """Delete the backend `name` if nothing is left on it; return whether it is gone."""
-    _close(session, session.read_servers((name,)).backends[name])
-    observed = session.read_servers((name,))
-    if observed.backends[name].exists:  # of one without a server HAProxy has no counters
-        loads, _ = session.read_stats(observed.backends.values())
-        observed = with_loads(observed, loads)
-    have = observed.backends[name]
+    _close(session, session.read_backend(name))
+    have = session.read_backend(name)
+    if have.exists:  # of one without a server HAProxy has no counters
+        loads, _, _ = session.read_stats((have,))
+        have = with_loads(Observed({name: have}), loads).backends[name]
     if have.foreign or not all(_is_at_rest(slot) for slot in have.slots):
         return False
     replies = session.ask(deletion_commands(name, [slot.name for slot in have.slots]))

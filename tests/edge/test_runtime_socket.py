@@ -10,8 +10,9 @@ import pytest
 from hapsync.edge.runtime_socket import open_session
 from hapsync.errors import RuntimeAPIError
 from hapsync.model import NO_LOAD, Address, AdminState, Proof
-from hapsync.runtime import Command
-from tests.edge.fake_haproxy import byte_by_byte, fake_haproxy, reply_to
+from hapsync.observed import parse_info
+from hapsync.runtime import SHOW_INFO, SHOW_STAT_SERVERS, Command
+from tests.edge.fake_haproxy import STATE, Send, byte_by_byte, fake_haproxy, reply_to, whole
 from tests.harness.haproxy import HAProxy, minimal_config
 from tests.harness.ports import free_port
 
@@ -159,7 +160,48 @@ def test_a_frontend_of_the_same_name_does_not_hide_a_backends_loads(work: Path) 
     config.write_text(text + f"\nfrontend app\n    bind 127.0.0.1:{free_port()}\n    default_backend app\n")
     with HAProxy(config, work), open_session(str(work / "admin.sock"), 5) as session:
         observed = session.read_servers(("app",))
-        loads, proofs = session.read_stats(list(observed.backends.values()))
+        loads, proofs, _ = session.read_stats(list(observed.backends.values()))
 
     assert loads == {("app", "srv1"): NO_LOAD}
     assert proofs == {("app", "srv1"): Proof.PASSED}
+
+
+QUOTED = '# pxname,svname,last_chk,type,\napp,srv1,"bad""\n> \n\n> 1\n# be_id\n> ",2,\n\n'
+"""As HAProxy 2.6.12 writes what a server answered to its check."""
+
+
+@pytest.mark.parametrize("send", [whole, byte_by_byte])
+def test_a_delimiter_between_the_quotes_of_show_stat_ends_no_reply(work: Path, send: Send) -> None:
+    def answer(command: bytes) -> bytes:
+        return QUOTED.encode() if command.startswith(b"show stat ") else reply_to(command)
+
+    with (
+        fake_haproxy(work / "fake.sock", send=send, answer=answer),
+        open_session(str(work / "fake.sock"), 5) as session,
+    ):
+        replies = session.ask((SHOW_STAT_SERVERS, SHOW_INFO, SHOW_STAT_SERVERS, SHOW_INFO))
+
+    assert replies[0] == replies[2] == QUOTED
+    assert [parse_info(reply).pid for reply in (replies[1], replies[3])] == [4711, 4711]
+
+
+def test_what_one_backends_line_spoils_in_the_dump_of_all_is_read_again_alone(work: Path) -> None:
+    names = ("app", *(f"other{number}" for number in range(9)))
+    [_, columns, line, _] = STATE.split(b"\n")
+    broken = b"4 other1 1 srv1 127.0.0.1\n" + line.replace(b" 1 srv1", b" 1 srv9\n" + line)
+
+    def answer(command: bytes) -> bytes:
+        match command.split():
+            case [b"show", b"servers", b"state"]:
+                return b"1\n" + columns + b"\n" + line + b"\n" + broken + b"\n"
+            case [b"show", b"servers", b"state", b"other1"]:
+                return b"1\n" + columns + b"\n4 other1 1 srv1 127.0.0.1\n"
+            case _:
+                return reply_to(command)
+
+    with fake_haproxy(work / "fake.sock", answer=answer), open_session(str(work / "fake.sock"), 5) as session:
+        _, observed = session.read_all(names)
+
+    assert list(observed.unread) == ["other1"]
+    assert [slot.name for slot in observed.backends["app"].slots] == ["srv1"]
+    assert len(observed.backends) == 9
