@@ -12,7 +12,7 @@ from hapsync.ahead import after, as_new_worker, grow
 from hapsync.cfgfile import enabled_servers, parse_file
 from hapsync.changes import Add, Change, Create, Entry, Held, takes_out
 from hapsync.desired import Desired
-from hapsync.diff import diff
+from hapsync.diff import diff, holders_of
 from hapsync.model import PLACEHOLDER, Address, AdminState, Backend, Observed, Server
 
 
@@ -108,19 +108,17 @@ def _tidy(observed: Observed, desired: Desired) -> Observed:
         want = desired.backends.get(backend.name)
         if want is None:
             return backend
-        taken = want.by_address
+        # The same choice as the next diff makes: what is held for an address is held on this slot.
+        holders, _ = holders_of(want.by_address, backend.slots)
+        holding = {slot.name for slot in holders.values()}
         slots = []
-        seen: set[Address | None] = set()
-        for slot in sorted(backend.slots, key=lambda slot: slot.admin is AdminState.MAINT):
+        for slot in backend.slots:
             is_free = slot.admin is AdminState.MAINT and not slot.is_by_hand
-            kept = not is_free or (slot.address in taken and slot.address not in seen)
-            seen.add(slot.address)
-            if kept:
+            if not is_free or slot.name in holding:
                 slots.append(slot)
             elif not slot.is_dynamic:
                 slots.append(attrs.evolve(slot, address=PLACEHOLDER, weight=1))
-        order = {slot.name: place for place, slot in enumerate(backend.slots)}
-        return attrs.evolve(backend, slots=tuple(sorted(slots, key=lambda slot: order[slot.name])))
+        return attrs.evolve(backend, slots=tuple(slots))
 
     return Observed({name: tidy(backend) for name, backend in observed.backends.items()})
 

@@ -7,8 +7,8 @@ from hapsync.ahead import FREE_SLOT
 from hapsync.changes import Add, Enable, Held, Reason, Remove
 from hapsync.desired import Desired, DesiredBackend, DesiredServer
 from hapsync.diff import diff
-from hapsync.guard import guard
-from hapsync.model import NO_LOAD, Address, AdminState, Backend, CheckStatus, Load, Means, Observed, Server
+from hapsync.guard import Caution, guard
+from hapsync.model import NO_LOAD, Address, AdminState, Backend, CheckStatus, Load, Means, Observed, Proof, Server
 from hapsync.observed import with_means
 from hapsync.picture import picture_grown, picture_now, says_the_same, shows
 
@@ -230,3 +230,14 @@ def test_every_difference_from_the_picture_is_told() -> None:
         "web/srv4 was not meant to be there",
     )
     assert shows(Observed({}), seen(slot(1, 1))) == ("web/srv1 is missing",)
+
+
+def test_of_two_servers_at_rest_with_one_address_the_picture_keeps_the_one_that_is_held() -> None:
+    by_hand = attrs.evolve(slot(1, 1, MAINT, weight=7), name="dyn-web.1-1000001", proof=Proof.MISSING)
+    at_rest = attrs.evolve(slot(2, 1, MAINT), name="dyn-web.1-1000002")
+    observed, desired = seen(by_hand, at_rest), wanted(want(1), slots=0)
+    cautions = {"web": Caution(held_down=frozenset({at(1)}), min_ready=0)}
+    held = guard(diff(desired, observed), observed, desired, cautions).held
+
+    assert [(one.change.server, one.reason) for one in held] == [(at_rest.name, Reason.FLAPPING)]
+    assert seen(by_hand, at_rest) == picture_now(desired, observed, held)
