@@ -8,10 +8,8 @@ import attrs
 from hapsync.config import BackendConfig
 from hapsync.dangers import has_check, program_check
 from hapsync.model import is_ours
-from hapsync.sections import Line, Section, parse_sections
+from hapsync.sections import HASHES, Line, Section, parse_sections
 
-_MAPPED = frozenset({"source", "uri", "url_param", "rdp-cookie", "hash"})
-"""Algorithms that hash, `hdr(NAME)` too; without `hash-type consistent` they are static (manual, `balance`)."""
 LONG_SECONDS = 5
 """Longer than this between checks is long for a new worker, which knows no server that is down yet."""
 SHORT_SECONDS = 60
@@ -152,7 +150,7 @@ def _about_balance(section: Section, config: BackendConfig) -> Iterator[Advice]:
     algorithm = balance.words[1].partition("(")[0]
     if algorithm == "static-rr":
         yield _at(balance, section, "it refuses weights, and servers cannot be added live; use `roundrobin`")
-    if algorithm not in _MAPPED | {"hdr"}:
+    if algorithm not in HASHES:
         return
     hash_type = section.last("hash-type")
     if hash_type is None or hash_type.words[1:2] != ("consistent",):

@@ -2,14 +2,13 @@
 
 A backend is probed by adding a server that it has: HAProxy looks at the level of the socket, at the load balancing
 algorithm and at the mode first, and only then says that the server exists (2.6 to 3.4, `add server`). So nothing is
-changed, and nothing has to be known of versions.
+changed. Before 3.4 that puts an alert into HAProxy's log, so there only backends are asked whose lines do not tell.
 """
 
 import re
 from collections.abc import Iterable
 
 from hapsync.config import BackendConfig
-from hapsync.dangers import has_check
 from hapsync.model import Backend, Means
 from hapsync.runtime import OPTION_SIGNS, Command
 from hapsync.text import shown
@@ -27,6 +26,9 @@ _NEVER = frozenset(
     }
 )
 """Words of a server line that no `add server` takes (2.6 to 3.4, from HAProxy's keyword tables)."""
+QUIET_PROBE = (3, 4)
+"""Before it each refusal of `add server`, that of a name that is there included, is a line `[ALERT]` in HAProxy's log
+(measured: one a probe on 2.6.12 to 3.2.26, none on 3.4.7)."""
 _EXISTS = "Already exists a server with the same name in backend"
 
 
@@ -41,6 +43,13 @@ def version_of(text: str) -> tuple[int, int]:
     return (int(numbers[1]), int(numbers[2])) if numbers else (0, 0)
 
 
+def taken_by(
+    version: tuple[int, int], config: BackendConfig, given: Iterable[str], tables: Iterable[str], danger: str
+) -> Means:
+    """Return the means of a backend that takes servers by its balance and mode; see `means_of`."""
+    return means_of(version, config, _EXISTS, given, tables, danger)
+
+
 def means_of(
     version: tuple[int, int],
     config: BackendConfig,
@@ -52,11 +61,13 @@ def means_of(
     """Return the means of a backend of a HAProxy of this `version` that gave `reply` to the probe; None: not probed.
 
     `default_servers` are the words that `default-server` lines in force there give to every line of the file,
-    `tables` the stick tables that lead to its servers. `danger` is why HAProxy might not survive a server with a
-    check there, or nothing.
+    `tables` the stick tables that lead to its servers. `danger` is why HAProxy might not survive a server that is
+    added there, or nothing.
     """
     why = "" if reply is None else _why_not(version, config, reply, tuple(default_servers), danger)
-    return Means(reply is not None and not why, version >= HAS_WAIT, why, tuple(tables))
+    can_add = reply is not None and not why
+    implied = spelled_out(config.server_options) if can_add else ()
+    return Means(can_add, version >= HAS_WAIT, why, tuple(tables), implied)
 
 
 def _why_not(
@@ -72,7 +83,7 @@ def _why_not(
             f"dynamic servers of HAProxy {version[0]}.{version[1]} use no connection twice and are deleted late; "
             'means = "dynamic" has them all the same'
         )
-    if danger and has_check(config.server_options):
+    if danger:
         return danger
     if _EXISTS not in reply:
         return f"HAProxy says: {shown(reply.strip())}"
@@ -84,6 +95,27 @@ def _why_not(
         given = " ".join(default_servers)
         return f"`default-server {shown(given, length=60)}` is not heeded by `add server`; put it into server_options"
     return ""
+
+
+def spelled_out(options: str) -> tuple[str, ...]:
+    """Return the words that a server line with `options` implies in a file, and that `add server` has to be given.
+
+    In a file the checks of a server speak TLS and the PROXY protocol where its traffic does, unless they have an
+    address or a port of their own; those of an added server do so only where it is said (HAProxy's commit 7d098bea2;
+    all other words were found to mean the same on 2.6 to 3.4, see docs/versions.md).
+    """
+    words = options.split()
+    if "check" not in words or {"port", "addr"} & {*words}:
+        return ()
+    speaks_proxy = False
+    for word in words:
+        if word.removeprefix("no-") in _PROXY:
+            speaks_proxy = not word.startswith("no-")
+    tls = ("check-ssl",) if "ssl" in words and "check-ssl" not in words else ()
+    return (*tls, "check-send-proxy") if speaks_proxy and "check-send-proxy" not in words else tls
+
+
+_PROXY = frozenset({"send-proxy", "send-proxy-v2", "send-proxy-v2-ssl", "send-proxy-v2-ssl-cn"})
 
 
 def refused(reply: str) -> Means | None:

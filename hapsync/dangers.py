@@ -2,8 +2,8 @@
 
 HAProxy starts the check of an added server on the thread of the command, and one by an external program may run on
 the first thread only: with two threads or more the process dies on a bug condition, and its master exits with it
-(measured with 2.6.12, 2.8.25, 3.0.11, 3.2.26 and 3.4.7). So no server with a check is added where the check may be
-such a one.
+(measured with 2.6.12, 2.8.25, 3.0.11, 3.2.26 and 3.4.7). A backend that is `disabled` has no load balancing: 3.4.7
+divides by zero when any server is added to it (before, it is refused). `tests/scan` looks for more of that kind.
 """
 
 from collections.abc import Collection, Sequence
@@ -18,6 +18,7 @@ _CHECKS = frozenset(
     }
 )
 """The words of `option` that say what a check does; the last one counts, none takes `no` (measured, 2.6 to 3.4)."""
+_OFF = "disabled"
 _QUOTING = str.maketrans("", "", "\"'\\")
 _FATAL = "HAProxy would die of `add server` with a check where `option external-check` is in force"
 
@@ -27,34 +28,36 @@ def has_check(options: str) -> bool:
     return "check" in options.split()
 
 
-def fatal_check(text: str, backend: str) -> str:
-    """Return why a server with a check must not be added to `backend`, nothing where it may be.
+def fatal_addition(text: str, backend: str, options: str) -> str:
+    """Return why a server with these `options` must not be added to `backend`, nothing where it may be.
 
     `text` is that of all files HAProxy was started with, in their order. What depends on conditions (`.if`) or on
     the environment counts as if it were in force. A backend that is not in the files was added to the running
     HAProxy: it may have any of the `defaults`.
     """
     plain = text.translate(_QUOTING)
-    if PROGRAM_CHECK not in plain and "$" not in plain:
+    if not any(word in plain for word in (PROGRAM_CHECK, "$", _OFF)):
         return ""
     sections = parse_sections(plain)
-    if not any(_may_be_program(line) for section in sections for line in section.own):
+    if not any(_may_be_program(line) or _is_off(line) for section in sections for line in section.own):
         return ""
     found = [section for section in sections if section.kind in ("backend", "listen") and section.name == backend]
     has_conditions = _has_conditions(sections)
     if not found or has_conditions:
         found += [section for section in sections if section.kind == "defaults"]
-    return _why(found, has_conditions=has_conditions)
+    return _why(found, is_checked=has_check(options), has_conditions=has_conditions)
 
 
-def safe_defaults(text: str) -> Collection[str]:
-    """Return the named `defaults` in `text` that a backend with checked servers may be added from (3.4)."""
+def safe_defaults(text: str, *, is_checked: bool) -> Collection[str]:
+    """Return the named `defaults` in `text` that a backend may be added from, servers and all (3.4)."""
     sections = parse_sections(text.translate(_QUOTING))
     has_conditions = _has_conditions(sections)
     return {
         section.name
         for section in sections
-        if section.kind == "defaults" and section.name and not _why([section], has_conditions=has_conditions)
+        if section.kind == "defaults"
+        and section.name
+        and not _why([section], is_checked=is_checked, has_conditions=has_conditions)
     }
 
 
@@ -70,13 +73,16 @@ def _has_conditions(sections: Sequence[Section]) -> bool:
     return any(line.words[0].startswith(".") for section in sections for line in section.own)
 
 
-def _why(sections: Sequence[Section], *, has_conditions: bool) -> str:
+def _why(sections: Sequence[Section], *, is_checked: bool, has_conditions: bool) -> str:
     for section in sections:
-        lines = [line for line in section.lines if _is_check(line)]
-        if any(map(_may_be_program, lines if has_conditions else lines[-1:])):
+        checks = [line for line in section.lines if _is_check(line)]
+        if is_checked and any(map(_may_be_program, checks if has_conditions else checks[-1:])):
             return f"{_FATAL}; another kind of check has its servers added live"
+        switches = [line for line in section.lines if line.words[0] in ("enabled", _OFF)]
+        if any(map(_is_off, switches if has_conditions else switches[-1:])):
+            return "the backend is `disabled`, and HAProxy may die of `add server` there"
         if section.lacks:
-            return f"`defaults {section.lacks}` is not in HAProxy's files, and it may have `option external-check`"
+            return f"`defaults {section.lacks}` is not in HAProxy's files, and what it has in force is not known"
     return ""
 
 
@@ -87,3 +93,7 @@ def _is_check(line: Line) -> bool:
 def _may_be_program(line: Line) -> bool:
     word = line.words[1] if line.begins("option") and len(line.words) > 1 else ""
     return word == PROGRAM_CHECK or "$" in word
+
+
+def _is_off(line: Line) -> bool:
+    return line.words[0] == _OFF

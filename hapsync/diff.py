@@ -198,11 +198,12 @@ def _creations(
 ) -> Iterator[Create]:
     """Yield the dynamic servers for what is `missing`; neither name nor id is one that the backend has."""
     taken = {dynamic_id(slot.name) for slot in have.slots if slot.is_dynamic}
+    options = " ".join((want.server_options, *have.means.implied))
     for server in missing:
         name = dynamic_name(server, taken)
         taken.add(dynamic_id(name))
         reason = REASON_OF[server.status]
-        yield Create(want.name, name, server.address, server.weight, want.server_options, reason, is_checked)
+        yield Create(want.name, name, server.address, server.weight, options, reason, is_checked)
 
 
 REST_SECONDS = 3

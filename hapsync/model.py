@@ -197,13 +197,15 @@ class Means:
     """How a backend can be given more servers, as its HAProxy was found to be; `why` it is not better, or nothing.
 
     `can_add`: servers can be added and deleted live. `can_wait`: `wait` knows when one can be deleted (3.0).
-    `tables`: the stick tables that lead clients to its servers.
+    `tables`: the stick tables that lead clients to its servers. `implied`: the words that `server_options` imply on a
+    line of the file, and that an added server is given beside them.
     """
 
     can_add: bool = False
     can_wait: bool = False
     why: str = ""
     tables: tuple[str, ...] = ()
+    implied: tuple[str, ...] = ()
 
 
 SLOTS_ONLY = Means()

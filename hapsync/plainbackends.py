@@ -2,7 +2,7 @@
 
 A *plain* backend says nothing but `backend NAME from DEFAULTS` and its servers of ours. Only such a one is the same
 whether a worker is started with it or it is added to a running one: `add backend` takes all it has from a named
-`defaults` (management manual 3.4, `add backend`). One whose checks `add server` would die of is none either.
+`defaults` (management manual 3.4, `add backend`). One that HAProxy would die of is none either.
 """
 
 import re
@@ -64,7 +64,7 @@ def _taken_apart(text: str) -> tuple[Mapping[str, PlainBackend], Sequence[tuple[
     Servers of ours count there without what changes with the live state, and a run of them as one line.
     """
     servers, options, defaults = parse_file(text), server_options_in(text), default_server_words(text)
-    safe = safe_defaults(text)
+    safe = {is_checked: safe_defaults(text, is_checked=is_checked) for is_checked in (False, True)}
     plain: dict[str, PlainBackend] = {}
     rest: list[tuple[str, ...]] = []
     for head, body in _sections(text):
@@ -78,7 +78,7 @@ def _taken_apart(text: str) -> tuple[Mapping[str, PlainBackend], Sequence[tuple[
             and name in options
             # `add server` does not heed them.
             and not defaults.get(name)
-            and (head[3] in safe or not has_check(options[name]))
+            and head[3] in safe[has_check(options[name])]
         )
         if is_plain and name not in plain:
             slots = tuple(one.server.name for one in servers[name] if is_slot_name(one.server.name))

@@ -1,7 +1,7 @@
 """The text of a haproxy.cfg in, its sections out, each with the lines that are in force there, its defaults' too."""
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 
 import attrs
 
@@ -10,6 +10,10 @@ from hapsync.cfgfile import SECTIONS
 TABLE_NAME = re.compile(r"[A-Za-z0-9_:./-]{1,256}")
 """Also `PEERS/NAME`, of a table in a `peers` section."""
 _STICKS = frozenset({"on", "match", "store-request", "store-response"})
+HASHES = frozenset({"source", "uri", "url_param", "hdr", "rdp-cookie", "hash"})
+"""Algorithms that are dynamic with `hash-type consistent` only (manual, `balance`)."""
+_DYNAMIC = frozenset({"roundrobin", "leastconn", "first", "random"})
+_NO_BALANCE = frozenset({"disabled", "dispatch"})
 _PROXIES = frozenset({"frontend", "backend", "listen"})
 
 
@@ -92,6 +96,29 @@ def default_server_words(text: str) -> Mapping[str, tuple[str, ...]]:
         for section in parse_sections(text)
         if section.kind in ("backend", "listen")
     }
+
+
+def takes_servers(text: str) -> Collection[str]:
+    """Return the backends (and listens) in `text` that surely take servers from `add server`, by their own lines.
+
+    They need a dynamic load balancing and a mode that has it (2.6 to 3.4, `add server`); what depends on conditions,
+    quotes or the environment is not sure.
+    """
+    sections = parse_sections(text)
+    if any(line.words[0].startswith(".") for section in sections for line in section.own):
+        return ()
+    return {one.name for one in sections if one.kind in ("backend", "listen") and _is_dynamic(one)}
+
+
+def _is_dynamic(section: Section) -> bool:
+    mode, balance, hash_type = (section.last(word) for word in ("mode", "balance", "hash-type"))
+    if section.lacks or (mode is not None and mode.words[1:] not in {("http",), ("tcp",)}):
+        return False
+    if any(line.words[0] in _NO_BALANCE or line.words[:2] == ("option", "transparent") for line in section.lines):
+        return False
+    algorithm = "roundrobin" if balance is None else balance.words[1].partition("(")[0] if balance.words[1:] else ""
+    is_consistent = hash_type is not None and hash_type.words[1:2] == ("consistent",)
+    return algorithm in _DYNAMIC or (algorithm in HASHES and is_consistent)
 
 
 def stick_tables(text: str) -> Mapping[str, tuple[str, ...]]:

@@ -6,7 +6,7 @@ import attrs
 import pytest
 
 from hapsync.ahead import FREE_SLOT
-from hapsync.capabilities import means_of, probe_command, refused, version_of
+from hapsync.capabilities import means_of, probe_command, refused, spelled_out, version_of
 from hapsync.config import BackendConfig
 from hapsync.model import Backend, Means
 
@@ -87,3 +87,34 @@ def test_a_refusal_ends_the_adding_but_for_a_name_that_is_there_already() -> Non
 )
 def test_a_version_is_its_first_two_numbers(text: str, version: tuple[int, int]) -> None:
     assert version_of(text) == version
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ("check inter 1s", ()),
+        ("ssl verify none", ()),
+        ("check ssl verify none", ("check-ssl",)),
+        ("ssl check check-ssl", ()),
+        ("check ssl port 81", ()),
+        ("check ssl addr 10.0.0.1", ()),
+        ("check send-proxy", ("check-send-proxy",)),
+        ("check send-proxy-v2", ("check-send-proxy",)),
+        ("check send-proxy-v2-ssl-cn ssl", ("check-ssl", "check-send-proxy")),
+        ("check send-proxy check-send-proxy", ()),
+        ("check send-proxy no-send-proxy", ()),
+        ("check no-send-proxy send-proxy", ("check-send-proxy",)),
+        ("send-proxy agent-check agent-port 1", ()),
+    ],
+)
+def test_what_a_line_of_the_file_implies_is_spelled_out_for_an_added_server(
+    options: str, words: tuple[str, ...]
+) -> None:
+    assert spelled_out(options) == words
+    assert means_of((3, 0), backend(server_options=options), YES).implied == words
+
+
+def test_where_haproxy_might_die_of_a_server_none_is_added_whatever_means_says() -> None:
+    means = means_of((3, 2), backend(means="dynamic"), YES, danger="it would die")
+
+    assert means == Means(can_wait=True, why="it would die")

@@ -2,7 +2,7 @@
 
 import pytest
 
-from hapsync.dangers import fatal_check, has_check, safe_defaults
+from hapsync.dangers import fatal_addition, has_check, safe_defaults
 from hapsync.plainbackends import difference
 
 EXT = "option external-check"
@@ -33,7 +33,7 @@ EXT = "option external-check"
     ],
 )
 def test_a_checked_server_is_not_added_where_its_check_may_be_a_program(text: str) -> None:
-    assert fatal_check(text, "web")
+    assert fatal_addition(text, "web", "check")
 
 
 @pytest.mark.parametrize(
@@ -54,7 +54,21 @@ def test_a_checked_server_is_not_added_where_its_check_may_be_a_program(text: st
     ],
 )
 def test_a_checked_server_is_added_where_its_check_is_none_by_a_program(text: str) -> None:
-    assert fatal_check(text, "web") == ""
+    assert fatal_addition(text, "web", "check") == ""
+
+
+OFF = [
+    "backend web\n disabled\n",
+    "defaults\n disabled\nbackend web\n mode http\n",
+    'backend web\n "disabled"\n',
+    "backend web\n disabled\n .if defined(A)\n enabled\n .endif\n",
+]
+ON = ["backend web\n server a 10.0.0.1:80 disabled\n", "defaults\n disabled\nbackend web\n enabled\n"]
+
+
+@pytest.mark.parametrize(("text", "is_fatal"), [*((text, True) for text in OFF), *((text, False) for text in ON)])
+def test_no_server_at_all_is_added_to_a_backend_that_is_disabled(text: str, is_fatal: bool) -> None:  # noqa: FBT001
+    assert bool(fatal_addition(text, "web", "")) is is_fatal
 
 
 @pytest.mark.parametrize(("options", "has"), [("check inter 1s", True), ("agent-check", False), ("", False)])
@@ -68,7 +82,9 @@ def test_a_whole_backend_is_added_from_defaults_only_whose_checks_are_no_program
         "defaults e from elsewhere\ndefaults\n mode http\n"
     )
 
-    assert sorted(safe_defaults(text)) == ["b", "d"]
+    assert sorted(safe_defaults(text, is_checked=True)) == ["b", "d"]
+    assert sorted(safe_defaults(text, is_checked=False)) == ["a", "b", "c", "d"]
+    assert sorted(safe_defaults("defaults a\n disabled\n", is_checked=False)) == []
 
 
 @pytest.mark.parametrize(("options", "is_live"), [("check", False), ("agent-check agent-port 1", True)])
@@ -77,4 +93,4 @@ def test_a_backend_whose_checks_may_be_a_program_is_not_plain(options: str, is_l
     head = f"defaults apps\n    mode http\n    {EXT}\n"
     new = f"backend new from {defaults}\n    server srv1 127.0.0.1:1 weight 1 {options} disabled  # free\n"
 
-    assert (difference(head, head + new) is not None) is is_live
+    assert (difference(head, head + new) is not None) is (is_live and defaults == "apps")

@@ -2,7 +2,7 @@
 
 import pytest
 
-from hapsync.sections import default_server_words, parse_sections, stick_tables
+from hapsync.sections import default_server_words, parse_sections, stick_tables, takes_servers
 
 
 @pytest.mark.parametrize(
@@ -65,3 +65,34 @@ def test_a_global_section_inherits_nothing() -> None:
 )
 def test_stick_lines_name_their_table_or_mean_their_own(lines: str, tables: tuple[str, ...]) -> None:
     assert stick_tables(f"backend web\n {lines}\n")["web"] == tables
+
+
+@pytest.mark.parametrize(
+    ("lines", "is_sure"),
+    [
+        ("", True),
+        ("mode tcp", True),
+        ("balance leastconn", True),
+        ("balance random(3)", True),
+        ("balance uri\n hash-type consistent", True),
+        ("balance hdr(host)\n hash-type consistent sdbm", True),
+        ("balance uri", False),
+        ("balance uri\n hash-type map-based", False),
+        ("balance static-rr", False),
+        ("balance", False),
+        ('balance "roundrobin"', False),
+        ("balance ${ALGORITHM}", False),
+        ("mode log", False),
+        ("mode ${MODE}", False),
+        ("disabled", False),
+        ("dispatch 10.0.0.1:80", False),
+        ("option transparent", False),
+        (".if defined(A)\n balance static-rr\n .endif", False),
+    ],
+)
+def test_whether_a_backend_takes_servers_is_told_by_its_lines_only_where_they_are_plain(
+    lines: str,
+    is_sure: bool,  # noqa: FBT001
+) -> None:
+    assert ("web" in takes_servers(f"backend web\n {lines}\n")) is is_sure
+    assert ("web" in takes_servers(f"defaults\n {lines}\nbackend web\n")) is is_sure

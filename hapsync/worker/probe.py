@@ -5,15 +5,15 @@ from collections.abc import Iterable, Mapping
 
 import attrs
 
-from hapsync.capabilities import means_of, probe_command, refused, version_of
+from hapsync.capabilities import QUIET_PROBE, means_of, probe_command, refused, taken_by, version_of
 from hapsync.changes import Create
 from hapsync.config import Config
-from hapsync.dangers import fatal_check, has_check
+from hapsync.dangers import fatal_addition
 from hapsync.edge.runtime_socket import RuntimeSession
-from hapsync.model import HAProxyProcess, Means, Observed
+from hapsync.model import Backend, HAProxyProcess, Means, Observed
 from hapsync.observed import with_means
-from hapsync.runtime import Refusal
-from hapsync.sections import default_server_words, stick_tables
+from hapsync.runtime import Command, Refusal
+from hapsync.sections import default_server_words, stick_tables, takes_servers
 from hapsync.worker.in_force import InForce, read_in_force
 
 AGAIN_SECONDS = 5.0
@@ -53,36 +53,46 @@ class Probe:
         elif self._unsure and time.monotonic() >= self._again_at:
             self._means = {name: one for name, one in self._means.items() if name not in self._unsure}
             self._unsure = set()
-        asked = [
-            (backend.name, command)
+        new = [
+            backend
             for backend in observed.backends.values()
-            if backend.name not in self._means and backend.name in self._config.backends
-            if (command := probe_command(backend)) is not None
+            if backend.name not in self._means and backend.name in self._config.backends and backend.slots
         ]
-        if asked:
-            files = read_in_force(session, process, self._config.haproxy.config)
-            given, tables = default_server_words(files.text), stick_tables(files.text)
-            replies = session.ask([command for _, command in asked])
-            for (name, _), reply in zip(asked, replies, strict=True):
-                self._means[name] = means_of(
-                    version_of(process.version),
-                    self._config.backends[name],
-                    reply,
-                    given.get(name, ()),
-                    tables.get(name, ()),
-                    self._danger(files, name),
-                )
+        if new:
+            self._probe(session, process, new)
         return with_means(observed, self._means)
 
+    def _probe(self, session: RuntimeSession, process: HAProxyProcess, backends: Iterable[Backend]) -> None:
+        """Find out the means of `backends`; only those are asked about whose lines do not tell.
+
+        Raises RuntimeAPIError.
+        """
+        version = version_of(process.version)
+        files = read_in_force(session, process, self._config.haproxy.config)
+        given, tables = default_server_words(files.text), stick_tables(files.text)
+        sure = takes_servers(files.text) if version < QUIET_PROBE and not files.unknown else ()
+        asked: list[tuple[str, Command]] = []
+        for backend in backends:
+            name, config = backend.name, self._config.backends[backend.name]
+            danger = self._danger(files, name)
+            means = taken_by(version, config, given.get(name, ()), tables.get(name, ()), danger)
+            command = probe_command(backend)
+            if means.can_add and name not in sure and command is not None:
+                asked.append((name, command))
+            else:
+                self._means[name] = means
+        replies = session.ask([command for _, command in asked])
+        for (name, _), reply in zip(asked, replies, strict=True):
+            config = self._config.backends[name]
+            self._means[name] = means_of(version, config, reply, given.get(name, ()), tables.get(name, ()))
+
     def _danger(self, files: InForce, name: str) -> str:
-        """Return why HAProxy might not survive a checked server in the backend `name`, or nothing."""
-        if not has_check(self._config.backends[name].server_options):
-            return ""
+        """Return why HAProxy might not survive a server that is added to the backend `name`, or nothing."""
         if files.unknown:
             self._unsure.add(name)
             self._again_at = time.monotonic() + AGAIN_SECONDS
             return _UNSURE + files.unknown
-        return fatal_check(files.text, name)
+        return fatal_addition(files.text, name, self._config.backends[name].server_options)
 
     def note(self, refusals: Iterable[Refusal]) -> None:
         """Remember which backends do not take servers after all, until another worker answers."""

@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection, Sequence
 
 import attrs
 
-from hapsync.capabilities import version_of
+from hapsync.capabilities import spelled_out, version_of
 from hapsync.config import Config
 from hapsync.diff import REST_SECONDS
 from hapsync.edge.files import read_text_or_none
@@ -153,7 +153,9 @@ def _create(session: RuntimeSession, one: PlainBackend, *, may_be_there: bool) -
 
     Nothing is added to a backend that is there already, unless it may be: it could be anybody's.
     """
-    first, *others = creation_commands(one.name, one.defaults, one.slots, one.options)
+    first, *others = creation_commands(
+        one.name, one.defaults, one.slots, " ".join((one.options, *spelled_out(one.options)))
+    )
     for commands in ([first], others):
         for command, reply in zip(commands, session.ask(commands), strict=True):
             if not is_done(command, reply) and not (may_be_there and is_there(reply)):

@@ -6,6 +6,7 @@ A process is `serve_origins` of a kind of connection: a subclass of `Connection`
 import asyncio
 import collections
 import socket
+import ssl
 import struct
 from collections.abc import Mapping
 from typing import Any
@@ -28,6 +29,8 @@ class Origin:
         self.counts = counts
         self.counts[name] += 0
         self.healthy = True
+        self.is_behind_proxy = False
+        """Whether each connection has to begin with a line of the PROXY protocol, version 1."""
         self.is_leaving = False
         self.connections: set[Connection] = set()
         self.server: asyncio.Server | None = None
@@ -71,6 +74,8 @@ class Connection(asyncio.Protocol):
         self.origin = origin
         self.received = b""
         self.is_busy = False
+        self.is_named = not origin.is_behind_proxy
+        """Whether the PROXY line that is due has come."""
         self.is_last = False
         """Whether it ends with the response that is under way."""
         self.transport: asyncio.Transport
@@ -98,6 +103,15 @@ class Connection(asyncio.Protocol):
 
     def next_request(self) -> None:
         """Take up the next whole request there is, unless one is being answered."""
+        if not self.is_named:
+            who, named, others = self.received.partition(b"\r\n")
+            if not named:
+                return
+            self.is_named = who.startswith(b"PROXY ")
+            if not self.is_named:
+                self.transport.close()
+                return
+            self.received = others
         head, end, rest = self.received.partition(b"\r\n\r\n")
         if self.is_busy or not end or self.transport.is_closing():
             return
@@ -152,12 +166,17 @@ class _Process:
         self.origins: dict[tuple[str, int], Origin] = {}
         self.totals: collections.Counter[str] = collections.Counter()
 
-    async def open(self, host: str, port: int) -> None:
+    async def open(self, host: str, port: int, certificate: str = "", *, is_behind_proxy: bool = False) -> None:
         if (host, port) in self.origins:
             raise LookupError(f"{origin_name(host, port)} is open already")
         origin = Origin(origin_name(host, port), self.totals)
+        origin.is_behind_proxy = is_behind_proxy
+        context = None
+        if certificate:
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            context.load_cert_chain(certificate)
         origin.server = await asyncio.get_running_loop().create_server(
-            lambda: self.connection(origin), host, port, backlog=1024
+            lambda: self.connection(origin), host, port, backlog=1024, ssl=context
         )
         self.origins[host, port] = origin
 

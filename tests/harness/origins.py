@@ -16,8 +16,12 @@ class Origins:
 
     A path that ends with /slow?ms=N is answered after N milliseconds, /drip?ms=N at once with a body that takes N
     milliseconds, a byte each 50, after which its connection is closed; /healthcheck is answered with 200 or 503, as
-    `set_health` has it.
+    `set_health` has it. Those that are opened after `certificate` is set speak TLS only, and after `is_behind_proxy`
+    they need a line of the PROXY protocol first.
     """
+
+    certificate: Path | None = None
+    is_behind_proxy = False
 
     def __init__(self, work: Path) -> None:
         """Start the process that will hold the origins, logging to `work`."""
@@ -37,7 +41,8 @@ class Origins:
 
     def open(self, host: str, port: int) -> str:
         """Start an origin and return its name; `HelperError` when its port is taken."""
-        self._helper.ask("open", host=host, port=port)
+        certificate = str(self.certificate or "")
+        self._helper.ask("open", host=host, port=port, certificate=certificate, is_behind_proxy=self.is_behind_proxy)
         return origin_name(host, port)
 
     def close(self, host: str, port: int) -> None:

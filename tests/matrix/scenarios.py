@@ -22,6 +22,7 @@ from tests.matrix.affinity import (
 )
 from tests.matrix.backends import a_backend_is_new, services_appear_and_vanish
 from tests.matrix.playing import SETTLED_SECONDS, Story, Told, must, story
+from tests.matrix.transport import a_program_checks_the_servers, servers_are_told_by_proxy_lines, servers_speak_tls
 
 
 def an_instance_comes(version: str) -> Told:
@@ -298,6 +299,9 @@ STORIES: Mapping[str, Callable[[str], Told]] = {
     "hash": keys_stay_with_a_consistent_hash,
     "cookie": clients_stay_with_a_cookie,
     "stick table": stick_entries_end_with_their_server,
+    "TLS": servers_speak_tls,
+    "PROXY": servers_are_told_by_proxy_lines,
+    "external check": a_program_checks_the_servers,
 }
 """What every version is put through, by the column's name."""
 LONG_STORIES: Mapping[str, Callable[[str], Told]] = {

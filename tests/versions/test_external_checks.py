@@ -5,32 +5,14 @@ from pathlib import Path
 
 import pytest
 
-from hapsync.dangers import fatal_check
+from hapsync.dangers import fatal_addition
 from tests.demo.fleet import Fleet
 from tests.demo.routed import name_defaults, wait_in_step, wait_serves
 from tests.demo.stage import NO_GUARD, Stage
 from tests.harness.processes import wait_until
+from tests.versions.programs import let_programs_check
 
-PROGRAM = "    option external-check\n    external-check command /bin/true\n"
 OPTIONS = f'means = "dynamic"\n{NO_GUARD}'
-
-
-def let_programs_check(stage: Stage, *, after: str) -> None:
-    """Let the servers be checked by a program, from the line `after` on; more threads than one must be there."""
-    template = stage.work / "haproxy.cfg.j2"
-    text = template.read_text(encoding="utf-8")
-    assert text.count(f"\n{after}\n") == 1
-    text = text.replace(f"\n{after}\n", f"\n{after}\n{PROGRAM}")
-    text = text.replace("\nglobal\n", "\nglobal\n    nbthread 4\n    external-check\n    insecure-fork-wanted\n")
-    # A check of HTTP further down would be in force instead.
-    lines = [
-        line
-        for line in text.splitlines(keepends=True)
-        if not line.strip().startswith(("option httpchk", "http-check"))
-    ]
-    template.write_text("".join(lines), encoding="utf-8")
-    stage.haproxy.config.write_text(stage.hapsync("render", check=True).stdout, encoding="utf-8")
-    stage.haproxy.reload()
 
 
 @pytest.mark.parametrize("after", ["backend web", "defaults"])
@@ -73,4 +55,6 @@ def test_a_whole_backend_whose_defaults_have_programs_check_comes_by_a_reload_an
 
         assert stage.haproxy.process.running
         wait_until(lambda: stage.reloads() == before + 1, 10, "the one reload to be counted")
-        assert "would die of" in fatal_check(Path(stage.haproxy.config).read_text(encoding="utf-8"), "api")
+        assert "would die of" in fatal_addition(
+            Path(stage.haproxy.config).read_text(encoding="utf-8"), "api", "check"
+        )

@@ -18,6 +18,7 @@ from tests.demo.routed import adds_backends, backends, name_defaults, wait_in_st
 from tests.demo.stage import Stage
 from tests.harness.processes import Process, wait_until
 from tests.harness.tools import ROOT
+from tests.lab.certificate import CERTIFICATE, make_certificate
 
 OPTIONS = "check inter 300ms"
 
@@ -275,3 +276,15 @@ def test_a_haproxy_that_is_restarted_before_the_file_names_its_backend_has_it_ag
         stage.haproxy.start()
         wait_serves(stage, api)
         wait_in_step(stage)
+
+
+def test_servers_of_a_new_backend_are_checked_as_lines_of_the_file_are() -> None:
+    with stage_with_named_defaults() as (stage, _), Fleet(stage, "api") as api:
+        make_certificate(stage.work, "127.0.0.1")
+        stage.origins.certificate = stage.work / CERTIFICATE
+        api.add()
+        let_settings_name(stage, "api", options="check inter 300ms ssl verify none")
+        wait_serves(stage, api)
+
+        wait_until(lambda: stage.haproxy.stat("api")["srv1"]["check_status"] == "L6OK", 20, "its check to pass")
+        assert stage.haproxy.stat("api")["srv1"]["status"] == "UP"

@@ -1,0 +1,55 @@
+"""How backends are probed: without a word in HAProxy's log."""
+
+from pathlib import Path
+
+from hapsync.capabilities import OLDEST_SAFE, QUIET_PROBE, version_of
+from hapsync.cfgfile import sealed
+from hapsync.config import BackendConfig, Config, HAProxyConfig
+from hapsync.edge.runtime_socket import open_session
+from hapsync.worker.probe import Probe
+from tests.harness.haproxy import HAProxy, minimal_config
+from tests.harness.ports import free_port
+
+FEW = 5
+
+
+def probed(work: Path, many: int, *lines: str) -> tuple[str, dict[str, bool], str, tuple[int, int]]:
+    """HAProxy's log before and after a first look, which backends take servers, why not, and HAProxy's version."""
+    names = [f"b{number}" for number in range(many)]
+    server = "server srv1 127.0.0.1:1 weight 1 disabled"
+    text = minimal_config(work / "admin.sock", free_port(), dict.fromkeys(names, (*lines, server)))
+    file = work / "haproxy.cfg"
+    file.write_text(sealed(text), encoding="utf-8")
+    config = Config(
+        haproxy=HAProxyConfig(socket=str(work / "admin.sock"), config=str(file)),
+        backends={name: BackendConfig(service=name) for name in names},
+    )
+    with HAProxy(file, work) as haproxy, open_session(config.haproxy.socket, 20) as session:
+        process = session.read_process()
+        before = haproxy.log.read_text(encoding="utf-8")
+        found = Probe(config).attach(session, process, session.read_servers(tuple(names)))
+        said = haproxy.log.read_text(encoding="utf-8").removeprefix(before)
+    means = {name: backend.means for name, backend in found.backends.items()}
+    return said, {name: one.can_add for name, one in means.items()}, means["b0"].why, version_of(process.version)
+
+
+def test_three_hundred_backends_are_probed_without_a_line_in_the_log(work: Path) -> None:
+    said, can_add, _, version = probed(work, 300, "balance leastconn")
+
+    assert "[ALERT]" not in said
+    assert set(can_add.values()) == {version >= OLDEST_SAFE}
+
+
+def test_a_balance_that_is_static_takes_no_servers_and_is_told_in_haproxys_words(work: Path) -> None:
+    said, can_add, why, version = probed(work, FEW, "balance static-rr")
+
+    assert "[ALERT]" not in said
+    assert not any(can_add.values())
+    assert ("load balancing" in why) is (version >= OLDEST_SAFE)
+
+
+def test_what_the_lines_do_not_tell_haproxy_is_asked_once_a_backend(work: Path) -> None:
+    said, can_add, _, version = probed(work, FEW, 'balance "leastconn"')
+
+    assert said.count("[ALERT]") == (FEW if OLDEST_SAFE <= version < QUIET_PROBE else 0)
+    assert set(can_add.values()) == {version >= OLDEST_SAFE}
