@@ -14,6 +14,9 @@ LONG_SECONDS = 5
 """Longer than this between checks is long for a new worker, which knows no server that is down yet."""
 SHORT_SECONDS = 60
 """Shorter than this, `hard-stop-after` cuts what a person still waits for."""
+_CUTS = "it cuts what runs on a server each time that leaves; take it out, unless that is what you want"
+_SAMPLE = re.compile(r"\bsrv_[a-z_]+\(([^(),]+)\)")
+"""A sample fetch about one server (configuration manual, section 7.3.2)."""
 _UNITS = {"us": 1e-6, "ms": 1e-3, "s": 1, "m": 60, "h": 3600, "d": 86400, "": 1e-3}
 
 
@@ -39,6 +42,8 @@ def advise(text: str, backends: Mapping[str, BackendConfig], *, has_master: bool
             found += [] if has_master else _about_handover(section)
         if section.kind in ("frontend", "listen"):
             found += _about_clients(section)
+        if section.is_proxy:
+            found += _about_slots_by_name(section, backends)
         if section.kind in ("backend", "listen") and section.name in backends:
             found += _about_servers(section, backends[section.name])
     return found
@@ -81,14 +86,17 @@ def _about_clients(section: Section) -> Iterator[Advice]:
 def _about_servers(section: Section, config: BackendConfig) -> Iterator[Advice]:
     yield from _about_balance(section, config)
     yield from _about_checks(section, config)
-    for line in section.own:
-        tracked = _tracked(line)
-        if tracked is not None and is_ours(tracked.rpartition("/")[2]):
-            why = "it goes into maint with the slot it tracks, whoever has that; give it a check of its own"
-            yield _at(line, section, why)
+    words = config.server_options.split()
+    if "verifyhost" in words and "sni" not in words and "no-sni-auto" not in words:
+        yield Advice(
+            section.number,
+            _name(section),
+            "`verifyhost` without `sni` in server_options: HAProxy 3.4 sends the request's Host as SNI and checks "
+            "the certificate for that instead (measured: 503); add `sni str(NAME)` with the same name",
+        )
     for line in section.lines:
         if line.begins("default-server"):
-            yield _at(line, section, "`add server` does not heed it; put its words into server_options")
+            yield from _about_default_server(line, section)
         elif line.begins("load-server-state-from-file") and line.words[1:2] != ("none",):
             yield _at(line, section, "it brings back old ports under the addresses of the file; take it out")
     if "cookie" in config.server_options.split():
@@ -104,8 +112,7 @@ def _about_servers(section: Section, config: BackendConfig) -> Iterator[Advice]:
         yield Advice(
             section.number,
             _name(section),
-            "`on-marked-down shutdown-sessions` in server_options cuts what runs on a server each time it leaves; "
-            "take it out, unless that is what you want",
+            f"`on-marked-down shutdown-sessions` in server_options: {_CUTS}",
         )
     redispatch = section.has_option("redispatch")
     retries = section.last("retries")
@@ -118,9 +125,56 @@ def _about_servers(section: Section, config: BackendConfig) -> Iterator[Advice]:
         )
 
 
+def _about_default_server(line: Line, section: Section) -> Iterator[Advice]:
+    own = {"weight": "", "on-marked-down": ""}
+    others: list[str] = []
+    words = iter(line.words[1:])
+    for word in words:
+        if word in own:
+            own[word] = next(words, "")
+        else:
+            others.append(word)
+    if others:
+        what = "its words" if len(others) == len(line.words) - 1 else f"`{' '.join(others)}`"
+        yield _at(line, section, f"`add server` does not heed it; put {what} into server_options")
+    if own["on-marked-down"] == "shutdown-sessions":
+        yield _at(line, section, _CUTS)
+    if own["weight"] not in ("", "1") and any(_is_foreign(one) and "weight" not in one.words for one in section.own):
+        why = (
+            f"it gives the foreign servers weight {own['weight']}, and hapsync's have what Consul says, 1 unless "
+            "registered otherwise; take `weight` out of it, or give each foreign server its own"
+        )
+        yield _at(line, section, why)
+
+
+def _is_foreign(line: Line) -> bool:
+    return line.words[0] in ("server", "server-template") and len(line.words) > 1 and not is_ours(line.words[1])
+
+
+def _about_slots_by_name(section: Section, backends: Mapping[str, BackendConfig]) -> Iterator[Advice]:
+    """Name what leans on one of hapsync's servers by its name, from wherever: another instance has it tomorrow."""
+
+    def is_slot(name: str) -> bool:
+        backend, _, server = name.rpartition("/")
+        return (backend or section.name) in backends and is_ours(server)
+
+    for line in section.own:
+        tracked = _tracked(line)
+        if tracked is not None and is_slot(tracked):
+            why = "it goes into maint with the slot it tracks, whoever has that; give it a check of its own"
+            yield _at(line, section, why)
+        if line.begins("use-server") and line.words[1:] and is_slot(line.words[1]):
+            why = "the slot is another instance's as they come and go; give those you mean a service of their own"
+            yield _at(line, section, why)
+        named = next((one[0] for one in _SAMPLE.finditer(" ".join(line.words)) if is_slot(one[1])), None)
+        if named is not None:
+            why = f"`{named}` asks for a slot, whoever has that; ask for the backend, with `nbsrv(NAME)` for example"
+            yield _at(line, section, why)
+
+
 def _tracked(line: Line) -> str | None:
-    """Return the server that a server on `line` tracks."""
-    is_server = line.begins("server") and "track" in line.words[:-1]
+    """Return the server that servers on `line` track."""
+    is_server = line.words[0] in ("server", "server-template", "default-server") and "track" in line.words[:-1]
     return line.words[line.words.index("track") + 1] if is_server else None
 
 

@@ -7,12 +7,15 @@ HapsyncError
   RuntimeAPIError    nobody: HAProxy will answer again; the next pass reads afresh
   ReloadError        the operator: HAProxy goes on with what it has
     WouldEmpty       the operator: is the service's name right, may the token read it, is Consul up?
+    WouldLose        the operator: foreign servers would go that neither the template nor Consul has
     ReloadUnavailable  nobody: it could not be tried; tried again after a while
     ConfigRefused    the check command refused the candidate; not tried again until something changes
   LockHeld           the operator: another hapsync serves this HAProxy
   AgentError         the operator: the running agent could not be asked, or has not answered
   Withdrawn          nobody: who asked for it has left, or waits no longer; it was not begun
 """
+
+from collections.abc import Mapping
 
 from hapsync.text import plural
 
@@ -56,7 +59,16 @@ class CutShort(CatalogError):
 
 
 class RuntimeAPIError(HapsyncError):
-    """HAProxy's socket did not answer, or answered something that is not a reading."""
+    """HAProxy's socket did not answer, or answered something that is not a reading.
+
+    `is_down`: there is no such socket, or it refuses, so no HAProxy runs behind it. Whatever else keeps an answer
+    away (a worker that hangs, a socket that is full or forbidden) says nothing of that.
+    """
+
+    def __init__(self, message: str, *, is_down: bool = False) -> None:
+        """Take what to tell, and whether it proves that no HAProxy is there."""
+        super().__init__(message)
+        self.is_down = is_down
 
 
 class ReloadError(HapsyncError):
@@ -72,6 +84,18 @@ class ReloadUnavailable(ReloadError):
 
 class WouldEmpty(ReloadError):
     """The rendered configuration would leave a backend that serves now without any server; nothing was changed."""
+
+
+class WouldLose(ReloadError):
+    """The rendered configuration lacks more ready foreign servers than the guard lets go; nothing was changed.
+
+    `names` are these servers, by backend.
+    """
+
+    def __init__(self, message: str, names: Mapping[str, frozenset[str]]) -> None:
+        """Take what to tell, and who would be lost."""
+        super().__init__(message)
+        self.names = names
 
 
 class ConfigRefused(ReloadError):

@@ -39,7 +39,7 @@ class Caution:
     `peak` is the most capacity there was within the window. `is_refilling`: the service was gone, or Consul's state
     went back, and it is not back whole. `has_refilled`: Consul's state went back, and it is whole; without it a
     reading that is marked so is not believed. `held_down`: addresses that come and go too often. `is_released`: a
-    person lets everything go once.
+    person lets everything go once. `let_go`: names of foreign servers that the next reload may take out.
     """
 
     max_loss_fraction: float = 0.5
@@ -49,6 +49,7 @@ class Caution:
     has_refilled: bool = False
     held_down: frozenset[Address] = frozenset()
     is_released: bool = False
+    let_go: frozenset[str] = frozenset()
 
     @classmethod
     def of(cls, config: BackendConfig) -> "Caution":
@@ -77,6 +78,16 @@ def _proven(backend: Backend) -> set[Address | None]:
         for slot in backend.slots
         if slot.is_up and slot.weight > 0 and slot.admin is AdminState.READY and slot.proof is Proof.PASSED
     }
+
+
+def proven(backend: Backend) -> Collection[Address | None]:
+    """Return the addresses of those of hapsync's servers in `backend` that HAProxy can send to."""
+    return _proven(backend)
+
+
+def distrust(want: DesiredBackend | None, caution: Caution) -> Reason | None:
+    """Return why what Consul says of a backend is no evidence for a removal; None where it is, or was not read."""
+    return _distrust(want, caution)
 
 
 def needs_proofs(found: Diff, observed: Observed, cautions: Cautions = MappingProxyType({})) -> tuple[str, ...]:

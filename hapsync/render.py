@@ -15,6 +15,7 @@ from hapsync.model import PLACEHOLDER, Address, AdminState, Backend, Observed, S
 from hapsync.text import quoted
 
 INDENT = "    "
+_RAW_HINT = "where {{, {% or {# is HAProxy's own, write the line between {% raw %} and {% endraw %}"
 _BEGIN, _END = "\x01", "\x02"
 """Around the lines of one `servers()` while it is looked at; no file for HAProxy holds them otherwise."""
 _ALONE = re.compile(rf"^[ \t]*{_BEGIN}[^{_END}]*{_END}[ \t]*$", re.MULTILINE)
@@ -65,7 +66,30 @@ def _compiled(text: str) -> jinja2.Template:
     environment.globals.pop("lipsum")
     environment.filters.pop("random")
     environment.loader = jinja2.FunctionLoader(_no_other)
-    return environment.from_string(text)
+    return environment.from_string(_JINJA.sub(_as_text, text))
+
+
+_STRING = r""" "(?:\\.|[^"\\])*" | '(?:\\.|[^'\\])*' """
+_TAGS = (
+    "autoescape|block|call|elif|else|extends|filter|for|from|if|import|include|macro|print|raw|set|with"
+    "|end(?:autoescape|block|call|filter|for|if|macro|raw|set|with)"
+)
+_JINJA = re.compile(
+    rf"""
+    \{{\{{ (?: {_STRING} | [^"'}}] | \}}(?!\}}) )* \}}\}}
+    | \{{%[-+]?\s*raw\s*[-+]?%\}} .*? \{{%[-+]?\s*endraw\s*[-+]?%\}}
+    | \{{%(?: [-+\s] | (?:{_TAGS})\b ) (?: {_STRING} | [^"'%] | %(?!\}}) )* %\}}
+    | \{{\# (?: (?! \#\}} | \n(?:(?!\#\}})[^\n])*\{{\# ) . )* \#\}}
+    | (?P<text> \{{%(?! [-+\s] | (?:{_TAGS})\b ) | \{{\# )
+    """,
+    re.DOTALL | re.VERBOSE,
+)
+"""What Jinja2 is to see of a template; `text` is HAProxy's: log-formats have `{%[ssl_c_verify]}` and `{%ci:%cp}`, and
+a `{#` that no `#}` closes before the next one, on a later line, begins no comment."""
+
+
+def _as_text(found: re.Match[str]) -> str:
+    return f"{{{{ '{found[0]}' }}}}" if found["text"] else found[0]
 
 
 def _no_other(name: str) -> str:
@@ -77,7 +101,7 @@ def _expand(template: Template, servers: Callable[[str], str], backends: Callabl
     try:
         return _compiled(template.text).render(servers=servers, backends=backends)
     except jinja2.TemplateSyntaxError as error:
-        raise ConfigError(template.name, (f"line {error.lineno}: {error.message}",)) from error
+        raise ConfigError(template.name, (f"line {error.lineno}: {error.message}; {_RAW_HINT}",)) from error
     except (
         jinja2.TemplateError,
         TypeError,

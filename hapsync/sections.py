@@ -121,6 +121,18 @@ def _is_dynamic(section: Section) -> bool:
     return algorithm in _DYNAMIC or (algorithm in HASHES and is_consistent)
 
 
+def stats_sockets(text: str) -> tuple[str, ...]:
+    """Return the paths of the unix sockets that `stats socket` lines in `text` open, in their order.
+
+    `unix-bind prefix` goes before each of them (configuration manual, section 3.1).
+    """
+    lines = [line.words for section in parse_sections(text) if section.kind == "global" for line in section.own]
+    named = [words for words in lines if len(words) > 2]  # noqa: PLR2004
+    prefix = next((words[2] for words in named if words[:2] == ("unix-bind", "prefix")), "")
+    paths = [re.sub(r"[\"'\\]", "", words[2]) for words in named if words[:2] == ("stats", "socket")]
+    return tuple(prefix + path.removeprefix("unix@") for path in paths if path.removeprefix("unix@").startswith("/"))
+
+
 def stick_tables(text: str) -> Mapping[str, tuple[str, ...]]:
     """Return the stick tables that lead clients to servers of each backend (or listen) in `text`, each once.
 

@@ -99,6 +99,73 @@ def test_sessions_that_are_cut_when_a_server_leaves_are_named() -> None:
     assert "cuts what runs" in advice
 
 
+def test_the_words_on_sessions_that_are_cut_do_not_contradict_each_other() -> None:
+    both = said("backend web\n default-server on-marked-down shutdown-sessions inter 2s\n")
+    assert [one.partition("`: ")[2] for one in both] == [
+        "`add server` does not heed it; put `inter 2s` into server_options",
+        "it cuts what runs on a server each time that leaves; take it out, unless that is what you want",
+    ]
+    (alone,) = said("backend web\n default-server on-marked-down shutdown-sessions\n")
+    assert "server_options" not in alone
+
+
+def test_a_weight_for_all_servers_is_named_where_servers_beside_the_slots_take_it() -> None:
+    slots = " server srv1 10.0.0.1:80 weight 1\n"
+    (advice,) = said(f"backend web\n default-server weight 100\n server spare 10.0.0.9:80\n{slots}")
+    assert "it gives the foreign servers weight 100" in advice
+    assert "server_options" not in advice
+    assert said(f"backend web\n default-server weight 100\n{slots}") == []
+    assert said(f"backend web\n default-server weight 100\n server spare 10.0.0.9:80 weight 1\n{slots}") == []
+    assert said(f"backend web\n default-server weight 1\n server spare 10.0.0.9:80\n{slots}") == []
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        "backend other\n server spare 10.0.0.9:80 track web/srv1\n",
+        "backend other\n server-template spare 3 10.0.0.9:80 track web/dyn-web-1-9fe450d\n",
+        "backend web\n server spare 10.0.0.9:80 track srv1\n",
+    ],
+)
+def test_a_server_that_tracks_a_slot_is_named_wherever_it_stands(bad: str) -> None:
+    (advice,) = said(bad)
+    assert "it goes into maint with the slot it tracks" in advice
+    assert said(bad.replace("srv1", "main").replace("dyn-web-1-9fe450d", "main")) == []
+    assert said(bad.replace("web/", "third/").replace("backend web", "backend third")) == []
+
+
+@pytest.mark.parametrize(
+    ("bad", "good", "words"),
+    [
+        (
+            "backend web\n use-server srv1 if { path /a }\n",
+            "backend web\n use-server spare if { path /a }\n",
+            "give those you mean a service of their own",
+        ),
+        (
+            "frontend in\n use_backend b if { srv_is_up(web/srv1) }\n",
+            "frontend in\n use_backend b if { srv_is_up(web/spare) }\n",
+            "`srv_is_up(web/srv1)` asks for a slot",
+        ),
+        (
+            "backend web\n http-response set-header X %[srv_queue(srv2)]\n",
+            "backend other\n http-response set-header X %[srv_queue(srv2)]\n",
+            "`srv_queue(srv2)` asks for a slot",
+        ),
+    ],
+)
+def test_what_leans_on_a_slot_by_its_name_is_named(bad: str, good: str, words: str) -> None:
+    (advice,) = said(bad)
+    assert words in advice
+    assert said(good) == []
+
+
+def test_a_certificates_name_needs_an_sni_of_its_own() -> None:
+    (advice,) = said("backend web\n", "ssl verify required ca-file /ca verifyhost web.internal")
+    assert "add `sni str(NAME)`" in advice
+    assert said("backend web\n", "ssl verify required ca-file /ca verifyhost w sni str(w)") == []
+
+
 def test_the_shipped_configuration_earns_no_advice() -> None:
     config = Config(backends={"web": BackendConfig(service="web", server_options="check inter 2s")})
     template = Template("haproxy.cfg.j2", (ROOT / "haproxy" / "haproxy.cfg.j2").read_text(encoding="utf-8"))

@@ -316,3 +316,46 @@ def test_a_template_holds_nothing_by_chance(chance: str) -> None:
             CONFIG,
             {},
         )
+
+
+ODD_LINES = """\
+    log stderr format raw local0
+    log-format "%ci:%cp {%[ssl_c_verify],%{+Q}[ssl_c_s_dn]} {%hs|%hr}"
+    http-request deny if { path_reg "^/{#" }
+"""
+
+
+def test_what_haproxy_writes_in_braces_reaches_it_as_it_stands(work: Path) -> None:
+    text = TEMPLATE.replace("frontend public\n", f"frontend public\n{ODD_LINES}") + "# {# closed #}\n"
+    found = rendered(text, picture(slot(1, at(1))))
+
+    assert ODD_LINES in found
+    assert "closed" not in found
+    assert check(work, found) == ""
+
+
+@pytest.mark.parametrize(
+    ("text", "becomes"),
+    [
+        ("{%[src]}", "{%[src]}"),
+        ("{%ci:%cp}", "{%ci:%cp}"),
+        ("{%if 1%}a{%endif%}", "a"),
+        ("b {%- if 1 -%} a {%+ endif %}", "ba "),
+        ("{% if '%}' == '%}' %}{%[src]}{% endif %}", "{%[src]}"),
+        ("{{ '{%[src]}' }}", "{%[src]}"),
+        ('{{ "}}" }}{%[src]}', "}}{%[src]}"),
+        ("{% raw %}{{ {% {# {%[src]} {% endraw %}", "{{ {% {# {%[src]} "),
+        ("{# a {%[src]} b #}c", "c"),
+        ("{# a\n b #}{# c #}d", "d"),
+        ("{# a {# b #}c", "c"),
+        ("{# none\n{# one #}a", "{# none\na"),
+    ],
+)
+def test_only_what_jinja2_knows_is_a_tag_or_a_comment(text: str, becomes: str) -> None:
+    found = rendered(f"# {text}|\n{TEMPLATE}", picture(slot(1, at(1))))
+    assert f"\n# {becomes}|\n" in found
+
+
+@pytest.mark.parametrize("text", ["{% fro x in y %}", "{% if 1", "{{ servers('web')", "{% raw %} x"])
+def test_a_tag_that_is_meant_and_wrong_is_said_with_what_to_do(text: str) -> None:
+    assert any("{% raw %}" in one for one in problems(f"{text}\n{TEMPLATE}"))

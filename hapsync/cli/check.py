@@ -31,7 +31,7 @@ def command(config_path: str) -> int:
     click.echo(f"ok    configuration {config_path}: {plural(len(settings.config.backends), 'backend')}")
     for finding in found:
         word = "advice" if finding.is_advice else "ok" if finding.is_ok else "WRONG"
-        click.echo(f"{word:<6}{finding.what}")
+        click.echo(f"{word:<5} {finding.what}")
     wrong = sum(not finding.is_ok for finding in found)
     click.echo("everything is in order" if not wrong else f"not in order: {wrong} of {len(found) + 1}")
     return 2 if wrong else 0

@@ -1,8 +1,14 @@
 """`hapsync plan`: what a pass would do."""
 
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
 import click
 
 from hapsync.cli.options import CONTEXT, config_option
+
+if TYPE_CHECKING:
+    from hapsync.plan import Plan
 
 EPILOG = """\b
 Examples:
@@ -28,11 +34,10 @@ def command(config_path: str, commands: bool) -> int:  # noqa: FBT001
     from hapsync.edge.files import read_text_or_none  # noqa: PLC0415
     from hapsync.edge.runtime_socket import open_session  # noqa: PLC0415
     from hapsync.picture import picture_now, says_the_same  # noqa: PLC0415
-    from hapsync.runtime import address_commands, state_commands  # noqa: PLC0415
     from hapsync.status import alarms, stopped_words, unread_lines  # noqa: PLC0415
     from hapsync.worker.look import read_catalog_known, read_report, read_rules  # noqa: PLC0415
     from hapsync.worker.one_pass import look  # noqa: PLC0415
-    from hapsync.worker.paper import is_applied, served_now  # noqa: PLC0415
+    from hapsync.worker.paper import is_applied, lost_by_reload, served_now  # noqa: PLC0415
     from hapsync.worker.probe import Probe  # noqa: PLC0415
     from hapsync.worker.safety import asides  # noqa: PLC0415
     from hapsync.worker.settings import read_settings  # noqa: PLC0415
@@ -56,27 +61,36 @@ def command(config_path: str, commands: bool) -> int:  # noqa: FBT001
     plan = seen.plan
     if rules.stopped is not None:
         click.echo(f"stopped {stopped_words(rules.stopped, memory)}")
-    if str(plan):
-        click.echo(str(plan))
+    _echo(*str(plan).splitlines())
     if commands:
-        for step in (
-            address_commands(plan.incoming),
-            state_commands(plan.incoming),
-            state_commands(plan.outgoing),
-        ):
-            for _, line in step:
-                click.echo(f"  {line.line}")
+        _echo(*_commands(plan))
     file = read_text_or_none(config.haproxy.config)
     is_same = file is not None and says_the_same(file, picture_now(wanted, seen.observed, plan.held))
     applied = is_applied(settings, file)
+    worrying = [*alarms(plan), *unread_lines(seen.observed)]
+    if not applied or plan.shortages:
+        lost, refusal = lost_by_reload(settings, wanted, rules.cautions, [one.backend for one in plan.shortages])
+        _echo(*(f"lose    {one} (foreign: the reload takes it out)" for one in lost))
+        worrying += [refusal] if refusal else []
     if not applied:
         click.echo("reload  the template or hapsync.toml changed since the file was written")
     elif not is_same:
         click.echo(f"write   {config.haproxy.config}: {'does not exist yet' if file is None else 'is behind'}")
-    for alarm in (worrying := [*alarms(plan), *unread_lines(seen.observed)]):
-        click.echo(f"look    {alarm}")
+    _echo(*(f"look    {alarm}" for alarm in worrying))
     is_whole = len(wanted.backends) == len(config.backends) and not seen.observed.unread
     if plan.is_empty and not worrying and is_same and applied and is_whole:
         click.echo("HAProxy is in step with Consul: nothing to do")
         return 0
     return 2 if is_whole else 1
+
+
+def _commands(plan: "Plan") -> Iterator[str]:
+    from hapsync.runtime import address_commands, state_commands  # noqa: PLC0415
+
+    for step in (address_commands(plan.incoming), state_commands(plan.incoming), state_commands(plan.outgoing)):
+        yield from (f"  {command.line}" for _, command in step)
+
+
+def _echo(*lines: str) -> None:
+    for line in lines:
+        click.echo(line)

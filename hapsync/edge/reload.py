@@ -12,6 +12,8 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import attrs
+
 from hapsync.cfgfile import HEADER, is_sealed
 from hapsync.config import HAProxyConfig
 from hapsync.edge.files import (
@@ -27,6 +29,7 @@ from hapsync.errors import ConfigRefused, ReloadError, ReloadUnavailable, Runtim
 from hapsync.model import HAProxyProcess, Observed
 from hapsync.picture import shows
 from hapsync.runtime import drain_commands
+from hapsync.text import reason
 
 log = logging.getLogger(__name__)
 
@@ -34,6 +37,8 @@ SHOWN_SECONDS = 1.0
 """A new worker shows what it was started with at once; one that does not by then has traffic it should not have."""
 _POLL_SECONDS = 0.02
 _SAID_LINES = 12
+_KILLED_BY = frozenset({signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGXCPU})
+"""Somebody ended it: a person, or the kernel, for want of memory. What it dies of by itself is a verdict."""
 _OUTPUT_SIGNS = 4 << 20
 """Two lines for each of ten thousand servers fit."""
 
@@ -41,11 +46,13 @@ _OUTPUT_SIGNS = 4 << 20
 def check_candidate(config: HAProxyConfig, candidate: str) -> None:
     """Run `haproxy.check_command` on the file `candidate`.
 
-    Raises ConfigRefused with what the command said when it does not end with 0, ReloadError when it cannot be run
-    (ReloadUnavailable where it takes too long, for that may pass).
+    Raises ConfigRefused with what the command said when it does not end with 0, ReloadUnavailable when it cannot be
+    run, takes too long or is killed: that says nothing of the file, and may pass.
     """
     words = [word.replace("{config}", candidate) for word in config.check_command]
     ended = _run(words, config.check_timeout_seconds, "haproxy.check_command")
+    if -ended.returncode in _KILLED_BY:
+        raise ReloadUnavailable(f"haproxy.check_command: ended by {signal.Signals(-ended.returncode).name}")
     if ended.returncode != 0:
         said = ended.stdout.replace(Path(candidate).name, Path(config.config).name)
         asked = shlex.join(words).replace(candidate, config.config)
@@ -109,30 +116,40 @@ def _keep_edits(config: HAProxyConfig, old: str | None) -> None:
         log.warning("file %s was edited by hand; kept as %s, edit the template instead", config.config, kept)
 
 
-def reload_into(config: HAProxyConfig, text: str, picture: Observed, *, is_checked: bool = False) -> HAProxyProcess:
+def reload_into(
+    config: HAProxyConfig, text: str, picture: Observed, *, is_checked: bool = False, next_socket: str | None = None
+) -> HAProxyProcess:
     """Install `text`, reload HAProxy, and return its new worker once that shows `picture`, drained servers included.
 
     The wait is seen to its end even when hapsync is to stop: half a reload would leave file and worker at odds.
-    `is_checked`: the check command has accepted this text already.
+    `is_checked`: the check command has accepted this text already. `next_socket`: where the new worker answers, if
+    not at `haproxy.socket`.
 
     Raises ReloadError; then the old file is back in place, and where a new worker runs that does not show the
     picture, HAProxy was reloaded into the old file again. ReloadUnavailable is raised before anything was changed.
     """
+    after = attrs.evolve(config, socket=next_socket or config.socket)
     with open_session(config.socket, config.timeout_seconds) as session:
         before = session.read_process()
     try:
         master = read_processes(config.master, config.timeout_seconds) if config.master else None
     except RuntimeAPIError as error:
         raise ReloadUnavailable(str(error)) from error
-    old = read_text_or_none(config.config)
+    try:
+        old = read_text_or_none(config.config)
+    except OSError as error:
+        raise ReloadUnavailable(f"{config.config} cannot be read: {reason(error)}") from error
     install(config, text, is_checked=is_checked)
     try:
         _start(config)
-        return _wait_for(config, picture, before, master)
-    except (ReloadError, RuntimeAPIError) as error:
+        return _wait_for(after, picture, before, master)
+    except (ReloadError, RuntimeAPIError, OSError) as error:
         _put_back(config, old)
-        back = _reload_back(config, before)
-        raise ReloadError(f"the reload failed, the old file is back{back}: {error}") from error
+        back = _reload_back(config, after, before)
+        # What could not even be started may be there in a moment.
+        passes = isinstance(error, OSError) or isinstance(error.__cause__, OSError)
+        kind = ReloadUnavailable if passes and not back else ReloadError
+        raise kind(f"the reload failed, the old file is back{back}: {error}") from error
 
 
 def _start(config: HAProxyConfig) -> None:
@@ -189,16 +206,20 @@ def _look_for_failure(config: HAProxyConfig, master: Processes | None) -> None:
         raise ReloadError("HAProxy's master counts a failed reload; see its log")
 
 
-def _reload_back(config: HAProxyConfig, before: HAProxyProcess) -> str:
+def _reload_back(config: HAProxyConfig, after: HAProxyConfig, before: HAProxyProcess) -> str:
     """Reload into the old file if a new worker has the refused one; return what to say of it."""
     try:
-        with open_session(config.socket, config.timeout_seconds) as session:
-            if session.read_process().pid == before.pid:
-                return ""
+        if any(_pid_at(one) == before.pid for one in ((config,) if config == after else (config, after))):
+            return ""
         _start(config)
-    except (ReloadError, RuntimeAPIError) as error:
+    except (ReloadError, RuntimeAPIError, OSError) as error:
         return f", but HAProxy could not be reloaded into it ({error})"
     return " and HAProxy was reloaded into it"
+
+
+def _pid_at(config: HAProxyConfig) -> int:
+    with open_session(config.socket, config.timeout_seconds) as session:
+        return session.read_process().pid
 
 
 def _put_back(config: HAProxyConfig, old: str | None) -> None:
@@ -220,9 +241,9 @@ def _run(words: Sequence[str], timeout_seconds: float, key: str) -> subprocess.C
                 words, stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True
             )
         except FileNotFoundError as error:
-            raise ReloadError(f"{key}: there is no program {words[0]!r}") from error
+            raise ReloadUnavailable(f"{key}: there is no program {words[0]!r}") from error
         except OSError as error:
-            raise ReloadError(f"{key}: {words[0]!r} cannot be run: {error.strerror}") from error
+            raise ReloadUnavailable(f"{key}: {words[0]!r} cannot be run: {error.strerror}") from error
         try:
             process.wait(timeout_seconds)
         except subprocess.TimeoutExpired as error:

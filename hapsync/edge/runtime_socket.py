@@ -237,7 +237,7 @@ def open_session(path: str, timeout_seconds: float) -> Iterator[RuntimeSession]:
 
     `timeout_seconds` bounds the connection and each exchange.
 
-    Raises RuntimeAPIError when nobody answers.
+    Raises RuntimeAPIError when nobody answers; its `is_down` says whether HAProxy is known not to run.
     """
     if len(path.encode()) > 107:  # noqa: PLR2004  (sun_path of Linux, less its NUL)
         raise RuntimeAPIError(
@@ -253,7 +253,8 @@ def open_session(path: str, timeout_seconds: float) -> Iterator[RuntimeSession]:
         try:
             connection.connect(path)
         except OSError as error:
-            raise RuntimeAPIError(f"HAProxy's socket {path}: {_words(error)}") from error
+            is_down = isinstance(error, FileNotFoundError | ConnectionRefusedError)
+            raise RuntimeAPIError(f"HAProxy's socket {path}: {_words(error)}", is_down=is_down) from error
         yield session
     finally:
         connection.close()

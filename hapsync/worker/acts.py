@@ -6,7 +6,7 @@ next pass is right.
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 import attrs
 
@@ -25,6 +25,7 @@ from hapsync.worker.one_pass import Outcome, check_alive, run_pass
 from hapsync.worker.paper import observe_all, on_file
 from hapsync.worker.presence import Presence
 from hapsync.worker.probe import Probe
+from hapsync.worker.reachable import tried, where_haproxy_is
 from hapsync.worker.reloads import EDITED, Reloads
 from hapsync.worker.safety import Safety
 from hapsync.worker.settings import Settings
@@ -85,6 +86,7 @@ class Acts:
         self._file.touch(anew=True)
         try:
             settings = self._read_again().with_agent_of(self._settings).with_discovered_of(self._settings)
+            settings = tried(settings, self._settings, self._serving_services())
             if settings == self._settings:
                 log.info("settings unchanged")
                 return
@@ -94,6 +96,11 @@ class Acts:
             self._reloads.not_taken = str(error)
         else:
             log.info("settings taken: %d backends", len(settings.config.backends))
+
+    def _serving_services(self) -> Collection[str]:
+        """Return the services that have instances by the last reading."""
+        states = self._following.states().items()
+        return [name for name, state in states if state.reading is not None and state.reading.instances]
 
     def _discover(self) -> None:
         settings = self._discovering.step(
@@ -137,6 +144,20 @@ class Acts:
                     self._publishing.soon()
         except RuntimeAPIError as error:
             self._lost(error)
+            if error.is_down and self._settings.next_socket is not None:
+                self._find_haproxy()  # somebody else may have started it from the new file
+        except OSError as error:  # the file, or the memory, and that may pass
+            self._file.cannot(error, self._settings)
+
+    def _find_haproxy(self) -> None:
+        """Go on with the HAProxy that runs, where it is not at `haproxy.socket`."""
+        found, problem = where_haproxy_is(self._settings)
+        if found != self._settings:
+            self._use(found)
+            log.warning("HAProxy's socket is %s", found.config.haproxy.socket)
+        if problem is not None:
+            log.error("settings not taken: %s", problem)
+            self._reloads.not_taken = problem
 
     def _answered(self, process: HAProxyProcess) -> None:
         arrival = self._haproxy.answered(process)
@@ -146,13 +167,14 @@ class Acts:
             self._journal.note_worker(process)
         self._dues.add(self._settings.config.backends)
         self._reloads.try_again()
+        self._file.stop_for_start()
         self._file.touch()
         if arrival.is_another and arrival.was_away and self._reloads.new_settings_at is not None:
             # It may have been started from the new file.
             self._reloads.look_whether_applied(self._settings, time.monotonic())
 
     def _lost(self, error: RuntimeAPIError) -> None:
-        if self._haproxy.lost(str(error), ALIVE_SECONDS):
+        if self._haproxy.lost(error, ALIVE_SECONDS):
             self._file.touch()
             self._publishing.soon()
         self._reloads.forget_need()
@@ -250,11 +272,14 @@ class Acts:
             if made is None:
                 return  # the candidate is being checked
             self._reloads.made(made)
+            if self._settings.next_socket is not None:
+                self._use(self._settings.moved)
             if isinstance(made, Difference):
                 self._file.hurry()
                 self._publishing.soon()
                 return
             self._file.forget(is_current=True)
+            self._safety.forget_let_go()
             if self._safety.has_released:
                 self._file.touch()
             self._answered(made)
@@ -263,25 +288,34 @@ class Acts:
         self._publishing.soon()
 
     def _write_file(self) -> None:
-        if self._stopped or (self._haproxy.process is not None and self._reloads.new_settings_at is not None):
-            self._file.forget()  # not to be touched; or the reload that makes the new settings live writes it
+        is_down = self._haproxy.is_down
+        if self._stopped or not (is_down or (self._haproxy.process and self._reloads.new_settings_at is None)):
+            # Not to be touched. Or HAProxy may live and hang: once it answers, the file is made of it. Or the reload
+            # that makes the new settings live writes it.
+            self._file.forget()
             return
-        if self._haproxy.process is None:
-            self._following.note(on_file(self._settings))
-        wanted = self._desired()
         try:
-            seen = observe_all(self._settings, wanted, self._safety.cautions()) if self._haproxy.process else None
+            if is_down:
+                self._following.note(on_file(self._settings))
+            wanted = self._desired()
+            seen = None if is_down else observe_all(self._settings, wanted, self._safety.cautions())
+            if seen is None:
+                self._safety.note(wanted, on_file(self._settings))  # the file is all there is to be guarded
         except RuntimeAPIError as error:
             self._lost(error)
             return
-        if seen is None:
-            self._safety.note(wanted, on_file(self._settings))  # the file is all there is to be guarded
+        except OSError as error:
+            self._file.cannot(error, self._settings)
+            return
         self._file.write(self._settings, wanted, self._safety.cautions(), seen)
         self._file_is_written()
         self._publishing.soon()
 
     def _file_is_written(self) -> None:
         """What the file says by now need not be remembered as a released hold."""
+        if self._file.was_late:
+            self._file.was_late = False
+            self._reloads.doubt_worker()
         if self._file.made_of is not None and not self._file.is_behind:
             self._safety.forget_released(self._file.made_of)
 

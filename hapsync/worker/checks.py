@@ -28,7 +28,8 @@ from hapsync.model import Backend, HAProxyProcess
 from hapsync.render import labels_of, render
 from hapsync.runtime import Command
 from hapsync.text import plural, quoted
-from hapsync.worker.paper import empty_slots
+from hapsync.worker.look import read_report, read_rules
+from hapsync.worker.paper import empty_slots, is_applied, lost_by_reload, served_now
 from hapsync.worker.probe import Probe
 from hapsync.worker.settings import Settings
 
@@ -57,6 +58,7 @@ def run_checks(settings: Settings) -> tuple[Finding, ...]:
         _runtime_socket,
         _reload_means,
         _consul,
+        _foreign,
         _discovery,
         _fleet,
     )
@@ -232,6 +234,25 @@ def _consul(settings: Settings) -> Iterator[Finding]:
                 is_ok=False,
                 what=f"service {quoted(name)}: no instance; is the name right, and may the token read it?",
             )
+
+
+def _foreign(settings: Settings) -> Iterator[Finding]:
+    """Name the foreign servers that the next reload would take out."""
+    config = settings.config
+    problems: list[str] = []
+    try:
+        if is_applied(settings, read_text_or_none(config.haproxy.config)):
+            return  # the file has those of the template, and a reload that grows slots keeps them
+        rules, _ = read_rules(config, read_report(config, problems), problems)
+        catalog, _ = read_catalog(config.consul, config.services)
+        wanted = desired(catalog, config, served_now(settings))
+        lost, refusal = lost_by_reload(settings, wanted, rules.cautions, ())
+    except (HapsyncError, OSError):
+        return  # what cannot be read is said already
+    for line in lost:
+        yield Finding(is_ok=True, what=f"{line} is foreign, and the next reload takes it out", is_advice=True)
+    if refusal is not None:
+        yield Finding(is_ok=False, what=f"the next reload will not be made: {refusal}")
 
 
 def _discovery(settings: Settings) -> Iterator[Finding]:

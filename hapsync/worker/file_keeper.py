@@ -7,34 +7,41 @@ import time
 from collections.abc import Callable
 
 from hapsync.desired import Desired
-from hapsync.edge.files import signature
+from hapsync.edge.files import read_text_or_none, signature
 from hapsync.edge.reload import install
 from hapsync.errors import ConfigError, ConfigRefused, HapsyncError, ReloadError
 from hapsync.growth import Pending, file_due_seconds, touched
 from hapsync.guard import Cautions
 from hapsync.model import Observed
-from hapsync.worker.paper import Seen, new_text
+from hapsync.worker.paper import Seen, is_applied, new_text
 from hapsync.worker.settings import Settings
 
 log = logging.getLogger(__name__)
+
+REFUSED_SECONDS = 60.0
+"""What the check command refused is tried again after this long: a certificate or a map that the file names may have
+been unreadable for a moment."""
 
 
 class FileKeeper:
     """What the worker knows of the file: whether it is behind, when to write it, and why it could not be written.
 
     `error` is None while the file can be written. `made_of` is the live HAProxy it was last made of,
-    if it was. All methods are the worker's; only the job runs beside it.
+    if it was. `was_late`: the job that ended last put a file of other settings in place for a HAProxy to start with,
+    and one had started by then. All methods are the worker's; only the job runs beside it.
     """
 
     def __init__(self, when_done: Callable[[], None]) -> None:
         """Take what wakes the worker when a file was written."""
         self.error: str | None = None
         self.made_of: Observed | None = None
+        self.was_late = False
         self._when_done = when_done
         self._pending: Pending | None = None
         self._written_at = -math.inf
         self._seen: tuple[int, int, int] | None = None
         self._refused: tuple[Desired, Settings] | None = None
+        self._refused_until = 0.0
         self._job: FileJob | None = None
         self._live: object = None
         self._is_hurried = False
@@ -80,6 +87,11 @@ class FileKeeper:
         if self._job is not None:
             self._job.is_wanted.clear()
 
+    def stop_for_start(self) -> None:
+        """HAProxy was started: a file that was to be there before comes too late."""
+        if self._job is not None and self._job.is_for_start:
+            self._job.is_wanted.clear()
+
     def look(self, settings: Settings) -> None:
         """Remember the file as it is now."""
         self._seen = signature(settings.config.haproxy.config)
@@ -97,6 +109,12 @@ class FileKeeper:
         is_new, self._live = live != self._live, live
         return is_new
 
+    def cannot(self, error: OSError, settings: Settings) -> None:
+        """Note that the file could not be read: it is tried again by itself."""
+        self._pending = None
+        self._is_hurried = False
+        self._failed(error, None, settings)
+
     def write(self, settings: Settings, wanted: Desired, cautions: Cautions, seen: Seen | None) -> None:
         """Begin to write what a HAProxy started now should be, if the file does not say so already.
 
@@ -105,10 +123,12 @@ class FileKeeper:
         self._pending = None
         self._is_hurried = False
         self.made_of = seen.observed if seen is not None else None
-        if not wanted.backends or self._refused == (wanted, settings):
+        if not wanted.backends or (self._refused == (wanted, settings) and time.monotonic() < self._refused_until):
             return
         try:
             text = new_text(settings, wanted, cautions, seen)
+            current = read_text_or_none(settings.config.haproxy.config)
+            is_for_start = seen is None and not is_applied(settings, current)
         except (HapsyncError, OSError, ValueError) as error:
             self._failed(error, wanted, settings)
             return
@@ -116,7 +136,7 @@ class FileKeeper:
             self._written(settings)
             return
         self._written_at = time.monotonic()
-        self._job = FileJob(text, wanted, settings, self._when_done)
+        self._job = FileJob(text, wanted, settings, self._when_done, is_for_start=is_for_start)
         self._job.start()
 
     def finish(self, *, wait: bool = False) -> bool:
@@ -126,6 +146,7 @@ class FileKeeper:
             return False
         job.join()
         self._job = None
+        self.was_late = job.is_for_start and job.has_installed and not job.is_wanted.is_set()
         if job.error is not None:
             self._failed(job.error, job.wanted, job.settings)
         elif job.has_installed:
@@ -139,12 +160,13 @@ class FileKeeper:
         self.error = self._refused = None
         self.look(settings)
 
-    def _failed(self, error: Exception, wanted: Desired, settings: Settings) -> None:
+    def _failed(self, error: Exception, wanted: Desired | None, settings: Settings) -> None:
         if str(error) != self.error:
             log.error("file not written: %s", error)
         self.error = str(error)
-        if isinstance(error, ConfigError | ConfigRefused):  # a full disk may be mended without a change here
+        if wanted is not None and isinstance(error, ConfigError | ConfigRefused):  # all else may be mended elsewhere
             self._refused = (wanted, settings)
+            self._refused_until = time.monotonic() + REFUSED_SECONDS
         self.look(settings)
 
 
@@ -152,11 +174,15 @@ class FileJob(threading.Thread):
     """Checks and installs `text`; the check takes longer than a change may wait, so it runs beside the passes.
 
     It speaks to no HAProxy, and installs nothing once `is_wanted` was cleared. Once `is_done` is set, `error` says
-    how it ended. `wanted` and `settings` are what the text was made from.
+    how it ended. `wanted` and `settings` are what the text was made from. `is_for_start`: of other settings than the
+    file it replaces, which is right only as long as no HAProxy was started from that.
     """
 
-    def __init__(self, text: str, wanted: Desired, settings: Settings, when_done: Callable[[], None]) -> None:
+    def __init__(
+        self, text: str, wanted: Desired, settings: Settings, when_done: Callable[[], None], *, is_for_start: bool
+    ) -> None:
         super().__init__(name="file", daemon=True)
+        self.is_for_start = is_for_start
         self.wanted = wanted
         self.settings = settings
         self.error: HapsyncError | None = ReloadError("the job ended without a result")

@@ -8,12 +8,13 @@ import contextlib
 import logging
 import queue
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 from hapsync.edge.requests import Pending
 from hapsync.errors import RuntimeAPIError, Withdrawn
 from hapsync.memory import Memory
-from hapsync.request import Apply
+from hapsync.request import Apply, ReleaseBackend, Reply, Request
+from hapsync.text import shown
 from hapsync.worker.acts import ALIVE_SECONDS, CATALOG_SECONDS, Acts
 from hapsync.worker.dues import RETRY_SECONDS
 from hapsync.worker.one_pass import Outcome
@@ -58,6 +59,7 @@ class Worker(Acts):
         """Follow Consul until `stop`."""
         self._following.start()
         self._discovering.start()
+        self._find_haproxy()
         self._reloads.look_whether_applied(self._settings, time.monotonic() + CATALOG_SECONDS)
         self._file.touch()
         try:
@@ -86,7 +88,7 @@ class Worker(Acts):
                 woken.add(self._wakes.get_nowait())
         backends = {name for name, one in self._settings.config.backends.items() if one.service in woken}
         self._dues.add(backends)
-        if backends and self._haproxy.process is None:
+        if backends and self._haproxy.is_down:
             self._file.touch()  # what HAProxy is started with should be what the catalog says by then
 
     def _next_at(self) -> float:
@@ -113,6 +115,8 @@ class Worker(Acts):
         if is_full:
             self._full_at = now + self._settings.config.agent.resync_seconds
             self._dues.add(self._settings.config.backends)
+            if self._haproxy.is_down:
+                self._find_haproxy()
             if self._file.is_suspect(self._settings):
                 self._file.touch()
             self._publishing.soon()
@@ -164,6 +168,7 @@ class Worker(Acts):
         if not pending.is_wanted:
             log.warning("not done, %s has given it up: %s", pending.who, type(pending.request).__name__)
             return
+        losing = self._reloads.losing  # what people were told of, before anything is read anew
         if isinstance(pending.request, Apply):
             self._take_new_settings()
 
@@ -176,9 +181,32 @@ class Worker(Acts):
 
         config = self._settings.config
         reply = answer_always(pending.request, self._safety, config, make_pass, self._unsure, ensure_wanted)
+        if pending.is_wanted:
+            reply = self._let_go(pending.request, losing, reply)
         self._look_whether_stopped()  # a freeze counts from its answer on, also for a reload that is due
         self._publish()  # who asks next should see it
         pending.respond(reply)
+
+    def _let_go(self, request: Request, losing: Mapping[str, frozenset[str]], reply: Reply) -> Reply:
+        """Let the next reload take out the foreign servers that one was refused for, where `request` says so."""
+        match request:
+            case ReleaseBackend(backend=backend):
+                released = {name: servers for name, servers in losing.items() if name == backend}
+            case Apply(force=True):
+                released = dict(losing)
+            case _:
+                return reply
+        if not released or self._stopped:
+            return reply
+        self._safety.let_go(released)
+        if self._reloads.not_taken is not None:
+            self._take_new_settings()
+        self._reloads.try_again()
+        whats = [f"{name}/{shown(server)}" for name, servers in released.items() for server in sorted(servers)]
+        log.info("released by %s for the next reload: %s", request.who, ", ".join(whats))
+        told = f"the agent reloads HAProxy in a moment, without {', '.join(whats)}"
+        lines = (line for line in reply.lines if not line.startswith(("settings not taken", "HAProxy is ")))
+        return Reply.not_done(*lines, told)
 
     def _unsure(self) -> Sequence[str]:
         """Return why it cannot be told whether HAProxy is as Consul says, a line each."""

@@ -10,6 +10,7 @@ from hapsync.desired import Desired, desired
 from hapsync.edge.files import read_text_or_none
 from hapsync.edge.reload import reload_into
 from hapsync.errors import ConfigError, ReloadError, RuntimeAPIError
+from hapsync.foreign import refuse
 from hapsync.growth import NEED_LIMIT_SECONDS
 from hapsync.guard import CHECK_SECONDS
 from hapsync.plan import Plan, describe
@@ -20,6 +21,7 @@ from hapsync.worker.one_pass import run_pass
 from hapsync.worker.paper import candidate_grown, is_applied, observe_all, on_file, served_now, write_file
 from hapsync.worker.probe import Probe
 from hapsync.worker.quarantine import quarantined
+from hapsync.worker.reachable import where_haproxy_is
 from hapsync.worker.reloads import EDITED
 from hapsync.worker.safety import Safety
 from hapsync.worker.settings import Settings
@@ -47,6 +49,9 @@ def apply_once(settings: Settings, catalog: Catalog, *, force: bool = False) -> 
 
     Raises RuntimeAPIError, ConfigError, ReloadError.
     """
+    settings, problem = where_haproxy_is(settings)
+    if problem is not None:
+        raise ConfigError("hapsync.toml", (problem,))
     safety = Safety(settings.config, load_memory(settings.config))
     try:
         return _apply(settings, catalog, safety, [], force=force)
@@ -63,7 +68,8 @@ def _apply(settings: Settings, catalog: Catalog, safety: Safety, lines: list[str
     except RuntimeAPIError as error:
         # What HAProxy is started with later should be what the catalog says now.
         current = read_text_or_none(settings.config.haproxy.config)
-        may_write = wanted.backends and not safety.stopped and (current is None or is_applied(settings, current))
+        may_write = error.is_down and wanted.backends and not safety.stopped
+        may_write = may_write and (current is None or is_applied(settings, current))
         if may_write:
             safety.note(wanted, on_file(settings))  # the file is all there is to be guarded
         if may_write and write_file(settings, wanted, safety.cautions(), None):
@@ -81,7 +87,12 @@ def _apply(settings: Settings, catalog: Catalog, safety: Safety, lines: list[str
         short = [shortage.backend for shortage in plan.shortages]
         try:
             candidate = candidate_grown(settings, wanted, safety.cautions(), short)
-            process = reload_into(settings.config.haproxy, candidate.text, candidate.picture)
+            if not force:
+                refuse(candidate.lost)
+            process = reload_into(
+                settings.config.haproxy, candidate.text, candidate.picture, next_socket=settings.next_socket
+            )
+            settings = settings.moved
         except (ReloadError, ConfigError) as error:
             without = quarantined(settings, error)
             if without is None:
@@ -90,6 +101,7 @@ def _apply(settings: Settings, catalog: Catalog, safety: Safety, lines: list[str
             return attrs.evolve(_apply(without.settings, catalog, safety, lines, force=force), in_step=False)
         why = f"more slots for {', '.join(short)}" if short else EDITED
         lines.append(f"reloaded HAProxy: {why}; its worker is {process.pid}")
+        lines += [f"taken out with the reload: {line} (foreign)" for loss in candidate.lost for line in loss.lines]
         plan = _passes(settings, wanted, safety, lines)
     deadline = time.monotonic() + CHECK_SECONDS + 1
     while any(one.reason is Reason.CHECKED_FIRST for one in plan.held) and time.monotonic() < deadline:

@@ -1,5 +1,6 @@
 """haproxy.cfg as it should stand, and the reload into it."""
 
+import os
 from collections.abc import Iterable
 
 import attrs
@@ -11,13 +12,14 @@ from hapsync.diff import diff
 from hapsync.edge.files import read_text_or_none
 from hapsync.edge.reload import install
 from hapsync.edge.runtime_socket import open_session
-from hapsync.errors import RuntimeAPIError, WouldEmpty
+from hapsync.errors import ConfigError, RuntimeAPIError, WouldEmpty, WouldLose
+from hapsync.foreign import Loss, losses, on_file as foreign_on_file, refuse
 from hapsync.guard import Cautions, guard
 from hapsync.model import Means, Observed
 from hapsync.observed import with_means
 from hapsync.picture import emptied, picture_grown, picture_now
 from hapsync.render import labels_of, render
-from hapsync.sections import stick_tables
+from hapsync.sections import stats_sockets, stick_tables
 from hapsync.text import quoted
 from hapsync.worker.one_pass import decide, read_backends
 from hapsync.worker.settings import Settings, free_slots
@@ -33,10 +35,14 @@ class Seen:
 
 @attrs.frozen
 class Candidate:
-    """A configuration that HAProxy may be reloaded into: its text, and what the new worker must show."""
+    """A configuration that HAProxy may be reloaded into: its text, and what the new worker must show.
+
+    `lost` are the ready foreign servers that the new worker would lack.
+    """
 
     text: str
     picture: Observed
+    lost: tuple[Loss, ...] = ()
 
 
 def observe_all(settings: Settings, wanted: Desired, cautions: Cautions) -> Seen:
@@ -55,7 +61,8 @@ def observe_all(settings: Settings, wanted: Desired, cautions: Cautions) -> Seen
     names = sorted(set(observed.unread) - set(observed.backends))
     if not names:
         return Seen(observed, found.held)
-    filed = observed_from_file(read_text_or_none(haproxy.config) or "", names)
+    text = read_text_or_none(haproxy.config) or ""
+    filed = foreign_on_file(text, observed_from_file(text, names))
     kept = (Held(change, Reason.UNREAD) for change in diff(wanted.only(names), filed).changes)
     return Seen(observed.with_backends({**observed.backends, **filed.backends}), (*found.held, *kept))
 
@@ -111,7 +118,7 @@ def is_applied(settings: Settings, current: str | None) -> bool:
 def write_file(settings: Settings, wanted: Desired, cautions: Cautions, seen: Seen | None) -> bool:
     """Let the file say what a HAProxy started now should be; return whether it had to be written.
 
-    Raises ConfigError (the template), ReloadError (the check or the disk).
+    Raises ConfigError (the template), ReloadError (the check or the disk; WouldLose as `new_text`).
     """
     text = new_text(settings, wanted, cautions, seen)
     if text is not None:
@@ -125,12 +132,13 @@ def new_text(settings: Settings, wanted: Desired, cautions: Cautions, seen: Seen
     That is where it says so already, and where HAProxy lacks a backend: then the reload that brings it writes the
     file. `seen` is the live HAProxy, None while it is away; `cautions` then know what the file serves.
 
-    Raises ConfigError.
+    Raises ConfigError, and WouldLose where HAProxy is away and would be started without servers it has on file.
     """
     current = read_text_or_none(settings.config.haproxy.config)
     if seen is None:
         # What the guard holds until others serve may go as soon as a file has those: a second look, as at a HAProxy.
         text = _to_start_with(settings, wanted, cautions, _to_start_with(settings, wanted, cautions, current))
+        refuse(_lost_on_file(settings, wanted, cautions, current, text))
     else:
         text = _rendered_whole(settings, wanted, picture_now(wanted, seen.observed, seen.held), current)
     return text if text != current else None
@@ -139,6 +147,17 @@ def new_text(settings: Settings, wanted: Desired, cautions: Cautions, seen: Seen
 def _to_start_with(settings: Settings, wanted: Desired, cautions: Cautions, current: str | None) -> str | None:
     picture = picture_to_start_with(wanted, observe_file(settings, wanted, cautions, current))
     return _rendered_whole(settings, wanted, picture, current)
+
+
+def _lost_on_file(
+    settings: Settings, wanted: Desired, cautions: Cautions, current: str | None, text: str | None
+) -> tuple[Loss, ...]:
+    """Return the foreign servers that a HAProxy started with `text` would lack, started with `current` not."""
+    if not current or not text or text == current:
+        return ()
+    names = tuple(settings.config.backends)
+    before = foreign_on_file(current, observed_from_file(current, names))
+    return losses(before, text, observed_from_file(text, names), wanted, cautions)
 
 
 def _rendered_whole(settings: Settings, wanted: Desired, picture: Observed, current: str | None) -> str | None:
@@ -166,7 +185,42 @@ def candidate_grown(settings: Settings, wanted: Desired, cautions: Cautions, sho
             f"backend {name} serves now and would be left without a server, for service {service} {why} in Consul; "
             f"look at the service's name, the token and Consul itself"
         )
-    return Candidate(text, picture)
+    unreachable = _unreachable_after(settings, current, text)
+    if unreachable is not None:
+        raise ConfigError(settings.template.name, (unreachable,))
+    return Candidate(text, picture, losses(seen.observed, text, picture, wanted, cautions))
+
+
+def _unreachable_after(settings: Settings, current: str | None, text: str) -> str | None:
+    """Return why hapsync would lose HAProxy by a reload from the file `current` into `text`; None where it would not.
+
+    Nothing can be said where `current` does not name the socket: it may stand in another file.
+    """
+    now = list(map(os.path.realpath, stats_sockets(current or "")))
+    then = list(map(os.path.realpath, stats_sockets(text)))
+    path = settings.moved.config.haproxy.socket
+    if os.path.realpath(settings.config.haproxy.socket) not in now or os.path.realpath(path) in then:
+        return None
+    return f"it has no `stats socket {path}`, where haproxy.socket looks for HAProxy; both must name the same"
+
+
+def lost_by_reload(
+    settings: Settings, wanted: Desired, cautions: Cautions, short: Iterable[str]
+) -> tuple[tuple[str, ...], str | None]:
+    """Return the foreign servers that a reload would take out, a line each, and why it would not be made for that.
+
+    Raises RuntimeAPIError, ConfigError.
+    """
+    try:
+        candidate = candidate_grown(settings, wanted, cautions, short)
+    except WouldEmpty as error:
+        return (), str(error)
+    lines = tuple(line for loss in candidate.lost for line in loss.lines)
+    try:
+        refuse(candidate.lost)
+    except WouldLose as error:
+        return lines, str(error)
+    return lines, None
 
 
 def _rendered(settings: Settings, wanted: Desired, picture: Observed, current: str | None) -> str:

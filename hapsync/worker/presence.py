@@ -4,6 +4,7 @@ import logging
 
 import attrs
 
+from hapsync.errors import RuntimeAPIError
 from hapsync.model import HAProxyProcess
 
 log = logging.getLogger(__name__)
@@ -18,11 +19,16 @@ class Arrival:
 
 
 class Presence:
-    """The worker that answered last; `process` is None, and `error` says why, while none does."""
+    """The worker that answered last; `process` is None, and `error` says why, while none does.
+
+    `is_down`: no HAProxy runs, and what it is started with next is its file. A worker that does not answer may live,
+    and go on with what it has.
+    """
 
     def __init__(self) -> None:
         self.process: HAProxyProcess | None = None
         self.error: str | None = None
+        self.is_down = False
         self._last_pid = 0
 
     def answered(self, process: HAProxyProcess) -> Arrival | None:
@@ -31,13 +37,13 @@ class Presence:
         arrival = Arrival(is_another=process.pid != self._last_pid, was_away=self.error is not None)
         if not was_there and arrival.was_away and not arrival.is_another:
             log.info("haproxy pid=%d answers again", process.pid)
-        self.process, self.error, self._last_pid = process, None, process.pid
+        self.process, self.error, self.is_down, self._last_pid = process, None, False, process.pid
         return None if was_there else arrival
 
-    def lost(self, error: str, every_seconds: float) -> bool:
+    def lost(self, error: RuntimeAPIError, every_seconds: float) -> bool:
         """Note that none answers, asked `every_seconds`; return whether that is news."""
-        is_news = self.error is None
+        is_news = self.error is None or self.is_down != error.is_down
         if is_news:
             log.warning("haproxy %s (asked again every %g s)", error, every_seconds)
-        self.process, self.error = None, error
+        self.process, self.error, self.is_down = None, str(error), error.is_down
         return is_news

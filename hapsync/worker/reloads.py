@@ -9,7 +9,8 @@ from collections.abc import Callable, Mapping
 from hapsync.desired import Desired
 from hapsync.edge.files import read_text_or_none
 from hapsync.edge.reload import check_text, reload_into
-from hapsync.errors import HapsyncError, ReloadUnavailable
+from hapsync.errors import HapsyncError, ReloadUnavailable, WouldLose
+from hapsync.foreign import refuse
 from hapsync.growth import Need, needed
 from hapsync.guard import Cautions
 from hapsync.model import HAProxyProcess
@@ -27,6 +28,12 @@ log = logging.getLogger(__name__)
 EDITED = "the template or hapsync.toml changed"
 UNAVAILABLE_SECONDS = 2.0
 """A reload that could not be begun is tried again after this long, or after the gap if that is longer."""
+LOSS_SECONDS = 10.0
+"""A reload that would lose foreign servers is looked at again after this long: they may be in Consul by then."""
+REFUSED_SECONDS = 60.0
+REFUSED_LIMIT_SECONDS = 3600.0
+"""What was refused is tried again after this long, then after twice as long each time, up to the limit: what the
+check command says may be about a certificate or a map that somebody is just replacing."""
 _CHECKS = 3
 """What HAProxy should have may change while a candidate is checked; after so many tries it is checked at once."""
 
@@ -34,6 +41,7 @@ _CHECKS = 3
 class Reloads:
     """What asks for a reload: slots that ran out (`need`), or settings that HAProxy was not made from.
 
+    `losing` are the foreign servers, by backend, for whose sake the last one was not made.
     All methods are the worker's; only the check of a candidate runs beside it.
     """
 
@@ -44,6 +52,7 @@ class Reloads:
         self.new_settings_why = EDITED
         self.previous: Settings | None = None
         self.not_taken: str | None = None
+        self.losing: Mapping[str, frozenset[str]] = {}
         self._settings_error: str | None = None
         self._quarantined: Mapping[str, str] = {}
         self._when_done = when_done
@@ -51,6 +60,8 @@ class Reloads:
         self._reloaded_at: float | None = None
         self._not_before = 0.0
         self._refused: tuple[Desired, Settings] | None = None
+        self._refused_until = 0.0
+        self._refused_seconds = REFUSED_SECONDS
         self._job: CheckJob | None = None
         self._turn: Turn | None = None
         self._checks = 0
@@ -111,11 +122,14 @@ class Reloads:
     def try_again(self) -> None:
         """What was refused may have been mended."""
         self._refused = None
+        self._refused_seconds = REFUSED_SECONDS
+        self._not_before = 0.0
         self._is_live_refused = False
 
     def read_again(self) -> None:
         """The operator's files are read anew: what is known of the last reading does not count any more."""
         self.try_again()
+        self.losing = {}
         self.not_taken = self._settings_error = None
         self._quarantined = {}
 
@@ -138,6 +152,11 @@ class Reloads:
         if not self.is_due:
             self.end_turn()
 
+    def doubt_worker(self) -> None:
+        """The file was replaced just as a worker started, maybe from the older one: ask for a reload."""
+        self.new_settings_at, self.new_settings_why = time.monotonic(), "HAProxy may have started with an older file"
+        self._is_live_refused = True
+
     def take(self, plan: Plan, backends: set[str]) -> None:
         """Note what a pass over `backends` left short of slots."""
         others = [one for one in (self.need.shortages if self.need else ()) if one.backend not in backends]
@@ -157,9 +176,11 @@ class Reloads:
         if self._turn is not None and not self._turn.is_come.is_set():
             return None
         causes = [at for at in (settings_at, self.need.due_seconds if self.need else None) if at is not None]
-        if not causes or self._refused == attempt:
+        if not causes:
             return None
         at = max(self._not_before, min(causes))
+        if self._refused == attempt:
+            at = max(at, self._refused_until)
         if self._reloaded_at is not None:
             at = max(at, self._reloaded_at + settings.config.haproxy.reload_gap_seconds)
         return at
@@ -200,8 +221,10 @@ class Reloads:
             return None
         candidate = candidate_grown(settings, wanted, cautions, self.short)
         live = self._difference(settings, candidate, process)
-        if live is None and not self._is_our_turn(settings):
-            return None
+        if live is None:
+            refuse(candidate.lost)
+            if not self._is_our_turn(settings):
+                return None
         is_checked = job is not None and (job.settings, job.candidate.text) == (settings, candidate.text)
         if is_checked and job is not None and job.error is not None:
             raise job.error
@@ -215,7 +238,16 @@ class Reloads:
                 check_text(settings.config.haproxy, candidate.text)
             return self._make_live(settings, live, made_live)
         self._checks = 0
-        return reload_into(settings.config.haproxy, candidate.text, candidate.picture, is_checked=is_checked)
+        made = reload_into(
+            settings.config.haproxy,
+            candidate.text,
+            candidate.picture,
+            is_checked=is_checked,
+            next_socket=settings.next_socket,
+        )
+        for loss in candidate.lost:
+            log.warning("the reload took out foreign servers: %s", ", ".join(loss.lines))
+        return made
 
     def _difference(
         self, settings: Settings, candidate: Candidate, process: HAProxyProcess | None
@@ -244,6 +276,7 @@ class Reloads:
     def made(self, what: HAProxyProcess | Difference) -> None:
         """The settings at hand are live; after a reload nothing asks for one any more."""
         self.previous = self._settings_error = None
+        self.losing = {}
         self.new_settings_at, self.new_settings_why = None, EDITED
         if isinstance(what, HAProxyProcess):
             self.need = None
@@ -266,11 +299,17 @@ class Reloads:
         self._checks = 0
         self._reloaded_at = time.monotonic()
         self.end_turn()
-        is_tried_again = isinstance(error, ReloadUnavailable)
+        self.losing = error.names if isinstance(error, WouldLose) else {}
+        is_tried_again = isinstance(error, ReloadUnavailable | OSError)
         if is_tried_again:
             self._not_before = time.monotonic() + UNAVAILABLE_SECONDS
+        elif self.losing and (self.new_settings_at is None or self.previous is None):
+            is_tried_again = True
+            self._not_before = time.monotonic() + LOSS_SECONDS
         else:
-            self._refused = attempt
+            seconds = self._refused_seconds if self._refused == attempt else REFUSED_SECONDS
+            self._refused, self._refused_until = attempt, time.monotonic() + seconds
+            self._refused_seconds = min(2 * seconds, REFUSED_LIMIT_SECONDS)
         if self.new_settings_at is None:
             return is_tried_again, None
         if is_tried_again or self.previous is None:

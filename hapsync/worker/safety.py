@@ -40,6 +40,7 @@ class Safety:
         self._longest_seconds = _hold_downs(config)
         self._flaps = Flaps()
         self._released: frozenset[str] = frozenset()
+        self._let_go: Mapping[str, frozenset[str]] = {}
         self._saved = memory
         self._pid = 0
         self._ours: frozenset[tuple[str, Address]] = frozenset()
@@ -102,6 +103,14 @@ class Safety:
             refills={name: one for name, one in self.memory.refills.items() if name not in names},
         )
 
+    def let_go(self, foreign: Mapping[str, frozenset[str]]) -> None:
+        """A person lets the next reload take out these foreign servers, by backend, too."""
+        self._let_go = {**self._let_go, **foreign}
+
+    def forget_let_go(self) -> None:
+        """The reload was made for which a person let foreign servers go."""
+        self._let_go = {}
+
     def rules(self, wanted: Desired, backends: Iterable[str], *, is_full: bool = False) -> Rules:
         """Return what the next pass over `backends` to bring about `wanted` has to heed."""
         self._flaps = self._flaps.noted(wanted, _boot_seconds(), self._longest_seconds)
@@ -123,6 +132,7 @@ class Safety:
                 is_refilling=refill is not None and not refill.is_over,
                 has_refilled=refill is not None and refill.is_over,
                 held_down=self._flaps.held_down(name, now),
+                let_go=self._let_go.get(name, frozenset()),
             )
         return found
 

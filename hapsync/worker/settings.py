@@ -20,10 +20,25 @@ log = logging.getLogger(__name__)
 
 @attrs.frozen
 class Settings:
-    """A configuration and the text of its template."""
+    """A configuration and the text of its template.
+
+    `next_socket`: where HAProxy's runtime socket is after the next reload, where that moves it; until then it is
+    `config.haproxy.socket`.
+    """
 
     config: Config
     template: Template
+    next_socket: str | None = None
+
+    @property
+    def moved(self) -> "Settings":
+        """These settings once HAProxy's runtime socket is where the template has it."""
+        return self if self.next_socket is None else self.at_socket(self.next_socket)
+
+    def at_socket(self, path: str, next_socket: str | None = None) -> "Settings":
+        """Return these settings for an HAProxy that answers at `path`, and after the next reload at `next_socket`."""
+        haproxy = attrs.evolve(self.config.haproxy, socket=path)
+        return attrs.evolve(self, config=attrs.evolve(self.config, haproxy=haproxy), next_socket=next_socket)
 
     def with_discovered_of(self, running: "Settings") -> "Settings":
         """Return these settings with the backends that were discovered under the `running` ones, and their own."""

@@ -1,6 +1,8 @@
 """The conversation with HAProxy: the same contract for the real one and for the fake that injects faults."""
 
 import contextlib
+import os
+import socket
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -205,3 +207,45 @@ def test_what_one_backends_line_spoils_in_the_dump_of_all_is_read_again_alone(wo
     assert list(observed.unread) == ["other1"]
     assert [slot.name for slot in observed.backends["app"].slots] == ["srv1"]
     assert len(observed.backends) == 9
+
+
+@contextlib.contextmanager
+def as_nobody() -> Iterator[None]:
+    """Without root's rights, in this process, for as long as the block runs."""
+    os.setegid(65534)
+    os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
+        os.setegid(0)
+
+
+def lost_at(path: Path, timeout_seconds: float = 0.5) -> RuntimeAPIError:
+    with pytest.raises(RuntimeAPIError) as caught, open_session(str(path), timeout_seconds) as session:
+        session.read_process()
+    return caught.value
+
+
+def test_only_a_socket_that_does_not_exist_or_refuses_means_that_haproxy_is_down(work: Path) -> None:
+    work.chmod(0o755)
+    path = work / "some.sock"
+    assert lost_at(path).is_down
+    with socket.socket(socket.AF_UNIX) as listener, contextlib.ExitStack() as stack:
+        listener.bind(str(path))
+        assert lost_at(path).is_down
+        listener.listen(0)
+        assert not lost_at(path).is_down  # it hangs
+        path.chmod(0o600)
+        with as_nobody():
+            forbidden = lost_at(path)
+        assert "may not be opened" in str(forbidden)
+        assert not forbidden.is_down
+        for _ in range(3):
+            one = stack.enter_context(socket.socket(socket.AF_UNIX))
+            one.setblocking(False)
+            with contextlib.suppress(BlockingIOError):
+                one.connect(str(path))
+        full = lost_at(path)
+        assert "is full" in str(full)
+        assert not full.is_down

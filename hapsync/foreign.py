@@ -1,0 +1,167 @@
+"""Foreign servers that a new haproxy.cfg has no place for: which, and whether the guard lets a reload take them out.
+
+hapsync never touches a foreign server, but a worker that is started from another file may lack it. Whoever is ready
+there counts as a loss like one of hapsync's own.
+"""
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+
+import attrs
+
+from hapsync.cfgfile import backend_lines
+from hapsync.desired import Desired, DesiredBackend
+from hapsync.errors import WouldLose
+from hapsync.guard import Caution, Cautions, distrust, proven
+from hapsync.model import Address, AdminState, Backend, Observed, Server, canonical_host, is_ours
+from hapsync.text import plural, shown
+
+_VARIABLE = re.compile(r"\\\$(?:\\\{\w+\\\}|\w+)")
+"""An environment variable within a word, as `re.escape` leaves it (configuration manual, section 2.3)."""
+_LISTED = 5
+
+
+@attrs.frozen
+class Loss:
+    """The ready foreign servers of one backend that have no place in a new file, of `serving` that serve there now.
+
+    `held` says why they must not go; None where they may.
+    """
+
+    backend: str
+    servers: tuple[Server, ...]
+    serving: int
+    held: str | None = None
+
+    @property
+    def lines(self) -> tuple[str, ...]:
+        """One line for each server."""
+        return tuple(f"{self.backend}/{_words(server)}" for server in self.servers)
+
+    def __str__(self) -> str:
+        names = ", ".join(_words(server) for server in self.servers[:_LISTED])
+        more = f" and {len(self.servers) - _LISTED} more" if len(self.servers) > _LISTED else ""
+        return (
+            f"backend {self.backend}: {plural(len(self.servers), 'ready server')} of {self.serving} that serve "
+            f"{'has' if len(self.servers) == 1 else 'have'} no line in the template and no ready instance in Consul: "
+            f"{names}{more}"
+        )
+
+
+def losses(observed: Observed, text: str, picture: Observed, wanted: Desired, cautions: Cautions) -> tuple[Loss, ...]:
+    """Return what foreign servers ready in `observed` a HAProxy started with `text` would lack, by backend.
+
+    `text` has the slots of `picture`. A server stays where the text has a line of its name, or the picture a ready
+    server on its address.
+    """
+    names = _names(text)
+    found = (
+        _loss(
+            have,
+            names.get(name, ()),
+            picture.backends.get(name, Backend(name)),
+            wanted.backends.get(name),
+            cautions.get(name, Caution()),
+        )
+        for name, have in sorted(observed.backends.items())
+        if have.foreign
+    )
+    return tuple(loss for loss in found if loss is not None)
+
+
+def refuse(lost: Sequence[Loss]) -> None:
+    """Raise WouldLose where some of what is `lost` must not go."""
+    held = [loss for loss in lost if loss.held is not None]
+    if not held:
+        return
+    whats = "; ".join(f"{loss}; {loss.held}" for loss in held)
+    raise WouldLose(
+        f"{whats}; nothing was changed: register them in Consul, or keep their `server` lines in the template beside "
+        f"the servers(), or let them go with `hapsync release {held[0].backend}` "
+        "(where no agent runs with `hapsync apply --force`)",
+        {loss.backend: frozenset(server.name for server in loss.servers) for loss in held},
+    )
+
+
+def _loss(
+    have: Backend, named: Sequence[re.Pattern[str]], planned: Backend, want: DesiredBackend | None, caution: Caution
+) -> Loss | None:
+    stays = {slot.address for slot in planned.slots if slot.can_serve}
+    gone = [
+        server
+        for server in have.foreign
+        if server.can_serve and server.address not in stays and not any(one.fullmatch(server.name) for one in named)
+    ]
+    if not gone:
+        return None
+    # What HAProxy can send to now, by address, or by name where an address is not known; newcomers do not count.
+    foreign: dict[Address | str, list[Server]] = {}
+    for server in have.foreign:
+        if server.serves:
+            foreign.setdefault(server.address or server.name, []).append(server)
+    own = {address for address in proven(have) if address is not None}
+    before = own | set(foreign)
+    after = {one for one in before if one in stays or any(server not in gone for server in foreign.get(one, ()))}
+    lost = [one for one in gone if one.serves and one.name not in caution.let_go]
+    return Loss(have.name, tuple(gone), len(before), _held(lost, len(before), len(after), want, caution))
+
+
+def _held(
+    lost: Sequence[Server], before: int, after: int, want: DesiredBackend | None, caution: Caution
+) -> str | None:
+    if not lost:
+        return None
+    if want is None:
+        return "its service could not be read"
+    doubt = distrust(want, caution)
+    if doubt is not None:
+        return doubt.value
+    floor = caution.floor(before)
+    return f"{after} would be left, and the guard keeps {floor}" if after < floor else None
+
+
+def on_file(text: str, observed: Observed) -> Observed:
+    """Return `observed`, a reading of the haproxy.cfg `text`, with the foreign servers that it starts enabled."""
+    found: dict[str, list[Server]] = {}
+    for _, name, _, words in backend_lines(text):
+        if words[0] == "server" and len(words) > 2 and not is_ours(words[1]) and "disabled" not in words:  # noqa: PLR2004
+            found.setdefault(name, []).append(_server(words))
+    return Observed(
+        {
+            name: attrs.evolve(backend, foreign=tuple(found.get(name, ())))
+            for name, backend in observed.backends.items()
+        }
+    )
+
+
+def _server(words: Sequence[str]) -> Server:
+    host, _, port = words[2].rpartition(":")
+    try:
+        address = Address(canonical_host(host.removeprefix("[").removesuffix("]")), int(port))
+    except ValueError:
+        address = None  # a name, a socket, a variable
+    weight = words[words.index("weight") + 1] if "weight" in words[:-1] else "1"
+    return Server(words[1], address, AdminState.READY, int(weight) if weight.isdigit() else 1, is_up=True)
+
+
+def _names(text: str) -> Mapping[str, Sequence[re.Pattern[str]]]:
+    """Return what the foreign servers that `text` starts enabled may be called, by backend."""
+    found: dict[str, list[re.Pattern[str]]] = {}
+    for _, name, _, words in backend_lines(text):
+        if words[0].startswith("server") and len(words) > 2 and "disabled" not in words:  # noqa: PLR2004
+            found.setdefault(name, []).extend(_patterns(words))
+    return found
+
+
+def _patterns(words: Sequence[str]) -> Iterator[re.Pattern[str]]:
+    # Quotes and backslashes are no part of a name HAProxy takes; a variable may be anything.
+    name = _VARIABLE.sub(".*", re.escape(re.sub(r"[\"'\\]", "", words[1])))
+    if words[0] == "server" and not is_ours(words[1]):
+        yield re.compile(name)
+    elif words[0] == "server-template":
+        yield re.compile(rf"{name}[0-9]+")
+
+
+def _words(server: Server) -> str:
+    where = f" {server.address}" if server.address is not None else ""
+    return f"{shown(server.name)}{where}{'' if server.is_up else ' (down now)'}"

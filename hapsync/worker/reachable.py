@@ -1,0 +1,169 @@
+"""Whether hapsync reaches HAProxy and Consul by given settings, tried before they are taken.
+
+Settings that reach nobody would leave the agent blind, and it could not say so where it matters.
+"""
+
+import os
+import shutil
+from collections.abc import Collection, Iterator
+from pathlib import Path
+
+from hapsync.catalog import parse_reading
+from hapsync.config import Config, ConsulConfig, HAProxyConfig
+from hapsync.edge.consul import Agent, endpoint, read_token
+from hapsync.edge.files import read_text_or_none
+from hapsync.edge.master import read_processes
+from hapsync.edge.runtime_socket import open_session
+from hapsync.errors import CatalogError, ConfigError, RuntimeAPIError
+from hapsync.render import render
+from hapsync.runtime import Command
+from hapsync.sections import stats_sockets
+from hapsync.text import quoted
+from hapsync.worker.settings import Settings, free_slots
+
+_WHERE = "hapsync.toml"
+
+
+def tried(settings: Settings, running: Settings, known: Collection[str]) -> Settings:
+    """Return `settings` as they can be taken instead of the `running` ones.
+
+    `known` are services of which Consul shows instances by these. What they reach otherwise is asked first. Where
+    they move HAProxy's runtime socket together with the template, the next reload makes that move.
+
+    Raises ConfigError with everything that is not reached.
+    """
+    problems = [
+        *_about_reloads(settings.config.haproxy, running.config.haproxy),
+        *_about_consul(settings.config, running.config.consul, known),
+    ]
+    try:
+        found = _with_socket(settings, running)
+    except RuntimeAPIError as error:
+        problems.append(f"haproxy.socket: {error}")
+        found = settings
+    if problems:
+        raise ConfigError(_WHERE, tuple(f"{one}; send SIGHUP again once it is mended" for one in problems))
+    return found
+
+
+def where_haproxy_is(settings: Settings) -> tuple[Settings, str | None]:
+    """Return `settings` for the HAProxy that runs, and what is wrong with them, if anything.
+
+    Where nobody is at `haproxy.socket`, but somebody at another `stats socket` of haproxy.cfg as it stands, that is
+    the HAProxy to go on with: the settings were changed since it was started. If the template has `haproxy.socket`,
+    the next reload moves it there.
+    """
+    wanted = settings.moved.config.haproxy.socket
+    here = settings.config.haproxy.socket
+    for path in dict.fromkeys((here, wanted)):
+        if not _is_nobody_at(settings, path):
+            return (settings if path == here else settings.moved), None
+    try:
+        others = stats_sockets(read_text_or_none(settings.config.haproxy.config) or "")
+    except (OSError, ValueError):
+        others = ()
+    other = next((path for path in others if _why_not(settings, path) is None), None)
+    if other is None:
+        return settings, None
+    if _is_in_template(settings, wanted):
+        return settings.at_socket(other, wanted), None
+    why = (
+        f"haproxy.socket {wanted}: nobody is there, and the template has no such `stats socket`; "
+        f"HAProxy answers at {other}, as haproxy.cfg says"
+    )
+    return settings.at_socket(other), why
+
+
+def _with_socket(settings: Settings, running: Settings) -> Settings:
+    """Return `settings` for the HAProxy that runs; raises RuntimeAPIError where they would lose it."""
+    wanted, here = settings.config.haproxy.socket, running.config.haproxy.socket
+    if wanted == here:
+        return settings
+    why = _why_not(settings, wanted)
+    if why is None:
+        return settings
+    if not _is_in_template(settings, wanted):
+        raise RuntimeAPIError(f"{why}; nor has the template such a `stats socket`; {here} stays")
+    # Nobody runs: what is started from the template's file will be there.
+    return settings if _is_nobody_at(running, here) else settings.at_socket(here, wanted)
+
+
+def _is_in_template(settings: Settings, path: str) -> bool:
+    """Return whether HAProxy opens its runtime socket at `path` when it is started with the template."""
+    text = render(settings.template, free_slots(settings.config, 1), settings.config, {})
+    return os.path.realpath(path) in map(os.path.realpath, stats_sockets(text))
+
+
+def _is_nobody_at(settings: Settings, path: str) -> bool:
+    try:
+        with open_session(path, settings.config.haproxy.timeout_seconds):
+            return False
+    except RuntimeAPIError as error:
+        return error.is_down
+
+
+def _why_not(settings: Settings, path: str) -> str | None:
+    """Return why the HAProxy at `path` cannot be followed; None where it can."""
+    try:
+        with open_session(path, settings.config.haproxy.timeout_seconds) as session:
+            session.read_process()
+            (level,) = session.ask((Command("show cli level"),))
+    except RuntimeAPIError as error:
+        return str(error)
+    return None if level.strip() == "admin" else f"HAProxy's socket {path}: has no `level admin`"
+
+
+def _about_reloads(haproxy: HAProxyConfig, running: HAProxyConfig) -> Iterator[str]:
+    if haproxy.master is not None and haproxy.master != running.master:
+        try:
+            read_processes(haproxy.master, haproxy.timeout_seconds)
+        except RuntimeAPIError as error:
+            yield f"haproxy.master_socket: {error}"
+    for key, words, old in (
+        ("reload_command", haproxy.reload_command, running.reload_command),
+        ("check_command", haproxy.check_command, running.check_command),
+    ):
+        if words is not None and words != old and shutil.which(words[0]) is None:
+            yield f"haproxy.{key}: there is no program {quoted(words[0])}"
+    folder = Path(haproxy.config).parent
+    if haproxy.config != running.config and not os.access(folder, os.W_OK | os.X_OK):
+        yield f"haproxy.config: this user may not write to the folder {folder}"
+
+
+def _about_consul(config: Config, running: ConsulConfig, known: Collection[str]) -> Iterator[str]:
+    consul = config.consul
+    if _reach(consul) == _reach(running):
+        return
+    try:
+        agent = Agent(consul, endpoint(consul), read_token(consul))
+        try:
+            agent.read_leader()
+            yield from _about_token(agent, config, known)
+        finally:
+            agent.close()
+    except CatalogError as error:
+        yield f"consul: {error}"
+
+
+def _about_token(agent: Agent, config: Config, known: Collection[str]) -> Iterator[str]:
+    """Ask for a service that has instances now; whoever may not read it is given an empty list, or a refusal."""
+    first = next((name for name in config.services if name in known), None)
+    for name in [first] if first is not None else config.services[:1]:
+        found = parse_reading(name, agent.read_health(name, consistency="stale").body)
+        if first is not None and not found.instances:
+            yield (
+                f"consul: {config.consul.address} shows no instance of service {quoted(name)}, which has some now; "
+                "may the token read it, and is this the right datacenter?"
+            )
+
+
+def _reach(consul: ConsulConfig) -> tuple[object, ...]:
+    return (
+        consul.address,
+        consul.token,
+        consul.token_file,
+        consul.datacenter,
+        consul.ca_file,
+        consul.cert_file,
+        consul.key_file,
+    )
