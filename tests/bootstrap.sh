@@ -2,7 +2,7 @@
 # Makes this machine ready to run the tests: a real HAProxy, a real Consul, and
 # .venv with everything pinned in tests/requirements.txt. Safe to run again.
 #
-#   HAPROXY=/path, CONSUL=/path   use these instead of looking for or installing one
+#   HAPROXY=/path, CONSUL=/path   use these instead of looking for or installing one; Consul has to be 1.8 or newer
 #   PYTHON=/path                  the Python (3.11 or newer) that makes .venv
 #
 # With the argument `wrk`, that load tool as well, which nothing needs but the lab's traffic of that name.
@@ -32,15 +32,17 @@ named_program() {
   realpath -s -- "$path"
 }
 
+# The finders print a path, and install what they can; each runs in a subshell, which `fail` ends.
+
 find_haproxy() {
   if [[ -n ${HAPROXY:-} ]]; then
-    haproxy=$(named_program HAPROXY "$HAPROXY")
+    named_program HAPROXY "$HAPROXY"
     return
   fi
   if ! command -v haproxy >/dev/null; then
-    apt_install haproxy "install HAProxy 2.4 or newer yourself, or set \$HAPROXY to its path"
+    apt_install haproxy "install HAProxy 2.6 or newer yourself, or set \$HAPROXY to its path"
   fi
-  haproxy=$(command -v haproxy) || fail "haproxy is installed but not on PATH" "set \$HAPROXY to its path"
+  command -v haproxy || fail "haproxy is installed but not on PATH" "set \$HAPROXY to its path"
 }
 
 # Debian 11's package: Debian 12 has none, and the mirrors still hold this one.
@@ -64,27 +66,63 @@ download_consul() {
     mv -- "$work/consul" "${consul_cached%/usr/bin/consul}"
 }
 
-find_consul() {
-  if [[ -n ${CONSUL:-} ]]; then
-    consul=$(named_program CONSUL "$CONSUL")
-    return
+# Whether $1 is a Consul of 1.8 or newer; `consul_said` is then what it calls itself, and else what is wrong with it.
+is_consul() {
+  consul_said=$(timeout 30 "$1" version 2>/dev/null | head -n 1) || true
+  if [[ ! $consul_said =~ ^Consul\ v?([0-9]+)\.([0-9]+) ]]; then
+    consul_said="'$1 version' does not say a version of Consul"
+    return 1
   fi
-  if consul=$(command -v consul); then return; fi
-  consul=$consul_cached
-  if [[ -x $consul ]]; then return; fi
+  if ((BASH_REMATCH[1] == 1 && BASH_REMATCH[2] < 8 || BASH_REMATCH[1] == 0)); then
+    consul_said="$1 is $consul_said, and the tests need 1.8 or newer"
+    return 1
+  fi
+}
 
-  local advice="install Consul from HashiCorp's packages, put it on PATH or set \$CONSUL to its path"
-  command -v apt-get >/dev/null || fail "no consul found, and this machine has no apt-get" "$advice"
-  [[ -n $(apt_repositories) ]] || apt_update
-  if apt_has consul; then
-    apt_install consul "$advice"
-    consul=$(command -v consul) || fail "consul is installed but not on PATH" "set \$CONSUL to its path"
+find_consul() {
+  local found architecture
+  if [[ -n ${CONSUL:-} ]]; then
+    found=$(named_program CONSUL "$CONSUL") || exit 1
+    is_consul "$found" || fail "\$CONSUL: $consul_said"
+    printf '%s\n' "$found"
     return
   fi
-  [[ $(dpkg --print-architecture) == amd64 ]] ||
-    fail "no consul found, and the pinned Debian package is for amd64 only" "$advice"
-  say "fetching Debian's consul $consul_version from this machine's own mirror"
-  download_consul || fail "no mirror in this machine's apt sources holds consul $consul_version" "$advice"
+  if found=$(command -v consul); then
+    if is_consul "$found"; then
+      printf '%s\n' "$found"
+      return
+    fi
+    say "Consul: $consul_said; looking for another"
+  fi
+  if [[ -x $consul_cached ]]; then
+    printf '%s\n' "$consul_cached"
+    return
+  fi
+
+  if command -v apt-get >/dev/null; then
+    [[ -n $(apt_repositories) ]] || apt_update
+    if [[ -z $found ]] && apt_has consul; then
+      apt_install consul "set \$CONSUL to the path of Consul 1.8 or newer"
+      found=$(command -v consul) || fail "consul is installed but not on PATH" "set \$CONSUL to its path"
+      is_consul "$found" || fail "$consul_said"
+      printf '%s\n' "$found"
+      return
+    fi
+    architecture=$(dpkg --print-architecture)
+    if [[ $architecture == amd64 ]]; then
+      say "fetching Debian's consul $consul_version from this machine's own mirror"
+      if download_consul; then
+        printf '%s\n' "$consul_cached"
+        return
+      fi
+      say "no mirror in this machine's apt sources holds consul $consul_version"
+    else
+      say "the pinned Debian package of consul is for amd64 only, and this machine is $architecture"
+    fi
+  fi
+  tests/consul.sh 1.14.11 || fail "no Consul of 1.8 or newer found, and none could be had" \
+    "install Consul from HashiCorp's packages and put it on PATH, or set \$CONSUL to its path;" \
+    "or put Go on PATH, and tests/consul.sh builds one (on amd64 and arm64)"
 }
 
 is_new_enough() {
@@ -96,7 +134,7 @@ find_python() {
   if [[ -n ${PYTHON:-} ]]; then candidates=("$PYTHON"); fi
   for candidate in "${candidates[@]}"; do
     if is_new_enough "$candidate"; then
-      python=$candidate
+      printf '%s\n' "$candidate"
       return
     fi
   done
@@ -112,22 +150,33 @@ fingerprint() {
   sha256sum tests/requirements.txt pyproject.toml
 }
 
-make_venv() {
-  local current
-  if current=$(fingerprint 2>/dev/null) && [[ -f $stamp && $current == "$(<"$stamp")" ]]; then
-    say "virtual environment: .venv is up to date"
-    return
-  fi
-  [[ -f pyproject.toml ]] || fail "no pyproject.toml in $root"
-  find_python
+# The Python that makes .venv, with what that needs; nothing where .venv is up to date.
+find_python_for_venv() {
+  if is_venv_up_to_date; then return; fi
+  local python
+  python=$(find_python) || exit 1
   if ! "$python" -c 'import ensurepip, venv' 2>/dev/null; then
     apt_install python3-venv "install what '$python -m venv' needs"
+    "$python" -c 'import ensurepip, venv' 2>/dev/null || fail "$python has no venv, and Debian's package does not mend it" \
+      "install what '$python -m venv' needs, or set \$PYTHON to another Python of 3.11 or newer"
   fi
+  printf '%s\n' "$python"
+}
+
+is_venv_up_to_date() {
+  local current
+  current=$(fingerprint 2>/dev/null) && [[ -f $stamp && $current == "$(<"$stamp")" ]]
+}
+
+# .venv by the Python $1.
+make_venv() {
+  local current
+  current=$(fingerprint 2>/dev/null) || true
   # .venv is kept when it only lacks packages: made afresh when moved, or of another or a broken Python.
   if [[ ! -f $stamp || $(head -n 2 "$stamp") != "$(head -n 2 <<<"$current")" ]] ||
     ! "$venv/bin/python" -m pip --version >/dev/null 2>&1; then
-    say "virtual environment: making .venv with $("$python" --version)"
-    "$python" -m venv --clear "$venv"
+    say "virtual environment: making .venv with $("$1" --version)"
+    "$1" -m venv --clear "$venv"
   fi
   rm -f -- "$stamp"
   say "virtual environment: installing tests/requirements.txt"
@@ -142,14 +191,25 @@ main() {
   exec 9<"$root/tests/bootstrap.sh"
   flock 9
 
-  find_haproxy
-  say "HAProxy: $haproxy"
-  find_consul
-  say "Consul: $consul"
+  # All of them are looked for, so that a person reads at once all that is missing.
+  local haproxy consul python program missing=()
+  for program in setpriv timeout unshare; do
+    command -v "$program" >/dev/null || missing+=("$program (of util-linux or coreutils)")
+  done
+  haproxy=$(find_haproxy) && say "HAProxy: $haproxy" || missing+=(HAProxy)
+  consul=$(find_consul) && say "Consul: $consul" || missing+=(Consul)
+  python=$(find_python_for_venv) || missing+=("Python's venv")
   if [[ ${1:-} == wrk ]] && ! command -v wrk >/dev/null; then
-    apt_install wrk "install wrk 4.1 yourself"
+    (apt_install wrk "install wrk 4.1 yourself") || missing+=(wrk)
   fi
-  make_venv
+  if ((${#missing[@]})); then
+    fail "missing: $(printf '%s, ' "${missing[@]}" | sed 's/, $//')" "what each needs is said above"
+  fi
+  if [[ -z $python ]]; then
+    say "virtual environment: .venv is up to date"
+  else
+    make_venv "$python"
+  fi
   printf 'HAPROXY=%s\nCONSUL=%s\n' "$haproxy" "$consul" >"$venv/hapsync-tools.env"
 }
 

@@ -20,13 +20,14 @@ as_root() {
   fi
 }
 
-# Refreshes apt's package lists, once a run at most.
-apt_updated=
+# Refreshes apt's package lists, once a run at most, whichever of its subshells asks.
+readonly apt_updated=${TMPDIR:-/tmp}/hapsync-apt-updated.$$
+trap 'rm -f -- "$apt_updated"' EXIT
 apt_update() {
-  if [[ -n $apt_updated ]]; then return; fi
+  if [[ -e $apt_updated ]]; then return; fi
   say "refreshing apt's package lists"
   as_root apt-get update -q >/dev/null || say "apt-get update failed; going on with the lists there are"
-  apt_updated=yes
+  : >"$apt_updated"
 }
 
 # Prints the archives this machine's own apt sources name, one a line; nothing before the first apt-get update.
