@@ -1,10 +1,14 @@
 # Every target but help and clean first makes the machine ready; see tests/bootstrap.sh.
 .DEFAULT_GOAL := help
-.PHONY: help bootstrap test test-faults test-versions test-consul test-lab matrix matrix-churn matrix-latency soak lab lab-scale demo bench lint types format clean
+.PHONY: help bootstrap test test-quick test-faults test-versions test-consul test-python test-lab matrix matrix-churn matrix-latency soak lab lab-scale demo bench lint types format clean
 
 PYTHON := .venv/bin/python
 MINUTES ?= 30
+PYTHONS ?= 3.13 3.14
 VERSIONS ?= 2.6 2.8 3.0 3.2 3.4
+# Unit tests that start programs or search for long.
+LONG_UNITS := $(addprefix tests/test_,architecture.py cli_people.py dependencies.py harness.py harness_faults.py imports.py \
+	laws.py laws_can_fail.py laws_over_time.py scripts.py)
 # Of the fault suite, what is done to Consul or by it.
 CONSUL_FAULTS := $(addprefix tests/faults/test_,bad_data.py consul_away.py consul_lies.py flapping.py guard.py naive.py)
 MATRIX = $(PYTHON) -m tests.matrix $(if $(FRESH),--fresh)
@@ -19,8 +23,14 @@ test: lint types  ## run every check, every test but the long ones, and a quick 
 	$(PYTHON) -m pytest tests
 	$(PYTHON) -m tests.lab --quick
 
-test-faults: bootstrap  ## break Consul, HAProxy and what is between, and count the requests that are lost
-	$(PYTHON) -m pytest tests/faults
+test-quick: bootstrap  ## style, types and the core, without programs and without long searches: for every change, in under a minute
+	.venv/bin/ruff check .
+	.venv/bin/lint-imports
+	.venv/bin/mypy hapsync tests
+	$(PYTHON) -m pytest -q $(filter-out $(LONG_UNITS),$(wildcard tests/test_*.py))
+
+test-faults: bootstrap  ## break Consul, HAProxy and what is between, and count the requests that are lost; REST=1: but what `make test` runs
+	$(PYTHON) -m pytest tests/faults $(if $(REST),-m "not quick")
 
 test-versions: bootstrap  ## run what depends on HAProxy's version with each; VERSIONS="2.6 3.4" for some
 	set -e; for version in $(VERSIONS); do \
@@ -33,12 +43,19 @@ test-consul: bootstrap  ## what has to do with Consul, with 1.14.11, which is bu
 	set -e; consul=$$(tests/consul.sh 1.14.11); \
 		CONSUL=$$consul $(PYTHON) -m pytest tests/consul tests/edge tests/live $(CONSUL_FAULTS)
 
+test-python: bootstrap  ## the unit tests with Python 3.13 and 3.14, which are fetched; PYTHONS="3.14" for some
+	set -e; for version in $(PYTHONS); do \
+		python=$$(tests/pythons.sh $$version); \
+		echo "$$($$python --version): the unit tests"; \
+		$$python -m pytest tests/test_*.py; \
+	done
+
 test-lab:  ## the tests of the lab; needs root
 	@tests/bootstrap.sh wrk
 	$(PYTHON) -m pytest tests/lab
 
 matrix: bootstrap  ## play every story on each HAProxy and print one table; VERSIONS="2.6 3.0" for some, FRESH=1 fetches them anew
-	$(MATRIX) --versions $(VERSIONS)
+	$(MATRIX) --versions $(VERSIONS) --jobs 2
 
 matrix-churn: bootstrap  ## 1,000 instances in and 1,000 out on each HAProxy that adds servers
 	$(MATRIX) --versions $(filter-out 2.6 2.8,$(VERSIONS)) --stories churn

@@ -7,7 +7,9 @@ import signal
 import subprocess
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 
 from attrs import asdict
@@ -34,6 +36,7 @@ def main() -> int:
     parser.add_argument("--versions", nargs="+", choices=VERSIONS, default=VERSIONS)
     parser.add_argument("--stories", nargs="+", choices=[*STORIES, *LONG_STORIES], default=[*STORIES])
     parser.add_argument("--json", type=Path, help="also write a JSON line for each cell to this file")
+    parser.add_argument("--jobs", type=int, default=1, help="play so many at a time; they mostly wait")
     parser.add_argument("--fresh", action="store_true", help="fetch each HAProxy anew")
     parser.add_argument(
         "--play",
@@ -44,29 +47,38 @@ def main() -> int:
     asked = parser.parse_args()
     if asked.play is not None:
         return play(*asked.play)
-    keep_orphans()
     cells = []
-    for version in asked.versions:
-        command = [ROOT / "tests" / "roots.sh", *(["--fresh"] if asked.fresh else []), version]
-        haproxy = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout.strip()
-        for story in asked.stories:
-            told = played(
-                [sys.executable, "-m", "tests.matrix", "--play", story, version],
-                {**os.environ, "HAPROXY": haproxy},
-                limit_seconds(story) + CLEAR_AWAY_SECONDS,
-            )
-            cell = {"version": version, "story": story, **told}
-            cells.append(cell)
-            print(f"{version} {story}: {words(cell)}", flush=True)
-            if asked.json is not None:
-                with asked.json.open("a", encoding="utf-8") as file:
-                    print(json.dumps(cell), file=file)
+    for cell in play_all(asked):
+        cells.append(cell)
+        print(f"{cell['version']} {cell['story']}: {words(cell)}", flush=True)
+        if asked.json is not None:
+            with asked.json.open("a", encoding="utf-8") as file:
+                print(json.dumps(cell), file=file)
     print_table(asked.versions, asked.stories, cells)
     failed = [cell for cell in cells if "error" in cell]
     for cell in failed:
         print(f"\n{cell['version']} {cell['story']} went wrong:\n{cell['error']}")
     print(f"\n{len(cells) - len(failed)} passed, {len(failed)} failed")
     return 1 if failed else 0
+
+
+def play_all(asked: argparse.Namespace) -> Iterator[dict[str, object]]:
+    """Each cell of the table, in its order, as its story is over.
+
+    A process that plays stories ends whatever they leave running below it, so each of those side by side has its own.
+    """
+    with ProcessPoolExecutor(asked.jobs, mp_context=get_context("spawn"), initializer=keep_orphans) as players:
+        playing = []
+        for version in asked.versions:
+            command = [ROOT / "tests" / "roots.sh", *(["--fresh"] if asked.fresh else []), version]
+            haproxy = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout.strip()
+            for story in asked.stories:
+                play_it = [sys.executable, "-m", "tests.matrix", "--play", story, version]
+                environment = {**os.environ, "HAPROXY": haproxy}
+                limit = limit_seconds(story) + CLEAR_AWAY_SECONDS
+                playing.append((version, story, players.submit(played, play_it, environment, limit)))
+        for version, story, told in playing:
+            yield {"version": version, "story": story, **told.result()}
 
 
 def limit_seconds(story: str) -> float:
