@@ -87,10 +87,12 @@ class Desired:
     """What HAProxy should have; a backend whose service was never read is absent, so nothing is done to it.
 
     `aside`: by backend and address, what persons asked for: maint or drain, or None where they released it.
+    `readings` are all that it was made from, by service.
     """
 
     backends: Mapping[str, DesiredBackend]
     aside: Mapping[str, Mapping[Address, AdminState | None]] = attrs.field(factory=dict)
+    readings: Mapping[str, Reading] = attrs.field(factory=dict, eq=False, repr=False)
 
     def only(self, names: Iterable[str]) -> "Desired":
         """Return the part about the backends in `names`."""
@@ -126,7 +128,8 @@ def desired(catalog: Catalog, config: Config, served: Served | None = None) -> D
             name: desired_backend(name, backend, catalog.readings[backend.service], (served or {}).get(name, NOBODY))
             for name, backend in sorted(config.backends.items())
             if backend.service in catalog.readings
-        }
+        },
+        readings=catalog.readings,
     )
 
 

@@ -38,8 +38,9 @@ class Caution:
 
     `peak` is the most capacity there was within the window. `is_refilling`: the service was gone, or Consul's state
     went back, and it is not back whole. `has_refilled`: Consul's state went back, and it is whole; without it a
-    reading that is marked so is not believed. `held_down`: addresses that come and go too often. `is_released`: a
-    person lets everything go once. `let_go`: names of foreign servers that the next reload may take out.
+    reading that is marked so is not believed. `held_down`: addresses that come and go too often. `taken`: addresses
+    that are another service's by now. `is_released`: a person lets everything go once. `let_go`: names of foreign
+    servers that the next reload may take out.
     """
 
     max_loss_fraction: float = 0.5
@@ -48,6 +49,7 @@ class Caution:
     is_refilling: bool = False
     has_refilled: bool = False
     held_down: frozenset[Address] = frozenset()
+    taken: frozenset[Address] = frozenset()
     is_released: bool = False
     let_go: frozenset[str] = frozenset()
 
@@ -196,15 +198,17 @@ def _guard_backend(
     if distrust is not None:
         # An address that another slot serves stays served: that needs no evidence.
         go += [change for change in leaving if change.reason is Reason.DUPLICATE]
-        held += [Held(change, distrust) for change in leaving if change.reason is not Reason.DUPLICATE]
-        return go, held
+        kept = [change for change in leaving if change.reason is not Reason.DUPLICATE]
+        # Whoever has the address now answers for this service: its registration is the evidence.
+        leaving = [change for change in kept if isinstance(change, Remove) and change.address in caution.taken]
+        held += [Held(change, distrust) for change in kept if change not in leaving]
     if not leaving:
         return go, held
     aside = {change.server for change in changes if isinstance(change, SetAside)}
-    allowed, kept = _keep_capacity(leaving, have, aside, caution)
+    allowed, too_many = _keep_capacity(leaving, have, aside, caution)
     waiting = _waiting(allowed, go, have) if want is not None and want.start == "checked" else ()
     go += [change for change in allowed if change not in waiting]
-    return go, [*held, *kept, *(Held(change, Reason.CHECKED_FIRST) for change in waiting)]
+    return go, [*held, *too_many, *(Held(change, Reason.CHECKED_FIRST) for change in waiting)]
 
 
 CHECK_SECONDS = 10
@@ -264,7 +268,7 @@ def _keep_capacity(
             holders[slot.address] = holders.get(slot.address, 0) + 1
     go: list[Change] = []
     held: list[Held] = []
-    for change in sorted(leaving, key=lambda change: _surest_first(change, slots[change.server])):
+    for change in sorted(leaving, key=lambda change: _surest_first(change, slots[change.server], caution)):
         slot = slots[change.server]
         if not slot.serves or holders[slot.address] > 1:
             go.append(change)
@@ -280,10 +284,12 @@ def _keep_capacity(
     return go, held
 
 
-def _surest_first(change: Change, slot: Server) -> tuple[int, bool, int, str]:
+def _surest_first(change: Change, slot: Server, caution: Caution) -> tuple[int, bool, int, str]:
     """Order removals: the ones most surely right first, for the last of them may have to wait."""
     rank = (
-        0
+        -1
+        if slot.address in caution.taken
+        else 0
         if isinstance(change, Remove)
         else 1
         if isinstance(change, Disable)

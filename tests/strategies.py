@@ -221,14 +221,16 @@ _CAUTIONS = _any_of(
             is_refilling=refill == "refilling",
             has_refilled=refill == "refilled",
             held_down=frozenset(held_down),
+            taken=frozenset(taken),
             is_released=is_released,
         )
-        for fraction, min_ready, peak, refill, held_down, is_released in itertools.product(
+        for fraction, min_ready, peak, refill, held_down, taken, is_released in itertools.product(
             (1.0, 0.5, 0.5, 0.2, 0.0),
             (0, 1, 1, 3, 4000),
             (0, 4, 8, 12),
             (*("",) * 6, "refilling", "refilled"),
             ((), (), (), ADDRESSES),
+            ((), (), OLD_ADDRESSES[:3]),
             (*(False,) * 7, True),
         )
     )

@@ -222,6 +222,35 @@ def test_every_doubt_is_a_reason() -> None:
     assert {doubt.value for doubt in Doubt} <= {reason.value for reason in Reason}
 
 
+@pytest.mark.parametrize("doubt", [None, *Doubt])
+def test_a_held_server_whose_address_another_service_has_by_now_leaves(doubt: Doubt | None) -> None:
+    taken = Caution(taken=frozenset({at(2)}))
+    found = guarded(wanted(doubt=doubt), seen(*GOOD), taken)
+
+    assert leaving(found) == ["srv2"]
+    assert [name for name, _ in held(found)] == ["srv1", "srv3", "srv4"]
+
+
+def test_of_held_servers_whose_addresses_are_taken_as_many_stay_as_the_guard_keeps() -> None:
+    every = Caution(taken=frozenset(map(at, (1, 2, 3, 4))))
+    found = guarded(wanted(), seen(*GOOD), every)
+
+    assert leaving(found) == ["srv1", "srv2"]
+    assert held(found) == [("srv3", Reason.MAX_LOSS), ("srv4", Reason.MAX_LOSS)]
+    assert leaving(guarded(wanted(), seen(*GOOD), attrs.evolve(every, max_loss_fraction=1.0, min_ready=0))) == [
+        "srv1",
+        "srv2",
+        "srv3",
+        "srv4",
+    ]
+
+
+def test_of_servers_that_leave_those_whose_addresses_are_taken_leave_first() -> None:
+    found = guarded(WANT_NEW, seen(*GOOD), Caution(taken=frozenset({at(4)})))
+
+    assert leaving(found) == ["srv4", "srv1"]
+
+
 def test_a_service_that_vanished_keeps_all_its_servers() -> None:
     found = guarded(wanted(), seen(slot(1, 1), down(slot(2, 2)), slot(3, 3, DRAIN)), Caution(min_ready=0))
 

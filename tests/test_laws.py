@@ -555,6 +555,8 @@ def test_nothing_is_removed_on_doubt_when_the_service_vanished_or_while_it_refil
 
             assert change.address in {one.address for one in others}
             continue
+        if isinstance(change, Remove) and change.address in caution.taken:
+            continue  # another service has the address
 
         assert want.doubt is None
         assert want.servers or want.quarantined or want.other_tags

@@ -15,6 +15,7 @@ from hapsync.guard import Caution, capacity
 from hapsync.history import Flaps, peak, refilled, seen
 from hapsync.memory import Hold, Memory, expired, is_frozen
 from hapsync.model import Address, AdminState, Observed
+from hapsync.owners import Owners
 from hapsync.worker.memory_file import save_memory
 from hapsync.worker.one_pass import Rules
 
@@ -39,6 +40,7 @@ class Safety:
         self._config = config
         self._longest_seconds = _hold_downs(config)
         self._flaps = Flaps()
+        self._owners = Owners()
         self._released: frozenset[str] = frozenset()
         self._let_go: Mapping[str, frozenset[str]] = {}
         self._saved = memory
@@ -114,6 +116,7 @@ class Safety:
     def rules(self, wanted: Desired, backends: Iterable[str], *, is_full: bool = False) -> Rules:
         """Return what the next pass over `backends` to bring about `wanted` has to heed."""
         self._flaps = self._flaps.noted(wanted, _boot_seconds(), self._longest_seconds)
+        self._owners = self._owners.noted(wanted.readings)
         cautions = dict(self.cautions(backends))
         for name in self._released & set(cautions):
             cautions[name] = attrs.evolve(cautions[name], is_released=True)
@@ -133,6 +136,7 @@ class Safety:
                 has_refilled=refill is not None and refill.is_over,
                 held_down=self._flaps.held_down(name, now),
                 let_go=self._let_go.get(name, frozenset()),
+                taken=self._owners.taken(config.service),
             )
         return found
 

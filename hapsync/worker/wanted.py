@@ -30,7 +30,7 @@ class Wanted:
                 made = desired_backend(name, backend, reading, served)
                 known = self._known[name] = (reading, served, made)
             backends[name] = known[2]
-        return Desired(backends)
+        return Desired(backends, readings=catalog.readings)
 
     def look(self, catalog: Catalog, config: Config) -> None:
         """Read whom HAProxy sends to where that counts and no reading was seen yet.

@@ -120,6 +120,25 @@ def test_a_canary_that_becomes_live_leaves_the_backend_of_the_canaries() -> None
         assert stage.status()["held"] == []
 
 
+def test_a_held_server_whose_address_another_service_gets_leaves_and_one_that_was_in_both_stays() -> None:
+    with Stage({"web": 8, "api": 8}, server_options=CHECKS) as stage:
+        fleet, api = Fleet(stage), Fleet(stage, "api")
+        ports = [fleet.add().port for _ in range(4)]
+        own = api.add().port
+        both = ports[3]
+        stage.consul.put("api", "both", node="node-z", address=HOST, port=both)
+        wait_serving(stage, *ports)
+        wait_serving(stage, own, both, backend="api")
+        wait_until(lambda: capacity(stage) == 4, 10, "the first checks")
+        fleet.vanish()
+        wait_until(lambda: len(stage.status()["held"]) == 4, 10, "the whole service to be held")
+
+        stage.consul.put("api", "newcomer", node="node-z", address=HOST, port=ports[0])
+        wait_serving(stage, own, both, ports[0], backend="api")
+        wait_serving(stage, *ports[1:])
+        assert {one["reason"] for one in stage.status()["held"]} == {"the whole service is gone from Consul"}
+
+
 def test_services_whose_names_differ_only_in_case_are_not_mixed() -> None:
     with Stage({"web": 4, "WEB": 4}, server_options=CHECKS) as stage:
         ports = [Fleet(stage).start_server().port for _ in range(3)]
