@@ -1,12 +1,13 @@
 """Which addresses may be servers, and how people write addresses and networks.
 
-Unspecified, multicast and link-local addresses never may: they mean nothing, many hosts, or another host on each
-link. Loopback may, for a proxy on this machine is a server like any other.
+Unspecified, multicast, broadcast and link-local addresses never may: they mean nothing, many hosts, or another host
+on each link. Nor may those where a cloud gives its machines their keys: whoever registers an instance would have
+HAProxy fetch them. Loopback may, for a proxy on this machine is a server like any other; `networks` keeps it out.
 """
 
 import ipaddress
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import lru_cache
 
 from hapsync.model import PLACEHOLDER, Address, canonical_host
@@ -19,11 +20,85 @@ _MAPPED_BITS = 96
 """Length of the prefix of IPv4 addresses written as IPv6, `::ffff:0:0/96` (RFC 4291, section 2.5.5.2)."""
 
 
+_THIS_NETWORK = ipaddress.IPv4Network("0.0.0.0/8")
+"""Linux connects 0.0.0.0 to the machine itself; the rest of it is never a destination (RFC 1122, section 3.2.1.3)."""
+_BROADCAST = ipaddress.IPv4Address("255.255.255.255")
+_METADATA: tuple[Network, ...] = tuple(
+    ipaddress.ip_network(one)
+    for one in (
+        "100.100.100.200/32",  # Alibaba
+        "fd00:100::100:200/128",
+        "168.63.129.16/32",  # Azure's host agent
+        "192.0.0.192/32",  # Oracle, classic
+        "fd00:c1::a9fe:a9fe/128",  # Oracle
+        "fd00:ec2::/32",  # Amazon: metadata, pod identity, DNS, time
+        "fd20:ce::254/128",  # Google
+        "fd00:42::42/128",  # Scaleway
+        "fd00:a9fe:a9fe::1/128",  # Akamai
+    )
+)
+"""Where clouds serve metadata outside of the link-local networks (their documentation, cloud-init's data sources).
+
+All others known use link-local addresses, most of them 169.254.169.254."""
+_LOCAL_NAT64 = ipaddress.IPv6Network("64:ff9b:1::/48")
+_NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
+_SIIT = 0xFFFF_0000
+"""The upper 96 bits of IPv4 addresses in the translation of RFC 2765."""
+_ISATAP = frozenset({0x0000_5EFE, 0x0200_5EFE})
+_LOW = 0xFFFF_FFFF
+
+
 @lru_cache(maxsize=65536)
-def means_nothing_elsewhere(host: str) -> bool:
-    """Return whether `host`, an IP literal, is unspecified, multicast or link-local."""
+def why_refused(host: str) -> str:
+    """Return why no server may be at `host`, a canonical IP literal, to follow "is"; empty where one may.
+
+    An IPv6 address that stands for an IPv4 address, by whatever translation, is judged as that one, and loopback is
+    refused there: it is that of the translator. Prefixes that a site chose for its NAT64 cannot be known.
+    """
     address = ipaddress.ip_address(host)
-    return address.is_unspecified or address.is_multicast or address.is_link_local
+    if isinstance(address, ipaddress.IPv4Address):
+        return _why_refused(address)
+    if why := _why_refused(address):
+        return why
+    for behind in _behind(address):
+        why = _why_refused(behind) or ("loopback" if behind.is_loopback else "")
+        if why:
+            return f"{behind} behind a translation, which is {why}"
+    return ""
+
+
+def _why_refused(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> str:
+    if address.is_unspecified or address.is_multicast or address.is_link_local:
+        return "unspecified, multicast or link-local"
+    if isinstance(address, ipaddress.IPv4Address) and address in _THIS_NETWORK:
+        return "unspecified, multicast or link-local"
+    if address == _BROADCAST:
+        return "broadcast"
+    if any(address in network for network in _METADATA):
+        return "where a cloud serves its metadata"
+    return ""
+
+
+def _behind(address: ipaddress.IPv6Address) -> Iterator[ipaddress.IPv4Address]:
+    """Yield the IPv4 addresses that `address` may stand for; mapped ones are spelt as IPv4 already.
+
+    IPv4-compatible and ISATAP addresses, those of SIIT (RFC 2765), NAT64 (RFC 6052 and 8215), 6to4 and Teredo.
+    """
+    number = int(address)
+    upper, low = number >> 32, number & _LOW
+    if (upper == 0 and not address.is_loopback) or upper == _SIIT or upper & _LOW in _ISATAP or address in _NAT64:
+        yield ipaddress.IPv4Address(low)
+    if address in _LOCAL_NAT64:  # the length of the site's own prefix in it is not known
+        after = number & 0xFF_FFFF_FFFF_FFFF  # the octet before has to be 0, and the IPv4 address goes around it
+        found = [low]
+        for length in (48, 56, 64):
+            before, tail = (number >> 64) & ((1 << (64 - length)) - 1), length - 32
+            found.append((before << tail) | (after >> (56 - tail)))
+        yield from (one for one in map(ipaddress.IPv4Address, found) if one not in _THIS_NETWORK)
+    if address.sixtofour is not None:
+        yield address.sixtofour
+    if address.teredo is not None:
+        yield from address.teredo
 
 
 @lru_cache(maxsize=1024)
@@ -65,6 +140,8 @@ def parse_network(text: str) -> Network:
         raise ValueError(f'{said} has bits set beyond its length; write "{network}"')
     if network.is_multicast or network.is_link_local:
         raise ValueError(f"{said} is multicast or link-local; no server there is ever used")
+    if network.num_addresses == 1 and (why := why_refused(str(network.network_address))):
+        raise ValueError(f"{said} is {why}; no server there is ever used")
     return network
 
 
@@ -79,8 +156,8 @@ def parse_address(text: str) -> Address:
     if port > MAX_PORT or not _is_literal(host):
         raise ValueError(f'{said} is not an address such as "10.0.0.5:80" or "[2001:db8::1]:80"')
     address = Address(canonical_host(host), port)
-    if means_nothing_elsewhere(address.host):
-        raise ValueError(f"{said} is unspecified, multicast or link-local")
+    if why := why_refused(address.host):
+        raise ValueError(f"{said} is {why}")
     if address == PLACEHOLDER:
         raise ValueError(f"{said} is where free slots point")
     return address

@@ -12,7 +12,7 @@ from typing import Any
 
 import attrs
 
-from hapsync.addresses import MAX_PORT, means_nothing_elsewhere
+from hapsync.addresses import MAX_PORT, why_refused
 from hapsync.errors import CatalogError
 from hapsync.model import PLACEHOLDER, Address, CheckStatus, canonical_host
 from hapsync.text import quoted
@@ -246,8 +246,8 @@ def _address(host: object, port: object) -> Address:
         canonical = canonical_host(host)
     except ValueError:
         raise ValueError(f"its address {quoted(host, length=60)} is not an IP address") from None
-    if means_nothing_elsewhere(canonical):
-        raise ValueError(f"its address {canonical} is unspecified, multicast or link-local")
+    if why := why_refused(canonical):
+        raise ValueError(f"its address {canonical} is {why}")
     if port is None or port == 0:  # 1.14 leaves the port out where it is 0, as it is with a Unix socket
         raise ValueError("it has no port")
     if type(port) is not int or not 1 <= port <= MAX_PORT:

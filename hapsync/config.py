@@ -57,7 +57,9 @@ ServiceName = Annotated[
 ]
 Networks = Annotated[tuple[Network, ...], Each(parse_network)]
 Addresses = Annotated[tuple[Address, ...], Each(parse_address)]
-SlotCount = Annotated[int, between(1, 4000)]
+MAX_SERVERS = 50_000
+"""Of one backend. Ours is what is tried; what an algorithm of HAProxy's takes is less (`roundrobin`: 4,095)."""
+SlotCount = Annotated[int, between(1, MAX_SERVERS)]
 ServerOptions = Annotated[
     str,
     Rule(
@@ -143,6 +145,7 @@ class BackendKeys:
     `means`: how instances that find no free slot come in; `auto` adds servers where this HAProxy does that well.
     `start`: whether a newcomer gets traffic at once, or only after HAProxy's own first check of it has passed.
     What still runs on a server that left is ended after `drain_seconds`; with 0 never.
+    `max_weight_ratio`: a weight counts for so many times the median at most, or one registrant takes all requests.
 
     Of the servers that serve, `max_loss_fraction` may go within `guard_window_seconds`, and `min_ready` stay in any
     case. An instance that comes and goes is kept out for up to `hold_down_seconds`.
@@ -154,10 +157,11 @@ class BackendKeys:
     drain_seconds: Gap = 0.0
     server_options: ServerOptions = "check"
     networks: Networks = ()
-    max_servers: Annotated[int, between(1, 4000)] = 1000
+    max_servers: SlotCount = 1000
+    max_weight_ratio: Annotated[int, between(1, 65535)] = 10
     max_loss_fraction: Fraction = 0.5
     guard_window_seconds: Gap = 60.0
-    min_ready: Annotated[int, between(0, 4000)] = 1
+    min_ready: Annotated[int, between(0, MAX_SERVERS)] = 1
     hold_down_seconds: Gap = 60.0
 
     def __attrs_post_init__(self) -> None:

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import attrs
 
 from hapsync.addresses import within
-from hapsync.catalog import Catalog, Doubt, Instance, Quarantined, Reading
+from hapsync.catalog import MAX_CONSUL_WEIGHT, Catalog, Doubt, Instance, Quarantined, Reading
 from hapsync.config import BackendConfig, Config
 from hapsync.model import MAX_WEIGHT, Address, AdminState, CheckStatus, Observed
 from hapsync.text import quoted
@@ -26,7 +26,8 @@ FALLBACK_NODE = "fallback"
 class DesiredServer:
     """What one address should be in HAProxy, and the Consul instance it stands for.
 
-    `weight` is HAProxy's, from 0 to 256.
+    `weight` is HAProxy's, from 0 to 256. `consul_weight` is Consul's where it is more than `max_weight_ratio` lets
+    it be, else None.
     """
 
     address: Address
@@ -35,6 +36,7 @@ class DesiredServer:
     node: str
     instance_id: str
     status: CheckStatus
+    consul_weight: int | None = attrs.field(default=None, eq=False)
 
     @property
     def needs_slot(self) -> bool:
@@ -163,7 +165,8 @@ def desired_backend(
             left_out.append(_left_out(instance, f"the service has more than max_servers {config.max_servers}"))
         else:
             chosen[address] = instance
-    weights = scale_weights({address: instance.weight for address, instance in chosen.items()})
+    most = weight_limit(chosen.values(), config.max_weight_ratio)
+    weights = scale_weights({address: min(instance.weight, most) for address, instance in chosen.items()})
     return DesiredBackend(
         name,
         config.slots,
@@ -175,6 +178,7 @@ def desired_backend(
                 instance.node,
                 instance.instance_id,
                 instance.status,
+                instance.weight if instance.weight > most else None,
             )
             for address, instance in sorted(chosen.items(), key=_by_address)
         ),
@@ -232,6 +236,18 @@ def _left_out(instance: Instance, reason: str) -> Quarantined:
 
 def _by_address(chosen: tuple[Address, Instance]) -> tuple[str, int]:
     return chosen[0].host, chosen[0].port
+
+
+def weight_limit(instances: Iterable[Instance], ratio: int) -> int:
+    """Return the largest weight that counts: `ratio` times the median of the passing weights of those that serve.
+
+    Of two in the middle the larger counts, so of two instances either may have any weight. A median, for whoever
+    registers few of many instances cannot move it.
+    """
+    weights = sorted(
+        one.passing_weight for one in instances if one.passing_weight and _ADMIN[one.status] is AdminState.READY
+    )
+    return ratio * weights[len(weights) // 2] if weights else MAX_CONSUL_WEIGHT
 
 
 def scale_weights(weights: Mapping[Address, int]) -> Mapping[Address, int]:

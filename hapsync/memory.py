@@ -60,7 +60,8 @@ class Refill:
     """How a backend that lost its servers all at once comes back.
 
     `was`: how many served before; `serving`: how many do, as of `changed`; `since`: when it began; `is_over`: it was
-    dealt with, and is only remembered so that it does not begin again from the same reading. Both times are
+    dealt with, and is only remembered so that it does not begin again from the same reading. `own`: the addresses
+    that the service had for itself, which another one may get meanwhile. Both times are
     seconds of the boot clock, which no one sets; they mean nothing after a reboot (`Memory.boot_id`).
     """
 
@@ -69,6 +70,7 @@ class Refill:
     changed: float
     serving: int
     is_over: bool = False
+    own: tuple[Address, ...] = ()
 
 
 @attrs.frozen

@@ -4,7 +4,7 @@ While a service is gone, or Consul is in doubt about it, its servers are held. W
 scheduler of containers) may meanwhile give such a port to another service, which then answers the requests.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TypeVar
 
 import attrs
@@ -56,9 +56,18 @@ class Owners:
                 lost.pop((name, address), None)
         return Owners(readings, addresses, _newest(lost), _newest(shared))
 
+    @classmethod
+    def of(cls, own: Iterable[Lost]) -> "Owners":
+        """Return what is known at the start: addresses that services lost before, and had for themselves."""
+        return cls(lost=dict.fromkeys(own))
+
+    def own(self, service: str) -> frozenset[Address]:
+        """Return the addresses that `service` had for itself, and names no more."""
+        return frozenset(address for name, address in self.lost if name == service and address not in self.shared)
+
     def taken(self, service: str) -> frozenset[Address]:
         """Return the addresses that `service` had for itself, and that a trusted reading gives to another one."""
-        lost = {address for name, address in self.lost if name == service and address not in self.shared}
+        lost = self.own(service)
         if not lost:
             return frozenset()
         found: set[Address] = set()

@@ -369,6 +369,7 @@ def _desired_json(one: DesiredServer) -> Mapping[str, object]:
         "address": str(one.address),
         "state": one.admin.value,
         "weight": one.weight,
+        "consul_weight": one.consul_weight,
         "consul": one.status.value,
         "node": one.node,
         "service_id": one.instance_id,

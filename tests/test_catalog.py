@@ -3,6 +3,7 @@
 import copy
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
@@ -205,6 +206,77 @@ def test_an_instance_whose_address_means_nothing_elsewhere_is_left_out(address: 
 @pytest.mark.parametrize("address", ["::ffff:0.0.0.0", "::ffff:224.0.0.1", "::ffff:169.254.1.1"])
 def test_an_ipv4_address_written_as_ipv6_is_judged_as_ipv4(address: str) -> None:
     assert "is unspecified, multicast or link-local" in only_reason(entry(Address=address))
+
+
+METADATA = (
+    *("100.100.100.200", "168.63.129.16", "192.0.0.192", "fd00:ec2::254", "fd00:ec2::23", "fd20:ce::254"),
+    *("fd00:42::42", "fd00:c1::a9fe:a9fe", "fd00:a9fe:a9fe::1", "fd00:100::100:200"),
+)
+
+
+@pytest.mark.parametrize("address", [*METADATA, "FD00:0EC2:0:0::254", "::ffff:100.100.100.200", "::ffff:a83f:8110"])
+def test_an_instance_where_a_cloud_serves_its_metadata_is_left_out(address: str) -> None:
+    assert only_reason(entry(Address=address)).endswith("is where a cloud serves its metadata")
+    assert only_reason(entry(Address="", node={"Address": address})).endswith("is where a cloud serves its metadata")
+
+
+TRANSLATED = {
+    "compatible": "::{high:x}:{low:x}",
+    "SIIT": "::ffff:0:{high:x}:{low:x}",
+    "NAT64": "64:ff9b::{high:x}:{low:x}",
+    "NAT64 of a site, /96": "64:ff9b:1:7::{high:x}:{low:x}",
+    "NAT64 of a site, /48": "64:ff9b:1:{high:x}:{a:x}:{b:x}00::",
+    "NAT64 of a site, /56": "64:ff9b:1:{first:x}:{middle:x}:{low:x}::",
+    "NAT64 of a site, /64": "64:ff9b:1:0:{first:x}:{inner:x}:{last:x}00::",
+    "6to4": "2002:{high:x}:{low:x}::1",
+    "ISATAP": "2001:db8::5efe:{high:x}:{low:x}",
+    "ISATAP, global": "2001:db8::200:5efe:{high:x}:{low:x}",
+    "Teredo": "2001:0:c000:201:0:0:{flipped_high:x}:{flipped_low:x}",
+    "Teredo server": "2001:0:{high:x}:{low:x}:0:0:f5ff:fffe",
+}
+
+
+def translated(form: str, address: str) -> str:
+    high, low = divmod(int(ip_address(address)), 1 << 16)
+    return TRANSLATED[form].format(
+        high=high,
+        low=low,
+        a=low >> 8,
+        b=low & 0xFF,
+        first=high >> 8,
+        middle=high & 0xFF,
+        inner=(high & 0xFF) << 8 | low >> 8,
+        last=low & 0xFF,
+        flipped_high=high ^ 0xFFFF,
+        flipped_low=low ^ 0xFFFF,
+    )
+
+
+@pytest.mark.parametrize("form", TRANSLATED)
+def test_an_ipv4_address_behind_a_translation_is_judged_as_ipv4(form: str) -> None:
+    for address, why in (
+        ("169.254.169.254", "link-local"),
+        ("100.100.100.200", "metadata"),
+        ("168.63.129.16", "metadata"),
+        ("127.0.0.1", "loopback"),
+        ("255.255.255.255", "broadcast"),
+        ("224.0.0.1", "multicast"),
+    ):
+        reason = only_reason(entry(Address=translated(form, address)))
+        assert f"{address} behind a translation, which is" in reason
+        assert why in reason
+    for address in ("10.0.0.1", "192.0.2.1"):
+        assert only_instance(entry(Address=translated(form, address))).address.port == 8080
+
+
+@pytest.mark.parametrize("address", ["255.255.255.255", "0.1.2.3"])
+def test_an_instance_at_no_single_host_is_left_out(address: str) -> None:
+    assert only_reason(entry(Address=address)).startswith(f"its address {address} is ")
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1", "127.9.9.9", "::1", "10.0.0.1", "240.0.0.1", "fd12:3456::1"])
+def test_loopback_and_private_addresses_are_served(address: str) -> None:
+    assert only_instance(entry(Address=address)).address.host == address
 
 
 @pytest.mark.parametrize("address", [None, 5, True, ["10.0.0.1"], {"a": 1}], ids=json.dumps)

@@ -193,7 +193,7 @@ slots = 0
         'backends."a b".service: is missing',
         'backends."a b": must be 1 to 128 of A-Z a-z 0-9 _ : . - (HAProxy\'s own rule)',
         "backends.web.service: must be a text",
-        "backends.web.slots: must be from 1 to 4000",
+        "backends.web.slots: must be from 1 to 50000",
         "consul.cert_file: a client certificate needs both cert_file and key_file",
         "consul.token_file: give either this or consul.token, not both",
         'consul: unknown key(s): "adress" (did you mean address?)',
@@ -356,7 +356,7 @@ def test_the_path_of_a_problem_is_whole_whatever_its_keys_are(name: str) -> None
     found = problems(f'[backends."{name}"]\nservice = "web"\nslots = 0\n')
 
     assert all(problem.startswith("backends.") and len(problem.splitlines()) == 1 for problem in found)
-    assert any(problem.endswith("slots: must be from 1 to 4000") for problem in found)
+    assert any(problem.endswith("slots: must be from 1 to 50000") for problem in found)
 
 
 @pytest.mark.parametrize("name", ["", "é", "a\\nb", "a" * 257])
@@ -369,13 +369,13 @@ def test_a_service_has_a_printable_name(name: str) -> None:
 @pytest.mark.parametrize(
     ("table", "line", "limits"),
     [
-        ("backends.web", "slots = 0", "1 to 4000"),
-        ("backends.web", "slots = -1", "1 to 4000"),
-        ("backends.web", "slots = 4001", "1 to 4000"),
-        ("backends.web", "max_servers = 0", "1 to 4000"),
-        ("backends.web", "max_servers = 4001", "1 to 4000"),
-        ("backends.web", "min_ready = -1", "0 to 4000"),
-        ("backends.web", "min_ready = 4001", "0 to 4000"),
+        ("backends.web", "slots = 0", "1 to 50000"),
+        ("backends.web", "slots = -1", "1 to 50000"),
+        ("backends.web", "slots = 50001", "1 to 50000"),
+        ("backends.web", "max_servers = 0", "1 to 50000"),
+        ("backends.web", "max_servers = 50001", "1 to 50000"),
+        ("backends.web", "min_ready = -1", "0 to 50000"),
+        ("backends.web", "min_ready = 50001", "0 to 50000"),
         ("backends.web", "max_loss_fraction = -0.1", "0 to 1"),
         ("backends.web", "max_loss_fraction = 1.1", "0 to 1"),
         ("backends.web", "max_loss_fraction = 50", "0 to 1"),

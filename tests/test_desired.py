@@ -82,6 +82,46 @@ def test_weights_stay_or_are_scaled_together(given: list[int], expected: list[in
     assert dict(zip(addresses, expected, strict=True)) == scale_weights(dict(zip(addresses, given, strict=True)))
 
 
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ([65535, 1, 1], [10, 1, 1]),
+        ([65535, 65535, 1, 1, 1], [10, 10, 1, 1, 1]),
+        ([65535, *[10] * 9], [100, *[10] * 9]),
+        ([11, 10, 10, 1], [11, 10, 10, 1]),
+        ([1000, 10, 10], [100, 10, 10]),
+        ([100, 1], [100, 1]),
+        ([65535, 0, 0], [256, 0, 0]),
+        ([600, 60, 60], [256, 26, 26]),
+    ],
+)
+def test_no_weight_counts_for_more_than_ten_times_the_median(given: list[int], expected: list[int]) -> None:
+    instances = [instance(number, CheckStatus.PASSING, weight, 1) for number, weight in enumerate(given, 1)]
+
+    assert [server.weight for server in wanted(*instances).servers] == expected
+
+
+def test_how_many_times_the_median_is_for_the_operator_to_say() -> None:
+    instances = [instance(number, CheckStatus.PASSING, weight, 1) for number, weight in enumerate((250, 2, 2), 1)]
+
+    def weights(ratio: int) -> list[int]:
+        return [one.weight for one in wanted(*instances, config=attrs.evolve(WEB, max_weight_ratio=ratio)).servers]
+
+    assert weights(1) == [2, 2, 2]
+    assert weights(3) == [6, 2, 2]
+    assert weights(65535) == [250, 2, 2]
+    found = wanted(*instances, config=attrs.evolve(WEB, max_weight_ratio=3))
+    assert [one.consul_weight for one in found.servers] == [250, None, None]
+
+
+def test_the_median_is_that_of_passing_weights_of_those_that_serve() -> None:
+    warned = [instance(number, CheckStatus.WARNING, 100, 1) for number in (1, 2)]
+    critical = [instance(number, CheckStatus.CRITICAL, 1, 1) for number in range(4, 9)]
+    found = wanted(*warned, instance(3, CheckStatus.PASSING, 100, 1), *critical)
+
+    assert [one.weight for one in found.servers if one.needs_slot] == [1, 1, 100]
+
+
 def test_only_the_weights_in_use_count_for_the_scale() -> None:
     warned = instance(1, CheckStatus.WARNING, 1000, 2)
 

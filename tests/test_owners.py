@@ -79,6 +79,15 @@ def test_what_was_never_the_services_own_is_not_taken() -> None:
     assert told((NO_WEB, reading("api")), (reading("api", 2),)).taken("web") == frozenset()
 
 
+def test_what_was_lost_before_the_start_is_given_from_outside() -> None:
+    owners = Owners.of([("web", at(1)), ("web", at(2))])
+
+    assert owners.own("web") == {at(1), at(2)}
+    assert owners.noted({"web": NO_WEB, "api": reading("api", 2)}).taken("web") == {at(2)}
+    assert owners.noted({"web": reading("web", 2), "api": reading("api", 2)}).taken("web") == frozenset()
+    assert told((WEB, reading("api", 2)), (NO_WEB,)).own("web") == {at(1), at(3)}
+
+
 def test_readings_that_are_not_new_change_nothing() -> None:
     owners = told((WEB,))
 

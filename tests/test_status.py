@@ -231,6 +231,7 @@ def test_the_json_is_the_documented_one() -> None:
         "address": "10.0.0.1:80",
         "state": "ready",
         "weight": 1,
+        "consul_weight": None,
         "consul": "passing",
         "node": "n1",
         "service_id": "web-1",

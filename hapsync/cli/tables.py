@@ -206,11 +206,21 @@ def _print_backend(console: Console, backend: BackendView, *, haproxy_answers: b
                 "-", str(one.address), "no slot" if haproxy_answers else "?", "", "", "", one.status.value, who
             )
         _print_table(console, table)
+    _print_bounded(console, backend)
     for left_out in backend.quarantined[:_QUARANTINED]:
         who = f"{shown(left_out.node, length=40)}/{shown(left_out.instance_id, length=60)}"
         console.print(Text(f"  quarantined {who}: {one_line(left_out.reason)}"))
     if len(backend.quarantined) > _QUARANTINED:
         console.print(Text(f"  quarantined {len(backend.quarantined) - _QUARANTINED} more; --json has them all"))
+
+
+def _print_bounded(console: Console, backend: BackendView) -> None:
+    """Say whose weight in Consul counts for less than it is."""
+    for row in backend.rows:
+        want = row.desired
+        if want is not None and want.consul_weight is not None:
+            weight = f"its weight in Consul, {want.consul_weight}, is bounded by max_weight_ratio"
+            console.print(Text(f"  {row.server.name} {want.address}: {weight}"))
 
 
 def _fullness(backend: BackendView) -> float:

@@ -33,6 +33,8 @@ from hapsync.worker.paper import empty_slots, is_applied, lost_by_reload, served
 from hapsync.worker.probe import Probe
 from hapsync.worker.settings import Settings
 
+_NAMED = 5
+"""So many are named where an advice is the same for many."""
 OLDEST = (2, 6)
 """The oldest HAProxy hapsync is tested with."""
 
@@ -59,6 +61,7 @@ def run_checks(settings: Settings) -> tuple[Finding, ...]:
         _reload_means,
         _consul,
         _foreign,
+        _networks,
         _discovery,
         _fleet,
     )
@@ -168,6 +171,28 @@ def _runtime_socket(settings: Settings) -> Iterator[Finding]:
                 is_ok=True,
                 what=f"backend {backend.name}: not in HAProxy yet; the agent's first reload brings it",
             )
+
+
+def _networks(settings: Settings) -> Iterator[Finding]:
+    """Yield the advice to say where instances may be; whoever may register them says it otherwise."""
+    config = settings.config
+    anywhere = [f"backends.{name}" for name, one in sorted(config.backends.items()) if not one.networks]
+    anywhere = [one for one in anywhere if not one.startswith(_prefixes(config))]
+    anywhere += [f"discover.{name}.each" for name, one in sorted(config.discover.items()) if not one.each.networks]
+    if anywhere:
+        shown = ", ".join(anywhere[:_NAMED]) + (
+            f" and {len(anywhere) - _NAMED} more" if len(anywhere) > _NAMED else ""
+        )
+        yield Finding(
+            is_ok=True,
+            what=f"{shown}: set `networks`: without them whoever may register an instance can have HAProxy send "
+            "requests to any address that this machine reaches, its own services on loopback among them",
+            is_advice=True,
+        )
+
+
+def _prefixes(config: Config) -> tuple[str, ...]:
+    return tuple(f"backends.{one.prefix}" for one in config.discover.values())
 
 
 def _places(backend: Backend) -> str:

@@ -40,7 +40,7 @@ class Safety:
         self._config = config
         self._longest_seconds = _hold_downs(config)
         self._flaps = Flaps()
-        self._owners = Owners()
+        self._owners = _owners_of(config, memory)
         self._released: frozenset[str] = frozenset()
         self._let_go: Mapping[str, frozenset[str]] = {}
         self._saved = memory
@@ -154,14 +154,18 @@ class Safety:
             want = wanted.backends.get(name)
             if want is None or name in self._released:
                 continue
+            known = refills.pop(name, None)
             refill = refilled(
-                refills.pop(name, None),
+                known,
                 want,
                 have,
                 now,
                 window_seconds=config.guard_window_seconds,
                 max_loss_fraction=config.max_loss_fraction,
             )
+            if refill is not None and known is None:
+                own = self._owners.own(config.service) & {slot.address for slot in have.ready}
+                refill = attrs.evolve(refill, own=tuple(sorted(own)))
             if refill is not None:
                 refills[name] = refill
         self.memory = memory = expired(attrs.evolve(self.memory, peaks=peaks, refills=refills), time.time())
@@ -225,6 +229,15 @@ class Safety:
             if self.error is None:
                 log.error("memory not written: %s; the guard goes on without", error)  # noqa: TRY400
             self.error = str(error)
+
+
+def _owners_of(config: Config, memory: Memory) -> Owners:
+    return Owners.of(
+        (config.backends[name].service, address)
+        for name, refill in memory.refills.items()
+        if name in config.backends
+        for address in refill.own
+    )
 
 
 def _of_this_boot(memory: Memory, boot_id: str) -> Memory:

@@ -145,16 +145,16 @@ def test_an_instance_registered_anew_with_another_port_moves_without_a_loss() ->
         here.ends()
 
 
-def test_weights_of_0_and_65535_scale_and_lose_nothing() -> None:
+def test_weights_of_0_and_65535_take_a_bounded_share_and_lose_nothing() -> None:
     with scene(slots=8, instances=4) as here:
         first, second, *_ = members = list(here.fleet.members.values())
         here.fleet.put(attrs.evolve(first, weights=(65535, 1)))
         # Consul makes a weight of 0 for passing 1; for warning it stays.
         nothing = {one.name: attrs.evolve(one, weights=(10, 0), status="warning") for one in members}
         here.fleet.put(nothing[second.name])
-        here.wait_in_step()
+        wait_until(lambda: here.stage.hapsync("status").returncode == 0, 15, "status to say in step")
         weights = {one.port: one.weight for one in here.stage.haproxy.servers("web").values() if one.running}
-        assert [weights[one.port] for one in members] == [256, 0, 1, 1]
+        assert [weights[one.port] for one in members] == [100, 0, 10, 10]
 
         for member in members:  # nobody wants any: as many as the guard keeps go on
             here.fleet.put(nothing[member.name])

@@ -124,7 +124,7 @@ def one_command_too_many() -> bytes:
 @pytest.fixture
 def holed_address(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(catalog, "canonical_host", raw_host)
-    monkeypatch.setattr(catalog, "means_nothing_elsewhere", lambda _host: False)
+    monkeypatch.setattr(catalog, "why_refused", lambda _host: "")
 
 
 @pytest.mark.usefixtures("holed_address")

@@ -49,12 +49,14 @@ def test_registrations_that_cannot_be_served_freeze_nobody() -> None:
             f'"Address": "web.local", "Port": 80, "Kind": "connect-proxy", '
             f'"Proxy": {{"DestinationServiceName": "web", "Config": {NESTED}}}}}}}',
         )
+        stage.consul.put("web", "metadata", node="a-stranger", address="100.100.100.200", port=80)
         second = fleet.add()
 
         wait_serving(stage, first.port, second.port)
         backend = stage.status()["backends"]["web"]
         assert {one["service_id"]: one["reason"] for one in backend["quarantined"]} == {
             "no-port": "it has no port",
+            "metadata": "its address 100.100.100.200 is where a cloud serves its metadata",
             "nested": 'its address "web.local" is not an IP address',
         }
         assert backend["doubt"] is None
@@ -132,6 +134,8 @@ def test_a_held_server_whose_address_another_service_gets_leaves_and_one_that_wa
         wait_until(lambda: capacity(stage) == 4, 10, "the first checks")
         fleet.vanish()
         wait_until(lambda: len(stage.status()["held"]) == 4, 10, "the whole service to be held")
+        stage.kill_agent()
+        stage.start_agent()
 
         stage.consul.put("api", "newcomer", node="node-z", address=HOST, port=ports[0])
         wait_serving(stage, own, both, ports[0], backend="api")
@@ -174,5 +178,6 @@ def test_a_name_that_is_written_in_another_case_is_said_by_status_and_check() ->
 
         wait_until(lambda: words in stage.status()["reasons"], 10, "status to say it")
         checked = stage.hapsync("check")
+        assert "backends.Web: set `networks`" in checked.stdout
         assert checked.returncode != 0
         assert words in checked.stdout + checked.stderr
