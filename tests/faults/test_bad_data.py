@@ -206,6 +206,27 @@ def test_a_service_of_5000_instances_is_served_up_to_max_servers() -> None:
         assert "Traceback" not in here.log()
 
 
+@pytest.mark.timeout(300)
+def test_a_service_of_5000_instances_is_served_whole_where_max_servers_lets_it() -> None:
+    with Stage({"web": 5000}, server_options="", backend_options="max_servers = 5000") as stage:
+        port = free_port()
+        stage.origins.open("0.0.0.0", port)  # all of 127.0.0.0/8 answers
+        register_many(
+            stage,
+            [(f"many-{number}", f"127.1.{number // 250}.{number % 250 + 1}", port) for number in range(5000)],
+            node="z-many",
+        )
+        wait_until(
+            lambda: sum(not one.in_maintenance for one in stage.haproxy.servers("web").values()) == 5000,
+            120,
+            "five thousand servers",
+            interval_seconds=0.5,
+        )
+        wait_until(lambda: stage.status()["agent"]["in_step"], 60, "the agent to be in step", interval_seconds=0.5)
+        assert stage.status()["counts"] == {"held": 0, "quarantined": 0}
+        assert stage.reloads() == 0
+
+
 def test_a_node_in_maintenance_takes_half_of_the_backend_and_not_more() -> None:
     with scene(instances=6) as here:  # two on each of three nodes
         with LowestCapacity(here.stage.haproxy) as seen:
