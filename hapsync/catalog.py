@@ -25,7 +25,9 @@ MAX_CONSUL_WEIGHT = 65535
 class Instance:
     """One healthy or unhealthy instance of a service, fit to be sent to HAProxy.
 
-    `passing_weight` and `warning_weight` are Consul's `Weights`; 1 where the catalog has none.
+    `passing_weight` and `warning_weight` are Consul's `Weights`; 1 where the catalog has none. `create_index` and
+    `modify_index` are Consul's, of when it was first and last registered; 0 where they are not known. They are
+    evidence only, so readings that differ in nothing else are equal.
     """
 
     node: str
@@ -35,6 +37,8 @@ class Instance:
     passing_weight: int = 1
     warning_weight: int = 1
     tags: tuple[str, ...] = ()
+    create_index: int = attrs.field(default=0, eq=False)
+    modify_index: int = attrs.field(default=0, eq=False)
 
     @property
     def weight(self) -> int:
@@ -76,7 +80,7 @@ class Doubt(enum.Enum):
     NO_LEADER = "Consul's servers have no leader"
     STALE = "the answer is too old"
     FILTERED = "the token may not read all of it"
-    UNCONFIRMED = "too much is gone at once and Consul did not confirm it"
+    UNCONFIRMED = "Consul did not confirm its answer"
 
 
 NOT_TELLING = (Doubt.AWAY, Doubt.SNAPSHOT, Doubt.FALLBACK)
@@ -87,9 +91,9 @@ NOT_TELLING = (Doubt.AWAY, Doubt.SNAPSHOT, Doubt.FALLBACK)
 class Reading:
     """Everything Consul says of one service, sorted by node and instance id; `namesakes` are other services.
 
-    Additions act on any reading; removals only on one without `doubt`. `is_backwards`: Consul's index fell since the
-    answer before, as it does when its servers lost their state or restored an old one. `index` is Consul's when this
-    was first read, 0 where it is not known.
+    Additions act on any reading; removals only on one without `doubt`. `is_backwards`: Consul's state went back since
+    the answer before, as it does when its servers lost their state or restored an old one; the readings after it have
+    the mark too, until one was acknowledged. `index` is Consul's when this was first read, 0 where it is not known.
     """
 
     service: str
@@ -223,7 +227,17 @@ def _instance(entry: Any, address: Address | None, problem: str) -> Instance:
         raise ValueError(problem)
     passing, warning = _weights(record.get("Weights"))
     status = _status(entry.get("Checks", "none"))
-    return Instance(name, instance_id, address, status, passing, warning, _tags(record.get("Tags")))
+    return Instance(
+        name,
+        instance_id,
+        address,
+        status,
+        passing,
+        warning,
+        _tags(record.get("Tags")),
+        _index(record.get("CreateIndex")),
+        _index(record.get("ModifyIndex")),
+    )
 
 
 def _table(of: Any, key: str) -> Mapping[str, Any]:
@@ -256,6 +270,10 @@ def _address(host: object, port: object) -> Address:
     if address == PLACEHOLDER:
         raise ValueError(f"its address {address} is where free slots point")
     return address
+
+
+def _index(index: object) -> int:
+    return index if type(index) is int and index > 0 else 0
 
 
 def _weights(weights: Any) -> tuple[int, int]:

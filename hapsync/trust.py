@@ -33,8 +33,7 @@ def evidence(headers: Mapping[str, str], is_cached: bool) -> Doubt | None:  # no
     (Consul's API documentation, features/caching and features/consistency.)
     """
     is_filtered = headers.get("x-consul-results-filtered-by-acls", "false").lower()
-    is_streamed = headers.get("x-consul-query-backend", "").lower() == "streaming"
-    has_leader = "true" if is_streamed else headers.get("x-consul-knownleader", "true").lower()
+    has_leader = "true" if is_streamed(headers) else headers.get("x-consul-knownleader", "true").lower()
     if is_filtered == "true":
         return Doubt.FILTERED
     if has_leader == "false":
@@ -49,6 +48,44 @@ def evidence(headers: Mapping[str, str], is_cached: bool) -> Doubt | None:  # no
 def age_seconds(headers: Mapping[str, str]) -> float:
     """Return how long the agent's cache was out of touch when it answered; infinite where it makes no sense."""
     return _number(headers.get("age"))
+
+
+def is_streamed(headers: Mapping[str, str]) -> bool:
+    """Return whether an answer with these `headers` came from the agent's view of a stream of events (since 1.10).
+
+    Streamed answers never say that the token may not read all of it, nor that there is no leader, and an agent that
+    lost its stream gives the old content with an age of 0 (measured with 1.14.11).
+    """
+    return headers.get("x-consul-query-backend", "").lower() == "streaming"
+
+
+def loses(before: Reading | None, now: Reading) -> bool:
+    """Return whether an address that served by `before` does not by `now`."""
+    return bool(_serving(before) - _serving(now))
+
+
+def is_rewritten(before: Reading | None, now: Reading, trusted_index: int) -> bool:
+    """Return whether `now` cannot have followed `before`, a trusted reading as of Consul's index `trusted_index`.
+
+    It cannot where an instance is new though it was last registered at or before that index, where one was created
+    anew at an index that had gone by, or where its last registration is an older one. So a snapshot looks that was
+    restored into a running Consul, once its index has moved on: the log goes on, only the content goes back (measured
+    with 1.8.7 and 1.14.11). The token may also have gained rights; then there is more than before, and nothing lost.
+    """
+    if before is None:
+        return False
+    known = {(one.node, one.instance_id): one for one in before.instances}
+    left_out = {(one.node, one.instance_id) for one in before.quarantined}
+    for one in now.instances:
+        was = known.get((one.node, one.instance_id))
+        if was is None:
+            if 0 < one.modify_index <= trusted_index and (one.node, one.instance_id) not in left_out:
+                return True
+        elif one.modify_index and was.create_index:
+            is_made_anew = one.create_index != was.create_index and one.create_index <= trusted_index
+            if is_made_anew or one.modify_index < was.modify_index:
+                return True
+    return False
 
 
 def needs_confirming(before: Reading | None, now: Reading, doubt: Doubt | None) -> bool:

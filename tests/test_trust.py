@@ -6,7 +6,16 @@ from hypothesis import given, strategies as st
 
 from hapsync.catalog import Doubt, Instance, Quarantined, Reading
 from hapsync.model import Address, CheckStatus
-from hapsync.trust import age_seconds, evidence, loses_much, needs_confirming, same_content
+from hapsync.trust import (
+    age_seconds,
+    evidence,
+    is_rewritten,
+    is_streamed,
+    loses,
+    loses_much,
+    needs_confirming,
+    same_content,
+)
 
 HEADERS = ("x-consul-knownleader", "x-consul-lastcontact", "age", "x-consul-results-filtered-by-acls")
 
@@ -123,3 +132,57 @@ def test_content_is_the_same_however_it_is_trusted() -> None:
     assert same_content(TEN, attrs.evolve(TEN, doubt=Doubt.AWAY, is_backwards=True))
     assert not same_content(TEN, attrs.evolve(TEN, quarantined=(Quarantined("n", "i", "why"),)))
     assert not same_content(TEN, reading(1))
+
+
+def registered(*pairs: tuple[int, int, int]) -> Reading:
+    """Instances by number, each with the index it was first and last registered at."""
+    made = {number: (created, modified) for number, created, modified in pairs}
+    instances = (
+        attrs.evolve(one, create_index=made[one.address.port][0], modify_index=made[one.address.port][1])
+        for one in reading(*made).instances
+    )
+    return Reading("web", tuple(instances))
+
+
+TWO = registered((1, 10, 10), (2, 20, 25))
+
+
+@pytest.mark.parametrize(
+    ("now", "is_older"),
+    [
+        (TWO, False),
+        (registered((1, 10, 10)), False),
+        (registered((1, 10, 31), (2, 20, 25), (3, 31, 31)), False),
+        (registered((1, 31, 31), (2, 20, 25)), False),
+        (registered((1, 10, 10), (2, 20, 25), (3, 5, 31)), False),
+        (registered((1, 10, 10), (2, 20, 25), (3, 0, 0)), False),
+        (registered((1, 10, 10), (2, 20, 25), (3, 12, 12)), True),
+        (registered((1, 10, 10), (2, 20, 25), (3, 30, 30)), True),
+        (registered((1, 10, 10), (2, 20, 22)), True),
+        (registered((1, 10, 10), (2, 28, 31)), True),
+    ],
+)
+def test_what_cannot_have_followed_a_trusted_reading_is_an_older_state(now: Reading, is_older: bool) -> None:  # noqa: FBT001
+    assert is_rewritten(TWO, now, 30) is is_older
+    assert not is_rewritten(None, now, 30)
+    assert not is_rewritten(reading(1, 2), now, 0)
+
+
+def test_an_instance_that_was_left_out_before_is_not_new() -> None:
+    left_out = attrs.evolve(reading(1), quarantined=(Quarantined("n2", "web-2", "why"),))
+
+    assert not is_rewritten(left_out, registered((1, 0, 0), (2, 12, 12)), 30)
+
+
+def test_a_serving_address_that_is_gone_or_does_not_serve_any_more_is_a_loss() -> None:
+    assert loses(TEN, reading(*range(2, 11)))
+    assert loses(TEN, reading(*range(1, 11), status=CheckStatus.CRITICAL))
+    assert not loses(TEN, reading(*range(1, 12)))
+    assert not loses(None, reading())
+    assert not loses(reading(1, status=CheckStatus.CRITICAL), reading())
+
+
+@pytest.mark.parametrize(("backend", "expected"), [("streaming", True), ("blocking-query", False), ("", False)])
+def test_consul_says_what_came_out_of_a_stream(backend: str, expected: bool) -> None:  # noqa: FBT001
+    assert is_streamed({"x-consul-query-backend": backend}) is expected
+    assert not is_streamed({})

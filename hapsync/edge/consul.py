@@ -169,6 +169,15 @@ class Agent(base.Consul):  # type: ignore[misc]  # the library has no types
             timeout_seconds,
         )
 
+    def read_members(self, service: str, *, index: int = 0, wait_seconds: float = 0.0) -> Answer:
+        """Ask any server for the nodes of `service`; the arguments and errors are those of `read_health`.
+
+        No answer of this endpoint comes from the agent's cache or out of a stream, so its headers say how the servers
+        fare, and a restored snapshot ends its blocking query (measured with 1.8.7 and 1.14.11).
+        """
+        path = f"/v1/catalog/service/{urllib.parse.quote(service, safe='')}"
+        return self._get(path, f"service {quoted(service)}", "stale", index, wait_seconds, None)
+
     def read_services(self, *, consistency: str, index: int = 0, wait_seconds: float = 0.0) -> Answer:
         """Ask for the names of all services with their tags; the arguments and errors are those of `read_health`."""
         return self._get("/v1/catalog/services", "the list of services", consistency, index, wait_seconds, None)

@@ -94,8 +94,9 @@ class ListingWatch(threading.Thread):
         if self.error is not None:
             log.info("consul %s: answers again", _WHAT)
             self.error = None
-        # An index that went backwards is Consul's after a restart with lost state: the next read waits for nothing.
-        self._index = index if index >= self._index else 0
+        # Where Consul's state went back, the index falls, or the query ends with the old one, which the servers may
+        # not reach for long: the next read waits for nothing.
+        self._index = index if index > self._index else 0
         if listing != self.listing:
             self.listing = listing
             self._on_change()

@@ -6,6 +6,7 @@ import logging
 import math
 import re
 import threading
+import time
 
 import attrs
 
@@ -16,13 +17,36 @@ from hapsync.edge.pacing import CACHED, UNCACHED, Budget, Burst, Pace
 from hapsync.edge.waits import SHORTEST_SECONDS, Cuts, Waits
 from hapsync.errors import CatalogError, CutShort
 from hapsync.text import quoted
-from hapsync.trust import LIVE_AGE_SECONDS, age_seconds, evidence
+from hapsync.trust import LIVE_AGE_SECONDS, age_seconds, evidence, is_streamed
 
 log = logging.getLogger(__name__)
 
 CONFIRM_SECONDS = 1.0
 CONFIRM_AGAIN_SECONDS = 3.0
 """What may be added waits no longer than this for Consul to confirm what is gone, the first time and later."""
+EARLY_FRACTION = 0.75
+LEAST_USUAL_SECONDS = 0.25
+MOST_IN_A_ROW = 3
+
+
+class Holding:
+    """How long Consul holds back answers in which nothing is new, so that one that came early is noticed.
+
+    It may be less than was asked for: servers have a bound of their own (`max_query_time`). Then it is the same each
+    time. Where none is held at all, that is no evidence of anything.
+    """
+
+    def __init__(self) -> None:
+        self._last_seconds = 0.0
+        self._in_a_row = 0
+
+    def is_early(self, seconds: float, wait_seconds: float) -> bool:
+        """Take an answer with nothing new that came after `seconds`; return whether something else had it end."""
+        last, self._last_seconds = self._last_seconds, seconds
+        is_usual = last >= LEAST_USUAL_SECONDS and EARLY_FRACTION <= seconds / last <= 1 / EARLY_FRACTION
+        is_early = seconds < EARLY_FRACTION * wait_seconds and not is_usual
+        self._in_a_row = self._in_a_row + 1 if is_early else 0
+        return is_early and self._in_a_row <= MOST_IN_A_ROW
 
 
 @attrs.frozen
@@ -30,6 +54,8 @@ class Finding:
     """One answer: what it says of the service, and what speaks against it.
 
     `reading` carries no doubt of its own. `age_seconds` is how long the agent's cache was out of touch, 0 without it.
+    `is_streamed`: it came out of the agent's view of a stream. `is_early`: nothing is new, and yet Consul, past the
+    agent's cache, ended the blocking query long before its time, as it does when a snapshot is restored.
     """
 
     reading: Reading
@@ -37,6 +63,8 @@ class Finding:
     doubt: Doubt | None
     is_cached: bool
     age_seconds: float
+    is_streamed: bool = False
+    is_early: bool = False
 
     @property
     def is_behind(self) -> bool:
@@ -46,6 +74,10 @@ class Finding:
 
 class Stopped(Exception):
     """The watch is to end; nothing was read."""
+
+
+class Interrupted(Exception):
+    """The read was given up because `interrupt` asked for it; the next one goes out as usual."""
 
 
 class Reader:
@@ -69,7 +101,10 @@ class Reader:
         self._stopped = stopped
         self._pace = Pace()
         self._burst = Burst()
+        self._holding = Holding()
+        self._agents = threading.Lock()
         self._agent: Agent | None = None
+        self._is_interrupted = False
         self._is_retry = False
         self._parsed: tuple[bytes, Reading] | None = None
 
@@ -80,45 +115,67 @@ class Reader:
         index: int = 0,
         wait_seconds: float = 0.0,
         timeout_seconds: float = math.inf,
+        is_confirming: bool = False,
     ) -> Finding:
         """Read the service once pace and budget allow it; the arguments are those of `Agent.read_health`.
 
-        `wait_seconds` and `timeout_seconds` can only shorten what is configured. A blocking query that is cut on the
-        way is no failure where Consul then answers one that does not block.
+        `wait_seconds` and `timeout_seconds` can only shorten what is configured. `is_confirming`: it is paced like
+        what it confirms. A blocking query that is cut on the way is no failure where Consul then answers one that
+        does not block.
 
-        Raises CatalogError when there is no whole answer, and Stopped.
+        Raises CatalogError when there is no whole answer, Interrupted, and Stopped.
         """
+        wait_seconds = self._waits.at_most(wait_seconds)
         try:
-            answer = self._ask(
+            answer, seconds = self._ask(
                 self._service,
                 consistency,
                 index=index,
-                wait_seconds=self._waits.at_most(wait_seconds),
+                wait_seconds=wait_seconds,
                 timeout_seconds=timeout_seconds,
+                is_confirming=is_confirming,
             )
         except CutShort as cut:
             if cut.held_seconds < SHORTEST_SECONDS or self._stopped.is_set():
                 raise
             self.hang_up()
             # Without the index: the agent may have restarted, and one from before would only block.
-            answer = self._ask(self._service, consistency, timeout_seconds=timeout_seconds)
+            index = 0
+            answer, seconds = self._ask(self._service, consistency, timeout_seconds=timeout_seconds)
             self._cuts.note(cut)
-        is_cached = "x-cache" in answer.headers
+        is_cached, is_in_view = "x-cache" in answer.headers, is_streamed(answer.headers)
+        found = index_of(f"service {quoted(self._service)}", answer)
+        is_unchanged = bool(index) and found == index and not is_cached and not is_in_view
         return Finding(
             self._parse(answer.body),
-            index_of(f"service {quoted(self._service)}", answer),
+            found,
             evidence(answer.headers, is_cached),
             is_cached,
             age_seconds(answer.headers) if is_cached else 0.0,
+            is_in_view,
+            is_unchanged and self._holding.is_early(seconds, wait_seconds),
         )
 
+    def look(self, *, is_again: bool = False) -> Finding | None:
+        """Ask any server, past cache and stream and without waiting; return what it says, None when it does not.
+
+        Raises Interrupted and Stopped.
+        """
+        timeout_seconds = CONFIRM_AGAIN_SECONDS if is_again else CONFIRM_SECONDS
+        try:
+            return self.read("stale", timeout_seconds=timeout_seconds, is_confirming=True)
+        except CatalogError as error:
+            log.debug("consul read past cache and stream: %s", error)
+            return None
+
     def confirm(self, seen: Reading, *, is_again: bool) -> Finding | None:
-        """Ask the leader what became of `seen`; return what it says, None when that is not beyond doubt.
+        """Ask the leader what became of `seen`; return what it says, None when it does not say it for certain.
 
-        An empty answer counts only where the canary is seen with the same rights. When it is asked again and again
-        (`is_again`), any server is asked for the canary first: a token without rights is no matter for the leader.
+        Where its headers speak against it, that is in the finding. An empty answer counts only where the canary is
+        seen with the same rights. When it is asked again and again (`is_again`), any server is asked for the canary
+        first: a token without rights is no matter for the leader.
 
-        Raises Stopped.
+        Raises Interrupted and Stopped.
         """
         timeout_seconds = CONFIRM_AGAIN_SECONDS if is_again else CONFIRM_SECONDS
         was_empty = seen.is_empty
@@ -134,13 +191,13 @@ class Reader:
         except CatalogError as error:
             log.debug("consul confirming read: %s", error)
             return None
-        return found if found.doubt is None else None
+        return found
 
     def _canary_lives(self, consistency: str, timeout_seconds: float) -> bool:
         canary = self._config.canary
         if not canary:
             return True
-        return is_alive(canary, self._ask(canary, consistency, timeout_seconds=timeout_seconds))
+        return is_alive(canary, self._ask(canary, consistency, timeout_seconds=timeout_seconds)[0])
 
     def _parse(self, body: bytes) -> Reading:
         digest = hashlib.blake2b(body, digest_size=16).digest()
@@ -156,22 +213,22 @@ class Reader:
         index: int = 0,
         wait_seconds: float = 0.0,
         timeout_seconds: float = math.inf,
-    ) -> Answer:
+        is_confirming: bool = False,
+    ) -> tuple[Answer, float]:
+        """Return the answer, and how many seconds it took."""
         # What confirms a removal must not hold up the next change: it is paced like the answer it confirms.
-        is_slow = consistency in {"stale", "default"}
+        is_slow = consistency in {"stale", "default"} and not is_confirming
         delay_seconds = self._pace.delay_seconds(UNCACHED if is_slow else CACHED)
         self._wait(max(delay_seconds, self._burst.delay_seconds()) if index else delay_seconds)
         timeout_seconds = min(timeout_seconds, self._config.timeout_seconds)
         try:
-            if self._agent is None:
-                if self._is_retry:  # connections that are refused cost the agent as much as a read
-                    self._take_turn()
-                self._agent = Agent(self._config, self._where.current(), read_token(self._config))
-            self._agent.open(timeout_seconds)
+            agent = self._current()
+            agent.open(timeout_seconds)
             self._take_turn()
             if self._stopped.is_set():  # `stop` may have come before there was an agent to abort
                 raise Stopped
-            answer = self._agent.read_health(
+            began = time.monotonic()
+            answer = agent.read_health(
                 service,
                 consistency=consistency,
                 index=index,
@@ -179,10 +236,24 @@ class Reader:
                 timeout_seconds=timeout_seconds,
             )
         except CatalogError:
+            if self._is_interrupted:
+                raise Interrupted from None
             self._is_retry = True
             raise
         self._is_retry = False
-        return answer
+        return answer, time.monotonic() - began
+
+    def _current(self) -> Agent:
+        """Return the client to ask next; raises CatalogError where none can be made."""
+        if self._is_retry and self._agent is None:  # connections that are refused cost the agent as much as a read
+            self._take_turn()
+        with self._agents:
+            if self._is_interrupted:  # that client asks nothing any more
+                self._is_interrupted = False
+                self.hang_up()
+            if self._agent is None:
+                self._agent = Agent(self._config, self._where.current(), read_token(self._config))
+            return self._agent
 
     @property
     def is_open(self) -> bool:
@@ -200,6 +271,12 @@ class Reader:
         if agent is not None:
             with contextlib.suppress(OSError):
                 agent.close()
+
+    def interrupt(self) -> None:
+        """Have the read under way end at once, if any, or the next one begin anew; called from another thread."""
+        with self._agents:
+            self._is_interrupted = True
+            self.abort()
 
     def abort(self) -> None:
         """End the read under way at once; called from another thread, after `stopped` was set."""

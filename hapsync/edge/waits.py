@@ -5,6 +5,7 @@ the query is asked again at once, and a shorter time from then on.
 """
 
 import logging
+import math
 import threading
 import time
 
@@ -34,7 +35,7 @@ class Waits:
         self._configured_seconds = longest_seconds
         self._lock = threading.Lock()
         self._found_seconds = longest_seconds
-        self._found_at = 0.0
+        self._found_at = -math.inf
 
     def longest_seconds(self) -> float:
         """Return how long an answer may be held back at present, what Consul adds included."""
@@ -53,7 +54,10 @@ class Waits:
         if shorter >= self.longest_seconds():
             return
         with self._lock:
-            self._found_seconds, self._found_at = shorter, time.monotonic()
+            now = time.monotonic()
+            if now - held_seconds < self._found_at:
+                return  # asked before the last shortening, and so cut like what led to that
+            self._found_seconds, self._found_at = shorter, now
         log.warning(
             "consul: what is held back for %.0f s is cut on the way (by a proxy or firewall?); now no wait is longer "
             "than %.0f s; set consul.wait_seconds to that",

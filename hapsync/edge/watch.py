@@ -1,12 +1,14 @@
-"""Watch Consul: one thread and one blocking query for each wanted service, and nothing else while all is well.
+"""Watch Consul: one thread and one blocking query for each wanted service, and one more for Consul's servers.
 
 Each watch keeps its service's last reading; whatever fails, that reading stays, with a doubt that keeps anything from
 being taken away. A new reading wakes the worker through `on_change` with the service's name, which carries no
 content: the worker reads the catalog afresh.
 """
 
+import contextlib
 import logging
 import math
+import queue
 import random
 import threading
 import time
@@ -17,52 +19,34 @@ import attrs
 
 from hapsync.catalog import Catalog, Doubt, Reading
 from hapsync.config import ConsulConfig
+from hapsync.edge.backoff import LOCAL_SECONDS, Backoff, doubted_seconds
 from hapsync.edge.consul import Endpoints
+from hapsync.edge.judge import Judge, Judged
 from hapsync.edge.pacing import Budget
-from hapsync.edge.reader import Finding, Reader, Stopped
+from hapsync.edge.reader import Finding, Interrupted, Reader, Stopped
+from hapsync.edge.servers import ServersWatch
+from hapsync.edge.told import Told, WatchState
 from hapsync.edge.waits import CACHED_SECONDS, UNCACHED_SECONDS, Waits
 from hapsync.errors import CatalogError
 from hapsync.text import quoted
-from hapsync.trust import needs_confirming, same_content
+from hapsync.trust import same_content
+
+__all__ = ["Watch", "WatchState", "Watches"]
 
 log = logging.getLogger(__name__)
 
 FILTERED_WAIT_SECONDS = 10.0
 """A change of rights ends no blocking query, so while the token may not read all none is held longer."""
-BACKOFF_FIRST_SECONDS = 0.25
-BACKOFF_LOCAL_SECONDS = 1.0
-BACKOFF_REMOTE_SECONDS = 30.0
-QUIET_SECONDS = 5.0
-"""Without a failure for this long, the next one is the first again."""
-DOUBT_CAP_SECONDS = 2.0
-"""While Consul answers, but cannot be believed, it is asked again this often."""
+WARY_WAIT_SECONDS = 5.0
+"""An agent that lost its stream may wait for an index that Consul no longer has, and nothing ends that."""
 FIRST_READ_SECONDS = 3.0
 """A Consul that takes longer for its first answer counts as away where something of the service is known."""
 CACHE_RETRY_SECONDS = 60.0
 """Consul's agent refreshes its cache up to a minute late (agent/cache, `CacheRefreshMaxWait`)."""
 CACHE_NOTICES_SECONDS = 2.0
 """After this long without the servers the agent's cache gives an age of more than a second."""
-YIELD_SECONDS = 0.001
-"""Before a watch asks again it lets go of the interpreter, so that the worker acts on the change first."""
 SAFETY_SECONDS = (300.0, 600.0)
 """Between these a service is read once without waiting and past the cache, should a wake-up have been lost."""
-
-
-@attrs.frozen
-class WatchState:
-    """What a watch knows of its service.
-
-    `confirmed_at` is when Consul last gave or confirmed the reading, in seconds of the wall clock; None before the
-    first. `error` is why the last try failed, None while the watch works. `trusted` is the last reading without a
-    doubt, None before the first.
-    """
-
-    reading: Reading | None = None
-    index: int = 0
-    confirmed_at: float | None = None
-    error: str | None = None
-    is_cached: bool = False
-    trusted: Reading | None = None
 
 
 class Watches:
@@ -87,10 +71,14 @@ class Watches:
         self._budget = Budget()
         self._waits = Waits(config.wait_seconds)
         self._watches: dict[str, Watch] = {}
+        self._servers: ServersWatch | None = None
 
     def follow(self, services: Iterable[str]) -> None:
         """Watch exactly `services` from now on."""
         wanted = set(services)
+        if wanted and self._servers is None:
+            self._servers = ServersWatch(self._config, self._where, self._budget, self._waits, self._look_afresh)
+            self._servers.start()
         for service in sorted(set(self._watches) - wanted):
             self._watches.pop(service).stop()
         for service in sorted(wanted - set(self._watches)):
@@ -106,18 +94,36 @@ class Watches:
             self._watches[service] = watch
             watch.start()
 
+    def _look_afresh(self, *, is_rewound: bool) -> None:
+        for watch in tuple(self._watches.values()):
+            watch.look_afresh(is_rewound=is_rewound)
+
     def stop(self) -> None:
         """End all watches; returns within a moment, whatever Consul does."""
+        if self._servers is not None:
+            self._servers.stop()
         for watch in self._watches.values():
             watch.stop()
         deadline = time.monotonic() + 1.0
-        for watch in self._watches.values():
+        for watch in (*self._watches.values(), *((self._servers,) if self._servers is not None else ())):
             watch.join(max(0.0, deadline - time.monotonic()))
 
     def catalog(self) -> Catalog:
-        """Return the readings there are, for whoever acts on them."""
-        readings = {service: watch.hand_out() for service, watch in self._watches.items()}
+        """Return the readings there are; asking changes nothing."""
+        readings = {service: watch.state.reading for service, watch in self._watches.items()}
         return Catalog({service: reading for service, reading in readings.items() if reading is not None})
+
+    def acknowledge(self, readings: Iterable[Reading]) -> None:
+        """Take note of `readings` that were acted on: that one of them went backwards is not told again after it."""
+        for reading in readings:
+            watch = self._watches.get(reading.service)
+            if watch is not None:
+                watch.acknowledge(reading)
+
+    @property
+    def minds_servers(self) -> bool:
+        """Whatever happens to Consul's servers from now on is noticed."""
+        return self._servers is not None and self._servers.is_waiting
 
     def states(self) -> Mapping[str, WatchState]:
         """Return what each watch knows, by service."""
@@ -125,7 +131,7 @@ class Watches:
 
 
 class Watch(threading.Thread):
-    """The watch of one service; `state` may be read from any thread, for it is replaced whole."""
+    """The watch of one service; `state` may be read from any thread."""
 
     def __init__(
         self,
@@ -139,39 +145,51 @@ class Watch(threading.Thread):
         known: Reading | None,
     ) -> None:
         super().__init__(name=f"watch {service}", daemon=True)
-        self.state = WatchState()
         self._service = service
         self._config = config
-        self._on_change = on_change
         self._known = known
-        self._baseline = known if known is not None and known.doubt is not Doubt.FALLBACK else None
-        """What the first answer is measured by."""
+        self._told = Told(service, on_change, known)
+        baseline = known if known is not None and known.doubt is not Doubt.FALLBACK else None
         self._stopped = threading.Event()
         self._reader = Reader(service, config, where, budget, waits, self._stopped)
+        self._judge = Judge(service, self._reader, baseline)
 
-        self._handed_out: Reading | None = None
+        self._alarms: queue.SimpleQueue[bool] = queue.SimpleQueue()
+        """Each: whether a snapshot may have been restored."""
         self._index = 0
         """What the next read waits for to change; 0 is not to wait."""
-        self._trusted_index = known.index if self._baseline is not None and known is not None else 0
+        self._is_streamed = False
+        """The last answer but those past cache and stream came out of a stream."""
+        self._refutations = 0
         self._is_direct = False
         """Past the agent's cache, until `_cache_at` (monotonic seconds)."""
         self._cache_at = math.inf
         self._safety_at = self._next_safety()
-        self._failures = 0
+        self._backoff = Backoff(is_local=config.is_local)
         self._failing_since = 0.0
-        self._failed_at = -QUIET_SECONDS
         self._doubts = 0
+
+    @property
+    def state(self) -> WatchState:
+        """What is known of the service."""
+        return self._told.state
 
     def stop(self) -> None:
         """End the watch at once, also in the middle of a blocking query; called from another thread."""
         self._stopped.set()
         self._reader.abort()
 
-    def hand_out(self) -> Reading | None:
-        """Return the reading for whoever acts on it; that it went backwards is then told."""
-        reading = self.state.reading
-        self._handed_out = reading
-        return reading
+    def acknowledge(self, reading: Reading) -> None:
+        """Take note that `reading` was acted on; called from another thread."""
+        self._told.acknowledged = reading
+
+    def look_afresh(self, *, is_rewound: bool) -> None:
+        """Have the service read past cache and stream at once; called from another thread.
+
+        `is_rewound`: a snapshot may have been restored.
+        """
+        self._alarms.put(is_rewound)
+        self._reader.interrupt()
 
     def run(self) -> None:
         """Read, wait for something newer, and so on until `stop`."""
@@ -183,7 +201,7 @@ class Watch(threading.Thread):
                 break
             except Exception:  # not even a defect in what is done about a failure may end the watch
                 log.exception("a defect of hapsync, please report it: watch of service %s", quoted(self._service))
-                pause_seconds = BACKOFF_LOCAL_SECONDS
+                pause_seconds = LOCAL_SECONDS
         self._reader.hang_up()
 
     # -- one turn -------------------------------------------------------------------------------------------
@@ -192,6 +210,8 @@ class Watch(threading.Thread):
         """Read once; return how many seconds to pause before the next time."""
         try:
             return self._turn()
+        except Interrupted:
+            return 0.0
         except CatalogError as error:
             return self._failed(error)
         except Stopped:
@@ -203,10 +223,12 @@ class Watch(threading.Thread):
 
     def _turn(self) -> float:
         state = self.state
-        doubt = state.reading.doubt if state.reading is not None else None
+        doubt = _doubt(state)
         if doubt in {Doubt.UNCONFIRMED, Doubt.FILTERED}:
             self._reader.renew()  # the token may have been replaced by one that has its rights
         now = time.monotonic()
+        if (found := self._looked_at_alarm()) is not None:
+            return self._settle(found)
         if self._is_direct and now >= self._cache_at:
             self._try_cache()
         elif self._index > 0 and now >= self._safety_at:
@@ -214,8 +236,7 @@ class Watch(threading.Thread):
             if self._consistency != "cached":
                 self._index = 0
             elif (found := self._looked_past_cache()) is not None:
-                self._past_cache()
-                return self._judge(found)
+                return self._settle(found)
         is_first = state.reading is None and state.error is None and self._known is not None
         found = self._reader.read(
             self._consistency,
@@ -223,35 +244,40 @@ class Watch(threading.Thread):
             wait_seconds=self._wait_seconds(doubt),
             timeout_seconds=FIRST_READ_SECONDS if is_first else math.inf,
         )
+        if found.is_early:
+            self._alarms.put(True)
+            return 0.0
         if found.is_behind and state.error is not None and state.index:
             raise CatalogError(
                 f"service {quoted(self._service)}: the agent's cache has not heard of the servers for "
                 f"{found.age_seconds:.0f} s"
             )
-        return self._judge(found)
+        return self._settle(found)
 
-    def _judge(self, found: Finding) -> float:
-        """Keep what was found, as far as it can be trusted; return how many seconds to pause."""
-        is_lower = found.index < self._trusted_index
-        needs = needs_confirming(self.state.trusted or self._baseline, found.reading, found.doubt)
-        is_again = self._doubts > 0
-        # Rights are not the leader's to confirm, and a server that still has none cannot ask it.
-        is_hopeless = found.doubt is Doubt.FILTERED or (is_again and found.doubt is Doubt.NO_LEADER)
-        if (is_lower or needs) and not is_hopeless:
-            confirmed = self._reader.confirm(found.reading, is_again=is_again)
-            if confirmed is not None:
-                # The leader may only be newer, which the cache will be in a moment. At the same index it is wrong.
-                if confirmed.index <= found.index and not same_content(confirmed.reading, found.reading):
-                    self._past_cache()
-                found = attrs.evolve(confirmed, age_seconds=found.age_seconds, is_cached=found.is_cached)
-            elif found.doubt is None:
-                found = attrs.evolve(found, doubt=Doubt.UNCONFIRMED if needs else Doubt.STALE)
-        self._keep(found)
-        return self._next(found)
+    def _settle(self, found: Finding) -> float:
+        """Keep what was found, as far as it can be believed; return how many seconds to pause."""
+        state = self.state
+        judged = self._judge.judge(
+            found,
+            state.reading,
+            is_again=self._doubts > 0,
+            is_failing=state.error is not None,
+            is_unproven=state.trusted is None or state.error is not None or _doubt(state) is not None,
+        )
+        if judged.is_cache_wrong:
+            self._past_cache()
+        self._told.keep(judged)
+        return self._next(found, judged)
 
-    def _next(self, found: Finding) -> float:
-        """Settle how to go on after `found`; return how many seconds to pause."""
+    def _next(self, asked: Finding, judged: Judged) -> float:
+        """Settle how to go on after the answer `asked`; return how many seconds to pause."""
+        found, waited = judged.finding, self._index
         self._index = max(found.index, 1)
+        if asked.is_streamed:  # what is waited for is the view's own next state, whatever the servers are at
+            self._is_streamed, self._index = True, 1 if judged.is_refuted else max(asked.index, 1)
+        elif self._is_streamed and not waited:
+            self._index = 1  # gives the view as it is now
+        self._refutations = self._refutations + 1 if judged.is_refuted else 0
         if self._consistency == "cached" and not found.is_cached:
             self._past_cache(is_for_good=True)  # this agent has none
         elif found.is_behind:
@@ -259,15 +285,14 @@ class Watch(threading.Thread):
             self._index = 0
         if found.doubt is None:
             self._doubts = 0
-            return 0.0
+            return doubted_seconds(self._refutations - 1) if judged.is_refuted else 0.0
         self._past_cache()
         if found.doubt is Doubt.FILTERED:
             return 0.0
         # No blocking query while in doubt: on a server without a leader it would only wait.
         self._index = 0
-        longest = min(DOUBT_CAP_SECONDS, BACKOFF_FIRST_SECONDS * 2.0 ** min(self._doubts, 10))
         self._doubts += 1
-        return random.uniform(0.5, 1.0) * longest  # noqa: S311
+        return doubted_seconds(self._doubts - 1)
 
     # -- reading --------------------------------------------------------------------------------------------
 
@@ -284,16 +309,18 @@ class Watch(threading.Thread):
 
     def _wait_seconds(self, doubt: Doubt | None) -> float:
         """Return how long Consul may hold the next answer back, within what `Waits` allows."""
+        if self._is_streamed and self._judge.is_wary:
+            return WARY_WAIT_SECONDS
         if self._consistency == "cached":
             return CACHED_SECONDS
         longest = FILTERED_WAIT_SECONDS if doubt is Doubt.FILTERED else UNCACHED_SECONDS
         return max(1.0, min(longest, self._cache_at - time.monotonic()))
 
     def _looked_past_cache(self) -> Finding | None:
-        """Read once past the cache; return what that found if it is newer than what is known.
+        """Read once past the cache; return what that found if it is not what is known.
 
-        A server that lags answers with an older state, and one that fails says nothing: both are passed over, for the
-        watch itself tells how Consul fares.
+        A server that fails says nothing and is passed over, for the watch itself tells how Consul fares. An older
+        state is for the leader to tell: the server may lag, or Consul's state went back.
         """
         try:
             found = self._reader.read("stale")
@@ -301,9 +328,31 @@ class Watch(threading.Thread):
             self._mind_connection()
             log.debug("consul safety read: %s", error)
             return None
-        reading = self.state.reading
-        is_old = found.index < self.state.index or reading is None or same_content(found.reading, reading)
-        return None if is_old or found.doubt is not None else found
+        if not self._judge.is_news(found, self.state.reading):
+            return None
+        self._past_cache()
+        return found
+
+    def _looked_at_alarm(self) -> Finding | None:
+        """Read past cache and stream if there is reason to; return what that found if it is not what is known.
+
+        Raises CatalogError.
+        """
+        is_alarmed, is_rewound = False, False
+        with contextlib.suppress(queue.Empty):
+            while True:
+                is_rewound |= self._alarms.get_nowait()
+                is_alarmed = True
+        if not is_alarmed:
+            return None
+        self._judge.be_wary(is_rewound=is_rewound)
+        found = self._reader.read("default" if self._config.consistency == "default" else "stale")
+        if self.state.error is None and not self._judge.is_news(found, self.state.reading):
+            is_cached = self._consistency == "cached"
+            self._index = 0 if is_cached else 1 if self._is_streamed else max(found.index, 1)
+            return None
+        self._past_cache()
+        return found
 
     def _try_cache(self) -> None:
         """Go back to the agent's cache if it is in touch again and says the same as the servers."""
@@ -321,37 +370,17 @@ class Watch(threading.Thread):
             self._cache_at = math.inf  # this agent has none
             return
         is_live = not found.is_behind and found.doubt is None
-        if is_live and same_content(found.reading, reading):
+        # An index above the servers' own would only block: theirs went back, and the agent has not heard of it.
+        if is_live and same_content(found.reading, reading) and found.index <= self._judge.trusted_index:
             self._is_direct = False
             self._index = max(found.index, 1)
-            self.state = attrs.evolve(self.state, is_cached=True)
+            self._told.state = attrs.evolve(self.state, is_cached=True)
 
     def _mind_connection(self) -> None:
         if not self._reader.is_open:
             self._index = 0  # the agent may have restarted, and an index from before would only block
 
-    # -- what is known --------------------------------------------------------------------------------------
-
-    def _keep(self, found: Finding) -> None:
-        state = self.state
-        if state.error is not None:
-            log.info("consul service=%s answers again", quoted(self._service))
-        # In doubt it may only be a server that lags; the answer that is trusted tells.
-        is_backwards = found.doubt is None and found.index < self._trusted_index
-        content = attrs.evolve(found.reading, index=found.index)
-        reading = self._made(content, found.doubt, is_backwards=is_backwards)
-        if found.doubt is None:
-            self._trusted_index = found.index
-        self._publish(
-            WatchState(
-                reading,
-                found.index,
-                time.time() - (found.age_seconds if math.isfinite(found.age_seconds) else 0.0),
-                None,
-                found.is_cached,
-                reading if found.doubt is None else state.trusted,
-            )
-        )
+    # -- failures -------------------------------------------------------------------------------------------
 
     def _failed(self, error: CatalogError) -> float:
         """Keep the reading, in doubt; return how many seconds to pause before the next try."""
@@ -359,57 +388,20 @@ class Watch(threading.Thread):
         self._index = 0
         if self._stopped.is_set():
             return 0.0
-        state = self.state
-        if state.error is None:
-            log.warning("consul %s (service %s stays as it was last read)", error, quoted(self._service))
-        reading = state.reading
-        if reading is None and self._known is not None:
-            is_fallback = self._known.doubt is Doubt.FALLBACK
-            reading = self._made(self._known, Doubt.FALLBACK if is_fallback else Doubt.SNAPSHOT)
-        elif reading is not None and reading.doubt is None:
-            reading = self._made(reading, Doubt.AWAY)
-        self._publish(attrs.evolve(state, reading=reading, error=str(error)))
-        if state.error is None:
+        is_first = self.state.error is None
+        self._told.fail(error)
+        if is_first:
             self._failing_since = time.monotonic()
         # By turns, for either may come back first. Not the cache at once: it may not have noticed yet.
         if not self._is_direct:
             self._past_cache()
         elif time.monotonic() - self._failing_since > CACHE_NOTICES_SECONDS:
             self._is_direct = False
-        # Not the first good answer ends a run of failures, but some time without one.
-        self._failures = 0 if time.monotonic() - self._failed_at > QUIET_SECONDS else self._failures + 1
-        cap = BACKOFF_LOCAL_SECONDS if self._config.is_local else BACKOFF_REMOTE_SECONDS
-        pause = random.uniform(0.05, min(cap, BACKOFF_FIRST_SECONDS * 2.0 ** min(self._failures, 10)))  # noqa: S311
-        self._failed_at = time.monotonic() + pause
-        return pause
-
-    def _made(self, content: Reading, doubt: Doubt | None, *, is_backwards: bool = False) -> Reading:
-        """Return the reading to publish; the same object where nothing is new."""
-        before = self.state.reading
-        is_untold = before is not None and before.is_backwards and before is not self._handed_out
-        wanted = attrs.evolve(content, doubt=doubt, is_backwards=is_backwards or is_untold)
-        return before if before is not None and before == wanted else wanted
-
-    def _publish(self, state: WatchState) -> None:
-        before = self.state.reading
-        self.state = state
-        if state.reading is before or state.reading is None:
-            return
-        self._log_doubt(before, state.reading)
-        self._on_change(self._service)
-        time.sleep(YIELD_SECONDS)
-
-    def _log_doubt(self, before: Reading | None, now: Reading) -> None:
-        if now.is_backwards and not (before is not None and before.is_backwards):
-            log.warning("consul service=%s went back to an older state", quoted(self._service))
-        was = before.doubt if before is not None else None
-        if now.doubt is was:
-            return
-        if now.doubt is None:
-            if was not in {None, Doubt.AWAY, Doubt.SNAPSHOT, Doubt.FALLBACK}:  # of these its answer is the news
-                log.info("consul service=%s is trusted again", quoted(self._service))
-        elif now.doubt is not Doubt.AWAY:  # the failure itself was logged
-            log.warning("consul service=%s: %s; nothing is taken away", quoted(self._service), now.doubt.value)
+        return self._backoff.failed_seconds()
 
     def _next_safety(self) -> float:
         return time.monotonic() + random.uniform(*SAFETY_SECONDS)  # noqa: S311
+
+
+def _doubt(state: WatchState) -> Doubt | None:
+    return state.reading.doubt if state.reading is not None else None

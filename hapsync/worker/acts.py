@@ -10,6 +10,7 @@ from collections.abc import Callable, Collection
 
 import attrs
 
+from hapsync.catalog import Catalog
 from hapsync.desired import Desired
 from hapsync.errors import HapsyncError, RuntimeAPIError
 from hapsync.memory import Memory
@@ -129,8 +130,8 @@ class Acts:
         self._reloads.look_whether_applied(settings, time.monotonic() + CATALOG_SECONDS)
         self._file.touch()
 
-    def _desired(self) -> Desired:
-        return attrs.evolve(self._following.desired(), aside=self._safety.aside())
+    def _desired(self, catalog: Catalog | None = None) -> Desired:
+        return attrs.evolve(self._following.desired(catalog), aside=self._safety.aside())
 
     def _look_whether_alive(self) -> None:
         haproxy = self._settings.config.haproxy
@@ -187,8 +188,9 @@ class Acts:
         config = self._settings.config
         begin = time.monotonic()
         try:
-            self._following.look()
-            wanted = self._desired()
+            catalog = self._following.catalog()
+            self._following.look(catalog)
+            wanted = self._desired(catalog)
             backends = tuple(sorted(self._dues.take() & {*wanted.backends, *wanted.aside} & set(config.backends)))
             if not backends:
                 return None
@@ -207,6 +209,7 @@ class Acts:
             self._lost(error)
             return None
         self._safety.note(wanted, outcome.last.observed, pid=outcome.last.process.pid)
+        self._following.acknowledge(catalog, backends)
         self._following.note(outcome.last.observed)
         self._answered(outcome.last.process)
         self._old.note(outcome.last.process, outcome.last.observed)

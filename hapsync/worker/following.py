@@ -1,7 +1,8 @@
 """What the agent follows: the watches of the wanted services, and what they ask of each backend."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 
+from hapsync.catalog import Catalog
 from hapsync.config import Config
 from hapsync.desired import Desired
 from hapsync.edge.watch import Watches, WatchState
@@ -44,17 +45,29 @@ class Following:
         self._watches.follow(config.services)
         self._wanted = Wanted()
 
-    def desired(self) -> Desired:
-        """Return what Consul asks for by now."""
-        return self._wanted.desired(self._watches.catalog(), self._config)
+    def catalog(self) -> Catalog:
+        """Return what is known of the services by now."""
+        return self._watches.catalog()
+
+    def desired(self, catalog: Catalog | None = None) -> Desired:
+        """Return what Consul asks for by now, or as of a `catalog` that was taken earlier."""
+        return self._wanted.desired(self._watches.catalog() if catalog is None else catalog, self._config)
+
+    def acknowledge(self, catalog: Catalog, backends: Collection[str]) -> None:
+        """Take note that a pass over `backends` acted on `catalog`, and that the guard has seen it.
+
+        A reading that several backends share was acted on where all of them were.
+        """
+        left = {one.service for name, one in self._config.backends.items() if name not in backends}
+        self._watches.acknowledge(one for service, one in catalog.readings.items() if service not in left)
 
     def states(self) -> Mapping[str, WatchState]:
         """Return what is known of each service."""
         return self._watches.states()
 
-    def look(self) -> None:
-        """Read whom HAProxy sends to where that decides who is wanted; raises RuntimeAPIError."""
-        self._wanted.look(self._watches.catalog(), self._config)
+    def look(self, catalog: Catalog) -> None:
+        """Read whom HAProxy sends to where that decides who `catalog` wants; raises RuntimeAPIError."""
+        self._wanted.look(catalog, self._config)
 
     def serves(self, backend: str) -> bool:
         """Return whether HAProxy sends to any server of `backend`, by the last reading; yes where there was none."""

@@ -13,6 +13,7 @@ import attrs
 
 LONGEST_SECONDS = 0.5
 """No blocking query is held longer here, whatever was asked for."""
+SERVERS_SECONDS = 10.0
 
 
 @attrs.frozen
@@ -45,8 +46,13 @@ class FakeConsul:
     def __init__(self) -> None:
         self.url = ""
         self.reads: list[Read] = []
+        self.servers = View(index=7)
+        """What the watch of Consul's servers gets to see; its reads are not in `reads`."""
         self.views = {"cached": View(headers={"X-Cache": "HIT", "Age": "0"}), "stale": View(), "consistent": View()}
         self.canary = {"stale": View(numbers=(1,)), "consistent": View(numbers=(1,))}
+        self.servers_reads = 0
+        self.is_closed = False
+        self._restored = 0
         self._changed = threading.Condition()
 
     def show(self, *numbers: int, at: int | None = None, only: str | None = None, **fields: Any) -> None:
@@ -63,6 +69,8 @@ class FakeConsul:
     def answer(self, path: str, token: str | None) -> tuple[int, Mapping[str, str], bytes]:
         parts = urllib.parse.urlsplit(path)
         query = dict(urllib.parse.parse_qsl(parts.query, keep_blank_values=True))
+        if parts.path.startswith("/v1/catalog/service/"):
+            return self._answer_servers(int(query.get("index", 0)))
         service = urllib.parse.unquote(parts.path.rsplit("/", 1)[1])
         consistency = next((name for name in ("cached", "stale", "consistent") if name in query), "default")
         index = int(query.get("index", 0))
@@ -76,6 +84,40 @@ class FakeConsul:
         time.sleep(copied.delay_seconds)
         headers = {"X-Consul-Index": str(copied.index), **copied.headers}
         return copied.status, headers, entries(*copied.numbers) if copied.body is None else copied.body
+
+    def restore(self) -> None:
+        """Have the blocking query about the servers end as it does when a snapshot is restored."""
+        with self._changed:
+            self._restored += 1
+            self._changed.notify_all()
+
+    def change_servers(self, **fields: Any) -> None:
+        """Have the list of servers be another, as `View` names its fields."""
+        with self._changed:
+            self.servers = attrs.evolve(self.servers, **fields)
+            self._changed.notify_all()
+
+    def _answer_servers(self, index: int) -> tuple[int, Mapping[str, str], bytes]:
+        with self._changed:
+            self.servers_reads += 1
+            restored = self._restored
+            if index:
+                self._changed.wait_for(
+                    lambda: (
+                        (self.servers.index, self.servers.status) != (index, 200)
+                        or self._restored > restored
+                        or self.is_closed
+                    ),
+                    SERVERS_SECONDS,
+                )
+            view = self.servers
+            return view.status, {"X-Consul-Index": str(view.index), **view.headers}, b"[]"
+
+    def close(self) -> None:
+        """End what still blocks."""
+        with self._changed:
+            self.is_closed = True
+            self._changed.notify_all()
 
     def of(self, consistency: str, service: str = "web") -> list[Read]:
         return [read for read in list(self.reads) if (read.consistency, read.service) == (consistency, service)]
@@ -127,6 +169,7 @@ def fake_consul(*numbers: int) -> Iterator[FakeConsul]:
     try:
         yield fake
     finally:
+        fake.close()
         server.shutdown()
         server.server_close()
         thread.join()

@@ -60,5 +60,6 @@ def test_a_token_without_rights_sees_nothing_that_counts(work: Path) -> None:
 
         catalog, errors = read_catalog(config, ("web",))
 
-    assert (catalog.readings["web"].instances, catalog.readings["web"].doubt) == ((), Doubt.UNCONFIRMED)
+    assert catalog.readings["web"].instances == ()
+    assert catalog.readings["web"].doubt in {Doubt.UNCONFIRMED, Doubt.FILTERED}  # 1.11 and later say it
     assert errors == {}

@@ -125,7 +125,10 @@ def test_services_may_come_and_go(shared_consul: Consul) -> None:
 
 
 class _Counting(http.server.BaseHTTPRequestHandler):
-    """Answers every health query at once with a new index: the worst Consul for a careless watch."""
+    """Answers every health query at once with a new index: the worst Consul for a careless watch.
+
+    `answer_health` gives an answer about the service; the watch of Consul's servers sees nothing happen.
+    """
 
     protocol_version = "HTTP/1.1"
     wbufsize = -1
@@ -134,6 +137,18 @@ class _Counting(http.server.BaseHTTPRequestHandler):
     is_cached: bool
 
     def do_GET(self) -> None:
+        if self.path.startswith("/v1/catalog/service/"):
+            if "index=" in self.path:
+                time.sleep(10)
+            self.send_response(200)
+            self.send_header("X-Consul-Index", "7")
+            self.send_header("Content-Length", "2")
+            self.end_headers()
+            self.wfile.write(b"[]")
+        else:
+            self.answer_health()
+
+    def answer_health(self) -> None:
         type(self).reads.append(time.monotonic())
         body = entries(1)
         self.send_response(200)
@@ -247,7 +262,7 @@ class _Lagging(_Counting):
 
     past_cache: list[tuple[int, bytes]]
 
-    def do_GET(self) -> None:
+    def answer_health(self) -> None:
         index, body = 10, entries(1)
         if "stale" in self.path:
             kind = type(self)
@@ -285,7 +300,7 @@ def test_a_safety_read_catches_what_the_cache_missed_and_never_goes_back(monkeyp
 class _NoServers(_Counting):
     """The agent's cache answers and blocks as it should; whatever goes past it fails, as with all servers gone."""
 
-    def do_GET(self) -> None:
+    def answer_health(self) -> None:
         if "index=" in self.path:
             time.sleep(0.5)
         is_fine = "cached" in self.path

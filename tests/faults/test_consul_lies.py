@@ -18,7 +18,7 @@ from tests.harness.processes import wait_until
 AWAY = "Consul does not answer"
 NO_LEADER = "Consul's servers have no leader"
 FILTERED = "the token may not read all of it"
-UNCONFIRMED = "too much is gone at once and Consul did not confirm it"
+UNCONFIRMED = "Consul did not confirm its answer"
 GONE = "the whole service is gone from Consul"
 MAX_LOSS = "more than max_loss_fraction would be lost within the window"
 LIE_SECONDS = 8.0

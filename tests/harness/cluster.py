@@ -55,13 +55,27 @@ class Cluster:
 
     client: Member
 
-    def __init__(self, work: Path, servers: int = 3, *, client_config: Mapping[str, object] | None = None) -> None:
-        """Prepare a cluster that keeps data and logs in `work`; `client_config` is merged over the client's."""
-        http, serf, server = free_ports(3)
-        hosts = [f"127.0.0.{number + 2}" for number in range(servers + 1)]
-        ports = {"http": http, "serf_lan": serf, "server": server}
-        unused = unused_consul_ports("dns", "serf_wan")
+    def __init__(
+        self,
+        work: Path,
+        servers: int = 3,
+        *,
+        client_config: Mapping[str, object] | None = None,
+        is_joined: bool = False,
+        beside: "Cluster | None" = None,
+    ) -> None:
+        """Prepare a cluster that keeps data and logs in `work`; `client_config` is merged over the client's.
+
+        It is the datacenter "dc1". Where it `is_joined` it may be asked for "dc2" once a cluster runs `beside` it.
+        """
+        http, serf, server, wan = free_ports(4)
+        is_joined = is_joined or beside is not None
+        hosts = [f"127.0.{0 if beside is None else 1}.{number + 2}" for number in range(servers + 1)]
+        ports = {"http": http, "serf_lan": serf, "server": server, "serf_wan": wan if is_joined else -1}
+        unused = unused_consul_ports("dns")
+        self.wan_address = f"{hosts[0]}:{wan}"
         base = {
+            "datacenter": "dc1" if beside is None else "dc2",
             "ports": {**ports, **unused},
             "retry_join": [f"{host}:{serf}" for host in hosts[:-1]],
             "retry_interval": "1s",
@@ -69,6 +83,8 @@ class Cluster:
             "log_level": "warn",
         }
         voter = {**base, "server": True, "bootstrap_expect": servers, "performance": {"raft_multiplier": 1}}
+        if beside is not None:
+            voter |= {"retry_join_wan": [beside.wan_address], "retry_interval_wan": "1s"}
         self._raft_addresses = {f"{host}:{server}": number for number, host in enumerate(hosts[:-1], 1)}
         self.servers = {
             number: Member(work, f"server-{number}", host, http, voter) for number, host in enumerate(hosts[:-1], 1)

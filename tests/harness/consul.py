@@ -224,6 +224,21 @@ class Agent:
         entries: list[dict[str, Any]] = self.request("GET", f"/v1/health/service/{quote(service, safe='')}")
         return entries
 
+    # All of its state
+
+    def snapshot(self) -> bytes:
+        """All of its servers' state, for `restore`."""
+        status, body = self._exchange("GET", "/v1/snapshot", None)
+        if status != http.client.OK:
+            raise ConsulError(f"snapshot: {status}")
+        return body
+
+    def restore(self, snapshot: bytes) -> None:
+        """Put the servers' state back to an earlier one, while they run."""
+        status, text = self._exchange("PUT", "/v1/snapshot", snapshot)
+        if status != http.client.OK:
+            raise ConsulError(f"restore: {status} {text.decode(errors='replace').strip()}")
+
     # HTTP
 
     def request(self, method: str, path: str, body: object = None) -> Any:

@@ -1,0 +1,149 @@
+"""Watch Consul's servers themselves, past the agent's cache and streams, which hide what happens to them.
+
+One blocking query for a whole agent of hapsync. It tells nothing of a service; it says when every service has to be
+read past cache and stream.
+"""
+
+import logging
+import random
+import threading
+import time
+from typing import Protocol
+
+from hapsync.catalog import Doubt
+from hapsync.config import ConsulConfig
+from hapsync.edge.consul import Agent, Endpoints, read_token
+from hapsync.edge.pacing import UNCACHED, Budget, Pace
+from hapsync.edge.reader import Holding, index_of
+from hapsync.edge.waits import Cuts, Waits
+from hapsync.errors import CatalogError, CutShort
+from hapsync.text import quoted
+from hapsync.trust import evidence
+
+log = logging.getLogger(__name__)
+
+WAIT_SECONDS = 10.0
+"""A server that lost its leader says so with its next answer, so none is held longer."""
+RETRY_SECONDS = (1.0, 3.0)
+SERVERS = "consul"
+"""The service that Consul's servers register themselves as."""
+
+
+class OnTrouble(Protocol):
+    """Called where every service has to be read past cache and stream; `is_rewound`: a snapshot may be restored."""
+
+    def __call__(self, *, is_rewound: bool) -> None: ...
+
+
+class ServersWatch(threading.Thread):
+    """Asks any server for the list of servers, and tells of four things.
+
+    - A blocking query ended early with nothing new: a snapshot was restored (measured with 1.8.7 and 1.14.11).
+    - The index fell: state was lost.
+    - A server went away while it held the query, and one answers again.
+    - A server has no leader.
+    """
+
+    def __init__(
+        self, config: ConsulConfig, where: Endpoints, budget: Budget, waits: Waits, on_trouble: OnTrouble
+    ) -> None:
+        super().__init__(name="watch consul's servers", daemon=True)
+        self._config = config
+        self._where = where
+        self._budget = budget
+        self._on_trouble = on_trouble
+        self._waits = waits
+        self._cuts = Cuts(waits)
+        self._cut: CutShort | None = None
+        self._stopped = threading.Event()
+        self._pace = Pace()
+        self._holding = Holding()
+        self._agent: Agent | None = None
+        self._index = 0
+        self._last_index = 0
+        self._is_away = False
+        self._doubt: Doubt | None = None
+
+    @property
+    def is_waiting(self) -> bool:
+        """Its next query blocks, or does already."""
+        return self._index > 0
+
+    def stop(self) -> None:
+        """End it soon, whatever Consul does."""
+        self._stopped.set()
+        agent = self._agent
+        if agent is not None:
+            agent.abort()
+
+    def run(self) -> None:
+        """Watch until `stop`."""
+        pause_seconds = 0.0
+        while not self._stopped.wait(pause_seconds + self._pace.delay_seconds(UNCACHED)):
+            pause_seconds = 0.0
+            try:
+                if (delay_seconds := self._budget.take_or_delay_seconds()) > 0:
+                    pause_seconds = delay_seconds
+                    continue
+                pause_seconds = self._turn()
+            except CutShort as cut:  # by a proxy, or the agent went away: each watch sees that for itself
+                self._hang_up()
+                self._index, self._cut = 0, cut
+            except CatalogError as error:
+                pause_seconds = self._failed(error)
+            except Exception as error:
+                log.exception("a defect of hapsync, please report it: watch of Consul's servers")
+                pause_seconds = self._failed(error)
+        self._hang_up()
+
+    def _turn(self) -> float:
+        where, token = self._where.current(), read_token(self._config)
+        if self._agent is not None and not self._agent.is_current(where, token):
+            self._hang_up()
+        if self._agent is None:
+            self._agent = Agent(self._config, where, token)
+        self._agent.open()
+        if self._stopped.is_set():
+            return 0.0
+        began = time.monotonic()
+        wait_seconds = self._waits.at_most(WAIT_SECONDS)
+        answer = self._agent.read_members(SERVERS, index=self._index, wait_seconds=wait_seconds)
+        seconds = time.monotonic() - began
+        if self._cut is not None:
+            self._cuts.note(self._cut)
+            self._cut = None
+        index = index_of(f"service {quoted(SERVERS)}", answer)
+        if not answer.body.lstrip().startswith(b"["):
+            raise CatalogError(f"service {quoted(SERVERS)}: Consul's answer is no list; is it Consul?")
+        doubt = evidence(answer.headers, is_cached=False)
+        doubt = None if doubt is Doubt.FILTERED else doubt  # of Consul's own nodes, which prove nothing of others
+        is_early = bool(self._index) and index == self._index and self._holding.is_early(seconds, wait_seconds)
+        is_lower = index < self._last_index
+        is_doubted = doubt is not None and self._doubt is None
+        is_back = self._is_away and doubt is None
+        if is_early or is_lower or is_doubted or is_back:
+            log.debug("consul servers: early %s, index lower %s, %s, back %s", is_early, is_lower, doubt, is_back)
+            self._on_trouble(is_rewound=is_early)
+        self._is_away, self._doubt = self._is_away and not is_back, doubt
+        self._last_index = 0 if is_early else index  # that it fell was told with it
+        # A blocking query on a server without a leader would only wait.
+        self._index = max(index, 1) if doubt is None and not is_early and not is_lower else 0
+        return 0.0 if doubt is None else random.uniform(*RETRY_SECONDS)  # noqa: S311
+
+    def _failed(self, error: Exception) -> float:
+        # Where the connection is what failed, the agent is away, and each watch sees that for itself.
+        has_answered = self._agent is not None and self._agent.is_open
+        self._hang_up()
+        self._index = 0
+        if self._stopped.is_set():
+            return 0.0
+        if has_answered and not self._is_away:
+            log.debug("consul servers: %s", error)
+            self._is_away = True
+            self._on_trouble(is_rewound=False)
+        return random.uniform(*RETRY_SECONDS)  # noqa: S311
+
+    def _hang_up(self) -> None:
+        agent, self._agent = self._agent, None
+        if agent is not None:
+            agent.close()

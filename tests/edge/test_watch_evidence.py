@@ -1,0 +1,160 @@
+"""What an answer of a real Consul proves: where its state went back, and where its streams keep something from us.
+
+With any Consul: 1.8 has no streams, from 1.10 on they are the default.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hapsync.catalog import Doubt
+from hapsync.config import ConsulConfig
+from hapsync.edge import servers
+from tests.edge.test_watch_doubts import Watched, ids, watching
+from tests.harness.cluster import Cluster
+from tests.harness.consul import Agent, Consul
+from tests.harness.processes import wait_until
+
+EIGHT = tuple(range(1, 9))
+OLD = (1, 2, 3, 4)
+
+
+def put(consul: Agent, *numbers: int) -> None:
+    for number in numbers:
+        consul.put("web", f"w{number}", node=f"n{number}", address="10.0.0.1", port=number)
+
+
+def went_back(web: Watched) -> bool:
+    return any(is_backwards for _, _, is_backwards in web.seen)
+
+
+def believed_losses(web: Watched, *numbers: int) -> list[Any]:
+    """The trusted readings without a mark that lack any of `numbers`, before the first that has one."""
+    found = []
+    for seen, doubt, is_backwards in web.seen:
+        if is_backwards:
+            break
+        if doubt is None and not set(ids(*numbers)) <= set(seen):
+            found.append(seen)
+    return found
+
+
+@contextmanager
+def grown_since_a_snapshot(work: Path, consistency: str) -> Iterator[tuple[Consul, bytes, Watched]]:
+    """A Consul with eight instances, of which a snapshot has the first four, and the watch that saw all eight."""
+    with Consul(work) as consul:
+        put(consul, *OLD)
+        snapshot = consul.snapshot()
+        put(consul, *EIGHT[4:])
+        with watching(ConsulConfig(address=consul.url, consistency=consistency)) as web:  # type: ignore[arg-type]
+            web.wait(*EIGHT)
+            wait_until(lambda: web.watches.minds_servers, 10, "the servers to be watched, too")
+            web.seen.clear()
+            yield consul, snapshot, web
+
+
+@pytest.mark.parametrize("consistency", ["cached", "stale", "default"])
+def test_a_snapshot_restored_into_a_running_consul_is_noticed_at_once(work: Path, consistency: str) -> None:
+    with grown_since_a_snapshot(work, consistency) as (consul, snapshot, web):
+        consul.restore(snapshot)
+
+        wait_until(lambda: went_back(web), 20, "the older state to be noticed")
+        assert believed_losses(web, *EIGHT) == []
+        put(consul, 9)
+        web.wait(*OLD, 9)
+
+
+@pytest.mark.parametrize("consistency", ["cached", "stale", "default"])
+def test_a_restored_snapshot_is_noticed_though_the_service_changed_at_once_after_it(
+    work: Path, consistency: str
+) -> None:
+    with grown_since_a_snapshot(work, consistency) as (consul, snapshot, web):
+        consul.restore(snapshot)
+        consul.remove("n1", "w1")
+
+        web.wait(*OLD[1:])
+        assert went_back(web)
+        assert believed_losses(web, *EIGHT) == []
+
+
+def test_an_instance_that_a_snapshot_brought_back_shows_it_though_nothing_else_did(
+    work: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(servers.ServersWatch, "run", lambda _self: None)
+    with Consul(work) as consul:
+        put(consul, *OLD)
+        snapshot = consul.snapshot()
+        consul.remove("n1", "w1")
+        put(consul, 5)
+        with watching(ConsulConfig(address=consul.url)) as web:
+            web.wait(*OLD[1:], 5)
+
+            consul.restore(snapshot)
+            put(consul, 5, 6)
+
+            web.wait(*OLD, 5, 6)
+            assert went_back(web)
+
+
+def test_servers_that_lose_their_quorum_are_doubted_while_nothing_changes(work: Path) -> None:
+    with Cluster(work) as cluster:
+        put(cluster.client, *OLD)
+        with watching(ConsulConfig(address=cluster.client.url)) as web:
+            web.wait(*OLD)
+            leader = cluster.leader()
+            for number in {1, 2, 3} - {leader}:
+                cluster.kill_server(number)
+
+            wait_until(lambda: web.doubt in {Doubt.NO_LEADER, Doubt.AWAY}, 60, "a doubt")
+            wait_until(lambda: web.doubt is Doubt.NO_LEADER, 60, "its reason")
+            assert sorted(web.ids) == ids(*OLD)
+            for number in {1, 2, 3} - {leader}:
+                cluster.start_server(number)
+            web.wait(*OLD, seconds=60)
+
+
+def test_servers_that_lost_their_state_are_followed_and_what_they_had_is_never_believed_again(work: Path) -> None:
+    with Cluster(work) as cluster:
+        for _ in range(3):  # so that the new index is the lower one, whatever else the new servers write
+            put(cluster.client, *OLD)
+            for number in OLD:
+                cluster.client.remove(f"n{number}", f"w{number}")
+        put(cluster.client, *OLD)
+        with watching(ConsulConfig(address=cluster.client.url)) as web:
+            web.wait(*OLD)
+
+            cluster.wipe_all_servers()
+            cluster.start_all_servers()
+
+            wait_until(lambda: went_back(web), 60, "the loss to be noticed")
+            put(cluster.client, 9)
+            web.wait(9, seconds=30)
+            put(cluster.client, 8)
+            web.wait(8, 9, seconds=30)
+            after = web.seen[next(at for at, one in enumerate(web.seen) if one[2]) :]
+            assert [seen for seen, doubt, _ in after if doubt is None and set(ids(*OLD)) & set(seen)] == []
+
+
+def test_another_datacenter_that_lost_its_state_is_followed_at_once(work: Path) -> None:
+    with Cluster(work, servers=1, is_joined=True) as near, Cluster(work, servers=1, beside=near) as far:
+        wait_until(lambda: near.client.request("GET", "/v1/health/service/consul?dc=dc2&stale"), 60, "dc2 in dc1")
+        put(far.client, *OLD)
+        with watching(ConsulConfig(address=near.client.url, datacenter="dc2")) as web:
+            web.wait(*OLD)
+            wait_until(lambda: web.watches.minds_servers, 10, "the servers to be watched, too")
+
+            far.wipe_all_servers()
+            far.start_all_servers()
+            put(far.client, 9)
+
+            web.wait(9, seconds=40)
+            assert went_back(web)
+            after = web.seen[next(at for at, one in enumerate(web.seen) if one[2]) :]
+            assert [seen for seen, doubt, _ in after if doubt is None and set(ids(*OLD)) & set(seen)] == []
+            began = len(web.seen)
+            put(far.client, 10)
+            web.wait(9, 10, seconds=30)
+            assert len(web.seen) > began
