@@ -4,6 +4,7 @@ import attrs
 import pytest
 from hypothesis import given, strategies as st
 
+import hapsync.foreign
 from hapsync.catalog import Doubt
 from hapsync.desired import Desired, DesiredBackend, DesiredServer
 from hapsync.errors import WouldLose
@@ -166,3 +167,9 @@ def test_no_reload_that_is_let_through_leaves_less_than_the_guard_keeps(
         assert len(left) >= caution.floor(len(static))
     else:
         assert len(left) < caution.floor(len(static)) or not consul
+
+
+def test_the_law_notices_a_guard_that_lets_everything_go(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hapsync.foreign, "_held", lambda *_: None)
+    with pytest.raises(AssertionError):
+        test_no_reload_that_is_let_through_leaves_less_than_the_guard_keeps()

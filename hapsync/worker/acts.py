@@ -95,6 +95,7 @@ class Acts:
         except HapsyncError as error:
             log.error("settings not taken, the old ones stay: %s", error)  # noqa: TRY400
             self._reloads.not_taken = str(error)
+            self._publishing.soon()
         else:
             log.info("settings taken: %d backends", len(settings.config.backends))
 
