@@ -7,13 +7,14 @@ be used costs itself alone: it is left out, as a value with its reason.
 import enum
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import attrs
 
 from hapsync.addresses import MAX_PORT, why_refused
 from hapsync.errors import CatalogError
+from hapsync.jsonlist import NotAList, elements
 from hapsync.model import PLACEHOLDER, Address, CheckStatus, canonical_host
 from hapsync.text import quoted
 
@@ -126,16 +127,16 @@ def parse_reading(service: str, body: bytes) -> Reading:
     so much as a node or a service id. Whoever registers a service cannot bring that about.
     """
     try:
-        entries = _decoded(body)
+        entries = _entries(service, body)
+    except NotAList as error:
+        raise CatalogError(f"service {quoted(service)}: Consul's answer is not a list of instances") from error
     except (ValueError, RecursionError) as error:
         raise CatalogError(f"service {quoted(service)}: Consul's answer is not JSON: {error}") from error
-    if not isinstance(entries, list):
-        raise CatalogError(f"service {quoted(service)}: Consul's answer is not a list of instances")
     instances: list[Instance] = []
     quarantined: list[Quarantined] = []
     namesakes: list[Namesake] = []
     for entry in entries:
-        match _parse_entry(service, entry):
+        match entry:
             case Instance() as instance:
                 instances.append(instance)
             case Quarantined() as left_out:
@@ -160,18 +161,19 @@ _MARKS = re.compile(r'"(?:[^"\\]+|\\.)*"|[\[\]{}]|-?[0-9]{400,}', re.DOTALL)
 """Strings, so that nothing in them counts as a bracket; brackets; numbers that Python refuses to read."""
 
 
-def _decoded(body: bytes) -> Any:
-    """Return the JSON in `body`; raises ValueError, or RecursionError for what is nested deeply and not JSON.
+def _entries(service: str, body: bytes) -> Sequence[Instance | Quarantined | Namesake]:
+    """Return the entries in `body`; raises NotAList, ValueError, or RecursionError for what is nested deeply.
 
     A registration may hold any JSON in `Proxy.Config`, and Consul gives it back (measured with 1.8.7 and 1.14.11: a
     table 2,500 levels deep). hapsync reads none of it, so where Python's limits are passed it is cut out.
     """
     try:
-        return json.loads(body)
+        return [_parse_entry(service, entry) for entry in elements(body.decode("utf-8"))]
     except json.JSONDecodeError:
         raise
     except (ValueError, RecursionError):
-        return json.loads(_pruned(body.decode("utf-8", "replace")))
+        pruned = _pruned(body.decode("utf-8", "replace"))
+        return [_parse_entry(service, entry) for entry in elements(pruned)]
 
 
 def _pruned(text: str) -> str:

@@ -88,6 +88,7 @@ class ConsulConfig:
     canary: Annotated[str, matching(r"[ -~]{0,256}", "must be a service's name, or empty for none")] = "consul"
     wait_seconds: Annotated[float, between(1, 600)] = 300.0
     timeout_seconds: Seconds = 10.0
+    max_connections: Annotated[int, between(10, 10000)] = 150
     ca_file: Path | None = None
     cert_file: Path | None = None
     key_file: Path | None = None
@@ -233,6 +234,14 @@ class Config:
     fleet: FleetConfig | None = None
     discover: Mapping[str, DiscoverConfig] = attrs.field(factory=dict)
     backends: Mapping[str, BackendConfig] = attrs.field(factory=dict)
+
+    @property
+    def max_servers(self) -> Mapping[str, int]:
+        """How many instances of each service may serve, in whichever backend takes most of them."""
+        most: dict[str, int] = {}
+        for backend in self.backends.values():
+            most[backend.service] = max(most.get(backend.service, 0), backend.max_servers)
+        return most
 
     @property
     def services(self) -> tuple[str, ...]:

@@ -4,6 +4,8 @@ HapsyncError
   ConfigError        the operator: mend hapsync.toml or the template
   CatalogError       nobody: Consul will answer again; the last reading stays
     CutShort         nobody: an answer that Consul held back was cut on the way; it is asked for again at once
+    TooLarge         the operator: more instances are registered than max_servers lets in by far
+    TooManyConnections  nobody: the agent takes no more of them; hapsync goes on with fewer, by turns
   RuntimeAPIError    nobody: HAProxy will answer again; the next pass reads afresh
   ReloadError        the operator: HAProxy goes on with what it has
     WouldEmpty       the operator: is the service's name right, may the token read it, is Consul up?
@@ -56,6 +58,14 @@ class CutShort(CatalogError):
         super().__init__(message)
         self.held_seconds = held_seconds
         self.is_said = is_said
+
+
+class TooLarge(CatalogError):
+    """Consul's answer about a service is far larger than what the service may need, and was not read to its end."""
+
+
+class TooManyConnections(CatalogError):
+    """The agent takes no more connections from the address of this machine."""
 
 
 class RuntimeAPIError(HapsyncError):

@@ -2,6 +2,7 @@
 
 import copy
 import json
+import tracemalloc
 from collections.abc import Iterator, Mapping, Sequence
 from ipaddress import ip_address
 from pathlib import Path
@@ -526,3 +527,26 @@ def test_whatever_is_missing_or_of_another_type_in_an_entry_costs_that_entry_alo
     assert len(there) <= 1
     assert all(one.reason and one.reason.isascii() and one.reason.isprintable() for one in left_out)
     assert all(len(one.reason) < 300 for one in left_out)
+
+
+def test_a_large_answer_needs_little_more_memory_than_its_own_size() -> None:
+    check = {"Node": "n", "CheckID": "serfHealth", "Status": "passing", "Output": "Agent alive", "ServiceTags": []}
+    entries = [
+        {
+            "Node": {"Node": f"n{number}", "Address": "10.0.0.1", "Meta": {"zone": "a"}},
+            "Service": {"ID": f"w{number}", "Service": "web", "Address": "", "Port": number + 1, "Tags": ["a", "b"]},
+            "Checks": [check, check],
+        }
+        for number in range(5000)
+    ]
+    body = json.dumps(entries).encode()
+    del entries
+    tracemalloc.start()
+    try:
+        reading = parse_reading("web", body)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+    assert len(reading.instances) == 5000
+    assert peak < 3.5 * len(body)

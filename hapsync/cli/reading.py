@@ -42,7 +42,7 @@ def read_catalog_aloud(config: Config) -> Catalog:
     from hapsync.edge.sweep import read_catalog  # noqa: PLC0415
     from hapsync.errors import CatalogError  # noqa: PLC0415
 
-    catalog, errors = read_catalog(config.consul, config.services)
+    catalog, errors = read_catalog(config.consul, config.services, config.max_servers)
     if errors and not catalog.readings:
         raise CatalogError(next(iter(errors.values())))
     for error in errors.values():

@@ -20,10 +20,11 @@ import attrs
 from hapsync.config import ConsulConfig
 from hapsync.edge.connection import Endpoint
 from hapsync.edge.network_errors import file_words
-from hapsync.edge.transport import AgentHTTP, base
-from hapsync.errors import CatalogError
+from hapsync.edge.transport import MAX_BODY_BYTES, AgentHTTP, base
+from hapsync.errors import CatalogError, TooLarge, TooManyConnections
 from hapsync.text import quoted, shown
 
+BASE_BYTES, BYTES_PER_SERVER = 8 * 2**20, 8 * 2**10
 _environment = threading.Lock()
 """Held by whoever changes or reads the `CONSUL_HTTP_*` variables; every watch has a thread of its own."""
 
@@ -151,23 +152,33 @@ class Agent(base.Consul):  # type: ignore[misc]  # the library has no types
         index: int = 0,
         wait_seconds: float = 0.0,
         timeout_seconds: float | None = None,
+        max_servers: int | None = None,
     ) -> Answer:
         """Ask for all instances of `service` with their checks, whatever their health.
 
         `consistency` is `cached`, `stale`, `default` or `consistent`. With an `index` above 0 the answer comes when
         Consul has something newer, or after `wait_seconds`. `timeout_seconds` is how long the answer may take beyond
-        that; None stands for the configured one.
+        that; None stands for the configured one. An answer that is far larger than `max_servers` instances is not
+        read to its end.
 
         Raises CatalogError when there is no whole answer, or one that is not 200; it then says what to do.
         """
-        return self._get(
-            f"/v1/health/service/{urllib.parse.quote(service, safe='')}",
-            f"service {quoted(service)}",
-            consistency,
-            index,
-            wait_seconds,
-            timeout_seconds,
-        )
+        max_bytes = MAX_BODY_BYTES if max_servers is None else bytes_for(max_servers)
+        try:
+            return self._get(
+                f"/v1/health/service/{urllib.parse.quote(service, safe='')}",
+                f"service {quoted(service)}",
+                consistency,
+                index,
+                wait_seconds,
+                timeout_seconds,
+                max_bytes,
+            )
+        except TooLarge as error:
+            raise TooLarge(
+                f"{error}, service {quoted(service)}: more than its max_servers can need; deregister what should not "
+                "be there, or raise max_servers"
+            ) from error
 
     def read_members(self, service: str, *, index: int = 0, wait_seconds: float = 0.0) -> Answer:
         """Ask any server for the nodes of `service`; the arguments and errors are those of `read_health`.
@@ -190,6 +201,7 @@ class Agent(base.Consul):  # type: ignore[misc]  # the library has no types
         index: int,
         wait_seconds: float,
         timeout_seconds: float | None,
+        max_bytes: int = MAX_BODY_BYTES,
     ) -> Answer:
         params: list[tuple[str, object]] = [] if consistency == "default" else [(consistency, "")]
         if self.dc:
@@ -203,8 +215,11 @@ class Agent(base.Consul):  # type: ignore[misc]  # the library has no types
             {"X-Consul-Token": self.token} if self.token else {},
             wait_seconds=wait_seconds if index > 0 else 0.0,
             timeout_seconds=timeout_seconds,
+            max_bytes=max_bytes,
         )
         answer = Answer(response.code, response.headers, response.body)
+        if answer.status == http.HTTPStatus.TOO_MANY_REQUESTS:
+            raise TooManyConnections(_refused(self._config.address, what, answer))
         if answer.status != http.HTTPStatus.OK:
             raise CatalogError(_refused(self._config.address, what, answer))
         return answer
@@ -238,6 +253,14 @@ class Agent(base.Consul):  # type: ignore[misc]  # the library has no types
         self.http.close()
 
 
+def bytes_for(max_servers: int) -> int:
+    """Return how large an answer may be for a service of which `max_servers` instances may serve.
+
+    An instance with two checks is about 1.2 KB of JSON; tags, meta and the output of checks make it several.
+    """
+    return BASE_BYTES + BYTES_PER_SERVER * max_servers
+
+
 def read_token(config: ConsulConfig) -> str:
     """Return the token to use: the file's first line, else the configured one, else CONSUL_HTTP_TOKEN's.
 
@@ -265,6 +288,6 @@ def _refused(address: str, what: str, answer: Answer) -> str:
     said = shown(answer.body[:200].decode("utf-8", "replace").strip())
     hints = {
         403: '; the token needs `service_prefix ""` and `node_prefix ""` read',
-        429: "; raise limits.http_max_conns_per_client on the agent",
+        429: "; raise limits.http_max_conns_per_client on the agent, or lower consul.max_connections",
     }
     return f"Consul at {address}: {what}: answered {answer.status}: {said}" + hints.get(answer.status, "")

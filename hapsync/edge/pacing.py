@@ -4,6 +4,7 @@ import math
 import threading
 import time
 from collections import deque
+from collections.abc import Sequence
 
 import attrs
 
@@ -24,6 +25,8 @@ BURST_SECONDS, GAP_SECONDS = 0.1, 0.025
 passes: on two cores, 10 instances that become 100 were live no sooner, for three times the reads.
 """
 ALL_PER_SECOND = 50
+LAST_IN_WINDOW = 20
+"""How many of these are for services without instances, at most."""
 WINDOW_SECONDS = 1.25
 """Over the second the budget speaks of: between leave and request a busy thread may lose a quarter of one."""
 
@@ -58,17 +61,60 @@ class Burst:
 
 
 class Budget:
-    """How often the whole process may read: never more than `ALL_PER_SECOND` in any one second."""
+    """How often the whole process may read: never more than `ALL_PER_SECOND` in any one second.
+
+    Where more want to read, the service that was read longest ago goes first. Services without instances go last, and
+    have a part of the budget only: before 1.9 Consul ends their blocking queries at every change of the catalog.
+    """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._recent: deque[float] = deque(maxlen=ALL_PER_SECOND)
+        self._recent_last: deque[float] = deque(maxlen=LAST_IN_WINDOW)
+        self._read_at: dict[str, float] = {}
+        self._waiting: dict[str, bool] = {}
 
-    def take_or_delay_seconds(self) -> float:
-        """Return 0 if a read may go out now, which then counts; else how long to wait before asking again."""
+    def take_or_delay_seconds(self, who: str = "", *, is_last: bool = False) -> float:
+        """Return 0 if a read of the service `who` may go out now, which then counts; else how long to wait.
+
+        Who is told to wait has a place in the line, until it asks again or leaves.
+        """
         with self._lock:
             now = time.monotonic()
-            if len(self._recent) == ALL_PER_SECOND and now < self._recent[0] + WINDOW_SECONDS:
-                return self._recent[0] + WINDOW_SECONDS - now
+            ahead = self._ahead(who, is_last=is_last)
+            delay = _until_free(self._recent, ALL_PER_SECOND, len(ahead), now)
+            if is_last:
+                delay = max(delay, _until_free(self._recent_last, LAST_IN_WINDOW, sum(ahead), now))
+            if delay > 0:
+                self._waiting[who] = is_last
+                return delay
+            self._waiting.pop(who, None)
+            self._read_at[who] = now
             self._recent.append(now)
+            if is_last:
+                self._recent_last.append(now)
             return 0.0
+
+    def leave(self, who: str) -> None:
+        """Forget `who`, which does not wait any more."""
+        with self._lock:
+            self._waiting.pop(who, None)
+            self._read_at.pop(who, None)
+
+    def _ahead(self, who: str, *, is_last: bool) -> list[bool]:
+        """Return of everyone who goes before `who` whether it is of the last."""
+        mine = (is_last, self._read_at.get(who, -math.inf), who)
+        return [
+            is_other_last
+            for other, is_other_last in self._waiting.items()
+            if other != who and (is_other_last, self._read_at.get(other, -math.inf), other) < mine
+        ]
+
+
+def _until_free(recent: Sequence[float], limit: int, before: int, now: float) -> float:
+    """Return how long until `before` others and one more may read, where `recent` are the last reads."""
+    inside = [read for read in recent if read + WINDOW_SECONDS > now]
+    needed = len(inside) + before + 1 - limit
+    if needed <= 0:
+        return 0.0
+    return (inside[needed - 1] if needed <= len(inside) else now) + WINDOW_SECONDS - now

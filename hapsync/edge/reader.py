@@ -1,12 +1,15 @@
 """Read Consul for one watch: at its pace, within the budget, on one kept-alive connection."""
 
 import contextlib
+import functools
 import hashlib
 import logging
 import math
+import random
 import re
 import threading
 import time
+from collections.abc import Mapping
 
 import attrs
 
@@ -14,8 +17,9 @@ from hapsync.catalog import Doubt, Reading, parse_reading
 from hapsync.config import ConsulConfig
 from hapsync.edge.consul import Agent, Answer, Endpoints, read_token
 from hapsync.edge.pacing import CACHED, UNCACHED, Budget, Burst, Pace
+from hapsync.edge.seats import Seats
 from hapsync.edge.waits import SHORTEST_SECONDS, Cuts, Waits
-from hapsync.errors import CatalogError, CutShort
+from hapsync.errors import CatalogError, CutShort, TooLarge, TooManyConnections
 from hapsync.text import quoted
 from hapsync.trust import LIVE_AGE_SECONDS, age_seconds, evidence, is_streamed
 
@@ -72,12 +76,36 @@ class Finding:
         return self.age_seconds >= LIVE_AGE_SECONDS
 
 
+GUEST_WAIT_SECONDS = 0.01
+"""Who has no seat does not wait for a change; Consul takes no wait of 0."""
+COME_SECONDS = 1.0
+REFUSED_SECONDS = (0.5, 1.5)
+"""Between these a connection that the agent refused is tried again."""
+LARGE_BYTES = 2**20
+REST_FACTOR = 9.0
+"""After an answer of `LARGE_BYTES` or more its service rests so many times as long as it took to read: a tenth of a
+processor is what a service may take that never rests.
+"""
+LONGEST_REST_SECONDS = 10.0
+
+
 class Stopped(Exception):
     """The watch is to end; nothing was read."""
 
 
 class Interrupted(Exception):
     """The read was given up because `interrupt` asked for it; the next one goes out as usual."""
+
+
+class Shared:
+    """What all readers of one agent share; made from `[consul]`, raises CatalogError where certificates are unfit."""
+
+    def __init__(self, config: ConsulConfig) -> None:
+        self.where = Endpoints(config)
+        self.budget = Budget()
+        self.waits = Waits(config.wait_seconds)
+        self.seats = Seats(config.max_connections)
+        self.max_servers: Mapping[str, int] = {}
 
 
 class Reader:
@@ -87,17 +115,19 @@ class Reader:
         self,
         service: str,
         config: ConsulConfig,
-        where: Endpoints,
-        budget: Budget,
-        waits: Waits,
+        shared: Shared,
         stopped: threading.Event,
     ) -> None:
         self._service = service
         self._config = config
-        self._where = where
-        self._budget = budget
-        self._waits = waits
-        self._cuts = Cuts(waits)
+        self._shared = shared
+        self._where = shared.where
+        self._budget = shared.budget
+        self._waits = shared.waits
+        self._seats = shared.seats
+        self._cuts = Cuts(shared.waits)
+        self._rest_until = -math.inf
+        """After a large answer, so that no service takes the time of the others."""
         self._stopped = stopped
         self._pace = Pace()
         self._burst = Burst()
@@ -126,22 +156,16 @@ class Reader:
         Raises CatalogError when there is no whole answer, Interrupted, and Stopped.
         """
         wait_seconds = self._waits.at_most(wait_seconds)
+        ask = functools.partial(self._ask_unless_refused, consistency, timeout_seconds)
         try:
-            answer, seconds = self._ask(
-                self._service,
-                consistency,
-                index=index,
-                wait_seconds=wait_seconds,
-                timeout_seconds=timeout_seconds,
-                is_confirming=is_confirming,
-            )
+            answer, seconds = ask(index=index, wait_seconds=wait_seconds, is_confirming=is_confirming)
         except CutShort as cut:
             if cut.held_seconds < SHORTEST_SECONDS or self._stopped.is_set():
                 raise
             self.hang_up()
             # Without the index: the agent may have restarted, and one from before would only block.
             index = 0
-            answer, seconds = self._ask(self._service, consistency, timeout_seconds=timeout_seconds)
+            answer, seconds = ask()
             self._cuts.note(cut)
         is_cached, is_in_view = "x-cache" in answer.headers, is_streamed(answer.headers)
         found = index_of(f"service {quoted(self._service)}", answer)
@@ -155,6 +179,33 @@ class Reader:
             is_in_view,
             is_unchanged and self._holding.is_early(seconds, wait_seconds),
         )
+
+    def _ask_unless_refused(
+        self,
+        consistency: str,
+        timeout_seconds: float,
+        *,
+        index: int = 0,
+        wait_seconds: float = 0.0,
+        is_confirming: bool = False,
+    ) -> tuple[Answer, float]:
+        """Ask for the service; where the agent takes no more connections, by and by."""
+        patience = time.monotonic() + self._config.timeout_seconds
+        while True:
+            try:
+                return self._ask(
+                    self._service,
+                    consistency,
+                    index=index,
+                    wait_seconds=wait_seconds,
+                    timeout_seconds=timeout_seconds,
+                    is_confirming=is_confirming,
+                )
+            except TooManyConnections:
+                self.hang_up()
+                if time.monotonic() > patience:
+                    raise
+                self._wait(random.uniform(*REFUSED_SECONDS))  # noqa: S311
 
     def look(self, *, is_again: bool = False) -> Finding | None:
         """Ask any server, past cache and stream and without waiting; return what it says, None when it does not.
@@ -202,7 +253,11 @@ class Reader:
     def _parse(self, body: bytes) -> Reading:
         digest = hashlib.blake2b(body, digest_size=16).digest()
         if self._parsed is None or self._parsed[0] != digest:
+            begin = time.monotonic()
             self._parsed = (digest, parse_reading(self._service, body))
+            if len(body) >= LARGE_BYTES:
+                now = time.monotonic()
+                self._rest_until = now + min(LONGEST_REST_SECONDS, (now - begin) * REST_FACTOR)
         return self._parsed[1]
 
     def _ask(
@@ -219,12 +274,22 @@ class Reader:
         # What confirms a removal must not hold up the next change: it is paced like the answer it confirms.
         is_slow = consistency in {"stale", "default"} and not is_confirming
         delay_seconds = self._pace.delay_seconds(UNCACHED if is_slow else CACHED)
-        self._wait(max(delay_seconds, self._burst.delay_seconds()) if index else delay_seconds)
+        if index:
+            delay_seconds = max(delay_seconds, self._burst.delay_seconds())
+        is_seated = self._seats.sit(self._service, self.interrupt, is_empty=self._is_empty)
+        if index and not is_seated:
+            self.hang_up()
+            delay_seconds = max(delay_seconds, self._seats.rest_seconds())
+            wait_seconds = GUEST_WAIT_SECONDS
+        if consistency != "consistent" and not is_confirming:
+            delay_seconds = max(delay_seconds, self._rest_until - time.monotonic())
+        self._wait(delay_seconds)
         timeout_seconds = min(timeout_seconds, self._config.timeout_seconds)
+        is_new = not self.is_open
         try:
             agent = self._current()
             agent.open(timeout_seconds)
-            self._take_turn()
+            self._take_turn(is_last=index > 0 and (self._is_empty or not is_seated))
             if self._stopped.is_set():  # `stop` may have come before there was an agent to abort
                 raise Stopped
             began = time.monotonic()
@@ -234,23 +299,32 @@ class Reader:
                 index=index,
                 wait_seconds=wait_seconds,
                 timeout_seconds=timeout_seconds,
+                max_servers=self._shared.max_servers.get(service),
             )
-        except CatalogError:
+        except CatalogError as error:
             if self._is_interrupted:
                 raise Interrupted from None
             self._is_retry = True
+            if isinstance(error, TooLarge):
+                self._rest_until = time.monotonic() + LONGEST_REST_SECONDS
+            if isinstance(error, TooManyConnections) or (is_new and self._is_limit(error)):
+                self._seats.refused(self._service)
+                raise TooManyConnections(str(error)) from error
             raise
         self._is_retry = False
-        return answer, time.monotonic() - began
+        # Who did not wait was not answered early.
+        return answer, time.monotonic() - began if is_seated else math.inf
 
     def _current(self) -> Agent:
         """Return the client to ask next; raises CatalogError where none can be made."""
+        while self._agent is None and not self._seats.come(self._service, COME_SECONDS):
+            self._wait(0.0)
         if self._is_retry and self._agent is None:  # connections that are refused cost the agent as much as a read
             self._take_turn()
         with self._agents:
             if self._is_interrupted:  # that client asks nothing any more
                 self._is_interrupted = False
-                self.hang_up()
+                self._close()
             if self._agent is None:
                 self._agent = Agent(self._config, self._where.current(), read_token(self._config))
             return self._agent
@@ -267,6 +341,21 @@ class Reader:
 
     def hang_up(self) -> None:
         """Close the connection; token and certificates are read again for the next one."""
+        self._close()
+        self._seats.go(self._service)
+
+    def rest(self) -> None:
+        """Nothing is read for now: keep the connection only if it is ours to keep."""
+        if not self._seats.is_seated(self._service):
+            self.hang_up()
+
+    def leave(self) -> None:
+        """Give up everything that is shared with other readers; nothing is read any more."""
+        self.hang_up()
+        self._budget.leave(self._service)
+        self._seats.leave(self._service)
+
+    def _close(self) -> None:
         agent, self._agent = self._agent, None
         if agent is not None:
             with contextlib.suppress(OSError):
@@ -284,9 +373,18 @@ class Reader:
         if agent is not None:
             agent.abort()
 
-    def _take_turn(self) -> None:
-        while delay := self._budget.take_or_delay_seconds():
+    def _is_limit(self, error: CatalogError) -> bool:
+        """Return whether the agent closed a new connection because it has too many (Consul 1.8 says nothing)."""
+        return isinstance(error.__cause__, (ConnectionResetError, BrokenPipeError)) and self._seats.has_many()
+
+    def _take_turn(self, *, is_last: bool = False) -> None:
+        while delay := self._budget.take_or_delay_seconds(self._service, is_last=is_last):
             self._wait(delay)
+
+    @property
+    def _is_empty(self) -> bool:
+        """It was read, and Consul has nothing of it."""
+        return self._parsed is not None and self._parsed[1].is_empty
 
     def _wait(self, seconds: float) -> None:
         if self._stopped.wait(seconds):

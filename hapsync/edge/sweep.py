@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from threading import local
+from types import MappingProxyType
 
 import attrs
 
@@ -17,8 +18,12 @@ from hapsync.trust import evidence
 AT_ONCE = 20
 
 
-def read_catalog(config: ConsulConfig, services: Iterable[str]) -> tuple[Catalog, Mapping[str, str]]:
+def read_catalog(
+    config: ConsulConfig, services: Iterable[str], max_servers: Mapping[str, int] = MappingProxyType({})
+) -> tuple[Catalog, Mapping[str, str]]:
     """Read `services`, at most `AT_ONCE` at a time; return the readings, and for each that failed why.
+
+    An answer that is far larger than `max_servers` of its service is not read to its end.
 
     Each reading carries the doubt its answer leaves. Empty ones count only if the canary, read after them with the
     same token, is not empty.
@@ -38,7 +43,7 @@ def read_catalog(config: ConsulConfig, services: Iterable[str]) -> tuple[Catalog
             mine.agent = Agent(config, where, token)
             agents.append(mine.agent)
         try:
-            answer = mine.agent.read_health(service, consistency=consistency)
+            answer = mine.agent.read_health(service, consistency=consistency, max_servers=max_servers.get(service))
             index_of(f"service {quoted(service)}", answer)
             doubt = evidence(answer.headers, "x-cache" in answer.headers)
             return attrs.evolve(parse_reading(service, answer.body), doubt=doubt)

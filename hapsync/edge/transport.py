@@ -20,12 +20,12 @@ from typing import Any
 from hapsync.edge.connection import Connection, Endpoint
 from hapsync.edge.network_errors import SPEAKS_TLS, is_told_to_speak_tls, words
 from hapsync.edge.process import leaves_spare_files
-from hapsync.errors import CatalogError, CutShort
+from hapsync.errors import CatalogError, CutShort, TooLarge
 
 __all__ = ["AgentHTTP", "base"]
 
-MAX_BODY_BYTES = 256 * 1024 * 1024
-"""No service is this large; an answer that is has gone wrong, and must not fill the memory."""
+MAX_BODY_BYTES = 64 * 1024 * 1024
+"""Unless the caller says otherwise: what is larger has gone wrong, and must not fill the memory."""
 CHUNK_BYTES = 1024 * 1024
 _GATEWAY = {
     http.HTTPStatus.REQUEST_TIMEOUT,
@@ -64,6 +64,7 @@ class AgentHTTP(base.HTTPClient):  # type: ignore[misc]  # the library has no ty
         self._timeout_seconds = timeout_seconds
         self._connection: Connection | None = None
         self._has_answered = False
+        self._max_bytes = MAX_BODY_BYTES
         self._aborted = False
 
     def uri(self, path: str, params: Sequence[tuple[str, object]] | None = None) -> str:
@@ -80,15 +81,18 @@ class AgentHTTP(base.HTTPClient):  # type: ignore[misc]  # the library has no ty
         *,
         wait_seconds: float = 0.0,
         timeout_seconds: float | None = None,
+        max_bytes: int = MAX_BODY_BYTES,
     ) -> Any:
         """Ask for `path`; `wait_seconds` is how long Consul was asked to hold the answer back.
 
         `timeout_seconds` is how long the whole answer may take beyond that, from the first byte of its status line to
         the last of its body; None stands for the configured one.
 
-        Raises CatalogError, and CutShort where the answer that was held back never came.
+        Raises CatalogError, CutShort where the answer that was held back never came, and TooLarge where its body has
+        more than `max_bytes`.
         """
         uri = self.uri(path, params)
+        self._max_bytes = max_bytes
         answer = self._request("GET", uri, headers, wait_seconds=wait_seconds, timeout_seconds=timeout_seconds)
         return callback(answer)
 
@@ -160,6 +164,9 @@ class AgentHTTP(base.HTTPClient):  # type: ignore[misc]  # the library has no ty
                     self.connect(grace_seconds)
                     return self._send(method, uri, headers, data, time.monotonic() + grace_seconds, grace_seconds)
                 self.close()
+            if isinstance(error, _TooLongError):
+                said = f"the answer is larger than {self._max_bytes // 2**20} MB"
+                raise TooLarge(f"Consul at {self._name}: {said}") from error
             if wait_seconds and _never_came(error):
                 raise CutShort(self._words(error), time.monotonic() - begin) from error
             raise CatalogError(self._words(error)) from error
@@ -186,7 +193,7 @@ class AgentHTTP(base.HTTPClient):  # type: ignore[misc]  # the library has no ty
         connection.request(method, uri, body=data or None, headers=dict(headers or {}))
         response = connection.getresponse()
         try:
-            body = _read_body(response)
+            body = _read_body(response, self._max_bytes)
         finally:
             response.close()
         if connection.sock is None:  # the agent keeps no connection; the next one is connected within its own time
@@ -209,7 +216,11 @@ class AgentHTTP(base.HTTPClient):  # type: ignore[misc]  # the library has no ty
         return f"Consul at {self._name}: {words(error, self._where)}"
 
 
-def _read_body(response: http.client.HTTPResponse) -> bytes:
+class _TooLongError(http.client.HTTPException):
+    pass
+
+
+def _read_body(response: http.client.HTTPResponse, max_bytes: int) -> bytes:
     """Return the whole body; raises TimeoutError, OSError and HTTPException."""
     chunks: list[bytes] = []
     size = 0
@@ -221,8 +232,8 @@ def _read_body(response: http.client.HTTPResponse) -> bytes:
             break
         chunks.append(chunk)
         size += len(chunk)
-        if size + (response.length or 0) > MAX_BODY_BYTES:
-            raise http.client.HTTPException("the answer is larger than any service can be")
+        if size + (response.length or 0) > max_bytes:
+            raise _TooLongError
     return b"".join(chunks)
 
 

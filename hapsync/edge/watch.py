@@ -20,13 +20,11 @@ import attrs
 from hapsync.catalog import Catalog, Doubt, Reading
 from hapsync.config import ConsulConfig
 from hapsync.edge.backoff import LOCAL_SECONDS, Backoff, doubted_seconds
-from hapsync.edge.consul import Endpoints
 from hapsync.edge.judge import Judge, Judged
-from hapsync.edge.pacing import Budget
-from hapsync.edge.reader import Finding, Interrupted, Reader, Stopped
+from hapsync.edge.reader import Finding, Interrupted, Reader, Shared, Stopped
 from hapsync.edge.servers import ServersWatch
 from hapsync.edge.told import Told, WatchState
-from hapsync.edge.waits import CACHED_SECONDS, UNCACHED_SECONDS, Waits
+from hapsync.edge.waits import CACHED_SECONDS, UNCACHED_SECONDS
 from hapsync.errors import CatalogError
 from hapsync.text import quoted
 from hapsync.trust import same_content
@@ -65,19 +63,19 @@ class Watches:
         Raises CatalogError when the certificates cannot be used.
         """
         self._config = config
-        self._where = Endpoints(config)
+        self._shared = Shared(config)
         self._on_change = on_change
         self._known = known
-        self._budget = Budget()
-        self._waits = Waits(config.wait_seconds)
         self._watches: dict[str, Watch] = {}
         self._servers: ServersWatch | None = None
 
-    def follow(self, services: Iterable[str]) -> None:
-        """Watch exactly `services` from now on."""
-        wanted = set(services)
+    def follow(self, services: Iterable[str], max_servers: Mapping[str, int] = MappingProxyType({})) -> None:
+        """Watch exactly `services` from now on; `max_servers` bounds how large their answers may be."""
+        wanted, shared = set(services), self._shared
+        shared.max_servers = dict(max_servers)
+        shared.seats.expect(len(wanted))
         if wanted and self._servers is None:
-            self._servers = ServersWatch(self._config, self._where, self._budget, self._waits, self._look_afresh)
+            self._servers = ServersWatch(self._config, shared.where, shared.budget, shared.waits, self._look_afresh)
             self._servers.start()
         for service in sorted(set(self._watches) - wanted):
             self._watches.pop(service).stop()
@@ -85,9 +83,7 @@ class Watches:
             watch = Watch(
                 service,
                 self._config,
-                self._where,
-                self._budget,
-                self._waits,
+                shared,
                 self._on_change,
                 known=self._known.get(service),
             )
@@ -137,9 +133,7 @@ class Watch(threading.Thread):
         self,
         service: str,
         config: ConsulConfig,
-        where: Endpoints,
-        budget: Budget,
-        waits: Waits,
+        shared: Shared,
         on_change: Callable[[str], None],
         *,
         known: Reading | None,
@@ -151,7 +145,7 @@ class Watch(threading.Thread):
         self._told = Told(service, on_change, known)
         baseline = known if known is not None and known.doubt is not Doubt.FALLBACK else None
         self._stopped = threading.Event()
-        self._reader = Reader(service, config, where, budget, waits, self._stopped)
+        self._reader = Reader(service, config, shared, self._stopped)
         self._judge = Judge(service, self._reader, baseline)
 
         self._alarms: queue.SimpleQueue[bool] = queue.SimpleQueue()
@@ -197,12 +191,13 @@ class Watch(threading.Thread):
         while not self._stopped.wait(pause_seconds):
             try:
                 pause_seconds = self._turn_or_fail()
+                self._reader.rest()
             except Stopped:
                 break
             except Exception:  # not even a defect in what is done about a failure may end the watch
                 log.exception("a defect of hapsync, please report it: watch of service %s", quoted(self._service))
                 pause_seconds = LOCAL_SECONDS
-        self._reader.hang_up()
+        self._reader.leave()
 
     # -- one turn -------------------------------------------------------------------------------------------
 

@@ -22,6 +22,7 @@ from hapsync.edge.listing import read_listing
 from hapsync.edge.master import read_processes
 from hapsync.edge.reload import check_candidate
 from hapsync.edge.runtime_socket import open_session
+from hapsync.edge.seats import connection_advice
 from hapsync.edge.sweep import read_catalog
 from hapsync.errors import HapsyncError
 from hapsync.model import Backend, HAProxyProcess
@@ -244,7 +245,9 @@ def _consul(settings: Settings) -> Iterator[Finding]:
             is_ok=False,
             what=f"consul.address {config.consul.address}: the agent answers, but its servers have no leader",
         )
-    catalog, errors = read_catalog(config.consul, config.services)
+    if not config.discover:
+        yield from _connections(config)
+    catalog, errors = read_catalog(config.consul, config.services, config.max_servers)
     for error in errors.values():
         yield Finding(is_ok=False, what=error)
     for name, reading in catalog.readings.items():
@@ -269,7 +272,7 @@ def _foreign(settings: Settings) -> Iterator[Finding]:
         if is_applied(settings, read_text_or_none(config.haproxy.config)):
             return  # the file has those of the template, and a reload that grows slots keeps them
         rules, _ = read_rules(config, read_report(config, problems), problems)
-        catalog, _ = read_catalog(config.consul, config.services)
+        catalog, _ = read_catalog(config.consul, config.services, config.max_servers)
         wanted = desired(catalog, config, served_now(settings))
         lost, refusal = lost_by_reload(settings, wanted, rules.cautions, ())
     except (HapsyncError, OSError):
@@ -278,6 +281,11 @@ def _foreign(settings: Settings) -> Iterator[Finding]:
         yield Finding(is_ok=True, what=f"{line} is foreign, and the next reload takes it out", is_advice=True)
     if refusal is not None:
         yield Finding(is_ok=False, what=f"the next reload will not be made: {refusal}")
+
+
+def _connections(config: Config) -> Iterator[Finding]:
+    if (advice := connection_advice(len(config.services), config.consul.max_connections)) is not None:
+        yield Finding(is_ok=True, what=advice, is_advice=True)
 
 
 def _discovery(settings: Settings) -> Iterator[Finding]:
@@ -289,6 +297,7 @@ def _discovery(settings: Settings) -> Iterator[Finding]:
         why = "not all services are seen: may the token read them, and the canary among them?"
         yield Finding(is_ok=False, what=f"the list of services: {why}")
     found = discover(config, listing)
+    yield from _connections(found.config)
     for name, group in config.discover.items():
         tagged = sum(group.tag in tags for tags in listing.services.values())
         backends = plural(len(members(found.config, name)), "backend")

@@ -26,7 +26,7 @@ class Following:
 
     def start(self) -> None:
         """Begin to watch."""
-        self._watches.follow(self._config.services)
+        self._watches.follow(self._config.services, self._config.max_servers)
 
     def stop(self) -> None:
         """End all watches."""
@@ -42,7 +42,7 @@ class Following:
             self._watches.stop()
             self._watches = watches
         self._config = config
-        self._watches.follow(config.services)
+        self._watches.follow(config.services, config.max_servers)
         self._wanted = Wanted()
 
     def catalog(self) -> Catalog:

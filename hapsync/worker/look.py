@@ -184,7 +184,7 @@ def read_catalog_known(
     from hapsync.edge.sweep import read_catalog  # noqa: PLC0415  (only here does status speak to Consul)
 
     try:
-        catalog, errors = read_catalog(config.consul, config.services)
+        catalog, errors = read_catalog(config.consul, config.services, config.max_servers)
     except CatalogError as error:
         problems.append(str(error))
         return None, "nowhere", None

@@ -16,11 +16,12 @@ import pytest
 
 from hapsync.catalog import Doubt, Instance, Reading, parse_reading
 from hapsync.config import ConsulConfig
-from hapsync.edge.consul import Agent, Endpoints, endpoint, read_token
+from hapsync.edge.consul import Agent, Endpoints, bytes_for, endpoint, read_token
 from hapsync.edge.sweep import read_catalog
 from hapsync.edge.watch import Watches
-from hapsync.errors import CatalogError
+from hapsync.errors import CatalogError, TooLarge
 from hapsync.model import Address, CheckStatus
+from tests.harness.chaos import HEALTH, Chaos
 from tests.harness.consul import Consul
 from tests.harness.ports import free_port, free_ports
 from tests.harness.processes import Process, wait_until
@@ -447,3 +448,61 @@ def test_a_renewed_certificate_is_used_without_a_restart(work: Path) -> None:
     assert where.current() is not first
     with pytest.raises(CatalogError, match=r"key_file /.*/nosuch: No such file"):
         Endpoints(attrs.evolve(config, key_file=str(work / "nosuch")))
+
+
+@pytest.mark.parametrize("is_chunked", [False, True])
+def test_an_answer_is_read_as_far_as_max_servers_can_need_and_no_further(is_chunked: bool) -> None:  # noqa: FBT001
+    size = bytes_for(10) + 1
+    sent: list[int] = []
+
+    def answer(handler: http.server.BaseHTTPRequestHandler) -> None:
+        handler.send_response(200)
+        handler.send_header("X-Consul-Index", "7")
+        handler.send_header(*("Transfer-Encoding", "chunked") if is_chunked else ("Content-Length", str(size)))
+        handler.end_headers()
+        piece = b" " * 2**16
+        try:
+            for _ in range(0, size * 4, len(piece)):
+                handler.wfile.write(b"%x\r\n%s\r\n" % (len(piece), piece) if is_chunked else piece)
+                sent.append(len(piece))
+        except OSError:
+            handler.close_connection = True
+
+    with (
+        nonsense(answer) as config,
+        agent_of(attrs.evolve(config, timeout_seconds=30)) as agent,
+        pytest.raises(TooLarge, match="more than its max_servers can need"),
+    ):
+        agent.read_health("web", consistency="stale", max_servers=10)
+
+    assert sum(sent) < size * 3
+
+
+def test_a_service_with_far_too_many_instances_is_said_so_and_read_seldom_and_another_is_followed(work: Path) -> None:
+    with Consul(work) as consul:
+        consul.put("web", "w0", node="n1", address="10.0.0.1", port=1)
+        for number in range(240):  # as large as thousands of usual ones
+            service = {"Service": "big", "ID": f"b{number}", "Port": 1, "Tags": ["t" * 40_000]}
+            node = {"Node": "n1", "Address": "10.0.0.1", "Service": service}
+            consul.request("PUT", "/v1/catalog/register", node)
+        with Chaos(work, consul.host, consul.port) as chaos:
+            watches = Watches(ConsulConfig(address=chaos.url), lambda _service: None)
+            watches.follow(["big", "web"], {"big": 1, "web": 1})
+            try:
+                wait_until(lambda: watches.states()["big"].error, 30, "the large answer to be refused")
+                for port in range(2, 22):
+                    consul.put("web", "w0", node="n1", address="10.0.0.1", port=port)
+                    wait_until(
+                        lambda port=port: watches.catalog().readings["web"].instances[0].address.port == port,  # type: ignore[misc]
+                        30,
+                        "a change of the other",
+                    )
+                error = watches.states()["big"].error
+                asked = chaos.seen().asked
+            finally:
+                watches.stop()
+
+    assert error is not None
+    assert "larger than 8 MB" in error
+    assert asked[f"{HEALTH}big"] <= 3
+    assert asked[f"{HEALTH}web"] >= 20

@@ -1,0 +1,165 @@
+"""Which services may keep a connection to Consul's agent, so that other programs of this machine keep some, too.
+
+An agent takes 200 connections from one address (`limits.http_max_conns_per_client`) and answers 429 to whoever comes
+after; Consul 1.8 closes such a connection instead. A blocking query holds one for as long as nothing changes. So
+where there are more services than connections some have a seat, and are woken by every change; the others are guests,
+read by turns. A service without instances has no seat where seats are few.
+"""
+
+import logging
+import math
+import threading
+import time
+from collections.abc import Callable
+
+log = logging.getLogger(__name__)
+
+GUESTS_PER_SECOND = 15.0
+"""Below the part of the budget that guests and services without instances have."""
+GUEST_REST_SECONDS = 1.0
+"""The least time between two reads of a guest."""
+FEWEST = 8
+"""However little the agent takes, hapsync tries so many."""
+KEEP_FRACTION = 0.8
+"""Of the connections that the agent took hapsync keeps so many; the rest is for others."""
+TELL_SECONDS = 60.0
+RECOVER_SECONDS = 300.0
+RECOVER_FRACTION = 0.1
+"""After this long without a refusal so many more connections are tried."""
+
+MANY_SERVICES = 150
+"""From here on the agent's limit of connections is near."""
+
+
+class Seats:
+    """The connections that the watches of one agent may have; for any number of threads."""
+
+    def __init__(self, limit: int) -> None:
+        """Take `[consul] max_connections`."""
+        self._configured = limit
+        self._lock = threading.Lock()
+        self._freed = threading.Condition(self._lock)
+        self._limit = limit
+        self._limited_at = -math.inf
+        self._told_at = -math.inf
+        self._wanted = 0
+        self._seated: dict[str, Callable[[], None]] = {}
+        self._open: set[str] = set()
+
+    def expect(self, services: int) -> None:
+        """Note how many services there are, before they come."""
+        with self._lock:
+            self._wanted = services
+
+    def sit(self, service: str, disturb: Callable[[], None], *, is_empty: bool) -> bool:
+        """Return whether `service` may hold a connection while it waits for a change.
+
+        `disturb` is called, from any thread, when it has to give that up at once.
+        """
+        with self._lock:
+            self._recover()
+            room = self._room
+            is_here = service in self._seated
+            may_sit = len(self._seated) - is_here < room and not (is_empty and self._is_crowded)
+            if may_sit:
+                self._seated[service] = disturb
+            else:
+                self._seated.pop(service, None)
+            return may_sit
+
+    def come(self, service: str, timeout_seconds: float) -> bool:
+        """Return whether `service` may open a connection now; wait up to `timeout_seconds` until it may."""
+        with self._lock:
+            may_come = (
+                service in self._seated
+                or service in self._open
+                or self._freed.wait_for(lambda: self._guests < self._guest_places, timeout_seconds)
+            )
+            if may_come:
+                self._open.add(service)
+            return may_come
+
+    def go(self, service: str) -> None:
+        """Note that `service` has no connection any more; a seat stays its own."""
+        with self._lock:
+            self._open.discard(service)
+            self._freed.notify()
+
+    def leave(self, service: str) -> None:
+        """Forget `service`."""
+        with self._lock:
+            self._seated.pop(service, None)
+            self._open.discard(service)
+            self._freed.notify()
+
+    def is_seated(self, service: str) -> bool:
+        """Return whether `service` may keep its connection."""
+        with self._lock:
+            return service in self._seated
+
+    def rest_seconds(self) -> float:
+        """Return how long a guest waits before it is read again."""
+        with self._lock:
+            return max(GUEST_REST_SECONDS, (self._wanted - len(self._seated)) / GUESTS_PER_SECOND)
+
+    def refused(self, service: str) -> None:
+        """Have fewer connections, for the agent refused that of `service`; whoever has to leaves at once."""
+        with self._lock:
+            self._open.discard(service)
+            self._limited_at = now = time.monotonic()
+            self._limit = min(self._limit, max(FEWEST, int(len(self._open) * KEEP_FRACTION)))
+            out = list(self._seated.items())[self._room :]
+            for name, _ in out:
+                del self._seated[name]
+            is_news = now > self._told_at + TELL_SECONDS
+            self._told_at = now
+        if is_news:
+            log.warning(
+                "consul: the agent takes no more connections (limits.http_max_conns_per_client); now hapsync has "
+                "fewer, and reads the services beyond by turns"
+            )
+        for _, disturb in out:
+            disturb()
+
+    def has_many(self) -> bool:
+        """Return whether enough is held for a limit of the agent to be what closes a new connection."""
+        with self._lock:
+            return len(self._open) >= FEWEST // 2
+
+    @property
+    def _is_crowded(self) -> bool:
+        return self._wanted > self._limit
+
+    @property
+    def _guests(self) -> int:
+        return sum(service not in self._seated for service in self._open)
+
+    @property
+    def _guest_places(self) -> int:
+        return max(1, self._limit // 10)
+
+    @property
+    def _room(self) -> int:
+        return self._limit - self._guest_places if self._is_crowded else self._limit
+
+    def _recover(self) -> None:
+        if self._limit < self._configured and time.monotonic() - self._limited_at > RECOVER_SECONDS:
+            self._limit = min(self._configured, self._limit + max(1, int(self._limit * RECOVER_FRACTION)))
+            self._limited_at = time.monotonic()
+
+
+def connection_advice(services: int, max_connections: int) -> str | None:
+    """Return what to say of so many `services` beside `[consul] max_connections`, None while they are few.
+
+    An agent takes 200 connections from one address unless `limits.http_max_conns_per_client` says otherwise (Consul
+    1.8 to 1.14), and every program of this machine that asks it has that address.
+    """
+    if services < MANY_SERVICES:
+        return None
+    beyond = max(0, services - max_connections)
+    by_turns = f"; {beyond} of them are read by turns, seconds apart" if beyond else ""
+    return (
+        f"{services} services, each on a connection to Consul's agent, which takes 200 from this machine unless its "
+        f"limits.http_max_conns_per_client says otherwise{by_turns}: set that to {services + 100} or more, and then "
+        f"consul.max_connections to {services + 20}"
+    )
