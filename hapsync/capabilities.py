@@ -16,6 +16,10 @@ from hapsync.text import shown
 OLDEST_SAFE = (3, 0)
 """Before it, dynamic servers never use a connection twice, and a consistent hash leaves out half of them where their
 ids are not given (measured on 2.6.12; HAProxy's commits 8a31783b6 and 2ff861747)."""
+COUNTS_ALL = (3, 0)
+"""Before it HAProxy does not count a server's connection that belongs to a client's session: with `http-reuse never`,
+and by default one that a 401 with `WWW-Authenticate: Negotiate` or `NTLM` made private (measured on 2.6.12 and
+2.8.25). On 2.6 such a connection gets the client's next requests although the server has another address by then."""
 OLDEST_STABLE = (2, 6)
 """`add server` is experimental before it (HAProxy's commit 76e8b70e4)."""
 HAS_WAIT = (3, 0)

@@ -229,7 +229,7 @@ def _backend_view(
             use = "by hand"
         elif due is not None or slot.admin is not AdminState.MAINT:
             use = "used"
-        elif slot.is_slot and (slot.is_idle or slot.load is None):
+        elif slot.is_slot and slot.is_idle:
             use, free = "free", free + 1
         else:
             use, emptying = "emptying", emptying + slot.is_slot

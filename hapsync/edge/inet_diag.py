@@ -7,9 +7,11 @@ connection at all. Here an error is raised, and a connection of our own must be 
 import contextlib
 import errno
 import os
+import re
 import socket
 import struct
 from collections.abc import Collection, Iterator, Mapping
+from pathlib import Path
 from typing import NamedTuple
 
 from hapsync.edge.sockdiag import socket_inodes
@@ -29,6 +31,7 @@ _NUMBERS = struct.Struct("=IIII")
 _FILTERED_PORTS = 16
 """With more ports than this, one list of everything costs less than a filtered list for each."""
 _TRIES = 3
+_BOUND_AS = re.compile(r"\.\d+\.tmp$")
 
 
 class _Socket(NamedTuple):
@@ -50,6 +53,52 @@ def count_connections(pid: int, addresses: Collection[Address]) -> Mapping[Addre
     for one in _connections({address.port for address in addresses}):
         if one.inode in inodes and one.far in by_key:
             found[by_key[one.far]] += 1
+    return found
+
+
+def count_kept(pid: int, socket_path: str, addresses: Collection[Address]) -> Mapping[Address, int]:
+    """Return how many established connections to each of `addresses` HAProxy has; 0 is a proof.
+
+    `socket_path` is that of its Runtime API. Counted are those of its worker `pid`; where the descriptors of that
+    process may not be looked at (systemd's `ProtectProc`), those of everybody here: then another program's count,
+    too, and 0 still is a proof.
+
+    Raises HapsyncError when the kernel does not tell, or HAProxy is in another network namespace, for connections
+    there are not listed here. The path of its socket is: Linux lists unix sockets by network namespace, too.
+    """
+    listeners = _listeners_at(socket_path)
+    if not listeners:
+        raise HapsyncError(
+            f"HAProxy's socket {socket_path} is not listed in this network namespace, so its connections are not seen"
+        )
+    try:
+        inodes = socket_inodes(pid)
+    except HapsyncError:
+        inodes = set()
+    is_worker = not listeners.isdisjoint(inodes)  # else `pid` is another process, of another pid namespace than ours
+    by_key = {_key(one): one for one in addresses}
+    found = dict.fromkeys(addresses, 0)
+    for one in _connections({address.port for address in addresses}):
+        if one.far in by_key and (not is_worker or one.inode in inodes):
+            found[by_key[one.far]] += 1
+    return found
+
+
+def _listeners_at(path: str) -> set[int]:
+    """Return the inodes of the unix sockets that were bound at `path`.
+
+    HAProxy binds to PATH.PID.tmp and renames that to PATH, which the kernel does not notice (measured with 2.6).
+    """
+    try:
+        text = Path("/proc/self/net/unix").read_text(encoding="utf-8", errors="surrogateescape")
+    except OSError as error:
+        raise HapsyncError(f"the kernel's unix sockets cannot be read: {error.strerror or error}") from error
+    wanted = os.path.realpath(path)
+    found = set()
+    for line in text.splitlines()[1:]:
+        words = line.split(maxsplit=7)
+        if len(words) == 8 and os.path.realpath(_BOUND_AS.sub("", words[7])) == wanted:  # noqa: PLR2004
+            found.add(int(words[6]))
     return found
 
 

@@ -47,7 +47,7 @@ class RuntimeSession:
 
     def __init__(self, connection: socket.socket, path: str, timeout_seconds: float) -> None:
         self._socket = connection
-        self._path = path
+        self.path = path
         self._timeout_seconds = timeout_seconds
         self._unread = b""
         self._is_prompting = False
@@ -89,7 +89,7 @@ class RuntimeSession:
         Raises RuntimeAPIError.
         """
         (info,) = self.ask((SHOW_INFO,))
-        return _serving(parse_info(info), self._path)
+        return _serving(parse_info(info), self.path)
 
     def read_servers(self, backends: Collection[str]) -> Observed:
         """Return the servers of `backends`, their loads unknown.
@@ -114,7 +114,7 @@ class RuntimeSession:
         Raises RuntimeAPIError.
         """
         info, *dumps = self.ask((SHOW_INFO, *_state_commands(backends)))
-        return _serving(parse_info(info), self._path), self._read_backends(backends, dumps)
+        return _serving(parse_info(info), self.path), self._read_backends(backends, dumps)
 
     def ask_and_read(
         self, commands: Sequence[Command], servers: Collection[tuple[str, str]]
@@ -165,7 +165,7 @@ class RuntimeSession:
             self._socket.sendall(b"".join((*opening, *lines)))
             return self._replies((*opening, *lines))[len(opening) :]
         except OSError as error:
-            raise RuntimeAPIError(f"HAProxy's socket {self._path}: {_words(error)}") from error
+            raise RuntimeAPIError(f"HAProxy's socket {self.path}: {_words(error)}") from error
 
     def _replies(self, lines: Sequence[bytes]) -> Sequence[str]:
         deadline = time.monotonic() + self._timeout_seconds

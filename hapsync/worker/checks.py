@@ -18,6 +18,7 @@ from hapsync.discovery import discover, members
 from hapsync.edge.consul import Agent, endpoint, read_token
 from hapsync.edge.files import candidate_file, lock_owner, read_text_or_none
 from hapsync.edge.fleet import try_slot
+from hapsync.edge.inet_diag import count_kept
 from hapsync.edge.listing import read_listing
 from hapsync.edge.master import read_processes
 from hapsync.edge.reload import check_candidate
@@ -29,6 +30,7 @@ from hapsync.model import Backend, HAProxyProcess
 from hapsync.render import labels_of, render
 from hapsync.runtime import Command
 from hapsync.text import plural, quoted
+from hapsync.worker.kept import counts_all
 from hapsync.worker.look import read_report, read_rules
 from hapsync.worker.paper import empty_slots, is_applied, lost_by_reload, served_now
 from hapsync.worker.probe import Probe
@@ -158,6 +160,8 @@ def _runtime_socket(settings: Settings) -> Iterator[Finding]:
             what=f"haproxy.socket has level {level.strip()}: add `level admin` to its `stats socket` line",
         )
     yield _version(process)
+    if not counts_all(process):
+        yield from _kept(process, config.socket)
     for name, why in observed.unread.items():
         yield Finding(is_ok=False, what=f"backend {name} cannot be read: {why}")
     for backend in observed.backends.values():
@@ -194,6 +198,17 @@ def _networks(settings: Settings) -> Iterator[Finding]:
 
 def _prefixes(config: Config) -> tuple[str, ...]:
     return tuple(f"backends.{one.prefix}" for one in config.discover.values())
+
+
+def _kept(process: HAProxyProcess, socket_path: str) -> Iterator[Finding]:
+    try:
+        count_kept(process.pid, socket_path, ())
+    except HapsyncError as error:
+        yield Finding(
+            is_ok=False,
+            what=f"slots of servers that left are free again only after a reload: HAProxy {process.version} does not "
+            f"count all of its connections, and {error}",
+        )
 
 
 def _places(backend: Backend) -> str:

@@ -34,6 +34,7 @@ from hapsync.report import REPORT_FILE, SNAPSHOT_FILE, Report, report_from_json,
 from hapsync.runtime import SHOW_STAT_SERVERS
 from hapsync.status import View, make_view
 from hapsync.text import reason
+from hapsync.worker.kept import with_all_loads
 from hapsync.worker.locks import file_lock, state_lock
 from hapsync.worker.memory_file import peek_memory
 from hapsync.worker.one_pass import Rules
@@ -204,7 +205,9 @@ def _read_haproxy(
             else:
                 observed = Probe(config).attach(session, process, observed)
             (dump,) = session.ask((SHOW_STAT_SERVERS,))
-        observed = with_proofs(with_loads(observed, parse_loads(dump)), parse_proofs(dump))
+        observed = with_loads(observed, parse_loads(dump))
+        observed = with_all_loads(observed, process, config.haproxy.socket, Desired({}))
+        observed = with_proofs(observed, parse_proofs(dump))
         unread = unread_counters(dump, config.backends)
         observed = attrs.evolve(observed, unread={**unread, **observed.unread})
         return process, observed, parse_health(dump)

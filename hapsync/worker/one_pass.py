@@ -23,6 +23,7 @@ from hapsync.runtime import (
     is_done,
     state_commands,
 )
+from hapsync.worker.kept import with_all_loads
 from hapsync.worker.probe import Probe
 
 ADDRESS_SECONDS = 1.0
@@ -147,6 +148,7 @@ def _look(
         observed = probe.attach(session, process, observed)
     observed, found = decide(
         session,
+        process,
         desired.only(backends),
         observed,
         rules.cautions,
@@ -159,6 +161,7 @@ def _look(
 
 def decide(
     session: RuntimeSession,
+    process: HAProxyProcess,
     wanted: Desired,
     observed: Observed,
     cautions: Cautions,
@@ -179,7 +182,9 @@ def decide(
     unproven = unread_proofs(observed) if reads_proofs else needs_proofs(found, observed, cautions)
     if short or unproven:
         loads, proofs, unread = session.read_stats([observed.backends[name] for name in {*short, *unproven}])
-        observed = with_proofs(with_loads(observed, loads) if short else observed, proofs)
+        if short:
+            observed = with_all_loads(with_loads(observed, loads), process, session.path, wanted)
+        observed = with_proofs(observed, proofs)
         observed = attrs.evolve(observed, unread={**observed.unread, **unread}) if unread else observed
         found = diff(wanted, observed)
     return observed, guard(found, observed, wanted, cautions)

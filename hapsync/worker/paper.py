@@ -55,9 +55,9 @@ def observe_all(settings: Settings, wanted: Desired, cautions: Cautions) -> Seen
     """
     haproxy = settings.config.haproxy
     with open_session(haproxy.socket, haproxy.timeout_seconds) as session:
-        session.read_process()
+        process = session.read_process()
         observed = session.read_servers(tuple(settings.config.backends))
-        observed, found = decide(session, wanted, observed, cautions)
+        observed, found = decide(session, process, wanted, observed, cautions)
     names = sorted(set(observed.unread) - set(observed.backends))
     if not names:
         return Seen(observed, found.held)
