@@ -16,6 +16,7 @@ from hapsync.changes import (
     EndSessions,
     Remove,
     Reweigh,
+    SetAgent,
     SetAside,
     TakeBack,
 )
@@ -69,6 +70,8 @@ def _changed(slot: Server, change: Change) -> Server:
             return attrs.evolve(slot, weight=0)
         case EndSessions():
             return slot.with_load(attrs.evolve(slot.load, sessions=0) if slot.load is not None else None)
+        case SetAgent():
+            return slot
         case Create() | Delete():  # of the one there is no server yet, of the other none any more
             return slot
 
@@ -77,13 +80,27 @@ FREE_SLOT = Server("srv0", PLACEHOLDER, AdminState.MAINT, 1, is_up=False, load=N
 
 
 def as_new_worker(observed: Observed) -> Observed:
-    """Return `observed` as a new worker would start with it: the same servers, no session on any of them."""
+    """Return `observed` as a new worker would start with it: the same servers, no session on any of them.
+
+    No agent has spoken there yet, so what an agent made of a server is not carried along: it will say it again. One
+    that it took out is ready, for a server that starts in maint stays there until its agent says `ready`.
+    """
     return Observed(
         {
-            name: attrs.evolve(backend, slots=tuple(slot.with_load(NO_LOAD) for slot in backend.slots))
+            name: attrs.evolve(backend, slots=tuple(map(_started, backend.slots)))
             for name, backend in observed.backends.items()
         }
     )
+
+
+def _started(slot: Server) -> Server:
+    if not slot.agent:
+        return slot.with_load(NO_LOAD)
+    is_out_by_agent = (
+        slot.is_led_by_agent and slot.admin is not AdminState.READY and slot.weight > 0 and not slot.is_free
+    )
+    admin = AdminState.READY if is_out_by_agent else slot.admin
+    return attrs.evolve(slot, load=NO_LOAD, admin=admin, agent=0)
 
 
 def grow(observed: Observed, desired: Desired, short: Iterable[str]) -> Observed:

@@ -158,6 +158,8 @@ def _server(words: list[str]) -> Server | None:
     except (ValueError, IndexError):
         address, weight = PLACEHOLDER, 1
     disabled = "disabled" in options
+    if disabled and address == PLACEHOLDER:
+        weight = 1  # a free slot's says nothing
     return Server(
         name,
         address,

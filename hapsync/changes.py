@@ -19,6 +19,7 @@ class Reason(enum.Enum):
     GONE = "gone from Consul"
     OTHER_TAGS = "it has other tags in Consul"
     LEFT_OUT = "left out of what Consul has"
+    AGENT = "its agent check"
     DUPLICATE = "its address is in another slot"
     PERSON = "a person set it aside"
     RELEASED = "a person released it"
@@ -189,9 +190,20 @@ class TakeBack:
     reason: Reason = Reason.RELEASED
 
 
+@attrs.frozen
+class SetAgent:
+    """Switch a server's agent check on (`runs`), or off on a free slot: an agent can lift a server out of maint."""
+
+    backend: str
+    server: str
+    address: Address | None
+    runs: bool
+    reason: Reason = Reason.AGENT
+
+
 Entry = Add | Create | Enable
 """What lets an instance in."""
-Change = Entry | Reweigh | Drain | Disable | Remove | Delete | EndSessions | SetAside | TakeBack
+Change = Entry | Reweigh | Drain | Disable | Remove | Delete | EndSessions | SetAside | TakeBack | SetAgent
 
 
 def takes_out(change: Change) -> bool:
@@ -201,7 +213,7 @@ def takes_out(change: Change) -> bool:
             return True
         case Reweigh(weight=weight, was=was):
             return weight == 0 and was > 0
-        case Add() | Create() | Enable() | Delete() | EndSessions() | SetAside() | TakeBack():
+        case Add() | Create() | Enable() | Delete() | EndSessions() | SetAside() | TakeBack() | SetAgent():
             return False
 
 

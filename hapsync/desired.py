@@ -7,7 +7,7 @@ import attrs
 from hapsync.addresses import within
 from hapsync.catalog import MAX_CONSUL_WEIGHT, Catalog, Doubt, Instance, Quarantined, Reading
 from hapsync.config import BackendConfig, Config
-from hapsync.model import MAX_WEIGHT, Address, AdminState, CheckStatus, Observed
+from hapsync.model import MAX_WEIGHT, Address, AdminState, CheckStatus, Observed, free_weight
 from hapsync.text import quoted
 
 _ADMIN = {
@@ -166,7 +166,10 @@ def desired_backend(
         else:
             chosen[address] = instance
     most = weight_limit(chosen.values(), config.max_weight_ratio)
-    weights = scale_weights({address: min(instance.weight, most) for address, instance in chosen.items()})
+    weights = scale_weights(
+        {address: min(instance.weight, most) for address, instance in chosen.items()},
+        least=free_weight(config.server_options),
+    )
     return DesiredBackend(
         name,
         config.slots,
@@ -250,13 +253,15 @@ def weight_limit(instances: Iterable[Instance], ratio: int) -> int:
     return ratio * weights[len(weights) // 2] if weights else MAX_CONSUL_WEIGHT
 
 
-def scale_weights(weights: Mapping[Address, int]) -> Mapping[Address, int]:
+def scale_weights(weights: Mapping[Address, int], *, least: int = 1) -> Mapping[Address, int]:
     """Return Consul's weights (0 to 65535) as HAProxy's (0 to 256).
 
     They stay as they are while the largest is within HAProxy's range; otherwise all are scaled to it together. A
-    weight above 0 never becomes 0, and 0 stays 0.
+    weight above 0 never becomes 0, and 0 stays 0. Where the largest is below `least` all are multiplied alike.
     """
     largest = max(weights.values(), default=0)
+    if 0 < largest < least:
+        return {address: weight * (least // largest) for address, weight in weights.items()}
     if largest <= MAX_WEIGHT:
         return weights
     return {

@@ -20,6 +20,7 @@ from hapsync.changes import (
     Reason,
     Remove,
     Reweigh,
+    SetAgent,
     SetAside,
     Shortage,
     TakeBack,
@@ -133,7 +134,7 @@ def _diff_backend(want: DesiredBackend, have: Backend, aside: Mapping[Address, A
         changes += _creations(want, have, missing, is_checked=is_checked)
         missing = []
     used = [slot for slot in others if not slot.is_free]  # mostly a few of many
-    leaving = [slot for slot in used if slot.admin is not AdminState.MAINT]
+    leaving = [slot for slot in used if slot.admin is not AdminState.MAINT or slot.is_led_by_agent]
     due += _removals(want, leaving, holders) if leaving else ()
     held = [Held(change, Reason.BY_HAND) for slot, change in due if slot.is_by_hand and slot.name not in touched]
     changes += [change for slot, change in due if not slot.is_by_hand and slot.name not in touched]
@@ -150,6 +151,12 @@ def _diff_backend(want: DesiredBackend, have: Backend, aside: Mapping[Address, A
         and slot.load.sessions
         and slot.address not in by_address
         and slot.name not in touched
+    ]
+    taken = {change.server for change in changes}
+    changes += [
+        SetAgent(want.name, slot.name, slot.address, runs=False)
+        for slot in others
+        if slot.is_led_by_agent and slot.is_free and slot.name not in taken
     ]
     short = tuple(server.address for server in missing)
     shortages = (Shortage(want.name, short, want.serving),) if short else ()
@@ -252,6 +259,11 @@ def _serving_first(slot: Server) -> tuple[bool, int, bool, tuple[int, str]]:
     return not slot.serves, _ADMIN_ORDER.index(slot.admin), is_unproven, server_order(slot.name)
 
 
+def _lacks_agent(slot: Server) -> bool:
+    """Return whether the agent check of a server that serves is off: who let it in was killed before it was on."""
+    return slot.has_agent and not slot.is_led_by_agent
+
+
 _ADMIN_ORDER = (AdminState.READY, AdminState.DRAIN, AdminState.MAINT)
 
 
@@ -259,10 +271,16 @@ def _bring(
     backend: str, slot: Server, want: DesiredServer, *, is_checked: bool = False, options: str = ""
 ) -> Change | None:
     reason = REASON_OF[want.status]
+    if slot.is_led_by_agent and want.admin is AdminState.READY and (slot.can_serve or slot.weight > 0):
+        return None  # weight, drain and maint are its agent's to say
     match want.admin, slot.admin:
+        case AdminState.DRAIN, AdminState.DRAIN if slot.is_led_by_agent:
+            return Drain(backend, slot.name, want.address, reason)
+        case AdminState.MAINT, AdminState.MAINT if slot.is_led_by_agent:
+            return Disable(backend, slot.name, want.address, reason)
         case AdminState.READY, AdminState.READY:
             if slot.weight == want.weight:
-                return None
+                return SetAgent(backend, slot.name, want.address, runs=True) if _lacks_agent(slot) else None
             return Reweigh(backend, slot.name, want.address, want.weight, slot.weight, Reason.WEIGHT)
         case AdminState.READY, _:
             return Enable(backend, slot.name, want.address, want.weight, reason, is_checked, options)

@@ -37,6 +37,22 @@ PLACEHOLDER = Address("127.0.0.1", 1)
 """Where a free slot points in the file: refused at once should anyone enable it by mistake."""
 
 
+AGENT_CONFIGURED = 0x02
+AGENT_RUNS = 0x06
+AGENT_IS_ASKED = 0x01
+"""Bits of `srv_agent_state` (management manual, `show servers state`): configured; and enabled; being asked now."""
+
+
+AGENT_WEIGHT = 100
+"""The least that the largest weight of a backend with agent checks is: an agent gives per cent of the weight that a
+server has in the file, cut to a whole number, and half of 1 would be no traffic (2.6 to 3.4)."""
+
+
+def free_weight(options: str) -> int:
+    """Return the weight that a free slot has in the file, among servers with these `options`."""
+    return AGENT_WEIGHT if "agent-check" in options.split() else 1
+
+
 @lru_cache(maxsize=65536)
 def canonical_host(text: str) -> str:
     """Return the one spelling of an IP literal both sides are compared in.
@@ -103,7 +119,8 @@ class Server:
     `address` is None where HAProxy has none (an unresolved name). `is_up` is HAProxy's operational state.
     `load` is None where it was not read. `proof` says nothing of what the server is, only what is known of it.
     `since_seconds` is how long ago it was last up or down, by HAProxy; `id` is HAProxy's number of it, 0 where it was
-    not read. Of a free slot neither proof nor time is read.
+    not read. Of a free slot neither proof nor time is read. `agent` are the bits of its agent check
+    (`srv_agent_state`), 0 where it has none.
     """
 
     name: str
@@ -115,6 +132,7 @@ class Server:
     proof: Proof = attrs.field(default=Proof.PASSED, eq=False)
     since_seconds: int = attrs.field(default=0, eq=False)
     id: int = attrs.field(default=0, eq=False)
+    agent: int = attrs.field(default=0, eq=False)
 
     @property
     def is_slot(self) -> bool:
@@ -136,19 +154,33 @@ class Server:
         A slot that still points at the placeholder was given no instance since its worker started, so nothing can be
         on it; of any other an unknown load is not none.
         """
-        if self.admin is not AdminState.MAINT or self.is_by_hand:
+        if self.admin is not AdminState.MAINT or self.is_by_hand or (self.is_led_by_agent and not self.is_free):
             return False
         return self.address == PLACEHOLDER if self.load is None else self.load.is_zero
 
     def with_load(self, load: Load | None) -> "Server":
         """Return this server with `load`; thrice as fast as `attrs.evolve`, and made for thousands at a time."""
-        kept = (self.proof, self.since_seconds, self.id)
+        kept = (self.proof, self.since_seconds, self.id, self.agent)
         return Server(self.name, self.address, self.admin, self.weight, self.is_up, load, *kept)
 
     @property
     def is_by_hand(self) -> bool:
-        """A person put it in maint or drain: hapsync sets the weight to 0 before it does, so it needs no memory."""
-        return self.admin is not AdminState.READY and self.weight > 0 and self.address not in (PLACEHOLDER, None)
+        """A person put it in maint or drain: hapsync sets the weight to 0 before it does, so it needs no memory.
+
+        Not where its agent check runs, which may have done that: hapsync and `hapsync hold` switch it off first.
+        """
+        is_out = self.admin is not AdminState.READY and self.weight > 0 and self.address not in (PLACEHOLDER, None)
+        return is_out and not self.is_led_by_agent
+
+    @property
+    def has_agent(self) -> bool:
+        """An agent check is configured for it, switched on or not."""
+        return bool(self.agent & AGENT_CONFIGURED)
+
+    @property
+    def is_led_by_agent(self) -> bool:
+        """Its agent check runs: the agent sets weight, drain, maint and ready, in maint, too (measured, 2.6, 3.4)."""
+        return self.agent & AGENT_RUNS == AGENT_RUNS
 
     @property
     def can_serve(self) -> bool:

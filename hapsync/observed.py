@@ -38,6 +38,8 @@ file, and stays set while the server serves (measured on 2.6.12: 5 becomes 4 aft
 DRAIN_BITS = 0x18
 CHECK_BITS = 0x06
 """A check is configured (0x02) and enabled (0x04); management manual, `show servers state`, srv_check_state."""
+_AGENT_BITS = 0x1F
+"""Others leaked into it before 2.7 (HAProxy's commit 99521abd5)."""
 PASSED_RESULTS = ("3", "4")
 """CHK_RES_PASSED and CHK_RES_CONDPASS of srv_check_result."""
 PROVEN_SECONDS = 60
@@ -69,6 +71,7 @@ _STATE_COLUMNS = (
     "srv_time_since_last_change",
     "srv_check_result",
     "srv_check_state",
+    "srv_agent_state",
 )
 _PROOF_COLUMNS = ("check_health", "check_rise", "check_fall", "lastchg")
 _LOAD_COLUMNS = ("scur", "qcur", "used_conn_cur", "idle_conn_cur")
@@ -94,7 +97,7 @@ def parse_servers_state(
         raise RuntimeAPIError(f"`show servers state` answered {text[:80]!r}, not a reading of version 1")
     columns = next(lines, "").removeprefix("# ").split(" ")
     try:
-        proxy_id, name, server_id, server, address, port, op_state, admin, weight, since, result, checks = map(
+        proxy_id, name, server_id, server, address, port, op_state, admin, weight, since, result, checks, agent = map(
             columns.index, _STATE_COLUMNS
         )
     except ValueError as error:
@@ -113,7 +116,7 @@ def parse_servers_state(
             ids[fields[name]] = int(fields[proxy_id])
             state = _admin(fields[admin])
             if state is AdminState.MAINT and _is_placeholder(fields[address], fields[port]):
-                one = _free(fields[server], fields[weight], fields[op_state], fields[server_id])
+                one = _free(fields[server], fields[op_state], fields[server_id], fields[agent])
             else:
                 one = Server(
                     fields[server],
@@ -124,6 +127,7 @@ def parse_servers_state(
                     proof=_proof(fields[since], fields[result], fields[checks]),
                     since_seconds=int(fields[since]),
                     id=int(fields[server_id]),
+                    agent=int(fields[agent]) & _AGENT_BITS,
                 )
             found[fields[server]] = one
         except ValueError as error:
@@ -286,11 +290,18 @@ def _backend(name: str, proxy_id: int, servers: Iterable[Server]) -> Backend:
 
 
 @lru_cache(maxsize=65536)
-def _free(name: str, weight: str, op_state: str, server_id: str) -> Server:
-    # Most servers of a large backend may be such, and of these neither checks nor times are asked for.
-    number = int(server_id)
-    is_up = op_state != "0"
-    return Server(name, PLACEHOLDER, AdminState.MAINT, int(weight), is_up=is_up, proof=Proof.MISSING, id=number)
+def _free(name: str, op_state: str, server_id: str, agent: str) -> Server:
+    # Most servers of a large backend may be such, and of these neither weight, checks nor times are asked for.
+    return Server(
+        name,
+        PLACEHOLDER,
+        AdminState.MAINT,
+        1,
+        is_up=op_state != "0",
+        proof=Proof.MISSING,
+        id=int(server_id),
+        agent=int(agent) & _AGENT_BITS,
+    )
 
 
 def _is_placeholder(host: str, port: str) -> bool:

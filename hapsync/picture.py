@@ -159,6 +159,8 @@ def shows(observed: Observed, picture: Observed) -> tuple[str, ...]:
             shown = have.pop(slot.name, None)
             if shown is None:
                 differences.append(f"{backend.name}/{slot.name} is missing")
+            elif shown.address == slot.address and shown.is_led_by_agent:
+                continue  # the rest is the agent's
             elif (shown.address, shown.admin, shown.weight) != (slot.address, slot.admin, slot.weight):
                 differences.append(
                     f"{backend.name}/{slot.name} is {shown.address} {shown.admin.value} weight {shown.weight}, "

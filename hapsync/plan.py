@@ -19,6 +19,7 @@ from hapsync.changes import (
     Reason,
     Remove,
     Reweigh,
+    SetAgent,
     SetAside,
     Shortage,
     TakeBack,
@@ -128,6 +129,8 @@ def _brings(change: Change) -> bool:
             return weight > was
         case TakeBack():
             return True
+        case SetAgent(runs=runs):
+            return runs
         case Drain() | Disable() | Remove() | Delete() | EndSessions() | SetAside():
             return False
 
@@ -135,7 +138,7 @@ def _brings(change: Change) -> bool:
 _ORDER: Mapping[type, int] = {
     kind: place
     for place, kind in enumerate(
-        (TakeBack, Enable, Add, Create, Reweigh, SetAside, Drain, Disable, Remove, EndSessions, Delete)
+        (TakeBack, Enable, Add, Create, Reweigh, SetAgent, SetAside, Drain, Disable, Remove, EndSessions, Delete)
     )
 }
 
@@ -168,6 +171,8 @@ def describe(change: Change) -> str:
             return f"{'hold   ' if admin is AdminState.MAINT else 'drain  '} {where} ({reason.value})"
         case TakeBack(reason=reason):
             return f"release {where} ({reason.value})"
+        case SetAgent(runs=runs, reason=reason):
+            return f"agent   {where} {'on' if runs else 'off'} ({reason.value})"
         case Remove(reason=reason):
             return f"remove  {where} ({reason.value})"
 

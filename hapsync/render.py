@@ -11,7 +11,7 @@ from hapsync.config import Config, Template
 from hapsync.desired import Desired
 from hapsync.discovery import members
 from hapsync.errors import ConfigError
-from hapsync.model import PLACEHOLDER, Address, AdminState, Backend, Observed, Server, dynamic_id
+from hapsync.model import PLACEHOLDER, Address, AdminState, Backend, Observed, Server, dynamic_id, free_weight
 from hapsync.text import quoted
 
 INDENT = "    "
@@ -152,7 +152,8 @@ def _backends(config: Config) -> Callable[[str], tuple[str, ...]]:
 def _server_line(backend: str, slot: Server, options: str, labels: Mapping[tuple[str, Address], str]) -> str:
     address = slot.address or PLACEHOLDER
     number = ["id", str(dynamic_id(slot.name))] if slot.is_dynamic else []
-    words = ["server", slot.name, str(address), *number, "weight", str(slot.weight), *options.split()]
+    weight = slot.weight if address != PLACEHOLDER else free_weight(options)
+    words = ["server", slot.name, str(address), *number, "weight", str(weight), *options.split()]
     if slot.admin is not AdminState.READY:
         words.append("disabled")
     label = "free" if address == PLACEHOLDER else labels.get((backend, address), "not in the catalog")

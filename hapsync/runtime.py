@@ -9,7 +9,7 @@ person's. So the weight falls to 0 before a server leaves or gets an address, an
 """
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from functools import lru_cache
 
 import attrs
@@ -26,10 +26,11 @@ from hapsync.changes import (
     Entry,
     Remove,
     Reweigh,
+    SetAgent,
     SetAside,
     TakeBack,
 )
-from hapsync.model import HAPROXY_NAME, PLACEHOLDER, AdminState, Observed, Server, dynamic_id
+from hapsync.model import HAPROXY_NAME, PLACEHOLDER, AdminState, Observed, Server, dynamic_id, free_weight
 from hapsync.text import shown
 
 OPTION_SIGNS = "A-Za-z0-9_:./ ,=%()@+*-"
@@ -92,43 +93,86 @@ def show_stat_servers(proxy_id: int) -> Command:
     return Command(f"show stat {proxy_id} 4 -1")
 
 
-def address_commands(changes: Iterable[Change]) -> Sequence[tuple[Change, Command]]:
+Agents = Collection[tuple[str, str]]
+"""The servers that have an agent check, by backend and name."""
+
+
+def agents_in(observed: Observed) -> Agents:
+    """Return the servers of ours that have an agent check, switched on or not."""
+    return frozenset(
+        (backend.name, slot.name)
+        for backend in observed.backends.values()
+        for slot in backend.slots
+        if slot.has_agent
+    )
+
+
+def address_commands(changes: Iterable[Change], agents: Agents = ()) -> Sequence[tuple[Change, Command]]:
     """Return the first step of `changes`: address and port of each addition, always in one command.
 
     What clients of the slot's last instance left in stick tables is cleared before it: once the address is set the
     slot no longer shows that it was given away, so who is killed in between would leave it there for good.
 
     A dynamic server is added in maint, its health check off (management manual, `add server`), so that is switched
-    on; with weight 0, for a server in maint with more is a person's.
+    on; with weight 0, for a server in maint with more is a person's. One with an agent check is added with its
+    weight, which then is 0 at once: an agent's weights are parts of the one it was added with.
     """
-    return [(change, Command(line)) for change in changes for line in _address_lines(change)]
+    return [(change, Command(line)) for change in changes for line in _address_lines(change, agents)]
 
 
-def _address_lines(change: Change) -> tuple[str, ...]:
+def _address_lines(change: Change, agents: Agents) -> tuple[str, ...]:
+    server = f"set server {_where(change)}"
     match change:
         case Add(address=address):
-            server = f"set server {_where(change)}"
+            quiet = (f"disable agent {_where(change)}",) if _has_agent(change, agents) else ()
             forgets = (_forget(table, number) for table, number in change.forgets)
-            return *forgets, f"{server} weight 0", f"{server} addr {address.host} port {address.port}"
+            return *quiet, *forgets, f"{server} weight 0", f"{server} addr {address.host} port {address.port}"
         case Create(server=name, address=address, options=options):
             words = options.split()
-            added = " ".join(("add server", _where(change), f"{address} id {dynamic_id(name)} weight 0", *words))
-            return added, *_check_lines(_where(change), options)
+            weight = change.weight if "agent-check" in words else 0
+            added = " ".join(
+                ("add server", _where(change), f"{address} id {dynamic_id(name)} weight {weight}", *words)
+            )
+            return added, *((f"{server} weight 0",) if weight else ()), *_check_lines(_where(change), options)
         case _:
             return ()
 
 
 def _check_lines(server: str, options: str) -> tuple[str, ...]:
     """Return what lets the checks of an added server run; they begin switched off."""
-    words = options.split()
-    health = (f"enable health {server}",) if "check" in words else ()
-    agent = (f"enable agent {server}",) if "agent-check" in words else ()
-    return *health, *agent
+    return (f"enable health {server}",) if "check" in options.split() else ()
 
 
-def state_commands(changes: Iterable[Change]) -> Sequence[tuple[Change, Command]]:
-    """Return the second step of `changes`: weights and states."""
-    return [(change, Command(line)) for change in changes for line in _state_lines(change)]
+def _has_agent(change: Change, agents: Agents) -> bool:
+    return (change.backend, change.server) in agents or "agent-check" in getattr(change, "options", "").split()
+
+
+def quiet_commands(changes: Iterable[Change], agents: Agents) -> Sequence[tuple[Change, Command]]:
+    """Return what switches the agent checks off of servers that `changes` take out, for a person or the catalog.
+
+    Before anything else is done to them: an agent lifts a server out of maint with `ready`, and gives it a weight.
+    """
+    return [
+        (change, Command(f"disable agent {_where(change)}"))
+        for change in changes
+        if isinstance(change, Drain | Disable | Remove | SetAside) and _has_agent(change, agents)
+    ]
+
+
+def state_commands(changes: Iterable[Change], agents: Agents = ()) -> Sequence[tuple[Change, Command]]:
+    """Return the second step of `changes`: weights and states; last what lets an agent speak of who came in."""
+    return [
+        (change, Command(line))
+        for change in changes
+        for line in (
+            *_state_lines(change),
+            *(
+                (f"enable agent {_where(change)}",)
+                if isinstance(change, Entry) and _has_agent(change, agents)
+                else ()
+            ),
+        )
+    ]
 
 
 def full_weight_commands(refused: Iterable[Refusal]) -> Sequence[Command]:
@@ -163,6 +207,8 @@ def _state_lines(change: Change) -> tuple[str, ...]:
             return f"{server} state {admin.value}", f"{server} weight {weight}"
         case TakeBack():
             return (f"{server} weight 0",)
+        case SetAgent(runs=runs):
+            return (f"{'enable' if runs else 'disable'} agent {_where(change)}",)
         case EndSessions():
             return (f"shutdown sessions server {_where(change)}",)
         case Delete(waits=waits):
@@ -190,7 +236,9 @@ def creation_commands(backend: str, defaults: str, slots: Iterable[str], options
     lines = [f"add backend {_checked(backend)} from {_checked(defaults)}"]
     for slot in slots:
         where = f"{_checked(backend)}/{_checked(slot)}"
-        lines.append(" ".join(("add server", where, f"{PLACEHOLDER} weight 1", *options.split())))
+        lines.append(
+            " ".join(("add server", where, f"{PLACEHOLDER} weight {free_weight(options)}", *options.split()))
+        )
         lines += _check_lines(where, options)
     return [Command(line) for line in lines]
 

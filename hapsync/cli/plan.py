@@ -63,7 +63,7 @@ def command(config_path: str, commands: bool) -> int:  # noqa: FBT001
         click.echo(f"stopped {stopped_words(rules.stopped, memory)}")
     _echo(*str(plan).splitlines())
     if commands:
-        _echo(*_commands(plan))
+        _echo(*_commands(plan, seen.observed))
     file = read_text_or_none(config.haproxy.config)
     is_same = file is not None and says_the_same(file, picture_now(wanted, seen.observed, plan.held))
     applied = is_applied(settings, file)
@@ -84,10 +84,16 @@ def command(config_path: str, commands: bool) -> int:  # noqa: FBT001
     return 2 if is_whole else 1
 
 
-def _commands(plan: "Plan") -> Iterator[str]:
-    from hapsync.runtime import address_commands, state_commands  # noqa: PLC0415
+def _commands(plan: "Plan", observed: "Observed") -> Iterator[str]:
+    from hapsync.runtime import address_commands, agents_in, quiet_commands, state_commands  # noqa: PLC0415
 
-    for step in (address_commands(plan.incoming), state_commands(plan.incoming), state_commands(plan.outgoing)):
+    agents = agents_in(observed)
+    for step in (
+        address_commands(plan.incoming, agents),
+        state_commands(plan.incoming, agents),
+        quiet_commands(plan.outgoing, agents),
+        state_commands(plan.outgoing, agents),
+    ):
         yield from (f"  {command.line}" for _, command in step)
 
 

@@ -11,7 +11,7 @@ import attrs
 
 from hapsync import __version__
 from hapsync.catalog import Reading
-from hapsync.changes import Delete, EndSessions, SetAside, TakeBack
+from hapsync.changes import Delete, EndSessions, SetAgent, SetAside, TakeBack
 from hapsync.config import AgentConfig, Config
 from hapsync.desired import Desired, DesiredBackend, fallback_reading
 from hapsync.edge.files import read_text_or_none, signature, write_in_folder
@@ -43,7 +43,7 @@ from hapsync.worker.safety import Safety
 log = logging.getLogger(__name__)
 
 RECENT = 20
-_NO_DRIFT = Delete | EndSessions | SetAside | TakeBack
+_NO_DRIFT = Delete | EndSessions | SetAgent | SetAside | TakeBack
 """What time or a person asks for, not the catalog."""
 
 

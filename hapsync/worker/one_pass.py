@@ -10,17 +10,20 @@ from hapsync.desired import Desired
 from hapsync.diff import Diff, diff, needs_loads, needs_sessions
 from hapsync.edge.runtime_socket import RuntimeSession, open_session
 from hapsync.guard import Cautions, guard, needs_proofs, unread_proofs
-from hapsync.model import HAProxyProcess, Observed
+from hapsync.model import AGENT_IS_ASKED, HAProxyProcess, Observed
 from hapsync.observed import is_learning, with_loads, with_proofs
 from hapsync.plan import Plan, keep_half, make_plan
 from hapsync.runtime import (
     SHOW_PEERS,
+    Agents,
     Command,
     Refusal,
     address_commands,
+    agents_in,
     arrived,
     full_weight_commands,
     is_done,
+    quiet_commands,
     state_commands,
 )
 from hapsync.worker.kept import with_all_loads
@@ -28,6 +31,9 @@ from hapsync.worker.probe import Probe
 
 ADDRESS_SECONDS = 1.0
 """How long a new address may take to show; HAProxy 2.9 and newer set it from a queue, within milliseconds."""
+
+AGENT_SECONDS = 1.0
+"""How long the answer of an agent is waited for that was asked already when its check was switched off."""
 
 LESSON_WAIT_SECONDS = 5.0
 """How long newcomers to slots with stick entries wait for a new worker to learn them: some million entries."""
@@ -197,8 +203,9 @@ def _apply(
     if any(isinstance(change, Add) and change.forgets for change in plan.incoming):
         _wait_for_lessons(session, seen.process.uptime_seconds)
     before()
-    incoming, refused = _set_addresses(session, plan.incoming)
-    refused += _send(session, state_commands(incoming))
+    agents = agents_in(seen.observed)
+    incoming, refused = _set_addresses(session, plan.incoming, agents)
+    refused += _send(session, state_commands(incoming, agents))
     # A static algorithm refuses all weights but 0 and the one in the file; better that one than none.
     session.ask(full_weight_commands(refused))
     outgoing: Sequence[Change] = plan.outgoing
@@ -207,8 +214,23 @@ def _apply(
         backends = {refusal.change.backend for refusal in kept_out} & set(desired.backends)
         wanted = {name: desired.backends[name].serving for name in backends}
         outgoing, _ = keep_half(outgoing, seen.observed, wanted, _without(incoming, refused))
-    refused += _send(session, state_commands(outgoing))
+    _quiet(session, quiet_commands(outgoing, agents))
+    refused += _send(session, state_commands(outgoing, agents))
     return _without((*incoming, *outgoing), refused), refused
+
+
+def _quiet(session: RuntimeSession, commands: Sequence[tuple[Change, Command]]) -> None:
+    """Switch agent checks off, and wait until no answer of theirs is awaited any more: it would still count."""
+    if not commands:
+        return
+    servers = {(change.backend, change.server) for change, _ in commands}
+    _, observed = session.ask_and_read([command for _, command in commands], servers)
+    deadline = time.monotonic() + AGENT_SECONDS
+    while time.monotonic() < deadline and any(
+        slot.agent & AGENT_IS_ASKED for backend in observed.backends.values() for slot in backend.slots
+    ):
+        time.sleep(0.01)
+        _, observed = session.ask_and_read((), servers)
 
 
 def _wait_for_lessons(session: RuntimeSession, uptime_seconds: int) -> None:
@@ -229,9 +251,11 @@ def _wait_for_lessons(session: RuntimeSession, uptime_seconds: int) -> None:
         time.sleep(0.02)
 
 
-def _set_addresses(session: RuntimeSession, incoming: Sequence[Change]) -> tuple[Sequence[Change], list[Refusal]]:
+def _set_addresses(
+    session: RuntimeSession, incoming: Sequence[Change], agents: Agents
+) -> tuple[Sequence[Change], list[Refusal]]:
     """Set the addresses of additions and read until they show; return the changes that may go on, and the others."""
-    commands = address_commands(incoming)
+    commands = address_commands(incoming, agents)
     if not commands:
         return incoming, []
     servers = {(change.backend, change.server) for change, _ in commands}
