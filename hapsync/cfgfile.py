@@ -105,7 +105,7 @@ def skeleton(text: str) -> str:
 
 
 _SLOT_LINE = re.compile(
-    r"[ \t]*server (?:srv[1-9][0-9]*|dyn-\S+) \S+(?: id [0-9]+)? weight [0-9]+(.*?)(?: disabled)?  #.*"
+    r"[ \t]*server (?:srv[1-9][0-9]*|dyn-\S+) \S+(?: id [0-9]+)? weight [0-9]+(.*?)(?: disabled| enabled)?  #.*"
 )
 """As `render` writes them."""
 

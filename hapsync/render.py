@@ -1,7 +1,7 @@
 """The picture wanted and the operator's template in, the text of haproxy.cfg out."""
 
 import re
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import lru_cache
 
 import jinja2
@@ -12,10 +12,12 @@ from hapsync.desired import Desired
 from hapsync.discovery import members
 from hapsync.errors import ConfigError
 from hapsync.model import PLACEHOLDER, Address, AdminState, Backend, Observed, Server, dynamic_id, free_weight
+from hapsync.sections import start_disabled
 from hapsync.text import quoted
 
 INDENT = "    "
 _RAW_HINT = "where {{, {% or {# is HAProxy's own, write the line between {% raw %} and {% endraw %}"
+_MAY_DISABLE = re.compile(r"(?m)^[ \t]*default-server[ \t].*\bdisabled\b")
 _BEGIN, _END = "\x01", "\x02"
 """Around the lines of one `servers()` while it is looked at; no file for HAProxy holds them otherwise."""
 _ALONE = re.compile(rf"^[ \t]*{_BEGIN}[^{_END}]*{_END}[ \t]*$", re.MULTILINE)
@@ -31,6 +33,10 @@ def render(template: Template, picture: Observed, config: Config, labels: Mappin
     """
     used: list[str] = []
     marked = _expand(template, _servers(picture, config, labels, used), _backends(config))
+    if _MAY_DISABLE.search(marked) and (disabled := start_disabled(marked.replace(_BEGIN, "").replace(_END, ""))):
+        # The file says of each server whether it is disabled; else nobody would know that no person did it.
+        used = []
+        marked = _expand(template, _servers(picture, config, labels, used, disabled), _backends(config))
     rendered = sealed(marked.replace(_BEGIN, "").replace(_END, ""))
     problems = [
         f'backends.{name} has no {{{{ servers("{name}") }}}} in the template'
@@ -125,7 +131,11 @@ def _line_of(error: BaseException) -> str:
 
 
 def _servers(
-    picture: Observed, config: Config, labels: Mapping[tuple[str, Address], str], used: list[str]
+    picture: Observed,
+    config: Config,
+    labels: Mapping[tuple[str, Address], str],
+    used: list[str],
+    disabled: Collection[str] = (),
 ) -> Callable[[str], str]:
     def servers(backend: str) -> str:
         if backend not in config.backends:
@@ -134,7 +144,12 @@ def _servers(
         used.append(backend)
         options = config.backends[backend].server_options
         slots = picture.backends.get(backend, Backend(backend)).slots
-        return _BEGIN + f"\n{INDENT}".join(_server_line(backend, slot, options, labels) for slot in slots) + _END
+        enabled = ["enabled"] if backend in disabled else []
+        return (
+            _BEGIN
+            + f"\n{INDENT}".join(_server_line(backend, slot, options, labels, enabled) for slot in slots)
+            + _END
+        )
 
     return servers
 
@@ -149,13 +164,14 @@ def _backends(config: Config) -> Callable[[str], tuple[str, ...]]:
     return backends
 
 
-def _server_line(backend: str, slot: Server, options: str, labels: Mapping[tuple[str, Address], str]) -> str:
+def _server_line(
+    backend: str, slot: Server, options: str, labels: Mapping[tuple[str, Address], str], enabled: Sequence[str]
+) -> str:
     address = slot.address or PLACEHOLDER
     number = ["id", str(dynamic_id(slot.name))] if slot.is_dynamic else []
     weight = slot.weight if address != PLACEHOLDER else free_weight(options)
     words = ["server", slot.name, str(address), *number, "weight", str(weight), *options.split()]
-    if slot.admin is not AdminState.READY:
-        words.append("disabled")
+    words += ["disabled"] if slot.admin is not AdminState.READY else enabled
     label = "free" if address == PLACEHOLDER else labels.get((backend, address), "not in the catalog")
     return f"{' '.join(words)}  # {label}"
 

@@ -133,6 +133,15 @@ def stats_sockets(text: str) -> tuple[str, ...]:
     return tuple(prefix + path.removeprefix("unix@") for path in paths if path.removeprefix("unix@").startswith("/"))
 
 
+def start_disabled(text: str) -> frozenset[str]:
+    """Return the backends (or listens) in `text` whose servers `default-server` disables."""
+    states = {
+        name: [word for word in words if word in ("disabled", "enabled")]
+        for name, words in default_server_words(text).items()
+    }
+    return frozenset(name for name, said in states.items() if said[-1:] == ["disabled"])
+
+
 def stick_tables(text: str) -> Mapping[str, tuple[str, ...]]:
     """Return the stick tables that lead clients to servers of each backend (or listen) in `text`, each once.
 

@@ -85,6 +85,11 @@ class BackendView:
     means: Means = SLOTS_ONLY
     unread: str | None = None
 
+    @property
+    def left_by_hand(self) -> tuple[Server, ...]:
+        """Return the servers that somebody took out, whose instance is gone: they keep their slot until released."""
+        return tuple(row.server for row in self.rows if row.use == "by hand" and row.desired is None) * self.is_known
+
 
 @attrs.frozen
 class View:
@@ -144,6 +149,7 @@ def make_view(
         elif not says_the_same(file_text, picture_now(wanted, observed, plan.held)):
             reasons.append(f"{config.haproxy.config} does not say the same as HAProxy")
         reasons += alarms(plan)
+        reasons += unserved(wanted, observed)
         plan = plan.stopped(stopped) if stopped is not None else plan
     unknown = [name for name in sorted(config.backends) if name not in wanted.backends]
     if has_catalog:
@@ -191,6 +197,33 @@ def alarms(plan: Plan) -> list[str]:
             key = one.change.backend, one.reason.value
             held[key] = held.get(key, 0) + 1
     return [f"backend {name}: {plural(count, 'server')} kept, {why}" for (name, why), count in sorted(held.items())]
+
+
+def unserved(wanted: Desired, observed: Observed) -> list[str]:
+    """Return the backends that send to nobody although Consul has servers for them, for hands or agents took all out.
+
+    What somebody holds with `hapsync hold` or `drain` is known to be wanted, and is not counted.
+    """
+    lines = []
+    for name, want in sorted(wanted.backends.items()):
+        have = observed.backends.get(name)
+        if have is None or any(one.can_serve for one in (*have.slots, *have.foreign)):
+            continue
+        aside = wanted.aside.get(name, {})
+        due = {one.address for one in want.servers if one.needs_slot and one.weight > 0} - set(aside)
+        out = [slot for slot in have.slots if slot.address in due]
+        by_hand = [slot.name for slot in out if slot.is_by_hand]
+        by_agent = [slot.name for slot in out if slot.is_led_by_agent and slot.weight > 0]
+        if by_hand:
+            lines.append(
+                f"backend {name} has no server that can serve: {', '.join(by_hand[:5])} in maint or drain by hand; "
+                f"if nobody meant that, `hapsync release {name}/{by_hand[0]}` and so on hands them to hapsync"
+            )
+        elif by_agent:
+            lines.append(
+                f"backend {name} has no server that can serve: the agents of {', '.join(by_agent[:5])} took them out"
+            )
+    return lines
 
 
 def unread_lines(observed: Observed) -> list[str]:
@@ -338,6 +371,15 @@ def _backend_json(backend: BackendView) -> Mapping[str, object]:
         },
         "dynamic": backend.dynamic,
         "means": {"dynamic": backend.means.can_add, "why_not": backend.means.why or None},
+        "left_by_hand": [
+            {
+                "server": one.name,
+                "address": str(one.address),
+                "state": one.admin.value,
+                "unchanged_seconds": one.since_seconds,
+            }
+            for one in backend.left_by_hand
+        ],
         "servers": [_row_json(row) for row in backend.rows],
         "without_slot": [_desired_json(one) for one in backend.without_slot],
         "quarantined": [

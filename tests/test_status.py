@@ -256,6 +256,7 @@ def test_the_json_is_the_documented_one() -> None:
         "floor": 1,
         "refilling": False,
         "unread": None,
+        "left_by_hand": [],
         "slots": {"used": 2, "free": 0, "emptying": 0},
         "dynamic": 0,
         "means": {"dynamic": False, "why_not": None},

@@ -191,6 +191,11 @@ def _print_backend(console: Console, backend: BackendView, *, haproxy_answers: b
                 Text(f"  {backend.capacity} up and checked, the guard keeps at least {backend.floor}"),
                 style="bold yellow",
             )
+    for left in backend.left_by_hand:
+        age = _ago(time.time() - left.since_seconds)
+        what = f"{left.name} {left.address} is in {left.admin.value} by hand, unchanged for {age}"
+        remedy = f"`hapsync release {backend.name}/{left.name}` frees its place"
+        console.print(Text(f"  {what}, and its instance is gone from Consul; {remedy}"), style="bold yellow")
     if backend.doubt:
         console.print(Text(f"  nothing is removed: {backend.doubt}"), style="bold yellow")
     elif backend.is_refilling:

@@ -15,7 +15,7 @@ from hapsync.growth import NEED_LIMIT_SECONDS
 from hapsync.guard import CHECK_SECONDS
 from hapsync.plan import Plan, describe
 from hapsync.runtime import explained
-from hapsync.status import alarms, unread_lines
+from hapsync.status import alarms, unread_lines, unserved
 from hapsync.worker.memory_file import load_memory
 from hapsync.worker.one_pass import run_pass
 from hapsync.worker.paper import candidate_grown, is_applied, observe_all, on_file, served_now, write_file
@@ -114,7 +114,7 @@ def _apply(settings: Settings, catalog: Catalog, safety: Safety, lines: list[str
     if wanted.backends:
         safety.forget_released(seen.observed)
     lines += [line for line in str(plan).splitlines() if line]
-    worrying = [*alarms(plan), *(unread := unread_lines(seen.observed))]
+    worrying = [*alarms(plan), *(unread := unread_lines(seen.observed)), *unserved(wanted, seen.observed)]
     return Applied((*lines, *worrying), is_whole and not unread, plan.is_empty and not worrying)
 
 
