@@ -12,6 +12,7 @@ from collections.abc import Collection, Iterator, Mapping
 import attrs
 
 from hapsync.model import (
+    AGENT_WEIGHT,
     NO_LOAD,
     PLACEHOLDER,
     Address,
@@ -158,8 +159,8 @@ def _server(words: list[str]) -> Server | None:
     except (ValueError, IndexError):
         address, weight = PLACEHOLDER, 1
     disabled = "disabled" in options
-    if disabled and address == PLACEHOLDER:
-        weight = 1  # a free slot's says nothing
+    if disabled and address == PLACEHOLDER and weight == AGENT_WEIGHT:
+        weight = 1  # of a free slot it says nothing
     return Server(
         name,
         address,

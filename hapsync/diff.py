@@ -271,7 +271,7 @@ def _bring(
     backend: str, slot: Server, want: DesiredServer, *, is_checked: bool = False, options: str = ""
 ) -> Change | None:
     reason = REASON_OF[want.status]
-    if slot.is_led_by_agent and want.admin is AdminState.READY and (slot.can_serve or slot.weight > 0):
+    if slot.is_led_by_agent and want.admin is AdminState.READY and (slot.admin is AdminState.READY or slot.weight):
         return None  # weight, drain and maint are its agent's to say
     match want.admin, slot.admin:
         case AdminState.DRAIN, AdminState.DRAIN if slot.is_led_by_agent:

@@ -71,7 +71,6 @@ _STATE_COLUMNS = (
     "srv_time_since_last_change",
     "srv_check_result",
     "srv_check_state",
-    "srv_agent_state",
 )
 _PROOF_COLUMNS = ("check_health", "check_rise", "check_fall", "lastchg")
 _LOAD_COLUMNS = ("scur", "qcur", "used_conn_cur", "idle_conn_cur")
@@ -97,11 +96,12 @@ def parse_servers_state(
         raise RuntimeAPIError(f"`show servers state` answered {text[:80]!r}, not a reading of version 1")
     columns = next(lines, "").removeprefix("# ").split(" ")
     try:
-        proxy_id, name, server_id, server, address, port, op_state, admin, weight, since, result, checks, agent = map(
+        proxy_id, name, server_id, server, address, port, op_state, admin, weight, since, result, checks = map(
             columns.index, _STATE_COLUMNS
         )
     except ValueError as error:
         raise RuntimeAPIError(f"`show servers state` answered {text[:80]!r}, not a reading: {error}") from error
+    agent = columns.index("srv_agent_state") if "srv_agent_state" in columns else None
     for line in lines:
         fields = line.split(" ")
         found = servers.get(fields[name]) if len(fields) > name else None
@@ -112,11 +112,12 @@ def parse_servers_state(
             continue
         if only is not None and (fields[name], fields[server]) not in only:
             continue
+        said = "0" if agent is None else fields[agent]
         try:
             ids[fields[name]] = int(fields[proxy_id])
             state = _admin(fields[admin])
             if state is AdminState.MAINT and _is_placeholder(fields[address], fields[port]):
-                one = _free(fields[server], fields[op_state], fields[server_id], fields[agent])
+                one = _free(fields[server], fields[op_state], fields[server_id], said)
             else:
                 one = Server(
                     fields[server],
@@ -127,7 +128,7 @@ def parse_servers_state(
                     proof=_proof(fields[since], fields[result], fields[checks]),
                     since_seconds=int(fields[since]),
                     id=int(fields[server_id]),
-                    agent=int(fields[agent]) & _AGENT_BITS,
+                    agent=int(said) & _AGENT_BITS,
                 )
             found[fields[server]] = one
         except ValueError as error:

@@ -169,7 +169,7 @@ def _server_line(
 ) -> str:
     address = slot.address or PLACEHOLDER
     number = ["id", str(dynamic_id(slot.name))] if slot.is_dynamic else []
-    weight = slot.weight if address != PLACEHOLDER else free_weight(options)
+    weight = free_weight(options) if slot.is_free and slot.weight == 1 else slot.weight
     words = ["server", slot.name, str(address), *number, "weight", str(weight), *options.split()]
     words += ["disabled"] if slot.admin is not AdminState.READY else enabled
     label = "free" if address == PLACEHOLDER else labels.get((backend, address), "not in the catalog")

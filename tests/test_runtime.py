@@ -144,9 +144,9 @@ def test_the_questions_are_haproxys() -> None:
             [],
             [
                 "enable health web/dyn-a-0000001",
-                "enable agent web/dyn-a-0000001",
                 "set server web/dyn-a-0000001 state ready",
                 "set server web/dyn-a-0000001 weight 1",
+                "enable agent web/dyn-a-0000001",
             ],
         ),
         (Reweigh("web", "srv1", ADDRESS, 3, 1, Reason.WEIGHT), [], ["set server web/srv1 weight 3"]),
@@ -249,12 +249,10 @@ def test_a_whole_backend_is_added_with_free_slots_whose_checks_may_run() -> None
 
     assert lines == [
         "add backend app-x from web",
-        "add server app-x/srv1 127.0.0.1:1 weight 1 check inter 1s agent-check",
+        "add server app-x/srv1 127.0.0.1:1 weight 100 check inter 1s agent-check",
         "enable health app-x/srv1",
-        "enable agent app-x/srv1",
-        "add server app-x/srv2 127.0.0.1:1 weight 1 check inter 1s agent-check",
+        "add server app-x/srv2 127.0.0.1:1 weight 100 check inter 1s agent-check",
         "enable health app-x/srv2",
-        "enable agent app-x/srv2",
     ]
 
 

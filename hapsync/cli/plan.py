@@ -35,7 +35,8 @@ def command(config_path: str, commands: bool) -> int:  # noqa: FBT001
     from hapsync.edge.files import read_text_or_none  # noqa: PLC0415
     from hapsync.edge.runtime_socket import open_session  # noqa: PLC0415
     from hapsync.picture import picture_now, says_the_same  # noqa: PLC0415
-    from hapsync.status import alarms, stopped_words, unread_lines, unserved  # noqa: PLC0415
+    from hapsync.problems import unread_lines, unserved  # noqa: PLC0415
+    from hapsync.status import alarms, stopped_words  # noqa: PLC0415
     from hapsync.worker.look import read_catalog_known, read_report, read_rules  # noqa: PLC0415
     from hapsync.worker.one_pass import look  # noqa: PLC0415
     from hapsync.worker.paper import is_applied, lost_by_reload, served_now  # noqa: PLC0415

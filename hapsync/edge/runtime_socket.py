@@ -221,7 +221,7 @@ def _parse_servers(
 
 _NO_COLUMNS = (
     "be_id be_name srv_id srv_name srv_addr srv_port srv_op_state srv_admin_state srv_uweight "
-    "srv_time_since_last_change srv_check_result srv_check_state srv_agent_state\n"
+    "srv_time_since_last_change srv_check_result srv_check_state\n"
 )
 
 

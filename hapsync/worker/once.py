@@ -14,8 +14,9 @@ from hapsync.foreign import refuse
 from hapsync.growth import NEED_LIMIT_SECONDS
 from hapsync.guard import CHECK_SECONDS
 from hapsync.plan import Plan, describe
+from hapsync.problems import unread_lines, unserved
 from hapsync.runtime import explained
-from hapsync.status import alarms, unread_lines, unserved
+from hapsync.status import alarms
 from hapsync.worker.memory_file import load_memory
 from hapsync.worker.one_pass import run_pass
 from hapsync.worker.paper import candidate_grown, is_applied, observe_all, on_file, served_now, write_file

@@ -15,6 +15,7 @@ from hapsync.errors import HapsyncError, Withdrawn
 from hapsync.memory import Freeze, Hold, Memory, expired, is_frozen, with_hold
 from hapsync.model import PLACEHOLDER, Backend
 from hapsync.plan import describe
+from hapsync.problems import unread_lines
 from hapsync.request import (
     Apply,
     FreezeAll,
@@ -27,7 +28,7 @@ from hapsync.request import (
     duration_words,
 )
 from hapsync.runtime import explained
-from hapsync.status import alarms, unread_lines
+from hapsync.status import alarms
 from hapsync.text import one_line, plural
 from hapsync.worker.memory_file import load_memory, save_memory
 from hapsync.worker.one_pass import Outcome, run_pass

@@ -1,0 +1,225 @@
+"""Agent checks: what an agent may say of a server, and what hapsync and persons have said of it."""
+
+import attrs
+import pytest
+
+from hapsync.ahead import FREE_SLOT, as_new_worker
+from hapsync.cfgfile import parse_file, skeleton
+from hapsync.changes import (
+    Add,
+    Change,
+    Create,
+    Disable,
+    Drain,
+    Enable,
+    Reason,
+    Remove,
+    Reweigh,
+    SetAgent,
+    SetAside,
+    takes_out,
+)
+from hapsync.config import BackendConfig, Config, Template
+from hapsync.desired import Desired, DesiredBackend, DesiredServer, scale_weights
+from hapsync.diff import diff
+from hapsync.guard import guard
+from hapsync.model import (
+    AGENT_RUNS,
+    NO_LOAD,
+    PLACEHOLDER,
+    Address,
+    AdminState,
+    Backend,
+    CheckStatus,
+    Observed,
+    Server,
+)
+from hapsync.picture import picture_now, shows
+from hapsync.plan import make_plan
+from hapsync.problems import unserved
+from hapsync.render import render
+from hapsync.runtime import address_commands, agents_in, quiet_commands, state_commands
+
+READY, DRAIN, MAINT = AdminState.READY, AdminState.DRAIN, AdminState.MAINT
+STATUS = {READY: CheckStatus.PASSING, DRAIN: CheckStatus.MAINTENANCE, MAINT: CheckStatus.CRITICAL}
+ON, OFF = 0x10 | AGENT_RUNS, 0x12
+ONE, TWO = Address("10.0.0.1", 80), Address("10.0.0.2", 80)
+
+
+def led(admin: AdminState, weight: int, agent: int = ON, address: Address = ONE) -> Server:
+    return Server("srv1", address, admin, weight, is_up=admin is not MAINT, load=NO_LOAD, agent=agent)
+
+
+def wanted(admin: AdminState | None, weight: int = 100, address: Address = ONE) -> Desired:
+    other = DesiredServer(TWO, READY, 100, "n2", "web-2", CheckStatus.PASSING)
+    this = (DesiredServer(address, admin, weight, "n1", "web-1", STATUS[admin]),) if admin else ()
+    return Desired({"web": DesiredBackend("web", 2, (*this, other))})
+
+
+def seen(*servers: Server) -> Observed:
+    other = Server("srv2", TWO, READY, 100, is_up=True, load=NO_LOAD, agent=ON)
+    return Observed({"web": Backend("web", (*servers, other))})
+
+
+def changes(desired: Desired, observed: Observed) -> tuple[Change, ...]:
+    found = diff(desired, observed)
+    assert found.held == ()
+    return found.changes
+
+
+@pytest.mark.parametrize(
+    ("due", "have", "kinds"),
+    [
+        (READY, led(READY, 30), []),  # its weight is the agent's
+        (READY, led(READY, 0), []),
+        (READY, led(DRAIN, 100), []),  # so are drain and maint
+        (READY, led(MAINT, 100), []),
+        (READY, led(MAINT, 0), [Enable]),  # hapsync wrote it into the file so
+        (READY, led(MAINT, 0, OFF), [Enable]),
+        (READY, led(READY, 100, OFF), [SetAgent]),  # who let it in was killed before its agent was on
+        (READY, led(READY, 30, OFF), [Reweigh]),
+        (DRAIN, led(READY, 30), [Drain]),
+        (DRAIN, led(DRAIN, 30), [Drain]),
+        (DRAIN, led(DRAIN, 0, OFF), []),
+        (MAINT, led(DRAIN, 30), [Disable]),
+        (MAINT, led(MAINT, 30), [Disable]),
+        (MAINT, led(MAINT, 0, OFF), []),
+        (None, led(READY, 30), [Remove]),
+        (None, led(DRAIN, 30), [Remove]),
+        (None, led(MAINT, 30), [Remove]),
+        (None, led(MAINT, 0), [Remove]),
+        (None, led(MAINT, 0, OFF), []),
+    ],
+)
+def test_an_agent_leads_a_server_that_serves_and_no_other(
+    due: AdminState | None, have: Server, kinds: list[type[Change]]
+) -> None:
+    assert [type(change) for change in changes(wanted(due), seen(have))] == kinds
+
+
+def test_what_an_agent_did_is_no_persons_hand_and_what_was_done_with_its_check_off_is() -> None:
+    assert not led(DRAIN, 100).is_by_hand
+    assert not led(MAINT, 100).is_by_hand
+    assert led(DRAIN, 100, OFF).is_by_hand
+    assert led(MAINT, 100, 0).is_by_hand
+
+
+def test_a_slot_that_an_agent_may_still_lift_out_of_maint_is_given_to_nobody() -> None:
+    newcomer = wanted(READY, address=Address("10.0.0.3", 80))
+
+    assert [type(one) for one in changes(newcomer, seen(led(MAINT, 0)))] == [Remove]
+    assert [type(one) for one in changes(newcomer, seen(led(MAINT, 0, OFF)))] == [Add]
+
+
+def test_the_agents_of_free_slots_are_switched_off_in_any_doubt() -> None:
+    free = attrs.evolve(FREE_SLOT, name="srv1", agent=ON)
+    desired = wanted(None)
+    found = diff(desired, seen(free))
+    doubted = Desired({"web": attrs.evolve(desired.backends["web"], is_backwards=True)})
+    held = guard(diff(doubted, seen(free)), seen(free), doubted, {})
+
+    assert found.changes == (SetAgent("web", "srv1", PLACEHOLDER, runs=False),)
+    assert held.changes == found.changes
+    assert not takes_out(found.changes[0])
+    assert make_plan(found, seen(free)).outgoing == found.changes
+    assert diff(desired, seen(attrs.evolve(free, agent=OFF))).changes == ()
+
+
+def test_an_agent_is_off_before_its_server_leaves_and_on_last_when_it_enters() -> None:
+    agents = agents_in(seen(led(READY, 1)))
+    leaving = (
+        Drain("web", "srv1", ONE, Reason.MAINTENANCE),
+        Disable("web", "srv1", ONE, Reason.CRITICAL),
+        Remove("web", "srv1", ONE, Reason.GONE),
+        SetAside("web", "srv1", ONE, MAINT, 1),
+    )
+    entering = (Add("web", "srv1", ONE, 3, Reason.PASSING), Enable("web", "srv1", ONE, 3, Reason.PASSING))
+
+    assert [one.line for _, one in quiet_commands(leaving, agents)] == ["disable agent web/srv1"] * 4
+    assert quiet_commands(leaving, ()) == quiet_commands(entering, agents) == []
+    assert address_commands(entering, agents)[0][1].line == "disable agent web/srv1"
+    for change in entering:
+        assert state_commands([change], agents)[-1][1].line == "enable agent web/srv1"
+        assert state_commands([change])[-1][1].line == "set server web/srv1 weight 3"
+    assert [one.line for _, one in state_commands([SetAgent("web", "srv1", ONE, runs=True)])] == [
+        "enable agent web/srv1"
+    ]
+
+
+def test_a_dynamic_server_with_an_agent_is_added_with_the_weight_that_the_agent_gives_parts_of() -> None:
+    change = Create("web", "dyn-a-0000001", ONE, 100, "check agent-check", Reason.PASSING)
+    lines = [one.line for _, one in (*address_commands([change]), *state_commands([change]))]
+
+    assert lines[0].startswith("add server web/dyn-a-0000001 10.0.0.1:80 id 1 weight 100 check agent-check")
+    assert lines[1] == "set server web/dyn-a-0000001 weight 0"
+    assert lines[-1] == "enable agent web/dyn-a-0000001"
+    assert "enable agent web/dyn-a-0000001" not in lines[:-1]
+
+
+def test_the_file_and_a_new_worker_know_nothing_of_what_an_agent_said() -> None:
+    observed = seen(led(DRAIN, 30))
+    [slot, _] = as_new_worker(observed).backends["web"].slots
+    picture = picture_now(wanted(READY), observed)
+
+    assert (slot.admin, slot.agent) == (READY, 0)
+    assert [(one.admin, one.weight) for one in picture.backends["web"].slots] == [(READY, 100), (READY, 100)]
+    assert shows(observed, picture) == ()
+    assert shows(seen(led(DRAIN, 30, OFF)), picture) != ()
+    assert shows(seen(led(READY, 100, address=Address("10.0.0.9", 80))), picture) != ()
+
+
+@pytest.mark.parametrize(
+    ("given", "scaled"), [((1, 1), (100, 100)), ((10, 3), (100, 30)), ((0, 0), (0, 0)), ((150, 3), (150, 3))]
+)
+def test_weights_are_large_enough_for_an_agent_to_give_parts_of_them(
+    given: tuple[int, int], scaled: tuple[int, int]
+) -> None:
+    assert scale_weights(dict(zip((ONE, TWO), given, strict=True)), least=100) == dict(
+        zip((ONE, TWO), scaled, strict=True)
+    )
+
+
+def test_a_free_slot_has_such_a_weight_in_the_file_which_says_nothing_of_it() -> None:
+    config = Config(backends={"web": BackendConfig(service="web", server_options="check agent-check")})
+    observed = Observed({"web": Backend("web", (attrs.evolve(FREE_SLOT, name="srv1"),))})
+    text = render(Template("t", 'backend web\n    {{ servers("web") }}\n'), observed, config, {})
+
+    assert "server srv1 127.0.0.1:1 weight 100 check agent-check disabled" in text
+    assert parse_file(text)["web"][0].server.weight == 1
+
+
+@pytest.mark.parametrize("place", ["defaults\n    {}\nbackend web\n", "backend web\n    {}\n"])
+@pytest.mark.parametrize(
+    ("line", "is_said"),
+    [
+        ("default-server inter 1s disabled", True),
+        ("default-server disabled enabled", False),
+        ("# default-server disabled", False),
+        ("default-server inter 1s", False),
+    ],
+)
+def test_a_line_says_enabled_only_where_default_server_would_disable_it(
+    place: str, line: str, *, is_said: bool
+) -> None:
+    config = Config(backends={"web": BackendConfig(service="web")})
+    observed = Observed({"web": Backend("web", (led(READY, 1, 0), attrs.evolve(FREE_SLOT, name="srv2")))})
+    head = place.format(line)
+    text = render(Template("t", head + '    {{ servers("web") }}\n'), observed, config, {})
+
+    assert ("weight 1 check enabled  #" in text) is is_said
+    assert "server srv2 127.0.0.1:1 weight 1 check disabled  #" in text
+    assert [one.server.admin for one in parse_file(text)["web"]] == [READY, MAINT]
+    assert skeleton(text).count("server  check") == 1
+
+
+def test_a_backend_that_sends_to_nobody_by_a_hand_that_nobody_knows_of_is_told() -> None:
+    by_hand = attrs.evolve(led(MAINT, 1, 0), name="srv1")
+    both = Observed({"web": Backend("web", (by_hand, attrs.evolve(by_hand, name="srv2", address=TWO)))})
+    aside = attrs.evolve(wanted(READY), aside={"web": {ONE: MAINT, TWO: DRAIN}})
+    agents = Observed({"web": Backend("web", (led(DRAIN, 1),))})
+
+    assert "`hapsync release web/srv1`" in unserved(wanted(READY), both)[0]
+    assert unserved(aside, both) == []
+    assert unserved(wanted(READY), seen(by_hand)) == []
+    assert "the agents of srv1" in unserved(wanted(READY), agents)[0]
+    assert unserved(Desired({}), both) == []
