@@ -8,6 +8,7 @@ import click
 from hapsync.cli.options import CONTEXT, config_option
 
 if TYPE_CHECKING:
+    from hapsync.desired import Desired
     from hapsync.model import Observed
     from hapsync.plan import Plan
 
@@ -35,8 +36,7 @@ def command(config_path: str, commands: bool) -> int:  # noqa: FBT001
     from hapsync.edge.files import read_text_or_none  # noqa: PLC0415
     from hapsync.edge.runtime_socket import open_session  # noqa: PLC0415
     from hapsync.picture import picture_now, says_the_same  # noqa: PLC0415
-    from hapsync.problems import unread_lines, unserved  # noqa: PLC0415
-    from hapsync.status import alarms, stopped_words  # noqa: PLC0415
+    from hapsync.status import stopped_words  # noqa: PLC0415
     from hapsync.worker.look import read_catalog_known, read_report, read_rules  # noqa: PLC0415
     from hapsync.worker.one_pass import look  # noqa: PLC0415
     from hapsync.worker.paper import is_applied, lost_by_reload, served_now  # noqa: PLC0415
@@ -69,7 +69,7 @@ def command(config_path: str, commands: bool) -> int:  # noqa: FBT001
     file = read_text_or_none(config.haproxy.config)
     is_same = file is not None and says_the_same(file, picture_now(wanted, seen.observed, plan.held))
     applied = is_applied(settings, file)
-    worrying = [*alarms(plan), *unread_lines(seen.observed), *unserved(wanted, seen.observed)]
+    worrying = _worrying(plan, wanted, seen.observed)
     if not applied or plan.shortages:
         lost, refusal = lost_by_reload(settings, wanted, rules.cautions, [one.backend for one in plan.shortages])
         _echo(*(f"lose    {one} (foreign: the reload takes it out)" for one in lost))
@@ -97,6 +97,13 @@ def _commands(plan: "Plan", observed: "Observed") -> Iterator[str]:
         state_commands(plan.outgoing, agents),
     ):
         yield from (f"  {command.line}" for _, command in step)
+
+
+def _worrying(plan: "Plan", wanted: "Desired", observed: "Observed") -> list[str]:
+    from hapsync.problems import unread_lines, unserved  # noqa: PLC0415
+    from hapsync.status import alarms  # noqa: PLC0415
+
+    return [*alarms(plan), *unread_lines(observed), *unserved(wanted, observed)]
 
 
 def _echo(*lines: str) -> None:
