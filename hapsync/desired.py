@@ -197,9 +197,10 @@ def desired_backend(
     )
 
 
-def namesake_words(service: str, namesakes: Iterable[str]) -> str:
+def namesake_words(service: str, namesakes: Sequence[str]) -> str:
     """Return what to say of `service`, which Consul has under other names only."""
-    names = ", ".join(quoted(name, length=60) for name in namesakes)
+    names = ", ".join(quoted(name, length=60) for name in namesakes[:3])
+    names += f" and {len(namesakes) - 3} more" if len(namesakes) > 3 else ""  # noqa: PLR2004
     return f"service {quoted(service)}: Consul has {names} instead; write the name exactly so"
 
 

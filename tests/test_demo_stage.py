@@ -127,6 +127,11 @@ def test_what_consul_says_is_read_as_the_operator_expects() -> None:
         "10.0.0.9:5": Placed("drain", 10),
         "[::1]:6": Placed("ready", 10),
     }
+    assert scaled({name: Placed("ready", weight) for name, weight in (("a", 200), ("b", 1), ("c", 1))}) == {
+        "a": Placed("ready", 10),
+        "b": Placed("ready", 1),
+        "c": Placed("ready", 1),
+    }
     assert scaled({"a": Placed("ready", 512), "b": Placed("ready", 1), "c": Placed("ready", 0)}) == {
         "a": Placed("ready", 256),
         "b": Placed("ready", 1),

@@ -150,7 +150,7 @@ class Fleet:
             case "passing":
                 return Placed("ready", passing)
             case "warning":
-                return Placed("ready", warning)
+                return Placed("ready", warning, passing)
             case "critical":
                 return Placed("maint", passing)
 

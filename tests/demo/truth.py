@@ -3,20 +3,26 @@
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from attrs import frozen
+from attrs import evolve, field, frozen
 
 from tests.harness.haproxy import ServerState
 from tests.harness.origin import origin_name
 
 MAX_WEIGHT = 256
+RATIO = 10
+"""`max_weight_ratio` unless it is set."""
 
 
 @frozen
 class Placed:
-    """How a server stands in HAProxy: "ready", "drain", "maint" or "down"; `weight` counts for a ready one only."""
+    """How a server stands in HAProxy: "ready", "drain", "maint" or "down"; `weight` counts for a ready one only.
+
+    `passing` is Consul's weight of it while it passes, 0 where that is `weight`.
+    """
 
     state: str
     weight: int
+    passing: int = field(default=0, eq=False)
 
     def looks_like(self, other: "Placed") -> bool:
         """Whether HAProxy serves alike with both."""
@@ -35,7 +41,16 @@ def wanted(entries: Iterable[Mapping[str, Any]]) -> dict[str, Placed]:
 
 
 def scaled(placed: Mapping[str, Placed]) -> dict[str, Placed]:
-    """The same with weights that HAProxy can have: at most 256, all of a backend scaled together."""
+    """The same with weights that HAProxy can have: at most 256, all of a backend scaled together.
+
+    Before that none counts for more than `RATIO` times the median of those that are ready.
+    """
+    passing = sorted(one.passing or one.weight for one in placed.values() if one.state == "ready")
+    passing = [weight for weight in passing if weight]
+    most = RATIO * passing[len(passing) // 2] if passing else 0
+    placed = {
+        address: evolve(one, weight=min(one.weight, most) if most else one.weight) for address, one in placed.items()
+    }
     largest = max((one.weight for one in placed.values()), default=0)
     if largest <= MAX_WEIGHT:
         return dict(placed)
@@ -94,4 +109,4 @@ def _placed(entry: Mapping[str, Any]) -> Placed:
     statuses = {status for _, status in checks}
     if "critical" in statuses:
         return Placed("maint", passing)
-    return Placed("ready", warning if "warning" in statuses else passing)
+    return Placed("ready", warning if "warning" in statuses else passing, passing)

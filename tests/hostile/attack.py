@@ -126,7 +126,7 @@ class Attacker:
             "Node": {"Node": self.text(), "Address": self.host(), "Meta": {self.text(): self.text()}},
             "Service": {
                 "ID": self.text(),
-                "Service": self.text(),
+                "Service": self.text() if chance.random() < 0.1 else "web",
                 "Address": self.host(),
                 "Port": 8000 + self._number % 1000 if chance.random() < 0.8 else chance.choice(PORTS),
                 "Tags": [self.text(), "wanted"],

@@ -50,7 +50,7 @@ def test_haproxy_itself_finds_the_servers_and_nothing_else_in_the_most_hostile_f
     config = work / "haproxy.cfg"
     longest = attacker.entry()
     longest["Node"]["Node"] = longest["Service"]["ID"] = "\U0001f642" * 300
-    longest["Service"] |= {"Address": "10.200.0.1", "Port": 80, "Weights": None}
+    longest["Service"] |= {"Address": "10.200.0.1", "Port": 80, "Weights": None, "Service": "web"}
     longest["Checks"] = []
     for body in attacker.answers(4, 400):
         answer = json.dumps([longest, *json.loads(body)]).encode()
@@ -117,7 +117,12 @@ def test_one_sign_that_is_not_escaped_is_noticed_on_the_terminal(monkeypatch: py
 def one_command_too_many() -> bytes:
     """An answer with one instance that would serve, if only its address were one."""
     entry = Attacker(SEED).entry()
-    entry["Service"] |= {"Address": "10.0.0.1; set server canary/one weight 0", "Port": 80, "Weights": None}
+    entry["Service"] |= {
+        "Address": "10.0.0.1; set server canary/one weight 0",
+        "Port": 80,
+        "Weights": None,
+        "Service": "web",
+    }
     return json.dumps([{**entry, "Checks": []}]).encode()
 
 

@@ -182,6 +182,7 @@ class WholePath:
             self.show()
         # One for each server but free ones and for each left out; besides: verdict, agent, blank, backend, header.
         count = len([row for row in view.backends[0].rows if row.use != "free"]) + len(left_out)
+        count += len([row for row in view.backends[0].rows if row.desired and row.desired.consul_weight is not None])
         _plain_lines("status", shown.getvalue(), count + len(view.backends[0].without_slot) + len(view.reasons) + 5)
         self.lines += count
 
