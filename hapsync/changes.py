@@ -35,6 +35,7 @@ class Reason(enum.Enum):
     FROZEN = "everything is frozen"
     OBSERVING = "mode is observe"
     UNREAD = "HAProxy's answer about its backend cannot be read"
+    OTHER_VERSION = "memory.json is of another version of hapsync, and may hold a freeze"
     NO_LEADER = Doubt.NO_LEADER.value
     STALE = Doubt.STALE.value
     FILTERED = Doubt.FILTERED.value

@@ -6,6 +6,7 @@ Of HAProxy and Consul nothing is remembered here; both are read. Whoever holds t
 import hashlib
 import json
 import math
+import re
 from collections.abc import Mapping
 
 import attrs
@@ -14,7 +15,7 @@ import cattrs
 from hapsync.model import Address, AdminState, canonical_host
 
 VERSION = 1
-"""Of the file; it changes when a field changes its meaning or goes."""
+"""Of the file; it changes when a field changes its meaning or goes. Who changes it reads the one before as well."""
 
 
 @attrs.frozen
@@ -74,12 +75,23 @@ class Refill:
 
 
 @attrs.frozen
+class Lost:
+    """A damaged memory was found `at` (seconds of the wall clock) and kept as `file`: holds and a freeze are lost."""
+
+    at: float
+    file: str
+
+
+@attrs.frozen
 class Memory:
     """All of it: `peaks` (boot clock seconds and servers, by backend) and `refills` (by backend) are the guard's.
 
     `under_way`: the whole backends that are being added to the worker `under_way_pid`, or deleted from it, with what
     they are to be.
     `boot_id` tells which boot of the machine the guard's times belong to.
+    `lost`: what persons asked for before was lost, and no person has acknowledged that yet.
+    `unread_version`: the file is of this other version and stays as it is; nothing may be changed, for it may hold a
+    freeze, until a person acknowledges that as well. It is never written.
     """
 
     freeze: Freeze | None = None
@@ -89,6 +101,8 @@ class Memory:
     boot_id: str = ""
     under_way: Mapping[str, str] = attrs.field(factory=dict)
     under_way_pid: int = 0
+    lost: Lost | None = None
+    unread_version: str | None = None
 
     def hold_of(self, backend: str, address: Address | None) -> Hold | None:
         """Return the hold on that server, releasing or not."""
@@ -98,6 +112,19 @@ class Memory:
 def is_frozen(memory: Memory, now: float) -> bool:
     """Whether nothing may be changed at `now`, seconds of the wall clock."""
     return memory.freeze is not None and not memory.freeze.is_over(now)
+
+
+def acknowledged(memory: Memory) -> Memory:
+    """Return `memory` after a person has acknowledged that what was asked for before is lost, or not understood."""
+    return attrs.evolve(memory, lost=None, unread_version=None)
+
+
+def lost_words(lost: Lost) -> str:
+    """Return what a person should know of a damaged memory, and how to acknowledge it."""
+    return (
+        f"memory.json was damaged: holds and a freeze that persons asked for are lost; it is kept as {lost.file}; "
+        "ask for them again, then `hapsync thaw --acknowledge`"
+    )
 
 
 def with_hold(memory: Memory, hold: Hold) -> Memory:
@@ -128,6 +155,7 @@ def expired(memory: Memory, now: float) -> Memory:
     return memory
 
 
+_VERSION = re.compile(r"[A-Za-z0-9.]{1,20}")
 _CONVERTER = cattrs.Converter(forbid_extra_keys=False)
 _DAMAGE = (
     ValueError,
@@ -143,7 +171,7 @@ _DAMAGE = (
 
 def memory_to_json(memory: Memory) -> str:
     """Return the text of the memory's file: one line of ASCII."""
-    tree = _CONVERTER.unstructure(memory)
+    tree = _CONVERTER.unstructure(attrs.evolve(memory, unread_version=None))
     return json.dumps({"version": VERSION, "checksum": _checksum(tree), "memory": tree})
 
 
@@ -159,6 +187,24 @@ def memory_from_json(text: str) -> Memory | None:
     return memory if _is_sound(memory) else None
 
 
+def other_version(text: str, version: int) -> str | None:
+    """Return which version a state file's `text` is of, where that is another than `version`; else None.
+
+    Such a file is not damaged: another hapsync wrote it, before an upgrade or a roll-back. Letters, digits and dots.
+    """
+    try:
+        tree = json.loads(text)
+    except _DAMAGE:
+        return None
+    found = tree.get("version") if isinstance(tree, dict) else None
+    if isinstance(found, bool) or not isinstance(found, int | str) or found == version:
+        return None
+    try:
+        return found_text if _VERSION.fullmatch(found_text := str(found)) else None
+    except ValueError:  # an int of thousands of digits
+        return None
+
+
 def _checksum(tree: object) -> str:
     """Return what a byte more or less would change; raises ValueError for a number that is none."""
     canonical = json.dumps(tree, sort_keys=True, separators=(",", ":"), allow_nan=False)
@@ -172,6 +218,8 @@ def _is_sound(memory: Memory) -> bool:
     times += [time for hold in memory.holds for time in (hold.at, hold.until)]
     if memory.freeze is not None:
         times += [memory.freeze.at, memory.freeze.until]
+    if memory.lost is not None:
+        times.append(memory.lost.at)
     return all(time is None or math.isfinite(time) for time in times) and all(
         hold.admin is not AdminState.READY and _is_canonical(hold.address) for hold in memory.holds
     )

@@ -51,7 +51,7 @@ class Plan:
     @property
     def is_empty(self) -> bool:
         """Nothing to do: HAProxy is what the catalog wants, but for what is held back for its safety."""
-        is_stopped = any(one.reason in (Reason.FROZEN, Reason.OBSERVING) for one in self.held)
+        is_stopped = any(one.reason in (Reason.FROZEN, Reason.OBSERVING, Reason.OTHER_VERSION) for one in self.held)
         return not (self.incoming or self.outgoing or self.waiting or self.shortages or is_stopped)
 
     def stopped(self, reason: Reason) -> "Plan":

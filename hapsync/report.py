@@ -12,7 +12,7 @@ import cattrs
 
 from hapsync.catalog import Catalog, Doubt, Reading
 from hapsync.guard import Caution
-from hapsync.memory import Freeze, Hold
+from hapsync.memory import Freeze, Hold, Lost
 from hapsync.model import HAProxyProcess, Means
 from hapsync.oldworkers import NOT_LOOKED, OldWorkers
 
@@ -98,6 +98,8 @@ class Report:
     mode: str = "active"
     freeze: Freeze | None = None
     holds: tuple[Hold, ...] = ()
+    lost: Lost | None = None
+    unread_version: str | None = None
     cautions: Mapping[str, Caution] = attrs.field(factory=dict)
     memory_error: str | None = None
     means: Mapping[str, Means] = attrs.field(factory=dict)

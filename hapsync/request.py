@@ -89,8 +89,12 @@ class FreezeAll:
 
 @attrs.frozen
 class Thaw:
-    """Go on after a freeze."""
+    """Go on after a freeze.
 
+    `acknowledge`: leave a freeze alone, and go on after what persons asked for was lost or cannot be read.
+    """
+
+    acknowledge: bool = False
     who: str = ""
     deadline: float | None = None
 
@@ -341,6 +345,7 @@ _FIELDS: Mapping[str, Callable[[object], object]] = {
     "for_seconds": _seconds,
     "reason": _reason,
     "force": _flag,
+    "acknowledge": _flag,
     "who": _who,
     "deadline": _deadline,
 }

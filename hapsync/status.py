@@ -15,7 +15,7 @@ from hapsync.config import Config
 from hapsync.desired import Desired, DesiredServer, namesake_words
 from hapsync.diff import diff
 from hapsync.guard import Caution, Cautions, capacity, guard
-from hapsync.memory import Freeze, Hold, Memory
+from hapsync.memory import Freeze, Hold, Lost, Memory, lost_words
 from hapsync.model import (
     SLOTS_ONLY,
     AdminState,
@@ -107,6 +107,7 @@ class View:
     freeze: Freeze | None = None
     holds: tuple[Hold, ...] = ()
     stopped: Reason | None = None
+    lost: Lost | None = None
     old_workers: OldWorkers = NOT_LOOKED
     queues: tuple[ListenQueue, ...] | None = None
 
@@ -137,6 +138,8 @@ def make_view(
     reasons = list(problems)
     if stopped is not None:
         reasons.append(f"nothing is changed: {stopped_words(stopped, memory)}")
+    if memory.lost is not None:
+        reasons.append(lost_words(memory.lost))
     if observed is not None:
         reasons += unread_lines(observed)
         plan = make_plan(guard(diff(wanted, observed), observed, wanted, cautions), observed)
@@ -181,6 +184,7 @@ def make_view(
         memory.freeze,
         memory.holds,
         stopped,
+        memory.lost,
     )
 
 
@@ -202,9 +206,14 @@ def alarms(plan: Plan) -> list[str]:
 
 def stopped_words(stopped: Reason, memory: Memory) -> str:
     """Return why nothing may be changed, and by whose word."""
+    if stopped is Reason.OTHER_VERSION:
+        return (
+            f"{Reason.OTHER_VERSION.value}; it is of version {memory.unread_version}: start the hapsync that wrote it, or "
+            "`hapsync thaw --acknowledge` goes on without the freeze and the holds in it"
+        )
     freeze = memory.freeze
     if stopped is not Reason.FROZEN or freeze is None:
-        return stopped.value
+        return str(stopped.value)
     because = f": {freeze.reason}" if freeze.reason else ""
     return f"{stopped.value}, by {freeze.who}{because}; `hapsync thaw` ends it"
 
@@ -296,6 +305,7 @@ def view_to_json(view: View) -> str:
                 }
                 for hold in view.holds
             ],
+            "lost": attrs.asdict(view.lost) if view.lost else None,
             "stopped": view.stopped.value if view.stopped else None,
             "old_workers": _old_json(view.old_workers),
             "queues": [attrs.asdict(one) for one in view.queues] if view.queues is not None else None,
@@ -307,7 +317,7 @@ def view_to_json(view: View) -> str:
 
 def _agent_json(report: Report) -> Mapping[str, object]:
     # What people asked for and the guard knows is told above, where it holds whether an agent runs or not.
-    left_out = {"freeze", "holds", "cautions", "old_workers"}
+    left_out = {"freeze", "holds", "lost", "unread_version", "cautions", "old_workers"}
     return attrs.asdict(report, filter=lambda field, _value: field.name not in left_out)
 
 

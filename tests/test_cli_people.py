@@ -286,10 +286,10 @@ def test_a_thaw_ends_the_freeze_says_whose_it_was_and_leaves_the_holds(
 
     assert run(["thaw"]) == 0
     assert "by alice: disk\\u202e full" in capsys.readouterr().out
-    assert memory_in(work) == held
+    assert attrs.evolve(memory_in(work), boot_id="") == held
     assert run(["thaw"]) == 0
     assert "nothing was frozen" in capsys.readouterr().out
-    assert memory_in(work) == held
+    assert attrs.evolve(memory_in(work), boot_id="") == held
 
 
 @pytest.mark.usefixtures("config")
@@ -329,6 +329,65 @@ def test_a_damaged_memory_is_kept_aside_and_named(work: Path, caplog: pytest.Log
     assert f"{path} is damaged" in caplog.text
     assert (work / "state" / "memory.json.damaged").read_text() == damaged
     assert memory_in(work).freeze is not None
+
+    path.write_text("damaged again")
+    assert run(["freeze"]) == 0
+    assert (work / "state" / "memory.json.damaged").read_text() == damaged
+    assert (work / "state" / "memory.json.damaged.2").read_text() == "damaged again"
+
+
+@pytest.mark.usefixtures("config")
+def test_status_says_that_holds_were_lost_until_a_person_acknowledges_it(
+    work: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def lost() -> bool:
+        capsys.readouterr()
+        run(["status", "--json"])
+        told = json.loads(capsys.readouterr().out)
+        is_told = any("holds and a freeze that persons asked for are lost" in one for one in told["reasons"])
+        assert (told["lost"] is not None) == is_told
+        return is_told
+
+    path = remembered(work, with_hold(Memory(), HELD))
+    assert not lost()
+    path.write_text(path.read_text()[:-5])
+    assert lost()
+
+    assert run(["freeze"]) == 0
+    assert run(["thaw"]) == 0
+    assert lost()
+    assert run(["thaw", "--acknowledge"]) == 0
+    assert "the damaged file is " in capsys.readouterr().out
+    assert not lost()
+
+
+@pytest.mark.usefixtures("config", "template")
+@pytest.mark.parametrize(
+    "arguments", [["freeze"], ["freeze", "--for", "5s"], ["thaw"], ["hold", "web/srv1"], ["release", "web/srv1"]]
+)
+def test_a_memory_of_another_version_is_left_as_it_is_and_nothing_is_done(
+    work: Path, capsys: pytest.CaptureFixture[str], arguments: list[str]
+) -> None:
+    path = remembered(work, with_hold(Memory(), HELD))
+    path.write_text(json.dumps({**json.loads(path.read_text()), "version": 7}))
+    before = path.read_text()
+
+    assert run(arguments) == 2
+    assert "it is of version 7" in capsys.readouterr().out
+    assert path.read_text() == before
+    assert {one.name for one in path.parent.iterdir()} == {"memory.json", "lock"}
+
+
+@pytest.mark.usefixtures("config")
+def test_a_person_goes_on_without_a_memory_of_another_version_which_is_kept(work: Path) -> None:
+    path = remembered(work, with_hold(Memory(), HELD))
+    path.write_text(json.dumps({**json.loads(path.read_text()), "version": 7}))
+    before = path.read_text()
+
+    assert run(["thaw", "--acknowledge"]) == 0
+    assert (work / "state" / "memory.json.version-7").read_text() == before
+    assert memory_in(work).holds == ()
+    assert run(["freeze"]) == 0
 
 
 @pytest.mark.usefixtures("config")

@@ -11,13 +11,16 @@ from hapsync.memory import (
     VERSION,
     Freeze,
     Hold,
+    Lost,
     Memory,
     Refill,
     _checksum,
+    acknowledged,
     expired,
     is_frozen,
     memory_from_json,
     memory_to_json,
+    other_version,
     with_hold,
     without_hold,
 )
@@ -50,6 +53,7 @@ holds = st.builds(
     st.booleans(),
 )
 counts = st.integers(0, 2**40)
+losses = st.none() | st.builds(Lost, times, texts)
 memories = st.builds(
     Memory,
     st.none() | freezes,
@@ -57,12 +61,17 @@ memories = st.builds(
     st.dictionaries(backends, st.lists(st.tuples(times, counts), max_size=3).map(tuple)),
     st.dictionaries(backends, st.builds(Refill, counts, times, times, counts, st.booleans())),
     texts,
+    lost=losses,
 )
 json_trees = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4),
     max_leaves=12,
 )
+
+
+def of_version(version: object, memory: Memory = FULL, **more: object) -> str:
+    return json.dumps({**json.loads(memory_to_json(memory)), "version": version, **more})
 
 
 def signed(tree: object) -> str:
@@ -199,3 +208,42 @@ def test_what_has_no_end_does_not_end_by_itself() -> None:
     assert expired(memory, 1e12) is memory
     assert is_frozen(memory, 1e12)
     assert not is_frozen(Memory(), 0.0)
+
+
+# -- another version, and what is lost ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "version"),
+    [
+        (of_version(2), "2"),
+        (of_version(0), "0"),
+        (of_version("2.1b"), "2.1b"),
+        (of_version(VERSION), None),
+        (of_version(VERSION)[:-9], None),
+        (of_version(VERSION, checksum="0"), None),
+        (of_version(None), None),
+        (of_version(True), None),
+        (of_version("\x1b[31m"), None),
+        (of_version("../../etc"), None),
+        (of_version("9" * 21), None),
+        ('{"version": ' + "9" * 5000 + "}", None),
+        ("[" * 60_000, None),
+        ("", None),
+    ],
+    ids=lambda one: str(one)[:20],
+)
+def test_another_version_is_told_from_damage(text: str, version: str | None) -> None:
+    assert other_version(text, VERSION) == version
+
+
+def test_a_version_that_is_not_understood_is_never_written() -> None:
+    text = memory_to_json(Memory(unread_version="2"))
+
+    assert memory_from_json(text) == Memory()
+
+
+def test_what_a_person_acknowledged_is_not_told_again_and_the_rest_stays() -> None:
+    memory = attrs.evolve(FULL, lost=Lost(5.0, "memory.json.damaged"), unread_version="2")
+
+    assert acknowledged(memory) == FULL

@@ -55,7 +55,7 @@ requests = st.one_of(
     st.builds(ReleaseServer, names, servers, claims, deadlines),
     st.builds(ReleaseBackend, names, claims, deadlines),
     st.builds(FreezeAll, seconds, reasons, claims, deadlines),
-    st.builds(Thaw, claims, deadlines),
+    st.builds(Thaw, st.booleans(), claims, deadlines),
 )
 json_trees = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),

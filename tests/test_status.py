@@ -239,7 +239,7 @@ def test_the_json_is_the_documented_one() -> None:
 
     assert list(tree) == [
         *("version", "verdict", "reasons", "haproxy", "catalog", "counts", "backends", "held"),
-        *("freeze", "holds", "stopped", "old_workers", "queues", "agent"),
+        *("freeze", "holds", "lost", "stopped", "old_workers", "queues", "agent"),
     ]
     assert (tree["version"], tree["verdict"]) == (1, "out_of_step")
     assert tree["haproxy"] == {"pid": 7, "version": "2.6.12-1", "uptime_seconds": 100, "is_stopping": False}

@@ -46,7 +46,7 @@ def command(config_path: str) -> None:
     agent = settings.config.agent
     logging.basicConfig(level=agent.log_level.upper(), format="%(asctime)s %(levelname)s %(message)s", force=True)
     with contextlib.ExitStack() as stack:
-        stack.enter_context(locked(settings.config, config_path, "agent"))
+        locks = stack.enter_context(locked(settings.config, config_path, "agent"))
         try:
             make_folder(agent.runtime_dir)
         except OSError as error:
@@ -58,7 +58,7 @@ def command(config_path: str) -> None:
         except OSError as error:
             what = f"agent.state_dir {agent.state_dir}: what people asked for cannot be read: {reason(error)}"
             raise ConfigError(config_path, (what,)) from error
-        worker = Worker(settings, lambda: read_settings(config_path), memory)
+        worker = Worker(settings, lambda: read_settings(config_path), memory, locks.keep)
         try:
             requests = Requests(str(Path(agent.runtime_dir, SOCKET_FILE)), worker.ask)
         except OSError as error:

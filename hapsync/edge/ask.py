@@ -4,7 +4,6 @@ import contextlib
 import os
 import pwd
 import socket
-import struct
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +11,7 @@ from pathlib import Path
 import attrs
 
 from hapsync.edge.files import read_text
+from hapsync.edge.peer import peer_of
 from hapsync.errors import AgentError, ConfigError
 from hapsync.request import Reply, Request, claim, reply_from_json, request_to_json
 from hapsync.text import shown
@@ -90,21 +90,6 @@ def must_fit(path: str) -> None:
     if len(os.fsencode(path)) > _LONGEST_PATH:
         what = f"{path} is longer than the {_LONGEST_PATH} bytes a unix socket may have; choose a shorter folder"
         raise ConfigError("agent.runtime_dir", (what,))
-
-
-def peer_of(connection: socket.socket) -> tuple[int | None, int | None]:
-    """Return pid and user id of the process at the other end of a unix socket, by the kernel's word (unix(7)).
-
-    On the side that connected it is the process which listens. None where the kernel does not tell, or the process
-    is in another PID namespace.
-    """
-    form = "iII"
-    try:
-        found = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize(form))
-    except OSError:
-        return None, None
-    pid, uid, _ = struct.unpack(form, found)
-    return int(pid) or None, int(uid)
 
 
 class _Wait:

@@ -19,6 +19,7 @@ import attrs
 
 from hapsync.config import ConsulConfig
 from hapsync.edge.connection import Endpoint
+from hapsync.edge.files import ensure_regular, read_text
 from hapsync.edge.network_errors import file_words
 from hapsync.edge.transport import MAX_BODY_BYTES, AgentHTTP, base
 from hapsync.errors import CatalogError, TooLarge, TooManyConnections
@@ -69,7 +70,7 @@ def _tls_context(config: ConsulConfig) -> ssl.SSLContext:
     for key, path in (("ca_file", config.ca_file), ("cert_file", config.cert_file), ("key_file", config.key_file)):
         try:
             if path is not None:
-                Path(path).read_bytes()
+                ensure_regular(path)
         except OSError as error:
             raise CatalogError(file_words(error, key, path or "")) from error
     try:
@@ -269,7 +270,7 @@ def read_token(config: ConsulConfig) -> str:
     """
     if config.token_file is not None:
         try:
-            text = Path(config.token_file).read_text(encoding="utf-8", errors="replace")
+            text = read_text(config.token_file)
         except OSError as error:
             raise CatalogError(f"[consul] token_file {config.token_file}: {error.strerror}") from error
         token = (text.splitlines() or [""])[0].strip()

@@ -4,14 +4,18 @@ Nothing made here is open to others than owner and group, and what replaces a fi
 """
 
 import contextlib
+import errno
 import fcntl
 import glob
 import os
+import socket
+import stat
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from hapsync.edge.lock_name import let_askers_go, name_holder, owners, take_name
 from hapsync.errors import LockHeld
 
 FILE_MODE = 0o640
@@ -24,8 +28,42 @@ def read_text(path: str) -> str:
     What is not UTF-8 in it (an old comment in Latin-1) is kept, and so are its line ends; this module writes both
     back as they were.
     """
-    with open(path, encoding="utf-8", errors="surrogateescape", newline="") as file:  # noqa: PTH123
+    with os.fdopen(open_regular(path), encoding="utf-8", errors="surrogateescape", newline="") as file:
         return file.read()
+
+
+def open_regular(path: str, flags: int = os.O_RDONLY) -> int:
+    """Open a file, which must be a regular one, without ever waiting for anybody; return its descriptor.
+
+    This is the one door: a FIFO in a file's place would keep whoever opens it until somebody writes, and a device may
+    act on being opened. A file that `flags` make is for owner and group. Raises OSError, with what it is instead.
+    """
+    try:
+        _ensure_regular(os.stat(path).st_mode, path)  # noqa: PTH116
+    except FileNotFoundError:
+        if not flags & os.O_CREAT:
+            raise
+    descriptor = os.open(path, flags | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC, FILE_MODE)
+    try:
+        _ensure_regular(os.fstat(descriptor).st_mode, path)  # it may be another than a moment ago
+    except OSError:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
+def ensure_regular(path: str) -> None:
+    """Raise OSError unless there is a regular file at `path`; for a library that opens it by its name."""
+    os.close(open_regular(path))
+
+
+def _ensure_regular(mode: int, path: str) -> None:
+    if stat.S_ISREG(mode):
+        return
+    if stat.S_ISDIR(mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), path)
+    what = "FIFO" if stat.S_ISFIFO(mode) else "socket" if stat.S_ISSOCK(mode) else "device"
+    raise OSError(errno.EINVAL, f"is a {what}, and must be a regular file", path)
 
 
 def read_text_or_none(path: str) -> str | None:
@@ -118,13 +156,64 @@ def signature(path: str) -> tuple[int, int, int] | None:
     return found.st_ino, found.st_size, found.st_mtime_ns
 
 
+class HeldLock:
+    """A lock file that is held, and its name in the kernel (`lock_name`)."""
+
+    def __init__(self, path: str, owner: str, trusted: Iterable[str]) -> None:
+        """Take the lock; arguments and errors are those of `lock`."""
+        self._path = path
+        self._owner = owner
+        self._descriptor = _lock_file(path, owner)
+        self._name: socket.socket | None = None
+        try:
+            self._name = _take_name(path, trusted)
+        except BaseException:
+            os.close(self._descriptor)
+            raise
+
+    def keep(self) -> bool:
+        """Make the file anew where it was removed; return whether that was done.
+
+        Raises LockHeld when another process made it meanwhile, OSError when it cannot be made.
+        """
+        if self._name is not None:
+            let_askers_go(self._name)
+        mine = os.fstat(self._descriptor)
+        try:
+            there = os.lstat(self._path)
+        except FileNotFoundError:
+            pass
+        else:
+            if (there.st_dev, there.st_ino) == (mine.st_dev, mine.st_ino):
+                return False
+        old, self._descriptor = self._descriptor, _lock_file(self._path, self._owner)
+        os.close(old)
+        return True
+
+    def close(self) -> None:
+        os.close(self._descriptor)
+        if self._name is not None:
+            self._name.close()
+
+
 @contextlib.contextmanager
-def lock(path: str, owner: str) -> Iterator[None]:
+def lock(path: str, owner: str, trusted: Iterable[str] = ()) -> Iterator[HeldLock]:
     """Hold the lock file at `path` while the block runs; `owner` tells others who holds it.
+
+    It is held even where the file is removed: its path has a name in the kernel. That counts where it is root's, this
+    user's, or of an owner of the file, its folder or the `trusted` paths; anybody may take such a name.
 
     Raises LockHeld when another process does, and OSError where it cannot be made.
     """
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, FILE_MODE)
+    held = HeldLock(path, owner, trusted)
+    try:
+        yield held
+    finally:
+        held.close()
+
+
+def _lock_file(path: str, owner: str) -> int:
+    descriptor = open_regular(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW)
     try:
         try:
             _take_lock(descriptor)
@@ -134,18 +223,43 @@ def lock(path: str, owner: str) -> Iterator[None]:
         with contextlib.suppress(OSError):  # a full disk: the lock holds all the same
             os.pwrite(descriptor, owner.encode(), 0)
             os.ftruncate(descriptor, len(owner.encode()))
-        yield
-    finally:
+    except BaseException:
         os.close(descriptor)
+        raise
+    return descriptor
 
 
-def lock_owner(path: str) -> str | None:
+def _take_name(path: str, trusted: Iterable[str]) -> socket.socket | None:
+    try:
+        name = take_name(path)
+    except OSError:
+        return None  # the file alone has to do
+    if name is None and (holder := _holder(path, trusted)) is not None:
+        raise LockHeld(f"{holder} holds {path}, whose file was removed; it keeps HAProxy in step already")
+    return name
+
+
+def _holder(path: str, trusted: Iterable[str]) -> str | None:
+    """Return who holds the name of a lock file, as `lock_owner` does; None where that is nobody who could."""
+    holder = name_holder(path)
+    if holder is None or (holder.uid is not None and holder.uid not in owners((path, *trusted))):
+        return None
+    return "hapsync" if holder.pid is None else f"hapsync, pid {holder.pid},"
+
+
+def lock_owner(path: str, trusted: Iterable[str] = ()) -> str | None:
     """Return what the process that holds the lock file at `path` says of itself; None where nobody does.
+
+    Where the file was removed, it is `hapsync, pid N,`. `trusted` as in `lock`.
 
     Raises PermissionError where this user may not look.
     """
+    return _file_owner(path) or _holder(path, trusted)
+
+
+def _file_owner(path: str) -> str | None:
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        descriptor = open_regular(path)
     except PermissionError:
         raise
     except OSError:
@@ -223,8 +337,11 @@ def _replace(candidate: str, target: Path) -> None:
 
 
 def _real(path: str) -> Path:
-    """Return the file itself where `path` is a link to it, so that the link stays."""
-    return Path(path).resolve()
+    """Return the file itself where `path` is a link to it, so that the link stays; raises OSError for a loop."""
+    try:
+        return Path(path).resolve()
+    except RuntimeError as error:  # Python up to 3.12 says a loop of links so
+        raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), path) from error
 
 
 def _take_after(like: Path, descriptor: int) -> None:

@@ -21,7 +21,8 @@ from pathlib import Path
 
 import attrs
 
-from hapsync.edge.ask import must_fit, peer_of, person
+from hapsync.edge.ask import must_fit, person
+from hapsync.edge.peer import peer_of
 from hapsync.request import MAX_REQUEST_BYTES, BadRequest, Reply, Request, reply_to_json, request_from_json
 
 log = logging.getLogger(__name__)

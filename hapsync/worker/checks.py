@@ -16,7 +16,7 @@ from hapsync.config import Config
 from hapsync.desired import desired, namesake_words
 from hapsync.discovery import discover, members
 from hapsync.edge.consul import Agent, endpoint, read_token
-from hapsync.edge.files import candidate_file, lock_owner, read_text_or_none
+from hapsync.edge.files import candidate_file, read_text_or_none
 from hapsync.edge.fleet import try_slot
 from hapsync.edge.inet_diag import count_kept
 from hapsync.edge.listing import read_listing
@@ -31,6 +31,7 @@ from hapsync.render import labels_of, render
 from hapsync.runtime import Command
 from hapsync.text import plural, quoted
 from hapsync.worker.kept import counts_all
+from hapsync.worker.locks import lock_owners
 from hapsync.worker.look import read_report, read_rules
 from hapsync.worker.paper import empty_slots, is_applied, lost_by_reload, served_now
 from hapsync.worker.probe import Probe
@@ -124,7 +125,7 @@ def _folders(settings: Settings) -> Iterator[Finding]:
         if there == folder and folder.stat().st_mode & stat.S_IWOTH:
             yield Finding(is_ok=False, what=f"agent.{key} {name} is writable by everyone: chmod o-w {name}")
     with contextlib.suppress(PermissionError):
-        if lock_owner(str(Path(agent.state_dir, "lock"))) is not None:
+        if next(lock_owners(settings.config), None) is not None:
             yield Finding(is_ok=True, what="an agent is running here")
 
 

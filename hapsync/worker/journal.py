@@ -14,9 +14,10 @@ from hapsync.catalog import Reading
 from hapsync.changes import Delete, EndSessions, SetAgent, SetAside, TakeBack
 from hapsync.config import AgentConfig, Config
 from hapsync.desired import Desired, DesiredBackend, fallback_reading
-from hapsync.edge.files import read_text_or_none, signature, write_in_folder
+from hapsync.edge.files import keep_aside, read_text_or_none, signature, write_in_folder
 from hapsync.edge.watch import WatchState
 from hapsync.growth import is_filling as is_filling_up
+from hapsync.memory import other_version
 from hapsync.model import HAProxyProcess, Means
 from hapsync.oldworkers import OldWorkers
 from hapsync.plainbackends import Difference
@@ -24,6 +25,7 @@ from hapsync.plan import Plan, describe
 from hapsync.report import (
     REPORT_FILE,
     SNAPSHOT_FILE,
+    SNAPSHOT_VERSION,
     Counters,
     Event,
     ReloadReport,
@@ -50,7 +52,8 @@ _NO_DRIFT = Delete | EndSessions | SetAgent | SetAside | TakeBack
 def known_readings(config: Config) -> Mapping[str, Reading]:
     """Return what to go by while Consul does not answer at the start: the last snapshot, else the fallback lists.
 
-    A damaged snapshot is said in the log and passed over.
+    A snapshot that is damaged or of another version is said in the log and passed over; the latter is kept aside, for
+    the agent writes its own in its place.
     """
     path = str(Path(config.agent.state_dir, SNAPSHOT_FILE))
     known: dict[str, Reading] = {}
@@ -58,7 +61,12 @@ def known_readings(config: Config) -> Mapping[str, Reading]:
         text = read_text_or_none(path)
         snapshot = snapshot_from_json(text) if text is not None else None
         if text is not None and snapshot is None:
-            log.warning("snapshot %s is damaged or of another version; not used", path)
+            version = other_version(text, SNAPSHOT_VERSION)
+            if version is None:
+                log.warning("snapshot %s is damaged; not used", path)
+            else:
+                log.warning("snapshot %s is of version %s; kept as %s.version-%s", path, version, path, version)
+                keep_aside(path, f".version-{version}")
     except (OSError, ValueError) as error:
         log.warning("snapshot %s cannot be read: %s; not used", path, error)
         snapshot = None
@@ -258,6 +266,8 @@ class Journal:
             mode=safety.mode,
             freeze=safety.memory.freeze,
             holds=safety.memory.holds,
+            lost=safety.memory.lost,
+            unread_version=safety.memory.unread_version,
             cautions=safety.cautions(),
             memory_error=safety.error,
             means=means,

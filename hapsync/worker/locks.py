@@ -3,12 +3,12 @@
 import contextlib
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from hapsync.config import Config
-from hapsync.edge.files import lock, make_folder, remove_leftovers, remove_leftovers_in
-from hapsync.errors import ConfigError
+from hapsync.edge.files import HeldLock, lock, lock_owner, make_folder, remove_leftovers, remove_leftovers_in
+from hapsync.errors import ConfigError, LockHeld
 from hapsync.text import reason
 
 log = logging.getLogger(__name__)
@@ -20,13 +20,55 @@ def state_lock(config: Config) -> str:
 
 
 def file_lock(config: Config) -> str:
-    """Return where the lock of the file HAProxy is started with is: beside it."""
-    file = Path(config.haproxy.config).resolve()
+    """Return where the lock of the file HAProxy is started with is: beside it, or beside a loop of links."""
+    file = Path(os.path.realpath(config.haproxy.config))
     return str(file.with_name(f".{file.name}.hapsync-lock"))
 
 
+def lock_owners(config: Config) -> Iterator[str]:
+    """Return what the process says of itself that holds the first lock, and that which holds the second.
+
+    Whoever removes the state folder takes the first lock's file away from under the agent, not the second's.
+    Raises PermissionError where this user may not look at the first.
+    """
+    for path, may_be_secret in ((state_lock(config), False), (file_lock(config), True)):
+        with contextlib.suppress(PermissionError) if may_be_secret else contextlib.nullcontext():
+            owner = lock_owner(path, _trusted(config))
+            if owner is not None:
+                yield owner
+
+
+class Locks:
+    """Both locks, held."""
+
+    def __init__(self, state_dir: str, held: Sequence[HeldLock]) -> None:
+        self._state_dir = state_dir
+        self._held = held
+        self._error: str | None = None
+
+    def keep(self) -> None:
+        """Make the files of the locks anew where they were removed, which is logged; to be called now and then.
+
+        Raises nothing: until it succeeds, the names in the kernel keep another hapsync out.
+        """
+        try:
+            made = [one.keep() for one in self._held]
+        except FileNotFoundError:
+            with contextlib.suppress(OSError):
+                make_folder(self._state_dir)
+            return
+        except (LockHeld, OSError) as error:
+            if str(error) != self._error:
+                self._error = str(error)
+                log.error("a lock was removed: %s; see to it that no other hapsync keeps this HAProxy", error)  # noqa: TRY400
+            return
+        self._error = None
+        if any(made):
+            log.warning("the file of a lock was removed; made again")
+
+
 @contextlib.contextmanager
-def locked(config: Config, where: str, command: str) -> Iterator[None]:
+def locked(config: Config, where: str, command: str) -> Iterator[Locks]:
     """Hold both locks while the block runs, as the hapsync `command`; `where` names hapsync.toml in messages.
 
     Two agents with folders of their own would still write the same haproxy.cfg: the second lock lies beside it.
@@ -38,18 +80,26 @@ def locked(config: Config, where: str, command: str) -> Iterator[None]:
     """
     owner = f"hapsync {command}, pid {os.getpid()},"
     state_dir, file = config.agent.state_dir, config.haproxy.config
+    trusted = tuple(_trusted(config))
+    held: list[HeldLock] = []
     with contextlib.ExitStack() as stack:
         try:
             make_folder(state_dir)
-            stack.enter_context(lock(state_lock(config), owner))
+            held.append(stack.enter_context(lock(state_lock(config), owner, trusted)))
         except OSError as error:
             what = f"agent.state_dir {state_dir}: {reason(error)}; it must be there, writable by this user, with room"
             raise ConfigError(where, (what,)) from error
         try:
-            stack.enter_context(lock(file_lock(config), owner))
+            held.append(stack.enter_context(lock(file_lock(config), owner, trusted)))
         except OSError as error:
             log.warning("no lock beside %s: %s; see to it that no other hapsync keeps this HAProxy", file, error)
-        remove_leftovers(file)
+        with contextlib.suppress(OSError):  # a loop of links: reading the file says so
+            remove_leftovers(file)
         for folder in (state_dir, config.agent.runtime_dir):
             remove_leftovers_in(folder)
-        yield
+        yield Locks(state_dir, held)
+
+
+def _trusted(config: Config) -> Iterator[str]:
+    """Return what belongs to whoever may keep this HAProxy."""
+    yield from (config.agent.state_dir, config.agent.runtime_dir, config.haproxy.config, config.haproxy.socket)

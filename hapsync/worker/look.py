@@ -1,6 +1,5 @@
 """Everything `hapsync status` needs to read, with whatever does not answer said instead of raised."""
 
-import contextlib
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,13 +10,13 @@ from hapsync.catalog import Catalog
 from hapsync.changes import Reason
 from hapsync.config import Config
 from hapsync.desired import Desired, desired, served_in
-from hapsync.edge.files import lock_owner, read_text_or_none
+from hapsync.edge.files import read_text_or_none
 from hapsync.edge.inet_diag import has_waiting
 from hapsync.edge.old_workers import read_old_workers
 from hapsync.edge.runtime_socket import open_session
 from hapsync.edge.sockdiag import read_listen_queues
 from hapsync.errors import CatalogError, HapsyncError, RuntimeAPIError
-from hapsync.memory import Memory
+from hapsync.memory import Memory, other_version
 from hapsync.model import HAProxyProcess, ListenQueue, Observed
 from hapsync.observed import (
     Health,
@@ -30,12 +29,19 @@ from hapsync.observed import (
     with_proofs,
 )
 from hapsync.oldworkers import NOT_LOOKED, OldWorkers
-from hapsync.report import REPORT_FILE, SNAPSHOT_FILE, Report, report_from_json, snapshot_from_json
+from hapsync.report import (
+    REPORT_FILE,
+    SNAPSHOT_FILE,
+    VERSION as REPORT_VERSION,
+    Report,
+    report_from_json,
+    snapshot_from_json,
+)
 from hapsync.runtime import SHOW_STAT_SERVERS
 from hapsync.status import View, make_view
 from hapsync.text import reason
 from hapsync.worker.kept import with_all_loads
-from hapsync.worker.locks import file_lock, state_lock
+from hapsync.worker.locks import lock_owners
 from hapsync.worker.memory_file import peek_memory
 from hapsync.worker.one_pass import Rules
 from hapsync.worker.probe import Probe
@@ -119,13 +125,15 @@ def _read_old_workers(
 def read_rules(config: Config, report: Report | None, problems: list[str]) -> tuple[Rules, Memory]:
     """Return what a pass would heed now, by the running agent's report, else by the memory's file."""
     if report is not None:
-        memory = Memory(freeze=report.freeze, holds=report.holds)
+        memory = Memory(
+            freeze=report.freeze, holds=report.holds, lost=report.lost, unread_version=report.unread_version
+        )
         stopped = Safety(config, memory).stopped
         if report.mode == "observe":
             stopped = Reason.OBSERVING
         return Rules(report.cautions, stopped), memory
     try:
-        memory = peek_memory(config) or Memory()
+        memory = peek_memory(config)
     except OSError as error:
         problems.append(f"what people asked for cannot be read: {reason(error)}")
         memory = Memory()
@@ -136,14 +144,10 @@ def read_rules(config: Config, report: Report | None, problems: list[str]) -> tu
 def read_report(config: Config, problems: list[str]) -> Report | None:
     """Return what the running agent reports; None where none runs."""
     try:
-        owner = lock_owner(state_lock(config))
+        owner = next(lock_owners(config), None)
     except PermissionError:
         problems.append(f"this user may not read {config.agent.state_dir}; run this as root or as the agent's user")
         return None
-    if owner is None:
-        # Whoever removes the state folder takes the first lock's file away from under the agent, not the second's.
-        with contextlib.suppress(PermissionError):
-            owner = lock_owner(file_lock(config))
     if owner is None:
         return None
     try:
@@ -152,7 +156,10 @@ def read_report(config: Config, problems: list[str]) -> Report | None:
         problems.append(f"the agent's report cannot be read: {error}")
         return None
     report = report_from_json(text) if text is not None else None
-    if report is None or f"agent, pid {report.pid}," not in owner:  # `apply`, or an agent that has only just started
+    version = other_version(text, REPORT_VERSION) if text is not None else None
+    if version is not None and owner.startswith("hapsync agent,"):
+        problems.append(f"{owner.rstrip(',')} runs, but its report is of version {version}: restart hapsync")
+    if report is None or f", pid {report.pid}," not in owner:  # `apply`, or an agent that has only just started
         return None
     age = time.time() - report.written_at
     if age > STALE_FACTOR * config.agent.resync_seconds:

@@ -28,14 +28,23 @@ log = logging.getLogger(__name__)
 class Worker(Acts):
     """The agent's one thread; `run` returns after `stop`."""
 
-    def __init__(self, settings: Settings, read_again: Callable[[], Settings], memory: Memory) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        read_again: Callable[[], Settings],
+        memory: Memory,
+        keep_locks: Callable[[], None] = lambda: None,
+    ) -> None:
         """Take what to follow and what was remembered; `read_again` reads the settings afresh for `reload`.
+
+        `keep_locks` is called now and then, to make anew the files of locks that were removed.
 
         Raises CatalogError when Consul's certificates cannot be used.
         """
         self._wakes: queue.SimpleQueue[str] = queue.SimpleQueue()
         super().__init__(settings, read_again, memory, self._wakes.put)
         self._asked: queue.SimpleQueue[Pending] = queue.SimpleQueue()
+        self._keep_locks = keep_locks
         self._is_stopping = False
         self._is_asked_to_reload = False
         self._alive_at = self._full_at = 0.0
@@ -123,6 +132,7 @@ class Worker(Acts):
         self._dues.look()
         if now >= self._alive_at:
             self._alive_at = now + ALIVE_SECONDS
+            self._keep_locks()
             self._look_whether_alive()
             self._dues.look_at_held()
             self._dues.add(self._reloads.short)  # a slot may have fallen idle

@@ -16,7 +16,7 @@ from hapsync.guard import CHECK_SECONDS
 from hapsync.plan import Plan, describe
 from hapsync.problems import unread_lines, unserved
 from hapsync.runtime import explained
-from hapsync.status import alarms
+from hapsync.status import alarms, stopped_words
 from hapsync.worker.memory_file import load_memory
 from hapsync.worker.one_pass import run_pass
 from hapsync.worker.paper import candidate_grown, is_applied, observe_all, on_file, served_now, write_file
@@ -77,7 +77,7 @@ def _apply(settings: Settings, catalog: Catalog, safety: Safety, lines: list[str
             raise RuntimeAPIError(f"{error}\nwrote {settings.config.haproxy.config} for its next start") from error
         raise
     if safety.stopped is not None:
-        lines.append(f"nothing is done: {safety.stopped.value}")
+        lines.append(f"nothing is done: {stopped_words(safety.stopped, safety.memory)}")
         return Applied((*lines, *str(plan).splitlines()), is_whole, in_step=False)
     deadline = time.monotonic() + NEED_LIMIT_SECONDS
     while plan.shortages and any(short.addresses for short in plan.shortages) and time.monotonic() < deadline:

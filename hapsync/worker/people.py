@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Sequence
 
 import attrs
 
-from hapsync.changes import takes_out
+from hapsync.changes import Reason, takes_out
 from hapsync.config import Config
 from hapsync.desired import Desired
 from hapsync.edge.files import read_text_or_none
@@ -28,9 +28,9 @@ from hapsync.request import (
     duration_words,
 )
 from hapsync.runtime import explained
-from hapsync.status import alarms
+from hapsync.status import alarms, stopped_words
 from hapsync.text import one_line, plural
-from hapsync.worker.memory_file import load_memory, save_memory
+from hapsync.worker.memory_file import load_memory
 from hapsync.worker.one_pass import Outcome, run_pass
 from hapsync.worker.paper import is_applied, observe_all, write_file
 from hapsync.worker.safety import Safety
@@ -66,10 +66,13 @@ def freeze_once(config: Config, request: FreezeAll | Thaw, who: str) -> Reply:
 
     Raises OSError when the memory cannot be read or written.
     """
-    memory = load_memory(config)
-    memory, reply = freeze_or_thaw(memory, attrs.evolve(request, who=who), time.time())
-    save_memory(config, memory)
-    return attrs.evolve(reply, lines=(*reply.lines, _NO_AGENT))
+    safety = Safety(config, load_memory(config))
+
+    def no_pass(_: Collection[str]) -> Outcome:
+        raise NotImplementedError("a freeze makes no pass")
+
+    reply = answer(attrs.evolve(request, who=who), safety, config, no_pass)
+    return attrs.evolve(reply, lines=(*reply.lines, _NO_AGENT)) if reply.is_ok else reply
 
 
 def do_once(settings: Settings, request: Request, who: str) -> Reply:
@@ -120,6 +123,14 @@ def answer(
     Raises RuntimeAPIError when HAProxy does not answer, OSError when the memory cannot be written.
     """
     match request:
+        case Thaw(acknowledge=True):
+            ensure_wanted()
+            memory, lines = safety.acknowledge()
+            safety.remember(memory)
+            log.info("acknowledged by %s; %s", request.who, "; ".join(lines))
+            return Reply.done(*lines)
+        case FreezeAll() | Thaw() | HoldServer() | ReleaseServer() if safety.memory.unread_version is not None:
+            return Reply.not_done(f"nothing is done: {stopped_words(Reason.OTHER_VERSION, safety.memory)}")
         case FreezeAll() | Thaw():
             memory, reply = freeze_or_thaw(safety.memory, request, time.time())
             ensure_wanted()
@@ -137,7 +148,7 @@ def answer(
             if backend not in config.backends:
                 return _no_backend(backend, config)
             if safety.stopped is not None:
-                return Reply.not_done(f"nothing is released: {safety.stopped.value}")
+                return Reply.not_done(f"nothing is released: {stopped_words(safety.stopped, safety.memory)}")
             log.info("release backend %s by %s", backend, request.who)
             with safety.releasing([backend]):
                 outcome = make_pass((backend,))
@@ -212,7 +223,7 @@ def _with_server(
     safety.remember(with_hold(safety.memory, hold), asked=hold)
     outcome = make_pass((name,))
     if safety.stopped is not None:
-        return Reply.not_done(f"noted, but not done now: {safety.stopped.value}")
+        return Reply.not_done(f"noted, but not done now: {stopped_words(safety.stopped, safety.memory)}")
     refused = [one for one in outcome.refused if one.is_of_change]
     mine = [one for one in refused if getattr(one.change, "address", None) == hold.address]
     if mine:
@@ -246,7 +257,7 @@ def _told(outcome: Outcome, safety: Safety, unsure: Sequence[str]) -> Reply:
     lines += (worrying := alarms(plan))
     is_done = plan.is_empty and not any(one.is_of_change for one in outcome.refused)
     if safety.stopped is not None:
-        lines.append(f"nothing is done: {safety.stopped.value}")
+        lines.append(f"nothing is done: {stopped_words(safety.stopped, safety.memory)}")
     elif plan.shortages:
         lines.append("the agent reloads HAProxy for more slots in a moment")
     unsure = (*unsure, *unread_lines(outcome.last.observed))

@@ -1,6 +1,7 @@
 """What the guard remembers from pass to pass, and what people asked for; together, the rules of the next pass."""
 
 import contextlib
+import errno
 import logging
 import time
 from collections.abc import Collection, Iterable, Iterator, Mapping
@@ -13,10 +14,10 @@ from hapsync.config import Config
 from hapsync.desired import Desired
 from hapsync.guard import Caution, capacity
 from hapsync.history import Flaps, peak, refilled, seen
-from hapsync.memory import Hold, Memory, expired, is_frozen
+from hapsync.memory import Hold, Memory, acknowledged, expired, is_frozen
 from hapsync.model import Address, AdminState, Observed
 from hapsync.owners import Owners
-from hapsync.worker.memory_file import save_memory
+from hapsync.worker.memory_file import keep_unread_aside, memory_path, save_memory
 from hapsync.worker.one_pass import Rules
 
 log = logging.getLogger(__name__)
@@ -68,6 +69,8 @@ class Safety:
         """Why nothing may be changed at all; None while it may."""
         if self._config.agent.mode == "observe":
             return Reason.OBSERVING
+        if self.memory.unread_version is not None:
+            return Reason.OTHER_VERSION
         return Reason.FROZEN if is_frozen(self.memory, time.time()) else None
 
     def aside(self) -> Mapping[str, Mapping[Address, AdminState | None]]:
@@ -215,13 +218,35 @@ class Safety:
 
         Raises OSError when it cannot be written; then nothing has changed.
         """
+        if memory.unread_version is not None:
+            raise OSError(errno.EROFS, "is of another version of hapsync", memory_path(self._config))
         save_memory(self._config, memory)
         self.memory = self._saved = memory
         if asked is not None:  # where it is released, it was not shown as hapsync's own since
             self._ours -= {(asked.backend, asked.address)}
 
+    def acknowledge(self) -> tuple[Memory, tuple[str, ...]]:
+        """Return the memory as it is once a person has acknowledged what it lost or cannot read, and what to say.
+
+        A file of another version is kept aside. Raises OSError when that is not possible.
+        """
+        memory, lines = self.memory, list[str]()
+        if memory.unread_version is not None:
+            aside = keep_unread_aside(self._config, memory.unread_version)
+            lines.append(
+                f"going on without what memory.json of version {memory.unread_version} says; kept as {aside}"
+            )
+        if memory.lost is not None:
+            lines.append(f"acknowledged: holds and a freeze were lost; the damaged file is {memory.lost.file}")
+        return acknowledged(memory), tuple(lines or ("there was nothing to acknowledge",))
+
     def save(self, *, durable: bool = True) -> None:
-        """Write the memory; a full disk is logged once, and HAProxy is kept in step all the same."""
+        """Write the memory; a full disk is logged once, and HAProxy is kept in step all the same.
+
+        A file of another version is not written over.
+        """
+        if self.memory.unread_version is not None:
+            return
         try:
             save_memory(self._config, self.memory, durable=durable)
             self._saved, self.error = self.memory, None

@@ -4,6 +4,7 @@ Full and read-only disks are in tests/hostile/test_full_disk.py, few descriptors
 """
 
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -101,10 +102,54 @@ def test_a_memory_that_is_damaged_forgets_a_hold_but_not_what_haproxy_shows_of_i
         status = here.stage.status()
         rows = {one["server"]: one for one in status["backends"]["web"]["servers"]}
 
+        assert any("holds and a freeze that persons asked for are lost" in one for one in status["reasons"])
         assert memory.with_name("memory.json.damaged").exists()
         assert "memory.json is damaged" in here.log()
         assert status["holds"] == []
         assert (rows[name]["use"], rows[name]["state"]) == ("by hand", "maint")
+        assert here.stage.hapsync("release", f"web/{name}").returncode == 0
+        assert here.stage.hapsync("thaw", "--acknowledge").returncode == 0
+        here.ends()
+
+
+def test_a_freeze_and_a_hold_outlive_a_roll_back_and_the_upgrade_after_it() -> None:
+    """A memory of another version stays as it is; nothing is changed until it is understood, or a person says so."""
+    with scene() as here:
+        name = here.slot(next(iter(here.fleet.members.values())).port)
+        assert here.stage.hapsync("hold", f"web/{name}").returncode == 0
+        assert here.stage.hapsync("freeze", "--reason", "incident 7").returncode == 0
+        here.stage.kill_agent()
+        memory = here.stage.work / "state" / "memory.json"
+        ours = memory.read_text()
+        theirs = json.dumps({"version": 2, "checksum": "of another kind", "memory": json.loads(ours)["memory"]})
+        memory.write_text(theirs)
+        addresses = here.stage.haproxy.servers("web")
+        here.stage.start_agent()
+        here.fleet.add()
+        wait_until(lambda: here.stage.hapsync("plan").stdout.count("held") > 0, 20, "the newcomer to be seen")
+        status = here.stage.status()
+        thawed = here.stage.hapsync("thaw")
+
+        assert "memory.json is of another version of hapsync" in status["stopped"]
+        assert any("it is of version 2" in one for one in status["reasons"])
+        assert (thawed.returncode, "it is of version 2" in thawed.stdout) == (2, True)
+        here.stage.stop_agent()
+        assert memory.read_text() == theirs
+        now = here.stage.haproxy.servers("web")
+        assert {one: (at.port, at.administration) for one, at in now.items()} == {
+            one: (at.port, at.administration) for one, at in addresses.items()
+        }
+
+        memory.write_text(ours)
+        here.stage.start_agent()
+        status = here.stage.status()
+        assert (status["freeze"]["reason"], len(status["holds"])) == ("incident 7", 1)
+        here.stage.stop_agent()
+
+        memory.write_text(theirs)
+        here.stage.start_agent()
+        assert here.stage.hapsync("thaw", "--acknowledge").returncode == 0
+        assert memory.with_name("memory.json.version-2").read_text() == theirs
         assert here.stage.hapsync("release", f"web/{name}").returncode == 0
         here.ends()
 
@@ -192,6 +237,45 @@ def test_a_second_agent_is_refused_whether_it_has_the_same_folders_or_others() -
         assert all(f"hapsync agent, pid {here.stage.agent.pid}, holds" in one.stderr for one in refused)
         assert "state/lock" in refused[0].stderr
         assert ".haproxy.cfg.hapsync-lock" in refused[1].stderr
+        here.ends()
+
+
+def test_no_second_agent_starts_beside_one_whose_state_folder_and_locks_were_removed() -> None:
+    with scene() as here:
+        state, beside = here.stage.work / "state", here.stage.work / ".haproxy.cfg.hapsync-lock"
+        here.stage.agent.signal(signal.SIGSTOP)  # so that nothing is made again meanwhile
+        shutil.rmtree(state)
+        beside.unlink()
+        second = subprocess.run(agent_command(here), capture_output=True, text=True, timeout=60, check=False)
+        shutil.rmtree(state)
+        beside.unlink(missing_ok=True)
+        told = here.stage.status()
+        here.stage.agent.signal(signal.SIGCONT)
+        wait_until(lambda: (state / "lock").exists() and beside.exists(), 20, "the locks to be made again")
+        third = subprocess.run(agent_command(here), capture_output=True, text=True, timeout=60, check=False)
+
+        assert (second.returncode, third.returncode) == (1, 1)
+        assert f"hapsync, pid {here.stage.agent.pid}, holds" in second.stderr
+        assert f"hapsync agent, pid {here.stage.agent.pid}, holds" in third.stderr
+        assert told["agent"]["pid"] == here.stage.agent.pid
+        assert here.stage.status()["agent"]["pid"] == here.stage.agent.pid
+        change(here)
+        here.ends()
+
+
+def test_a_fifo_as_template_is_refused_when_settings_are_read_again() -> None:
+    with scene() as here:
+        template = here.stage.work / "haproxy.cfg.j2"
+        template.rename(template.with_name("kept"))
+        os.mkfifo(template)
+        here.stage.agent.signal(signal.SIGHUP)
+        wait_until(lambda: "is a FIFO, and must be a regular file" in here.log(), 20, "the FIFO to be refused")
+        change(here)
+
+        template.unlink()
+        template.with_name("kept").rename(template)
+        here.stage.agent.signal(signal.SIGHUP)
+        wait_until(lambda: "settings unchanged" in here.log(), 20, "the settings to be read again")
         here.ends()
 
 
