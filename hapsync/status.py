@@ -208,8 +208,8 @@ def stopped_words(stopped: Reason, memory: Memory) -> str:
     """Return why nothing may be changed, and by whose word."""
     if stopped is Reason.OTHER_VERSION:
         return (
-            f"{Reason.OTHER_VERSION.value}; it is of version {memory.unread_version}: start the hapsync that wrote it, or "
-            "`hapsync thaw --acknowledge` goes on without the freeze and the holds in it"
+            f"{Reason.OTHER_VERSION.value}; it is of version {memory.unread_version}: "
+            "start the hapsync that wrote it, or `hapsync thaw --acknowledge` goes on without what it says"
         )
     freeze = memory.freeze
     if stopped is not Reason.FROZEN or freeze is None:

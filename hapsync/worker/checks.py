@@ -10,7 +10,7 @@ from pathlib import Path
 import attrs
 
 from hapsync.advice import advise
-from hapsync.catalog import Catalog
+from hapsync.catalog import Catalog, Doubt
 from hapsync.cfgfile import observed_from_file
 from hapsync.config import Config
 from hapsync.desired import desired, namesake_words
@@ -22,12 +22,14 @@ from hapsync.edge.inet_diag import count_kept
 from hapsync.edge.listing import read_listing
 from hapsync.edge.master import read_processes
 from hapsync.edge.reload import check_candidate
+from hapsync.edge.rights import read_missing
 from hapsync.edge.runtime_socket import open_session
 from hapsync.edge.seats import connection_advice
 from hapsync.edge.sweep import read_catalog
 from hapsync.errors import HapsyncError
 from hapsync.model import Backend, HAProxyProcess
 from hapsync.render import labels_of, render
+from hapsync.rights import missing_words, needed_rights
 from hapsync.runtime import Command
 from hapsync.text import plural, quoted
 from hapsync.worker.kept import counts_all
@@ -263,10 +265,25 @@ def _consul(settings: Settings) -> Iterator[Finding]:
         )
     if not config.discover:
         yield from _connections(config)
-    catalog, errors = read_catalog(config.consul, config.services, config.max_servers)
+    yield from _rights(config)
+    canary = config.consul.canary
+    names = (*config.services, *([canary] if canary and canary not in config.services else []))
+    catalog, errors = read_catalog(config.consul, names, config.max_servers)
     for error in errors.values():
         yield Finding(is_ok=False, what=error)
     for name, reading in catalog.readings.items():
+        if reading.doubt not in {None, Doubt.UNCONFIRMED}:
+            assert reading.doubt is not None  # noqa: S101
+            what = f"service {quoted(name)}: {reading.doubt.value}; nothing is removed because of such an answer"
+            yield Finding(is_ok=False, what=what)
+        if name == canary and name not in config.services:
+            if not reading.instances:
+                yield Finding(
+                    is_ok=False,
+                    what=f"consul.canary {quoted(canary)}: no instance is seen, so a service that becomes empty is "
+                    "held for ever; may the token read it? Name a service that is never empty",
+                )
+            continue
         count = plural(len(reading.instances), "instance")
         if reading.instances or reading.quarantined:
             left_out = f", {len(reading.quarantined)} quarantined" if reading.quarantined else ""
@@ -302,6 +319,19 @@ def _foreign(settings: Settings) -> Iterator[Finding]:
 def _connections(config: Config) -> Iterator[Finding]:
     if (advice := connection_advice(len(config.services), config.consul.max_connections)) is not None:
         yield Finding(is_ok=True, what=advice, is_advice=True)
+
+
+def _rights(config: Config) -> Iterator[Finding]:
+    """Ask what the token may do: an answer shows what a token may see, and never what it may not."""
+    agent = Agent(config.consul, endpoint(config.consul), read_token(config.consul))
+    try:
+        missing = read_missing(agent, needed_rights(config))
+    finally:
+        agent.close()
+    if missing:
+        yield Finding(is_ok=False, what=missing_words(missing, config))
+    elif missing is not None:
+        yield Finding(is_ok=True, what="the token of [consul] has all rights that hapsync needs")
 
 
 def _discovery(settings: Settings) -> Iterator[Finding]:

@@ -1,0 +1,77 @@
+"""What Consul's ACLs have to let hapsync's token do, and the policy that says so."""
+
+import json
+import re
+from collections.abc import Collection
+
+import attrs
+
+from hapsync.config import Config
+from hapsync.text import quoted
+
+ANY = "hapsync-asks-for-any-name"
+"""Stands for every name: no one is called so, and only a rule for a prefix of all names allows it."""
+_PLAIN = re.compile(r"[A-Za-z0-9_.:@/ -]{1,200}")
+
+
+@attrs.frozen
+class Right:
+    """`access` (read or write) to the `resource` `name`, in the words of Consul's ACL rules; `ANY` is all of them.
+
+    `what` it is for, and what is wrong without.
+    """
+
+    resource: str
+    access: str
+    name: str
+    what: str
+
+
+def needed_rights(config: Config) -> tuple[Right, ...]:
+    """Return what the token needs for all that `config` asks for, without repetition."""
+    rights = [
+        Right(
+            "node",
+            "read",
+            ANY,
+            "every node: Consul leaves out the instances on a node that the token may not read, as if they were gone",
+        )
+    ]
+    if config.discover:
+        rights.append(Right("service", "read", ANY, "every service, for [discover]"))
+    rights += [Right("service", "read", name, f"service {quoted(name)}") for name in config.services]
+    canary = config.consul.canary
+    if canary and canary not in config.services:
+        why = "without it nothing is removed from a service that becomes empty"
+        rights.append(Right("service", "read", canary, f"the canary {quoted(canary)}: {why}"))
+    if config.fleet is not None:
+        group = config.fleet.group
+        rights.append(Right("key", "write", f"hapsync/{group}/reload/slot-0", f"the reload slots of fleet {group}"))
+        rights.append(Right("session", "write", ANY, "sessions, for [fleet]"))
+    return tuple(rights)
+
+
+def policy(config: Config) -> str:
+    """Return the ACL policy that gives all of `needed_rights` and no more, as HCL to paste (Consul 1.4 and newer)."""
+    rules = [_rule('node_prefix ""', "read")]
+    names = {*config.services, *([config.consul.canary] if config.consul.canary else [])}
+    if config.discover or not all(_PLAIN.fullmatch(name) for name in names):
+        rules.append(_rule('service_prefix ""', "read"))
+    else:
+        rules += [_rule(f"service {json.dumps(name)}", "read") for name in sorted(names)]
+    if config.fleet is not None:
+        rules += [_rule(f"key_prefix {json.dumps(f'hapsync/{config.fleet.group}/')}", "write")]
+        rules += [_rule('session_prefix ""', "write")]
+    return "\n".join(rules)
+
+
+def missing_words(missing: Collection[Right], config: Config) -> str:
+    """Return what to tell of rights that the token lacks: each on its line, then the policy to paste."""
+    lacks = [f"  {right.resource}:{right.access} of {right.what}" for right in missing]
+    head = "the token of [consul] lacks rights:"
+    how = "an ACL policy with all that hapsync needs (`consul acl policy create -name hapsync -rules @FILE`):"
+    return "\n".join([head, *lacks, how, *(f"  {line}" for line in policy(config).splitlines())])
+
+
+def _rule(what: str, access: str) -> str:
+    return f'{what} {{ policy = "{access}" }}'
