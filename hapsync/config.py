@@ -118,6 +118,7 @@ class HAProxyConfig:
     check_timeout_seconds: Seconds = 30.0
     reload_timeout_seconds: Seconds = 30.0
     reload_gap_seconds: Gap = 5.0
+    discover_reloads_per_hour: Annotated[int, between(1, 3600)] = 20
     old_worker_grace_seconds: Grace = 0.0
 
     @property

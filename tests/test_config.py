@@ -52,6 +52,7 @@ def test_a_file_with_one_backend_is_enough() -> None:
         template="/etc/hapsync/haproxy.cfg.j2",
         check_command=("haproxy", "-c", "-f", "{config}"),
         reload_gap_seconds=5.0,
+        discover_reloads_per_hour=20,
         old_worker_grace_seconds=0.0,
     )
     assert config.agent == AgentConfig(
@@ -94,6 +95,7 @@ timeout_seconds = 1
 check_timeout_seconds = 2
 reload_timeout_seconds = 3
 reload_gap_seconds = 0
+discover_reloads_per_hour = 6
 old_worker_grace_seconds = 3600
 [agent]
 mode = "observe"
@@ -142,6 +144,7 @@ fallback = ["10.0.0.5:80", "[2001:db8:0::1]:8080"]
             check_timeout_seconds=2.0,
             reload_timeout_seconds=3.0,
             reload_gap_seconds=0.0,
+            discover_reloads_per_hour=6,
             old_worker_grace_seconds=3600.0,
         ),
         agent=AgentConfig(mode="observe", state_dir="/s", runtime_dir="/r", resync_seconds=1.0, log_level="debug"),
@@ -388,6 +391,7 @@ def test_a_service_has_a_printable_name(name: str) -> None:
         ("agent", "resync_seconds = nan", "0.05 to 86400"),
         ("agent", "resync_seconds = inf", "0.05 to 86400"),
         ("haproxy", "reload_gap_seconds = -0.1", "0 to 86400"),
+        ("haproxy", "discover_reloads_per_hour = 0", "1 to 3600"),
         ("haproxy", "old_worker_grace_seconds = 2678401", "0 to 2678400"),
     ],
 )

@@ -16,7 +16,7 @@ from hapsync.errors import HapsyncError, RuntimeAPIError
 from hapsync.memory import Memory
 from hapsync.model import HAProxyProcess
 from hapsync.plainbackends import Difference
-from hapsync.worker.discovering import Discovering
+from hapsync.worker.discovering import WHY as DISCOVERED, Discovering
 from hapsync.worker.dues import Dues, Soon
 from hapsync.worker.file_keeper import FileKeeper
 from hapsync.worker.following import Following
@@ -105,11 +105,18 @@ class Acts:
         return [name for name, state in states if state.reading is not None and state.reading.instances]
 
     def _discover(self) -> None:
+        problem = self._discovering.problem
         settings = self._discovering.step(
-            self._settings, self._desired(), self._following.serves, is_cheap=can_have(self._haproxy.process)
+            self._settings,
+            self._desired(),
+            self._following.serves,
+            is_cheap=can_have(self._haproxy.process),
+            is_reload_due=self._reloads.is_due,
         )
+        if self._discovering.problem != problem:
+            self._publishing.soon()
         if settings is not None:
-            self._go_on_with(settings, "other services are in Consul")
+            self._go_on_with(settings, DISCOVERED)
 
     def _go_on_with(self, settings: Settings, why: str) -> None:
         if self._reloads.new_settings_at is None:  # else the last that were live stay the ones to go back to
@@ -251,6 +258,7 @@ class Acts:
         begin = time.monotonic()
         error: str | None = None
         is_tried_again = False
+        is_discovered = self._reloads.is_for_settings_because(DISCOVERED)
         self._old.stand_aside()
         try:
             made = self._reloads.step(
@@ -287,6 +295,8 @@ class Acts:
             if self._safety.has_released:
                 self._file.touch()
             self._answered(made)
+        if is_discovered:
+            self._discovering.reloaded()
         self._journal.note_reload(why, time.monotonic() - begin, error, is_tried_again=is_tried_again)
         self._file.look(self._settings)
         self._publishing.soon()

@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Sequence
 
 import attrs
 
@@ -10,10 +10,17 @@ from hapsync.config import Config
 from hapsync.desired import Desired
 from hapsync.discovery import Listing, discover, in_doubt, with_discovered
 from hapsync.edge.listing import ListingWatch
+from hapsync.worker.allowance import Allowance
 from hapsync.worker.settings import Settings
 
 log = logging.getLogger(__name__)
 
+WHY = "other services are in Consul"
+"""What a reload is made for that a change of the list asks for."""
+TOLD = 500
+"""So many names that get no backend are logged, each once; then one line more, and `check` has all."""
+SHOWN = 20
+"""So many of them the report has."""
 AGAIN_SECONDS = 0.4
 """The same list is looked at this often, for what is forgotten with time."""
 
@@ -28,6 +35,10 @@ class Discovering:
         self._watch = self._made(config)
         self._gone_since: dict[str, float] = {}
         self._left_out: tuple[str, ...] = ()
+        self._told: set[str] = set()
+        self._is_told_of_more = False
+        self._waiting: tuple[str, ...] = ()
+        self._allowance = Allowance()
         self._doubt: tuple[str, ...] = ()
         self._tried: Config | None = None
         self._looked_at: Listing | None = None
@@ -42,7 +53,17 @@ class Discovering:
     def problem(self) -> str | None:
         """Why not every service has its backend, in words; None where each has."""
         error = self._watch.error if self._watch is not None else None
-        return "; ".join([*([error] if error else []), *self._left_out, *self._doubt]) or None
+        waiting = [self._waiting_words()] if self._waiting else []
+        return "; ".join([*([error] if error else []), *waiting, *_shortened(self._left_out), *self._doubt]) or None
+
+    def _waiting_words(self) -> str:
+        per_hour = self._config.haproxy.discover_reloads_per_hour
+        names = ", ".join(_shortened(self._waiting))
+        return f"{names} wait: haproxy.discover_reloads_per_hour is {per_hour}, and each costs a reload"
+
+    def reloaded(self) -> None:
+        """HAProxy was reloaded, or the reload refused, for what this changed."""
+        self._allowance.spend(self._config.haproxy.discover_reloads_per_hour)
 
     def start(self) -> None:
         """Begin to watch."""
@@ -68,32 +89,47 @@ class Discovering:
         self._tried = None
 
     def step(
-        self, settings: Settings, wanted: Desired, serves: Callable[[str], bool], *, is_cheap: bool
+        self,
+        settings: Settings,
+        wanted: Desired,
+        serves: Callable[[str], bool],
+        *,
+        is_cheap: bool,
+        is_reload_due: bool = False,
     ) -> Settings | None:
         """Return the settings to go on with where other services are listed by now, else None.
 
         A backend is given up once Consul, beyond doubt, has not had its service for `forget_seconds`, or at once
         where HAProxy sends to none of its servers (`serves`). Where that would cost a reload (not `is_cheap`) it
         waits for one that is made for a newcomer.
+
+        Whoever registers services chooses when they ask for a reload, so at most `discover_reloads_per_hour` are made
+        for them (`Allowance`). What comes meanwhile waits, unless a reload is due anyway (`is_reload_due`).
         """
         listing = self._watch.listing if self._watch is not None else None
         now = time.monotonic()
-        if listing is None or (listing is self._looked_at and now < self._again_at):
+        if listing is None:
+            return None
+        if listing is self._looked_at and now < self._again_at and not (self._waiting and is_reload_due):
             return None
         self._looked_at, self._again_at = listing, now + AGAIN_SECONDS
         found = discover(settings.config, listing)
         if found.left_out != self._left_out:
             self._left_out = found.left_out
-            for line in found.left_out:
-                log.warning("discover %s", line)
+            self._tell(found.left_out)
         names = set(found.config.backends)
         forgotten = set(self._forgotten(settings, wanted, found.missing, serves)) if listing.is_whole else set()
         if is_cheap or names != set(settings.config.backends):
             names -= forgotten
         config = with_discovered(found.config, names)
         if config in (settings.config, self._tried):
+            self._waiting = ()
             return None
-        self._tried = config
+        per_hour = config.haproxy.discover_reloads_per_hour
+        if not is_reload_due and self._allowance.wait_seconds(per_hour) > 0:
+            self._wait_with(tuple(sorted(names ^ set(settings.config.backends))))
+            return None
+        self._tried, self._waiting = config, ()
         for what, some in (
             ("a backend for it", names - set(settings.config.backends)),
             ("it is gone from Consul, so is its backend", set(settings.config.backends) - names),
@@ -131,6 +167,24 @@ class Discovering:
             if not serves(name) or (name not in doubtful and now - self._gone_since[name] >= longest[name])
         ]
 
+    def _tell(self, lines: Collection[str]) -> None:
+        """Log each of `lines` once: whoever registers services could fill the log with their names."""
+        new = [line for line in lines if line not in self._told]
+        room = TOLD - len(self._told)
+        for line in new[:room]:
+            log.warning("discover %s", line)
+        if len(new) > room and not self._is_told_of_more:
+            self._is_told_of_more = True
+            log.warning("discover: more than %d services get no backend; `hapsync check` names all", TOLD)
+        self._told |= set(new[:room])
+
+    def _wait_with(self, names: tuple[str, ...]) -> None:
+        if names != self._waiting:
+            is_news = not self._waiting
+            self._waiting = names
+            if is_news:
+                log.warning("discover %s", self._waiting_words())
+
     def _note_doubt(self, doubt: tuple[str, ...]) -> None:
         if doubt != self._doubt:
             self._doubt = doubt
@@ -139,3 +193,9 @@ class Discovering:
 
     def _made(self, config: Config) -> ListingWatch | None:
         return ListingWatch(config.consul, self._on_change) if config.discover else None
+
+
+def _shortened(lines: Sequence[str]) -> list[str]:
+    """Return the first of `lines`, and how many more there are."""
+    left = len(lines) - SHOWN
+    return [*lines[:SHOWN], *([f"and {left} more"] if left > 0 else [])]

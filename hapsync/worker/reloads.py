@@ -72,6 +72,10 @@ class Reloads:
         """Something asks for a reload, now or later."""
         return self.need is not None or self.new_settings_at is not None
 
+    def is_for_settings_because(self, why: str) -> bool:
+        """Whether settings that changed for this reason, `new_settings_why`, ask for a reload."""
+        return self.new_settings_at is not None and self.new_settings_why == why
+
     @property
     def short(self) -> frozenset[str]:
         """The backends that are short of slots."""

@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from hapsync.worker.allowance import BURST
 from tests.demo.fleet import Fleet
 from tests.demo.routed import (
     SECTIONS,
@@ -21,11 +22,15 @@ from tests.harness.processes import wait_until
 
 
 @contextmanager
-def discovering(*, forget_seconds: float = 2, max_backends: int = 100) -> Iterator[Stage]:
+def discovering(*, forget_seconds: float = 2, max_backends: int = 100, haproxy_options: str = "") -> Iterator[Stage]:
     """A stage whose settings discover services tagged `app`; a request for /NAME/ goes to the backend app-NAME."""
     with Stage({"web": 4}, agent=False) as stage, Fleet(stage) as fleet:
         name_defaults(stage, prefix="app-")
         discover(stage, forget_seconds=forget_seconds, max_backends=max_backends)
+        settings = stage.config_path.read_text(encoding="utf-8")
+        stage.config_path.write_text(
+            settings.replace("[haproxy]\n", f"[haproxy]\n{haproxy_options}\n"), encoding="utf-8"
+        )
         stage.haproxy.config.write_text(stage.hapsync("render", check=True).stdout, encoding="utf-8")
         stage.haproxy.reload()
         fleet.add()
@@ -165,8 +170,31 @@ def test_names_that_haproxy_does_not_take_and_more_than_so_many_get_no_backend_a
         assert "evil" not in stage.haproxy.config.read_text(encoding="utf-8")
         assert "max_backends is 2" in told
         assert json.dumps("a b\nbackend evil")[1:-1] in stage.status()["agent"]["discovery_error"]
+        log = (stage.work / "agent.log").read_text(encoding="utf-8")
+        assert log.count("backend evil") == 1  # though the list has changed since
         assert bad.members
         assert third.members
+
+
+def test_reloads_that_registering_services_asks_for_have_a_budget_and_what_waits_is_told() -> None:
+    with discovering(haproxy_options="discover_reloads_per_hour = 1\nreload_gap_seconds = 0") as stage:
+        before = stage.reloads()
+        for number in range(BURST):
+            wait_serves(stage, app(stage, f"s{number}"))
+        late = [app(stage, name) for name in ("late1", "late2")]
+        if not adds_backends():
+            told = "app-late1, app-late2 wait: haproxy.discover_reloads_per_hour is 1, and each costs a reload"
+            wait_until(lambda: told in (stage.status()["agent"]["discovery_error"] or ""), 30, "it to be told")
+            assert stage.reloads() - before == BURST
+            template = stage.work / "haproxy.cfg.j2"  # the operator's own reload brings what waits
+            text = template.read_text(encoding="utf-8")
+            template.write_text(text.replace("    retries 3\n", "    retries 2\n"), encoding="utf-8")
+            assert template.read_text(encoding="utf-8") != text
+            stage.agent.signal(signal.SIGHUP)
+        for fleet in late:
+            wait_serves(stage, fleet)
+        assert stage.reloads() - before == (0 if adds_backends() else BURST + 1)
+        wait_until(lambda: stage.status()["agent"]["discovery_error"] is None, 20, "nothing to wait")
 
 
 def test_a_group_that_haproxy_refuses_is_tried_once_costs_nothing_else_and_is_tried_again_when_asked() -> None:
