@@ -9,6 +9,7 @@ The token needs `key_prefix "hapsync/"` write and `session_prefix ""` write.
 """
 
 import base64
+import contextlib
 import http
 import json
 from collections.abc import Callable
@@ -25,7 +26,9 @@ TTL_SECONDS = 15
 """Renew more often than this; short enough that a killed holder does not keep the group waiting for long."""
 RIGHTS = 'the token needs `key_prefix "hapsync/"` and `session_prefix ""` write'
 LOCK_DELAY_SECONDS = 1
-"""How long Consul keeps a slot empty after its session was lost or ended."""
+"""How long Consul keeps a slot empty after its session was lost, or ended while it held the slot."""
+
+_INDEX_DIGITS = 20
 
 Given = TypeVar("Given")
 
@@ -40,9 +43,13 @@ class Held:
 
 @attrs.frozen
 class Busy:
-    """No slot is free; `holders` are the values of their keys, safe to show."""
+    """No slot is free; `holders` are the values of their keys, safe to show, and `sessions` who holds them.
+
+    A slot may be held by nobody and still not be given: Consul keeps it empty for a while after its holder was lost.
+    """
 
     holders: tuple[str, ...]
+    sessions: frozenset[str] = attrs.field(default=frozenset(), eq=False)
 
 
 def key_of(group: str, number: int) -> str:
@@ -50,29 +57,74 @@ def key_of(group: str, number: int) -> str:
     return f"hapsync/{group}/reload/slot-{number}"
 
 
-def take_slot(agent: Agent, group: str, at_once: int, value: str) -> Held | Busy:
-    """Take one of the `at_once` slots of `group`, with `value` to be shown to those who wait; never waits for one.
-
-    Raises CatalogError when Consul is away or refuses; no slot is held then, or none beyond its TTL.
-    """
-    session = _asked(
+def open_session(agent: Agent) -> str:
+    """Return a new session, which ends `TTL_SECONDS` after it was last renewed; raises CatalogError."""
+    return _asked(
         lambda: str(
             agent.session.create(
                 name="hapsync reload", ttl=TTL_SECONDS, lock_delay=LOCK_DELAY_SECONDS, behavior="delete"
             )
         )
     )
+
+
+def close_session(agent: Agent, session: str) -> None:
+    """End `session`, and let go what it holds; where Consul is away, its TTL does so."""
+    _destroy_quietly(agent, session)
+
+
+def try_take(agent: Agent, session: str, group: str, at_once: int, value: str) -> Held | Busy:
+    """Take one of the `at_once` slots of `group` for `session`, with `value` to be shown to those who wait.
+
+    Never waits for one. Raises CatalogError when Consul is away or refuses.
+    """
     keys = tuple(key_of(group, number) for number in range(at_once))
+    for key in keys:
+        if _asked(lambda key=key: agent.kv.put(key, value, acquire=session)) is True:  # type: ignore[misc]
+            return Held(key, session)
+    found = [one for key in keys if (one := _read(agent, key)) is not None and one[0]]
+    return Busy(tuple(value for _, value in found), frozenset(holder for holder, _ in found))
+
+
+def take_slot(agent: Agent, group: str, at_once: int, value: str) -> Held | Busy:
+    """Take a slot as `try_take` does, in a session of its own, which ends where there is none.
+
+    Raises CatalogError when Consul is away or refuses; no slot is held then, or none beyond its TTL.
+    """
+    session = open_session(agent)
     try:
-        for key in keys:
-            if _asked(lambda key=key: agent.kv.put(key, value, acquire=session)) is True:  # type: ignore[misc]
-                return Held(key, session)
-        holders = tuple(found[1] for key in keys if (found := _read(agent, key)) is not None)
+        found = try_take(agent, session, group, at_once, value)
     except CatalogError:
         _destroy_quietly(agent, session)
         raise
-    _destroy_quietly(agent, session)
-    return Busy(holders)
+    if isinstance(found, Busy):
+        _destroy_quietly(agent, session)
+    return found
+
+
+def wait_for_change(agent: Agent, group: str, index: int, wait_seconds: float) -> int:
+    """Wait until a slot of `group` changes hands after `index`, or for `wait_seconds`; return the next index.
+
+    With an `index` of 0 it returns at once. Raises CatalogError when Consul is away or refuses.
+    """
+    params: list[tuple[str, object]] = [("keys", "")]
+    if agent.dc:
+        params.append(("dc", agent.dc))
+    if index > 0:
+        params += [("index", index), ("wait", f"{wait_seconds * 1000:.0f}ms")]
+    headers = {"X-Consul-Token": agent.token} if agent.token else {}
+    answer = agent.http.get(
+        lambda response: response,
+        f"/v1/kv/hapsync/{group}/reload/",
+        params,
+        headers,
+        wait_seconds=wait_seconds if index > 0 else 0.0,
+    )
+    if answer.code not in {http.HTTPStatus.OK, http.HTTPStatus.NOT_FOUND}:
+        raise CatalogError(f"Consul: the reload slots of group {quoted(group)}: answered {answer.code}; {RIGHTS}")
+    text = answer.headers.get("x-consul-index", "")
+    found = int(text) if text.isdecimal() and len(text) < _INDEX_DIGITS else 0
+    return found if found >= index else 0
 
 
 def try_slot(agent: Agent, group: str) -> None:
@@ -94,7 +146,13 @@ def is_held(agent: Agent, held: Held) -> bool:
 
 
 def release(agent: Agent, held: Held) -> None:
-    """Give the slot back; where Consul is away, its TTL does so."""
+    """Give the slot back; where Consul is away, its TTL does so.
+
+    It is released before its session ends: a slot that loses its session is kept empty for `LOCK_DELAY_SECONDS`, one
+    that is released is free at once (Consul's manual, sessions).
+    """
+    with contextlib.suppress(CatalogError):
+        _asked(lambda: agent.kv.put(held.key, "", release=held.session))
     _destroy_quietly(agent, held.session)
 
 

@@ -1,24 +1,70 @@
 """A balancer's turn to reload within its group; asked for and kept beside the passes, never waited for by them.
 
-A reload that is needed is made in any case: where no turn comes within the patience (all slots are held, Consul is
+A reload that is needed is made in any case: where no turn comes within the patience (slots stay held, Consul is
 away or refuses), it is made without one.
 """
 
 import logging
+import random
 import threading
 import time
 from collections.abc import Callable
 
 from hapsync.config import ConsulConfig
 from hapsync.edge.consul import Agent, endpoint, read_token
-from hapsync.edge.fleet import TTL_SECONDS, Held, is_held, release, renew, take_slot
+from hapsync.edge.fleet import (
+    TTL_SECONDS,
+    Held,
+    close_session,
+    is_held,
+    open_session,
+    release,
+    renew,
+    try_take,
+    wait_for_change,
+)
 from hapsync.errors import CatalogError
 from hapsync.text import shown
 
 log = logging.getLogger(__name__)
 
 AGAIN_SECONDS = 1.0
-"""Until a slot is asked for again; each try makes a session, which the leader has to write down."""
+"""Until Consul is asked again that was away, or that keeps a slot empty."""
+LOOK_SECONDS = 2.0
+"""How long a query waits for a slot to change hands: who waits wakes at once, and ends this soon when told to."""
+SPREAD = 0.5
+"""How much of itself is added to everybody's patience at most, at random."""
+LONGEST = 10
+"""So many times patience is the longest wait, however others' turns move on."""
+
+
+class Patience:
+    """How long a turn is waited for: a while after slots last changed hands, and not for ever.
+
+    Everybody's ends at another moment, or all who wait would reload at once where a slot stays held.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        """Take how long nothing may move on."""
+        now = time.monotonic()
+        self._seconds = seconds * random.uniform(1, 1 + SPREAD)  # noqa: S311
+        self._last = now + LONGEST * self._seconds
+        self._until = now + self._seconds
+        self._holders: frozenset[str] = frozenset()
+
+    @property
+    def left_seconds(self) -> float:
+        return max(0.0, self._until - time.monotonic())
+
+    @property
+    def is_over(self) -> bool:
+        return self.left_seconds <= 0
+
+    def held_by(self, sessions: frozenset[str]) -> None:
+        """Note who holds the slots: where that is another than before, turns move on, and patience begins anew."""
+        if sessions - self._holders and self._holders:
+            self._until = min(self._last, time.monotonic() + self._seconds)
+        self._holders = sessions or self._holders
 
 
 class Turn(threading.Thread):
@@ -61,12 +107,14 @@ class Turn(threading.Thread):
 
     def run(self) -> None:
         """Ask until a slot is ours or patience ends; then keep it."""
-        until = time.monotonic() + self._patience_seconds
+        patience = Patience(self._patience_seconds)
         held: Held | None = None
-        while held is None and time.monotonic() < until and not self._given_back.is_set():
-            held = self._try()
-            if held is None:
-                self._given_back.wait(max(0.0, min(AGAIN_SECONDS, until - time.monotonic())))
+        while held is None and not patience.is_over and not self._given_back.is_set():
+            try:
+                held = self._wait(patience)
+            except CatalogError as error:
+                self.waits_for = str(error)
+                self._given_back.wait(min(AGAIN_SECONDS, patience.left_seconds))
         if held is None and not self._given_back.is_set():
             log.warning("reload without a slot of group %s: %s", self._group, self.waits_for)
         self.is_come.set()
@@ -74,22 +122,37 @@ class Turn(threading.Thread):
         if held is not None:
             self._keep(held)
 
-    def _try(self) -> Held | None:
+    def _wait(self, patience: "Patience") -> Held | None:
+        """Ask whenever a slot is taken or given back, in one session; None where patience ended.
+
+        Raises CatalogError when Consul is away or refuses.
+        """
+        agent = self._agent()
+        session = ""
+        held: Held | None = None
+        index = 0
         try:
-            agent = self._agent()
-            try:
-                found = take_slot(agent, self._group, self._at_once, self._value)
-            finally:
-                agent.close()
-        except CatalogError as error:
-            self.waits_for = str(error)
+            session = open_session(agent)
+            renewed_at = time.monotonic()
+            while not patience.is_over and not self._given_back.is_set():
+                index = wait_for_change(agent, self._group, index, min(LOOK_SECONDS, patience.left_seconds))
+                found = try_take(agent, session, self._group, self._at_once, self._value)
+                if isinstance(found, Held):
+                    self.waits_for, held = "", found
+                    return held
+                holders = ", ".join(found.holders) or "a holder that has just left"
+                self.waits_for = f"a reload slot of group {shown(self._group)} held by {holders}"
+                patience.held_by(found.sessions)
+                if not found.sessions:  # empty for a while after its holder was lost; nothing tells when that ends
+                    self._given_back.wait(min(AGAIN_SECONDS, patience.left_seconds))
+                if time.monotonic() - renewed_at > TTL_SECONDS / 3:
+                    renew(agent, Held("", session))
+                    renewed_at = time.monotonic()
             return None
-        if isinstance(found, Held):
-            self.waits_for = ""
-            return found
-        holders = ", ".join(found.holders) or "a holder that has just left"
-        self.waits_for = f"a reload slot of group {shown(self._group)} held by {holders}"
-        return None
+        finally:
+            if held is None and session:
+                close_session(agent, session)
+            agent.close()
 
     def _keep(self, held: Held) -> None:
         renewed_at = time.monotonic()

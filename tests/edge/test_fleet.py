@@ -1,6 +1,7 @@
 """Reload slots of a group, at a real Consul."""
 
 import re
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -9,7 +10,18 @@ import pytest
 
 from hapsync.config import ConsulConfig
 from hapsync.edge.consul import Agent, endpoint
-from hapsync.edge.fleet import RIGHTS, Busy, Held, is_held, key_of, release, renew, take_slot, try_slot
+from hapsync.edge.fleet import (
+    RIGHTS,
+    Busy,
+    Held,
+    is_held,
+    key_of,
+    release,
+    renew,
+    take_slot,
+    try_slot,
+    wait_for_change,
+)
 from hapsync.errors import CatalogError
 from tests.harness.consul import Consul, acl_consul
 from tests.harness.ports import free_port
@@ -103,3 +115,18 @@ def test_a_token_needs_the_rights_that_the_message_names_and_no_others(work: Pat
                     assert isinstance(take_slot(agent, "lbs", 1, "one"), Held)
             finally:
                 agent.close()
+
+
+def test_a_slot_that_is_given_back_is_free_at_once_and_who_waits_for_it_is_woken(shared_consul: Consul) -> None:
+    with balancer(shared_consul.url) as one, balancer(shared_consul.url) as two:
+        held = taken(one, "woken", value="lb1")
+        index = wait_for_change(two, "woken", 0, 60)
+        woken: list[int] = []
+        waiting = threading.Thread(target=lambda: woken.append(wait_for_change(two, "woken", index, 60)))
+        waiting.start()
+        release(one, held)
+        waiting.join(30)
+
+        assert woken, "still waiting"
+        assert woken[0] > index
+        assert isinstance(take_slot(two, "woken", 1, "lb2"), Held)  # not empty for a while

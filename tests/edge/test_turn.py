@@ -1,9 +1,13 @@
 """Turns to reload within a group, at a real Consul: never two at once, and never waited for without end."""
 
+import time
+
+import pytest
+
 from hapsync.config import ConsulConfig
 from hapsync.edge.consul import Agent, endpoint
 from hapsync.edge.fleet import key_of
-from hapsync.worker.turn import Turn
+from hapsync.worker.turn import LONGEST, SPREAD, Patience, Turn
 from tests.harness.consul import Consul
 from tests.harness.ports import free_port
 from tests.harness.processes import wait_until
@@ -36,6 +40,45 @@ def test_three_balancers_never_reload_two_at_once(shared_consul: Consul) -> None
             left.remove(one)
 
     assert most == 1
+
+
+def test_turns_follow_each_other_for_longer_than_patience_and_all_get_one(shared_consul: Consul) -> None:
+    """Each reload takes a second; what one waits for the five before it is longer than its patience ever is."""
+    waiting = [turn(shared_consul.url, "six", name=f"lb{number}", patience_seconds=3) for number in range(6)]
+    while waiting:
+        wait_until(lambda: any(one.is_come.is_set() for one in waiting), 60, "a turn")
+        come = [one for one in waiting if one.is_come.is_set()]
+        assert len(come) == 1
+        assert not come[0].waits_for, "it came by patience alone"
+        time.sleep(1)
+        come[0].give_back()
+        waiting.remove(come[0])
+
+
+def test_patience_begins_anew_while_turns_move_on_but_not_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 1000.0
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    patience = Patience(60)
+    assert 60 <= patience.left_seconds <= 60 * (1 + SPREAD)
+    patience.held_by(frozenset({"a"}))
+    now += 50
+    left = patience.left_seconds
+    patience.held_by(frozenset({"a"}))
+    patience.held_by(frozenset())
+    patience.held_by(frozenset({"a"}))
+    assert patience.left_seconds == left  # the same holder: nothing moves
+
+    patience.held_by(frozenset({"b"}))
+    assert patience.left_seconds >= 60
+    for number in range(100):
+        now += 30
+        patience.held_by(frozenset({str(number)}))
+    assert patience.is_over
+    assert LONGEST * 60 < 100 * 30
+
+
+def test_who_waits_for_the_same_slot_does_not_give_up_at_the_same_moment() -> None:
+    assert len({round(Patience(60).left_seconds) for _ in range(100)}) > 10
 
 
 def test_who_waits_says_for_whom_and_goes_on_when_patience_ends(shared_consul: Consul) -> None:
