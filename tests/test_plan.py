@@ -178,7 +178,7 @@ def test_a_plan_is_empty_when_nothing_is_due() -> None:
     assert not Plan(shortages=(Shortage("web", (), 0),)).is_empty
 
 
-@pytest.mark.parametrize("reason", [Reason.FROZEN, Reason.OBSERVING])
+@pytest.mark.parametrize("reason", [Reason.FROZEN, Reason.OBSERVING, Reason.OTHER_VERSION])
 def test_a_plan_that_is_stopped_does_nothing_and_is_empty_only_if_nothing_was_due(reason: Reason) -> None:
     waiting, held = Held(removal(1), Reason.CAPACITY_FIRST), Held(removal(2), Reason.MIN_READY)
     shortage = Shortage("web", (at(5),), 5)
