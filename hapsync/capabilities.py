@@ -14,22 +14,40 @@ from hapsync.runtime import OPTION_SIGNS, Command
 from hapsync.text import shown
 
 OLDEST_SAFE = (3, 0)
-"""Before it, dynamic servers never use a connection twice, and a consistent hash leaves out half of them where their
-ids are not given (measured on 2.6.12; HAProxy's commits 8a31783b6 and 2ff861747)."""
+"""Before it, dynamic servers are deleted only once their idle connections have ended by themselves, and a consistent
+hash leaves out half of them where their ids are not given (measured on 2.6.12; HAProxy's commit 2ff861747)."""
 COUNTS_ALL = (3, 0)
 """Before it HAProxy does not count a server's connection that belongs to a client's session: with `http-reuse never`,
 and by default one that a 401 with `WWW-Authenticate: Negotiate` or `NTLM` made private (measured on 2.6.12 and
 2.8.25). On 2.6 such a connection gets the client's next requests although the server has another address by then."""
 OLDEST_STABLE = (2, 6)
 """`add server` is experimental before it (HAProxy's commit 76e8b70e4)."""
+NEWEST_SCANNED = (3, 4)
+"""The newest version on which it was looked for additions that HAProxy dies of (tests/scan, docs/versions.md)."""
+DIES_OF_ALPN = ((3, 0), (3, 2))
+"""From the first version up to, and without, the second: a server with `check-alpn` that is deleted while a check of
+it is under way ends HAProxy (measured: 7 of 16 times on 3.0.11, never on 2.6.12, 2.8.25, 3.2.26 and 3.4.7)."""
 HAS_WAIT = (3, 0)
 _NEVER = frozenset(
     {
-        *("resolvers", "resolve-net", "resolve-opts", "resolve-prefer", "init-addr", "redir", "namespace", "socks4"),
+        *(
+            "enabled",
+            "check-sni-auto",
+            "no-check-ssl",
+            "resolvers",
+            "resolve-net",
+            "resolve-opts",
+            "resolve-prefer",
+            "init-addr",
+            "redir",
+            "namespace",
+            "socks4",
+        ),
         *("stick", "non-stick", "max-reuse", "log-proto", "tcp-ut", "cc", "no-check", "no-ssl", "sni-auto"),
     }
 )
-"""Words of a server line that no `add server` takes (2.6 to 3.4, from HAProxy's keyword tables)."""
+"""Words of a server line that no `add server` takes (2.6 to 3.4, from HAProxy's keyword tables); but `enabled`, which
+up to 2.8 leaves a server without traffic."""
 QUIET_PROBE = (3, 4)
 """Before it each refusal of `add server`, that of a name that is there included, is a line `[ALERT]` in HAProxy's log
 (measured: one a probe on 2.6.12 to 3.2.26, none on 3.4.7)."""
@@ -70,7 +88,7 @@ def means_of(
     """
     why = "" if reply is None else _why_not(version, config, reply, tuple(default_servers), danger)
     can_add = reply is not None and not why
-    implied = spelled_out(config.server_options) if can_add else ()
+    implied = spelled_out(version, config.server_options) if can_add else ()
     return Means(can_add, version >= HAS_WAIT, why, tuple(tables), implied)
 
 
@@ -84,11 +102,18 @@ def _why_not(
         return f"HAProxy {version[0]}.{version[1]} adds servers by an experimental command only"
     if config.means == "auto" and version < OLDEST_SAFE:
         return (
-            f"dynamic servers of HAProxy {version[0]}.{version[1]} use no connection twice and are deleted late; "
+            f"dynamic servers of HAProxy {version[0]}.{version[1]} are deleted late; "
+            'means = "dynamic" has them all the same'
+        )
+    if config.means == "auto" and version > NEWEST_SCANNED:
+        return (
+            f"hapsync was not tried for additions that HAProxy {version[0]}.{version[1]} dies of; "
             'means = "dynamic" has them all the same'
         )
     if danger:
         return danger
+    if "check-alpn" in words and DIES_OF_ALPN[0] <= version < DIES_OF_ALPN[1]:
+        return "server_options has check-alpn, and this HAProxy may die when such a server is deleted"
     if _EXISTS not in reply:
         return f"HAProxy says: {shown(reply.strip())}"
     if never := sorted(_NEVER & set(words)):
@@ -101,24 +126,30 @@ def _why_not(
     return ""
 
 
-def spelled_out(options: str) -> tuple[str, ...]:
+def spelled_out(version: tuple[int, int], options: str) -> tuple[str, ...]:
     """Return the words that a server line with `options` implies in a file, and that `add server` has to be given.
 
     In a file the checks of a server speak TLS and the PROXY protocol where its traffic does, unless they have an
-    address or a port of their own; those of an added server do so only where it is said (HAProxy's commit 7d098bea2;
-    all other words were found to mean the same on 2.6 to 3.4, see docs/versions.md).
+    address or a port of their own; those of an added server do so only where it is said (HAProxy's commit 7d098bea2).
+    Before HAProxy's commit 8a31783b6 an added server keeps no idle connection unless both words about it are given
+    (measured on 2.6.12; 2.8.25 has it). All other words mean the same on 2.6 to 3.4, see docs/versions.md.
     """
     words = options.split()
+    keeps = [] if version >= OLDEST_SAFE else [word for word in _KEEPS if word.split()[0] not in words]
+    pool = tuple(" ".join(keeps).split())
     if "check" not in words or {"port", "addr"} & {*words}:
-        return ()
+        return pool
     speaks_proxy = False
     for word in words:
         if word.removeprefix("no-") in _PROXY:
             speaks_proxy = not word.startswith("no-")
     tls = ("check-ssl",) if "ssl" in words and "check-ssl" not in words else ()
-    return (*tls, "check-send-proxy") if speaks_proxy and "check-send-proxy" not in words else tls
+    proxy = ("check-send-proxy",) if speaks_proxy and "check-send-proxy" not in words else ()
+    return (*tls, *proxy, *pool)
 
 
+_KEEPS = ("pool-max-conn -1", "pool-purge-delay 5s")
+"""The values of a line of the file that does not say them (manual, section 5.2)."""
 _PROXY = frozenset({"send-proxy", "send-proxy-v2", "send-proxy-v2-ssl", "send-proxy-v2-ssl-cn"})
 
 

@@ -6,7 +6,7 @@ import attrs
 import pytest
 
 from hapsync.ahead import FREE_SLOT
-from hapsync.capabilities import means_of, probe_command, refused, spelled_out, version_of
+from hapsync.capabilities import NEWEST_SCANNED, means_of, probe_command, refused, spelled_out, version_of
 from hapsync.config import BackendConfig
 from hapsync.model import Backend, Means
 
@@ -29,15 +29,15 @@ def test_a_backend_without_a_server_of_ours_is_not_probed() -> None:
     assert probe_command(Backend("web")) is None
 
 
-@pytest.mark.parametrize("version", [(3, 0), (3, 2), (3, 4), (4, 0)])
+@pytest.mark.parametrize("version", [(3, 0), (3, 2), (3, 3), NEWEST_SCANNED])
 def test_from_3_0_on_servers_are_added_where_haproxy_takes_them(version: tuple[int, int]) -> None:
     assert means_of(version, backend(), YES) == Means(can_add=True, can_wait=True)
 
 
 def test_before_3_0_servers_are_added_only_where_it_was_asked_for() -> None:
-    assert means_of((2, 6), backend(means="dynamic"), YES) == Means(can_add=True)
+    assert means_of((2, 6), backend(means="dynamic"), YES).can_add
     assert not means_of((2, 6), backend(), YES).can_add
-    assert "use no connection twice" in means_of((2, 8), backend(), YES).why
+    assert "are deleted late" in means_of((2, 8), backend(), YES).why
 
 
 @pytest.mark.parametrize(
@@ -89,6 +89,21 @@ def test_a_version_is_its_first_two_numbers(text: str, version: tuple[int, int])
     assert version_of(text) == version
 
 
+def test_a_newer_haproxy_than_was_scanned_is_given_servers_only_where_it_was_asked_for() -> None:
+    newer = (NEWEST_SCANNED[0], NEWEST_SCANNED[1] + 1)
+
+    assert "was not tried" in means_of(newer, backend(), YES).why
+    assert means_of(newer, backend(means="dynamic"), YES).can_add
+
+
+@pytest.mark.parametrize(("version", "can_add"), [((3, 0), False), ((3, 1), False), ((3, 2), True)])
+def test_no_server_is_added_that_haproxy_may_die_of_when_it_is_deleted(
+    version: tuple[int, int],
+    can_add: bool,  # noqa: FBT001
+) -> None:
+    assert means_of(version, backend(server_options="check ssl check-alpn h2"), YES).can_add is can_add
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [
@@ -110,8 +125,14 @@ def test_a_version_is_its_first_two_numbers(text: str, version: tuple[int, int])
 def test_what_a_line_of_the_file_implies_is_spelled_out_for_an_added_server(
     options: str, words: tuple[str, ...]
 ) -> None:
-    assert spelled_out(options) == words
+    assert spelled_out((3, 0), options) == words
+    assert spelled_out((2, 6), options) == (*words, "pool-max-conn", "-1", "pool-purge-delay", "5s")
     assert means_of((3, 0), backend(server_options=options), YES).implied == words
+
+
+def test_what_is_said_of_idle_connections_is_heeded() -> None:
+    assert spelled_out((2, 8), "pool-max-conn 3") == ("pool-purge-delay", "5s")
+    assert spelled_out((2, 8), "pool-max-conn 3 pool-purge-delay 1s") == ()
 
 
 def test_where_haproxy_might_die_of_a_server_none_is_added_whatever_means_says() -> None:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection, Sequence
 
 import attrs
 
-from hapsync.capabilities import spelled_out, version_of
+from hapsync.capabilities import NEWEST_SCANNED, spelled_out, version_of
 from hapsync.config import Config
 from hapsync.diff import REST_SECONDS
 from hapsync.edge.files import read_text_or_none
@@ -38,7 +38,7 @@ AGAIN_SECONDS = 1.0
 
 def can_have(process: HAProxyProcess | None) -> bool:
     """Return whether the worker `process` adds and deletes whole backends."""
-    return process is not None and version_of(process.version) >= HAS_BACKENDS
+    return process is not None and HAS_BACKENDS <= version_of(process.version) <= NEWEST_SCANNED
 
 
 class WholeBackends:
@@ -153,9 +153,8 @@ def _create(session: RuntimeSession, one: PlainBackend, *, may_be_there: bool) -
 
     Nothing is added to a backend that is there already, unless it may be: it could be anybody's.
     """
-    first, *others = creation_commands(
-        one.name, one.defaults, one.slots, " ".join((one.options, *spelled_out(one.options)))
-    )
+    options = " ".join((one.options, *spelled_out(HAS_BACKENDS, one.options)))
+    first, *others = creation_commands(one.name, one.defaults, one.slots, options)
     for commands in ([first], others):
         for command, reply in zip(commands, session.ask(commands), strict=True):
             if not is_done(command, reply) and not (may_be_there and is_there(reply)):
