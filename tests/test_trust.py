@@ -186,3 +186,64 @@ def test_a_serving_address_that_is_gone_or_does_not_serve_any_more_is_a_loss() -
 def test_consul_says_what_came_out_of_a_stream(backend: str, expected: bool) -> None:  # noqa: FBT001
     assert is_streamed({"x-consul-query-backend": backend}) is expected
     assert not is_streamed({})
+
+
+class Register:
+    """Consul's register of one service: its log goes on whatever is restored, as Raft's does."""
+
+    def __init__(self) -> None:
+        self.index = 10
+        self.seen_index = 10
+        self.entries: dict[int, tuple[int, int]] = {}
+
+    def change(self, number: int) -> None:
+        """Register instance `number`, register it again, or take it out, by turns."""
+        self.index += 1
+        self.seen_index = self.index
+        entry = self.entries.get(number)
+        if entry is not None and entry[1] > entry[0]:
+            del self.entries[number]
+        else:
+            self.entries[number] = (self.index if entry is None else entry[0], self.index)
+
+    def restore(self, entries: dict[int, tuple[int, int]]) -> None:
+        self.index += 1
+        self.entries = dict(entries)
+
+    def reading(self) -> Reading:
+        return registered(*((number, *at) for number, at in sorted(self.entries.items())))
+
+
+@given(st.lists(st.integers(1, 6), max_size=30), st.lists(st.integers(1, 6), max_size=30))
+def test_a_register_that_only_goes_on_never_looks_rewritten(before: list[int], after: list[int]) -> None:
+    register = Register()
+    for number in before:
+        register.change(number)
+    trusted, index = register.reading(), register.seen_index
+    for number in after:
+        register.change(number)
+
+    assert not is_rewritten(trusted, register.reading(), index)
+
+
+@given(
+    st.lists(st.integers(1, 6), max_size=20),
+    st.lists(st.integers(1, 6), min_size=1, max_size=20),
+    st.lists(st.integers(7, 9), max_size=5),
+)
+def test_a_restored_register_looks_rewritten_unless_all_it_lost_is_what_came_since(
+    before: list[int], lost: list[int], after: list[int]
+) -> None:
+    register = Register()
+    for number in before:
+        register.change(number)
+    snapshot = dict(register.entries)
+    for number in lost:
+        register.change(number)
+    trusted, index, entries = register.reading(), register.seen_index, dict(register.entries)
+    register.restore(snapshot)
+    for number in after:
+        register.change(number)
+
+    is_older = any(entries.get(number) != at for number, at in snapshot.items())
+    assert is_rewritten(trusted, register.reading(), index) is is_older

@@ -51,6 +51,8 @@ class FakeConsul:
         self.views = {"cached": View(headers={"X-Cache": "HIT", "Age": "0"}), "stale": View(), "consistent": View()}
         self.canary = {"stale": View(numbers=(1,)), "consistent": View(numbers=(1,))}
         self.servers_reads = 0
+        self.is_streaming = False
+        """Reads with `cached` or with an index are answered out of one stream, which is the view of `cached`."""
         self.is_closed = False
         self._restored = 0
         self._changed = threading.Condition()
@@ -77,10 +79,15 @@ class FakeConsul:
         with self._changed:
             self.reads.append(Read(service, consistency, index, token, time.monotonic(), query.get("wait", "")))
             views = self.canary if service == "consul" else self.views
-            view = views[consistency]
+            is_in_stream = self.is_streaming and service != "consul" and (consistency == "cached" or index > 0)
+            view = views["cached" if is_in_stream else consistency]
             if index:
                 self._changed.wait_for(lambda: view.index > index or view.status != 200, LONGEST_SECONDS)
             copied = attrs.evolve(view, headers=dict(view.headers))
+        if is_in_stream:
+            copied.headers |= {"X-Consul-Query-Backend": "streaming", "X-Consul-KnownLeader": "false"}
+            if consistency != "cached":
+                copied.headers.pop("X-Cache", None)
         time.sleep(copied.delay_seconds)
         headers = {"X-Consul-Index": str(copied.index), **copied.headers}
         return copied.status, headers, entries(*copied.numbers) if copied.body is None else copied.body

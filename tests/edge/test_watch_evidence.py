@@ -9,12 +9,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import attrs
 import pytest
 
 from hapsync.catalog import Doubt
 from hapsync.config import ConsulConfig
-from hapsync.edge import servers
-from tests.edge.test_watch_doubts import Watched, ids, watching
+from hapsync.edge import servers, watch
+from tests.edge.fake_consul import fake_consul
+from tests.edge.test_watch_doubts import Watched, ids, of, watching
 from tests.harness.cluster import Cluster
 from tests.harness.consul import Agent, Consul
 from tests.harness.processes import wait_until
@@ -108,6 +110,73 @@ def test_an_instance_that_a_snapshot_brought_back_shows_it_though_nothing_else_d
 
             web.wait(*OLD, 5, 6)
             assert went_back(web)
+
+
+# -- what a real one cannot be made to show when it is needed ------------------------------------------------------
+
+
+def test_a_safety_read_that_finds_an_older_state_is_settled_by_the_leader(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(watch, "SAFETY_SECONDS", (0.3, 0.4))
+    with fake_consul(*EIGHT) as fake, watching(of(fake)) as web:
+        fake.show(*EIGHT, at=300)
+        wait_until(lambda: web.state.index == 300, 10, "the first state")
+        fake.show(*OLD, at=290, only="stale")
+        wait_until(lambda: fake.of("consistent"), 10, "the leader to be asked, for the server may lag")
+        assert sorted(web.ids) == ids(*EIGHT)
+
+        fake.show(*OLD, at=290, only="consistent")
+
+        web.wait(*OLD)
+        assert went_back(web)
+
+
+@pytest.mark.parametrize("consistency", ["cached", "stale", "default"])
+def test_a_stream_that_gives_the_old_state_after_the_new_one_is_not_believed(consistency: str) -> None:
+    with fake_consul() as fake:
+        fake.is_streaming = True
+        fake.views["default"] = attrs.evolve(fake.views["stale"])
+        fake.show(*EIGHT, at=22)
+        with watching(attrs.evolve(of(fake), consistency=consistency)) as web:  # type: ignore[arg-type]
+            web.wait(*EIGHT)
+            wait_until(lambda: web.watches.minds_servers and fake.servers_reads > 1, 10, "the servers to be watched")
+            for name in ("stale", "default", "consistent"):
+                fake.show(1, at=21, only=name)
+            fake.restore()
+            wait_until(lambda: went_back(web), 10, "the older state to be noticed")
+            web.seen.clear()
+            asked = len(fake.of("consistent"))
+
+            fake.show(*OLD, at=23, only="cached")
+            fake.restore()
+            wait_until(lambda: len(fake.of("consistent")) >= asked + 2, 20, "the leader to be asked about the stream")
+            assert {tuple(seen) for seen, doubt, _ in web.seen if doubt is None} <= {("w1",)}
+            assert web.ids == ["w1"]
+
+            fake.show(1, 9, at=24)
+            web.wait(1, 9)
+
+
+@pytest.mark.parametrize("consistency", ["cached", "stale", "default"])
+def test_a_stream_below_the_index_that_is_known_is_followed_and_not_waited_for(consistency: str) -> None:
+    with fake_consul() as fake:
+        fake.is_streaming = True
+        fake.views["default"] = attrs.evolve(fake.views["stale"])
+        fake.show(*OLD, at=300)
+        with watching(attrs.evolve(of(fake), consistency=consistency)) as web:  # type: ignore[arg-type]
+            web.wait(*OLD)
+            fake.show(*OLD, at=20, only="cached")
+            begun = len(fake.reads)
+            wait_until(lambda: any(read.index == 20 for read in fake.reads[begun:]), 20, "the stream's own index")
+
+            fake.show(*OLD, 9, at=21, only="cached")
+            for name in ("stale", "default", "consistent"):
+                fake.show(*OLD, 9, at=301, only=name)
+
+            web.wait(*OLD, 9)
+            assert not went_back(web)
+
+
+# -- clusters -------------------------------------------------------------------------------------------------
 
 
 def test_servers_that_lose_their_quorum_are_doubted_while_nothing_changes(work: Path) -> None:
