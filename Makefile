@@ -6,6 +6,8 @@ PYTHON := .venv/bin/python
 MINUTES ?= 30
 PYTHONS ?= 3.13 3.14
 VERSIONS ?= 2.6 2.8 3.0 3.2 3.4
+# Tests that wait for most of their time: four at once keep two cores less busy than two of the others.
+WAITING := -n4
 # Unit tests that start programs or search for long.
 LONG_UNITS := $(addprefix tests/test_,architecture.py cli_people.py dependencies.py harness.py harness_faults.py imports.py \
 	laws.py laws_can_fail.py laws_over_time.py scripts.py)
@@ -30,18 +32,18 @@ test-quick: bootstrap  ## style, types and the core, without programs and withou
 	$(PYTHON) -m pytest -q $(filter-out $(LONG_UNITS),$(wildcard tests/test_*.py))
 
 test-faults: bootstrap  ## break Consul, HAProxy and what is between, and count the requests that are lost; REST=1: but what `make test` runs
-	$(PYTHON) -m pytest tests/faults $(if $(REST),-m "not quick")
+	$(PYTHON) -m pytest $(WAITING) tests/faults $(if $(REST),-m "not quick")
 
 test-versions: bootstrap  ## run what depends on HAProxy's version with each; VERSIONS="2.6 3.4" for some
 	set -e; for version in $(VERSIONS); do \
 		haproxy=$$(tests/roots.sh $$version); \
 		echo "HAProxy $$version"; \
-		HAPROXY=$$haproxy $(PYTHON) -m pytest tests/versions; \
+		HAPROXY=$$haproxy $(PYTHON) -m pytest $(WAITING) tests/versions; \
 	done
 
 test-consul: bootstrap  ## what has to do with Consul, with 1.14.11, which is built once: needs Go and the module proxy
 	set -e; consul=$$(tests/consul.sh 1.14.11); \
-		CONSUL=$$consul $(PYTHON) -m pytest tests/consul tests/edge tests/live $(CONSUL_FAULTS)
+		CONSUL=$$consul $(PYTHON) -m pytest $(WAITING) tests/consul tests/edge tests/live $(CONSUL_FAULTS)
 
 test-python: bootstrap  ## the unit tests with Python 3.13 and 3.14, which are fetched; PYTHONS="3.14" for some
 	set -e; for version in $(PYTHONS); do \
