@@ -1,6 +1,7 @@
 """Whatever is wrong with TLS between hapsync and a real Consul is said with what to do, and doing it helps."""
 
 import json
+import ssl
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,6 +11,8 @@ import attrs
 import pytest
 
 from hapsync.config import ConsulConfig
+from hapsync.edge import network_errors
+from hapsync.edge.connection import Endpoint
 from hapsync.edge.consul import Agent, endpoint
 from hapsync.errors import CatalogError
 from tests.harness.ports import free_ports
@@ -182,3 +185,19 @@ def test_certificate_files_that_cannot_be_used_are_named_by_their_keys(stage: St
 
     for words, wrong in cases.items():
         assert words in said(attrs.evolve(stage.server, **wrong))
+
+
+@pytest.mark.parametrize(
+    ("code", "message", "words"),
+    [
+        (10, "certificate has expired", "has expired (certificate has expired); renew it on the agent's side"),
+        (9, "certificate is not yet valid", "are the clocks of both machines right?"),
+        (64, "IP address mismatch", "for other names"),
+        (24, "invalid CA certificate", "TLS: invalid CA certificate"),
+    ],
+)
+def test_what_openssl_says_of_a_certificate_is_told_with_what_to_do(code: int, message: str, words: str) -> None:
+    error = ssl.SSLCertVerificationError(1, "certificate verify failed")
+    error.verify_code, error.verify_message = code, message  # Consul makes no certificate that has expired
+
+    assert words in network_errors.words(error, Endpoint("localhost", 8501, None, ssl.create_default_context()))
