@@ -82,8 +82,8 @@ COME_SECONDS = 1.0
 REFUSED_SECONDS = (0.5, 1.5)
 """Between these a connection that the agent refused is tried again."""
 LARGE_BYTES = 2**20
-REST_FACTOR = 9.0
-"""After an answer of `LARGE_BYTES` or more its service rests so many times as long as it took to read: a tenth of a
+REST_FACTOR = 4.0
+"""After an answer of `LARGE_BYTES` or more its service rests so many times as long as it took to read: a fifth of a
 processor is what a service may take that never rests.
 """
 LONGEST_REST_SECONDS = 10.0
