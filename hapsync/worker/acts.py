@@ -20,6 +20,7 @@ from hapsync.worker.discovering import WHY as DISCOVERED, Discovering
 from hapsync.worker.dues import Dues, Soon
 from hapsync.worker.file_keeper import FileKeeper
 from hapsync.worker.following import Following
+from hapsync.worker.half_reload import is_half_done
 from hapsync.worker.journal import Journal
 from hapsync.worker.old_workers import OldWorkersWatch
 from hapsync.worker.one_pass import Outcome, check_alive, run_pass
@@ -174,6 +175,9 @@ class Acts:
             return
         if arrival.is_another:
             self._journal.note_worker(process)
+            self._reloads.is_doubted = False
+            if is_half_done(self._settings.config, process.pid):
+                self._reloads.doubt_worker()
         self._dues.add(self._settings.config.backends)
         self._reloads.try_again()
         self._file.stop_for_start()

@@ -17,9 +17,10 @@ from hapsync.plan import Plan, describe
 from hapsync.problems import unread_lines, unserved
 from hapsync.runtime import explained
 from hapsync.status import alarms, stopped_words
+from hapsync.worker.half_reload import is_half_done, noted
 from hapsync.worker.memory_file import load_memory
-from hapsync.worker.one_pass import run_pass
-from hapsync.worker.paper import candidate_grown, is_applied, observe_all, on_file, served_now, write_file
+from hapsync.worker.one_pass import check_alive, run_pass
+from hapsync.worker.paper import Candidate, candidate_grown, is_applied, observe_all, on_file, served_now, write_file
 from hapsync.worker.probe import Probe
 from hapsync.worker.quarantine import quarantined
 from hapsync.worker.reachable import where_haproxy_is
@@ -83,16 +84,17 @@ def _apply(settings: Settings, catalog: Catalog, safety: Safety, lines: list[str
     while plan.shortages and any(short.addresses for short in plan.shortages) and time.monotonic() < deadline:
         time.sleep(_POLL_SECONDS)
         plan = _passes(settings, wanted, safety, lines)
-    is_behind = not is_applied(settings, read_text_or_none(settings.config.haproxy.config))
+    pid = check_alive(settings.config.haproxy.socket, settings.config.haproxy.timeout_seconds).pid
+    current = read_text_or_none(settings.config.haproxy.config)
+    is_behind = not is_applied(settings, current) or is_half_done(settings.config, pid)
     if plan.shortages or is_behind:
         short = [shortage.backend for shortage in plan.shortages]
         try:
             candidate = candidate_grown(settings, wanted, safety.cautions(), short)
             if not force:
                 refuse(candidate.lost)
-            process = reload_into(
-                settings.config.haproxy, candidate.text, candidate.picture, next_socket=settings.next_socket
-            )
+            why = f"more slots for {', '.join(short)}" if short else EDITED
+            lines += _reload(settings, candidate, pid, why)
             settings = settings.moved
         except (ReloadError, ConfigError) as error:
             without = quarantined(settings, error)
@@ -100,9 +102,6 @@ def _apply(settings: Settings, catalog: Catalog, safety: Safety, lines: list[str
                 return Applied((*lines, f"not reloaded: {error}"), is_whole=True, in_step=False)
             lines += [f"settings taken, but {why}" for why in without.why.values()]
             return attrs.evolve(_apply(without.settings, catalog, safety, lines, force=force), in_step=False)
-        why = f"more slots for {', '.join(short)}" if short else EDITED
-        lines.append(f"reloaded HAProxy: {why}; its worker is {process.pid}")
-        lines += [f"taken out with the reload: {line} (foreign)" for loss in candidate.lost for line in loss.lines]
         plan = _passes(settings, wanted, safety, lines)
     deadline = time.monotonic() + CHECK_SECONDS + 1
     while any(one.reason is Reason.CHECKED_FIRST for one in plan.held) and time.monotonic() < deadline:
@@ -117,6 +116,15 @@ def _apply(settings: Settings, catalog: Catalog, safety: Safety, lines: list[str
     lines += [line for line in str(plan).splitlines() if line]
     worrying = [*alarms(plan), *(unread := unread_lines(seen.observed)), *unserved(wanted, seen.observed)]
     return Applied((*lines, *worrying), is_whole and not unread, plan.is_empty and not worrying)
+
+
+def _reload(settings: Settings, candidate: Candidate, pid: int, why: str) -> list[str]:
+    """Reload the worker `pid` into `candidate`; return what to say of it. Raises ReloadError."""
+    haproxy = settings.config.haproxy
+    with noted(settings.config, pid, candidate.text):
+        process = reload_into(haproxy, candidate.text, candidate.picture, next_socket=settings.next_socket)
+    lost = (f"taken out with the reload: {line} (foreign)" for loss in candidate.lost for line in loss.lines)
+    return [f"reloaded HAProxy: {why}; its worker is {process.pid}", *lost]
 
 
 def _passes(settings: Settings, wanted: Desired, safety: Safety, lines: list[str]) -> Plan:

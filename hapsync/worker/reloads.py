@@ -17,6 +17,7 @@ from hapsync.model import HAProxyProcess
 from hapsync.plainbackends import Difference, difference
 from hapsync.plan import Plan, describe_shortage
 from hapsync.worker.check_job import CheckJob
+from hapsync.worker.half_reload import noted
 from hapsync.worker.paper import Candidate, candidate_grown, is_applied
 from hapsync.worker.quarantine import quarantined
 from hapsync.worker.settings import Settings
@@ -41,7 +42,8 @@ _CHECKS = 3
 class Reloads:
     """What asks for a reload: slots that ran out (`need`), or settings that HAProxy was not made from.
 
-    `losing` are the foreign servers, by backend, for whose sake the last one was not made.
+    `losing` are the foreign servers, by backend, for whose sake the last one was not made. `is_doubted`: the worker
+    may have been started from an older file than the one that stands.
     All methods are the worker's; only the check of a candidate runs beside it.
     """
 
@@ -53,6 +55,7 @@ class Reloads:
         self.previous: Settings | None = None
         self.not_taken: str | None = None
         self.losing: Mapping[str, frozenset[str]] = {}
+        self.is_doubted = False
         self._settings_error: str | None = None
         self._quarantined: Mapping[str, str] = {}
         self._when_done = when_done
@@ -145,7 +148,7 @@ class Reloads:
     def look_whether_applied(self, settings: Settings, reload_at: float) -> None:
         """Ask for a reload at `reload_at` if the running HAProxy was not made from the settings at hand."""
         try:
-            applied = is_applied(settings, read_text_or_none(settings.config.haproxy.config))
+            applied = is_applied(settings, read_text_or_none(settings.config.haproxy.config)) and not self.is_doubted
         except (HapsyncError, OSError, ValueError) as error:
             log.error("template not usable: %s", error)  # noqa: TRY400
             applied = False
@@ -157,9 +160,9 @@ class Reloads:
             self.end_turn()
 
     def doubt_worker(self) -> None:
-        """The file was replaced just as a worker started, maybe from the older one: ask for a reload."""
-        self.new_settings_at, self.new_settings_why = time.monotonic(), "HAProxy may have started with an older file"
-        self._is_live_refused = True
+        """The worker may be older than the file, which says nothing of it then: ask for a reload."""
+        self.is_doubted = True
+        self.new_settings_at, self.new_settings_why = time.monotonic(), "HAProxy may run with an older file"
 
     def take(self, plan: Plan, backends: set[str]) -> None:
         """Note what a pass over `backends` left short of slots."""
@@ -242,13 +245,11 @@ class Reloads:
                 check_text(settings.config.haproxy, candidate.text)
             return self._make_live(settings, live, made_live)
         self._checks = 0
-        made = reload_into(
-            settings.config.haproxy,
-            candidate.text,
-            candidate.picture,
-            is_checked=is_checked,
-            next_socket=settings.next_socket,
-        )
+        haproxy, pid = settings.config.haproxy, process.pid if process is not None else 0
+        with noted(settings.config, pid, candidate.text):
+            made = reload_into(
+                haproxy, candidate.text, candidate.picture, is_checked=is_checked, next_socket=settings.next_socket
+            )
         for loss in candidate.lost:
             log.warning("the reload took out foreign servers: %s", ", ".join(loss.lines))
         return made
@@ -257,7 +258,7 @@ class Reloads:
         self, settings: Settings, candidate: Candidate, process: HAProxyProcess | None
     ) -> Difference | None:
         """Return what is to be added and deleted live; None where that does not do."""
-        if self._is_live_refused:
+        if self._is_live_refused or self.is_doubted:
             return None
         live = difference(read_text_or_none(settings.config.haproxy.config) or "", candidate.text)
         if live is None or not self.short <= {one.name for one in live.new}:
@@ -284,6 +285,7 @@ class Reloads:
         self.new_settings_at, self.new_settings_why = None, EDITED
         if isinstance(what, HAProxyProcess):
             self.need = None
+            self.is_doubted = False
             self._reloaded_at = time.monotonic()
         self.end_turn()
 

@@ -99,3 +99,29 @@ def test_a_haproxy_that_starts_while_a_file_for_it_is_checked_ends_with_what_its
         wait_until(lambda: log(stage).count(" answers") >= 2, 20, "the agent to see it")
         goes_on.touch()
         ends_equal(stage)
+
+
+@pytest.mark.parametrize("again", ["agent", "apply"])
+def test_hapsync_killed_between_the_file_and_the_reload_ends_with_what_the_file_says(again: str) -> None:
+    with Stage({"web": 4}, agent=False) as stage, Fleet(stage) as fleet:
+        killed, command = (Path(stage.work, name) for name in ("killed", "reload"))
+        master = stage.haproxy.process.pid
+        command.write_text(
+            f"#!/bin/sh\n[ -e {killed} ] && exec kill -USR2 {master}\ntouch {killed}\nkill -KILL $PPID\n",
+            encoding="utf-8",
+        )
+        command.chmod(0o755)
+        settle(stage.config_path, master_socket=None, reload_command=[str(command)], reload_gap_seconds=0.2)
+        fleet.add()
+        assert stage.hapsync("apply").returncode == 0
+        edit(stage)
+        assert stage.hapsync("apply").returncode == -signal.SIGKILL
+        assert killed.exists()
+        assert MARK in stage.haproxy.config.read_text(encoding="utf-8")
+        assert not is_edited(stage)
+        if again == "agent":
+            stage.start_agent()
+        else:
+            assert stage.hapsync("apply").returncode == 0
+        ends_equal(stage)
+        assert not Path(stage.work, "state", "reload-under-way").exists()
