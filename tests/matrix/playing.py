@@ -108,10 +108,12 @@ def story(
     template: str = "",
     others: Mapping[str, int] | None = None,
     prepare: Callable[[Stage], None] | None = None,
+    serves: Callable[[Stage, Fleet], bool] | None = None,
 ) -> Iterator[Story]:
     """Everything running, `instances` serving; `template`: lines for the backend, in place of its `balance`.
 
-    `others` are further backends with their slots; `prepare` changes the settings further.
+    `others` are further backends with their slots; `prepare` changes the settings further. `serves` says when the
+    instances do, where HAProxy's weights are not Consul's.
 
     Raises `StoryError` where another HAProxy than `version` runs.
     """
@@ -132,6 +134,9 @@ def story(
             for _ in range(instances):
                 fleet.add()
             stage.start_agent()
-            stage.wait_equal(timeout_seconds=SETTLED_SECONDS)
+            if serves is None:
+                stage.wait_equal(timeout_seconds=SETTLED_SECONDS)
+            else:
+                wait_until(lambda: serves(stage, fleet), SETTLED_SECONDS, "the instances to serve")
             must(stage.reloads() == before, "a reload before the story began")
             yield Story(stage, fleet, version, haproxy)

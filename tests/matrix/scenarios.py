@@ -20,6 +20,7 @@ from tests.matrix.affinity import (
     keys_stay_with_a_consistent_hash,
     stick_entries_end_with_their_server,
 )
+from tests.matrix.agents import agents_lead_the_servers_that_serve
 from tests.matrix.backends import a_backend_is_new, services_appear_and_vanish
 from tests.matrix.playing import SETTLED_SECONDS, Story, Told, must, story
 from tests.matrix.transport import a_program_checks_the_servers, servers_are_told_by_proxy_lines, servers_speak_tls
@@ -302,6 +303,7 @@ STORIES: Mapping[str, Callable[[str], Told]] = {
     "TLS": servers_speak_tls,
     "PROXY": servers_are_told_by_proxy_lines,
     "external check": a_program_checks_the_servers,
+    "agent check": agents_lead_the_servers_that_serve,
 }
 """What every version is put through, by the column's name."""
 LONG_STORIES: Mapping[str, Callable[[str], Told]] = {

@@ -1,50 +1,18 @@
 """Servers with `agent-check`: the agent leads a server that serves, and never one that hapsync has taken out."""
 
-import socketserver
-import threading
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from functools import partial
 
 import pytest
 
 from tests.demo.fleet import HOST, Fleet, Member
 from tests.demo.stage import NO_GUARD, Stage
+from tests.harness.agents import Agents, agents
 from tests.harness.haproxy import ServerState
 from tests.harness.processes import wait_until
 
 ENABLED = 0x04
-
-
-class Agents:
-    """One agent for all servers; `says` is what it answers, `asked` how often it did."""
-
-    def __init__(self) -> None:
-        self.says = "up 50%"
-        self.asked = 0
-
-
-@contextmanager
-def agents() -> Iterator[tuple[Agents, int]]:
-    """Serve agents on the port that is returned."""
-    told = Agents()
-
-    class Handler(socketserver.BaseRequestHandler):
-        def handle(self) -> None:
-            told.asked += 1
-            with suppress(OSError):
-                self.request.sendall(f"{told.says}\n".encode())
-
-    class Server(socketserver.ThreadingTCPServer):
-        daemon_threads = True
-        request_queue_size = 128
-
-    with Server((HOST, 0), Handler) as server:
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
-        thread.start()
-        yield told, int(server.server_address[1])
-        server.shutdown()
-        thread.join(5)
 
 
 @contextmanager
