@@ -26,7 +26,7 @@ def playing(slots: int, backend_options: str = "") -> Iterator[tuple[Stage, Flee
                 backend_options=f"{NO_GUARD}\n{backend_options}",
                 agent_options="resync_seconds = 1",
             ) as stage,
-            Fleet(stage) as fleet,
+            Fleet(stage, linger_seconds=60) as fleet,
         ):
             yield stage, fleet, told
 
@@ -135,7 +135,7 @@ def test_what_an_agent_said_is_neither_in_the_file_nor_does_it_fail_a_reload() -
         second = fleet.add()
         wait_until(lambda: stage.reloads() == 1, 20, "the reload for another slot")
         wait_until(lambda: server_of(stage, second).draining, 15, "the agent to drain the newcomer, too")
-        wait_in_step(stage)
+        wait_until(lambda: "the agents of" in stage.hapsync("status").stdout, 15, "status to say that nothing serves")
         lines = [
             line for line in stage.haproxy.config.read_text(encoding="utf-8").splitlines() if "  server srv" in line
         ]
@@ -144,3 +144,5 @@ def test_what_an_agent_said_is_neither_in_the_file_nor_does_it_fail_a_reload() -
         free = [one for one in stage.haproxy.servers("web").values() if one.port == 1]
         assert free
         assert all(one.in_maintenance and not is_led(one) for one in free)
+        told.says = "ready"
+        wait_in_step(stage)
