@@ -292,7 +292,8 @@ def hostile_texts() -> st.SearchStrategy[str]:
 def hostile_answers() -> st.SearchStrategy[bytes]:
     """Answers of Consul that are whole, with anything in them."""
     anything = st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), hostile_texts())
-    names = _mostly(_any_of([f"id{end}" for end in HOSTILE]), hostile_texts())
+    # Consul takes no node without a name, and an answer that names nobody at all is not Consul's.
+    names = _mostly(_any_of([f"id{end}" for end in HOSTILE]), hostile_texts().map(lambda name: name or "id"))
     hosts = _mostly(_any_of([address.host for address in ADDRESSES]), hostile_texts())
     ports = _mostly(_any_of((80, 8080)), anything)
     weights = _mostly(_any_of(({"Passing": 1}, {}, None)), st.dictionaries(st.just("Passing"), anything) | anything)
