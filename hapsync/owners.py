@@ -33,7 +33,12 @@ class Owners:
     shared: Mapping[Address, None] = attrs.field(factory=dict)
 
     def noted(self, readings: Mapping[str, Reading]) -> "Owners":
-        """Return this with what `readings` say now, by service; a service that is not in them is forgotten."""
+        """Return this with what `readings` say now, by service; a service that is not in them is forgotten.
+
+        No readings at all say nothing: somebody has work to do that is not about the catalog.
+        """
+        if not readings:
+            return self
         if readings.keys() == self.readings.keys() and all(
             self.readings[name] is one for name, one in readings.items()
         ):

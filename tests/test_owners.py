@@ -92,6 +92,7 @@ def test_readings_that_are_not_new_change_nothing() -> None:
     owners = told((WEB,))
 
     assert owners.noted({"web": WEB}) is owners
+    assert owners.noted({}) is owners
 
 
 def test_what_is_remembered_is_bounded() -> None:

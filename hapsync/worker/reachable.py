@@ -150,7 +150,7 @@ def _about_token(agent: Agent, config: Config, known: Collection[str]) -> Iterat
     first = next((name for name in config.services if name in known), None)
     for name in [first] if first is not None else config.services[:1]:
         found = parse_reading(name, agent.read_health(name, consistency="stale").body)
-        if first is not None and not found.instances:
+        if first is not None and found.is_empty:
             yield (
                 f"consul: {config.consul.address} shows no instance of service {quoted(name)}, which has some now; "
                 "may the token read it, and is this the right datacenter?"
