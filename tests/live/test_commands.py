@@ -115,10 +115,12 @@ def test_a_broken_template_is_78_and_says_where(copy: Path, tmp_path: Path, text
 def test_a_socket_that_is_not_there_is_cannot_tell_and_says_what_to_look_at(copy: Path, tmp_path: Path) -> None:
     spoil(copy, "socket", json.dumps(str(tmp_path / "nosuch.sock")))
 
-    for command in ("plan", "status", "apply"):
+    for command in ("plan", "status"):
         shown = run(command, "--config", str(copy))
         assert shown.returncode == 1
         assert "is HAProxy running" in shown.stderr + shown.stdout
+    shown = run("apply", "--config", str(copy))
+    assert (shown.returncode, "the template has no such `stats socket`" in shown.stderr) == (78, True)
     shown = run("check", "--config", str(copy))
     assert (shown.returncode, "WRONG HAProxy's socket" in shown.stdout) == (2, True)
 
