@@ -1,6 +1,6 @@
 # Every target but help and clean first makes the machine ready; see tests/bootstrap.sh.
 .DEFAULT_GOAL := help
-.PHONY: help bootstrap test test-quick test-faults test-versions test-consul test-python test-lab matrix matrix-churn matrix-latency soak lab lab-scale demo bench lint types format clean
+.PHONY: help bootstrap test test-quick test-faults test-versions test-consul test-python test-lab matrix matrix-churn matrix-latency scan soak lab lab-scale demo bench lint types format clean
 
 PYTHON := .venv/bin/python
 MINUTES ?= 30
@@ -64,6 +64,9 @@ matrix-churn: bootstrap  ## 1,000 instances in and 1,000 out on each HAProxy tha
 
 matrix-latency: bootstrap  ## how fast requests are while servers come and go, beside the same load without, on each HAProxy
 	$(MATRIX) --versions $(VERSIONS) --stories latency
+
+scan: bootstrap  ## look for what `add server` does and no reply shows, on each HAProxy; KEEP=1 keeps what was found
+	$(PYTHON) -m tests.scan --versions $(VERSIONS) $(if $(KEEP),--keep)
 
 lab: bootstrap  ## each way of keeping HAProxy in step, measured beside the others; needs root; QUICK=1: few of them
 	$(PYTHON) -m tests.lab $(if $(QUICK),--quick)
