@@ -309,9 +309,9 @@ def test_that_it_went_backwards_is_told_until_a_pass_acknowledged_it_whoever_els
             fake.show(1, 2, 3, at=6)
             wait_until(lambda: index() == 6, 10, "the next index")
 
+            watches.acknowledge([attrs.evolve(watches.catalog().readings["web"], is_backwards=False)])
             for _ in range(3):
                 assert watches.catalog().readings["web"].is_backwards
-            watches.acknowledge([attrs.evolve(watches.catalog().readings["web"], is_backwards=False)])
             fake.show(1, 2, at=7)
             wait_until(lambda: index() == 7, 10, "the index after it")
             assert watches.catalog().readings["web"].is_backwards
