@@ -135,7 +135,7 @@ class Reader:
         self._agents = threading.Lock()
         self._agent: Agent | None = None
         self._is_interrupted = False
-        self._is_retry = False
+        self._is_retry = self._is_too_large = False
         self._parsed: tuple[bytes, Reading] | None = None
 
     def read(
@@ -281,7 +281,7 @@ class Reader:
             self.hang_up()
             delay_seconds = max(delay_seconds, self._seats.rest_seconds())
             wait_seconds = GUEST_WAIT_SECONDS
-        if consistency != "consistent" and not is_confirming:
+        if self._is_too_large or (consistency != "consistent" and not is_confirming):
             delay_seconds = max(delay_seconds, self._rest_until - time.monotonic())
         self._wait(delay_seconds)
         timeout_seconds = min(timeout_seconds, self._config.timeout_seconds)
@@ -306,12 +306,13 @@ class Reader:
                 raise Interrupted from None
             self._is_retry = True
             if isinstance(error, TooLarge):
+                self._is_too_large = True
                 self._rest_until = time.monotonic() + LONGEST_REST_SECONDS
             if isinstance(error, TooManyConnections) or (is_new and self._is_limit(error)):
                 self._seats.refused(self._service)
                 raise TooManyConnections(str(error)) from error
             raise
-        self._is_retry = False
+        self._is_retry = self._is_too_large = False
         # Who did not wait was not answered early.
         return answer, time.monotonic() - began if is_seated else math.inf
 

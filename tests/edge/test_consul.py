@@ -1,5 +1,6 @@
 """Our transport under python-consul2: TCP, TLS and unix sockets, timeouts that end, errors that say what to do."""
 
+import contextlib
 import http.server
 import json
 import os
@@ -9,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import pairwise
 from pathlib import Path
 
 import attrs
@@ -16,11 +18,13 @@ import pytest
 
 from hapsync.catalog import Doubt, Instance, Reading, parse_reading
 from hapsync.config import ConsulConfig
+from hapsync.edge import reader
 from hapsync.edge.consul import Agent, Endpoints, bytes_for, endpoint, read_token
 from hapsync.edge.sweep import read_catalog
 from hapsync.edge.watch import Watches
 from hapsync.errors import CatalogError, TooLarge
 from hapsync.model import Address, CheckStatus
+from tests.edge.fake_consul import entries
 from tests.harness.chaos import HEALTH, Chaos
 from tests.harness.consul import Consul
 from tests.harness.ports import free_port, free_ports
@@ -506,3 +510,38 @@ def test_a_service_with_far_too_many_instances_is_said_so_and_read_seldom_and_an
     assert "larger than 8 MB" in error
     assert asked[f"{HEALTH}big"] <= 3
     assert asked[f"{HEALTH}web"] >= 20
+
+
+@pytest.mark.parametrize("max_servers", [1, 4000])
+def test_a_service_rests_after_a_large_answer_and_after_one_that_is_too_large(
+    monkeypatch: pytest.MonkeyPatch, max_servers: int
+) -> None:
+    monkeypatch.setattr(reader, "LONGEST_REST_SECONDS", 3.0)
+    monkeypatch.setattr(reader, "REST_FACTOR", 1e9)
+    (entry,) = json.loads(entries(1))
+    entry["Service"]["Tags"] = ["t" * bytes_for(1)]
+    read_at: list[float] = []
+
+    def answer(handler: http.server.BaseHTTPRequestHandler) -> None:
+        if "/big" not in handler.path:  # the watch of the servers
+            reply(200, b"[]")(handler)
+            return
+        read_at.append(time.monotonic())
+        body = json.dumps([{**entry, "Read": len(read_at)}]).encode()
+        handler.send_response(200)
+        handler.send_header("X-Consul-Index", str(len(read_at)))
+        handler.send_header("Content-Length", str(len(body)))
+        handler.end_headers()
+        with contextlib.suppress(OSError):
+            handler.wfile.write(body)
+
+    with nonsense(answer) as config:
+        watches = Watches(attrs.evolve(config, canary="", timeout_seconds=30), lambda _service: None)
+        watches.follow(["big"], {"big": max_servers})
+        try:
+            wait_until(lambda: len(read_at) >= 4, 60, "some reads")
+        finally:
+            watches.stop()
+
+    rests = [after - before for before, after in pairwise(read_at)]
+    assert sum(rest > 2.5 for rest in rests) >= 2  # trouble with the servers may have it read at once, once
