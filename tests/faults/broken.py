@@ -48,9 +48,9 @@ def without_halt() -> None:
 def without_aim() -> None:
     """Servers get the port beside the one that was meant."""
 
-    def beside(changes: Iterable[Change]) -> Sequence[tuple[Change, Command]]:
+    def beside(changes: Iterable[Change], *agents: runtime.Agents) -> Sequence[tuple[Change, Command]]:
         found = []
-        for change, command in runtime.address_commands(changes):
+        for change, command in runtime.address_commands(changes, *agents):
             head, word, port = command.line.rpartition(" port ")
             found.append((change, Command(f"{head}{word}{int(port) + 1}") if word else command))
         return found
