@@ -8,8 +8,6 @@ import subprocess
 import sys
 import traceback
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
 from pathlib import Path
 
 from attrs import asdict
@@ -17,7 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from tests.harness.tools import ROOT
-from tests.matrix.cell import keep_orphans, played
+from tests.matrix.cell import played, players
 from tests.matrix.scenarios import LONG_STORIES, STORIES
 
 VERSIONS = ("2.6", "2.8", "3.0", "3.2", "3.4")
@@ -63,11 +61,8 @@ def main() -> int:
 
 
 def play_all(asked: argparse.Namespace) -> Iterator[dict[str, object]]:
-    """Each cell of the table, in its order, as its story is over.
-
-    A process that plays stories ends whatever they leave running below it, so each of those side by side has its own.
-    """
-    with ProcessPoolExecutor(asked.jobs, mp_context=get_context("spawn"), initializer=keep_orphans) as players:
+    """Each cell of the table, in its order, as its story is over."""
+    with players(asked.jobs) as at_work:
         playing = []
         for version in asked.versions:
             command = [ROOT / "tests" / "roots.sh", *(["--fresh"] if asked.fresh else []), version]
@@ -76,7 +71,7 @@ def play_all(asked: argparse.Namespace) -> Iterator[dict[str, object]]:
                 play_it = [sys.executable, "-m", "tests.matrix", "--play", story, version]
                 environment = {**os.environ, "HAPROXY": haproxy}
                 limit = limit_seconds(story) + CLEAR_AWAY_SECONDS
-                playing.append((version, story, players.submit(played, play_it, environment, limit)))
+                playing.append((version, story, at_work.submit(played, play_it, environment, limit)))
         for version, story, told in playing:
             yield {"version": version, "story": story, **told.result()}
 

@@ -7,7 +7,9 @@ import signal
 import subprocess
 import time
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import suppress
+from multiprocessing import get_context
 from pathlib import Path
 
 from tests.harness.procfs import below
@@ -23,6 +25,14 @@ def keep_orphans() -> None:
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.prctl(_SET_CHILD_SUBREAPER, 1, 0, 0, 0):
         raise OSError(ctypes.get_errno(), "prctl")
+
+
+def players(jobs: int) -> ProcessPoolExecutor:
+    """Processes in which `jobs` stories are `played` at a time.
+
+    Each ends whatever its story leaves running below it, and so nothing of the stories beside it.
+    """
+    return ProcessPoolExecutor(jobs, mp_context=get_context("spawn"), initializer=keep_orphans)
 
 
 def played(command: Sequence[str], environment: Mapping[str, str], seconds: float) -> dict[str, object]:

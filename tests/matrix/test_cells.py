@@ -1,6 +1,7 @@
 """What `make matrix` does with a story that hangs, leaves something running, or runs on another HAProxy."""
 
 import json
+import os
 import subprocess
 import sys
 import textwrap
@@ -10,6 +11,7 @@ from typing import Any
 
 from tests.harness.tools import ROOT, haproxy_path
 from tests.matrix.__main__ import VERSIONS
+from tests.matrix.cell import played, players
 
 HANGS = "while True: time.sleep(1)"
 STARTS_HAPROXY = """
@@ -67,6 +69,20 @@ def test_a_story_that_leaves_a_program_running_is_a_story_that_went_wrong(tmp_pa
 
     assert told == {"error": f"left running: sleep ({(tmp_path / 'pids').read_text().strip()})"}
     assert running(tmp_path) == []
+
+
+def test_a_story_that_is_cleared_away_leaves_the_one_beside_it_alone() -> None:
+    """The one hangs until it is ended, with what it started; the other goes on for as long, and then ends well."""
+    other = "import subprocess, time; child = subprocess.Popen(['sleep', '600']); time.sleep(3); "
+    other += "assert child.poll() is None; child.kill(); child.wait(); print('{}')"
+    hangs = "import subprocess; subprocess.Popen(['sleep', '600']).wait()"
+
+    with players(2) as at_work:
+        ended = at_work.submit(played, [sys.executable, "-c", hangs], os.environ.copy(), 1.0)
+        went_on = at_work.submit(played, [sys.executable, "-c", other], os.environ.copy(), 60.0)
+
+        assert ended.result() == {"error": "not over after 1 s, so it was ended"}
+        assert went_on.result() == {}
 
 
 def test_a_story_that_ends_by_itself_says_how_it_went(tmp_path: Path) -> None:
