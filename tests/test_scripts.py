@@ -10,7 +10,7 @@ import pytest
 from tests.harness.tools import MODERN_CONSUL, ROOT
 
 TOOLS = (
-    *("bash", "basename", "cat", "cp", "dirname", "env", "flock", "grep", "head", "mkdir", "mktemp", "python3"),
+    *("bash", "basename", "cat", "cp", "dirname", "env", "flock", "grep", "head", "mkdir", "mktemp", "mv", "python3"),
     *("realpath", "rm", "sed", "setpriv", "sha256sum", "sort", "tail", "timeout", "uname", "unshare"),
 )
 ADVICE = "install Consul from HashiCorp's packages and put it on PATH, or set $CONSUL to its path"
@@ -146,6 +146,27 @@ def test_what_keeps_consul_from_being_built_is_said(machine: Machine, go: str | 
     assert (ended.returncode, ended.stdout) == (1, "")
     assert said in ended.stderr
     assert list((machine.cache / "hapsync" / f"consul-{MODERN_CONSUL}").iterdir()) == []
+
+
+@pytest.mark.parametrize("version", [MODERN_CONSUL, "1.14.10"])
+def test_what_was_built_is_kept_where_it_is_the_version_named_and_nothing_else_is(
+    machine: Machine, version: str
+) -> None:
+    program = f"#!/bin/sh\\necho Consul v{version}\\nsleep 0.1\\necho Protocol 2\\n"
+    build = f"printf '{program}' >consul; chmod 755 consul; mkdir modules built"
+    machine.has("chmod", f'exec {shutil.which("chmod")} "$@"')
+    machine.has("sleep", f'exec {shutil.which("sleep")} "$@"')
+    machine.has("go", f"case $1 in env) echo go1.26.8 ;; build) {build} ;; esac")
+
+    ended = machine.run("consul.sh", MODERN_CONSUL)
+
+    folder = machine.cache / "hapsync" / f"consul-{MODERN_CONSUL}"
+    if version == MODERN_CONSUL:
+        assert (ended.returncode, ended.stdout) == (0, f"{folder}/consul\n")
+        assert [path.name for path in folder.iterdir()] == ["consul"]
+    else:
+        assert "what was built for Consul 1.14.11 is: Consul v1.14.10" in ended.stderr
+        assert (ended.returncode, list(folder.iterdir())) == (1, [])
 
 
 def test_a_consul_that_was_built_is_not_built_again(machine: Machine) -> None:
