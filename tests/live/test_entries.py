@@ -53,6 +53,8 @@ def test_registrations_that_cannot_be_served_freeze_nobody() -> None:
         second = fleet.add()
 
         wait_serving(stage, first.port, second.port)
+        # HAProxy has a server a moment before the agent shows what that pass was of.
+        wait_until(lambda: stage.status()["counts"]["quarantined"] == 3, 20, "the quarantine to be shown")
         backend = stage.status()["backends"]["web"]
         assert {one["service_id"]: one["reason"] for one in backend["quarantined"]} == {
             "no-port": "it has no port",
