@@ -9,7 +9,6 @@ import pytest
 from tests.harness.consul import Consul
 from tests.harness.processes import short_folder
 
-
 # A shell that starts the tests in the background has them ignore Ctrl-C, and so would what they start.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 

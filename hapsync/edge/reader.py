@@ -287,7 +287,7 @@ class Reader:
         timeout_seconds = min(timeout_seconds, self._config.timeout_seconds)
         is_new = not self.is_open
         try:
-            agent = self._current()
+            agent = self._current(blocks=index > 0)
             agent.open(timeout_seconds)
             self._take_turn(is_last=index > 0 and (self._is_empty or not is_seated))
             if self._stopped.is_set():  # `stop` may have come before there was an agent to abort
@@ -316,8 +316,12 @@ class Reader:
         # Who did not wait was not answered early.
         return answer, time.monotonic() - began if is_seated else math.inf
 
-    def _current(self) -> Agent:
-        """Return the client to ask next; raises CatalogError where none can be made."""
+    def _current(self, *, blocks: bool) -> Agent:
+        """Return the client to ask next; `blocks`: what is asked may be held back.
+
+        Raises CatalogError where none can be made, and Interrupted rather than let a query block on what was known
+        before the interruption.
+        """
         while self._agent is None and not self._seats.come(self._service, COME_SECONDS):
             self._wait(0.0)
         if self._is_retry and self._agent is None:  # connections that are refused cost the agent as much as a read
@@ -326,6 +330,8 @@ class Reader:
             if self._is_interrupted:  # that client asks nothing any more
                 self._is_interrupted = False
                 self._close()
+                if blocks:
+                    raise Interrupted
             if self._agent is None:
                 self._agent = Agent(self._config, self._where.current(), read_token(self._config))
             return self._agent

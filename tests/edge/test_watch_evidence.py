@@ -3,6 +3,7 @@
 With any Consul: 1.8 has no streams, from 1.10 on they are the default.
 """
 
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,6 +16,7 @@ import pytest
 from hapsync.catalog import Doubt
 from hapsync.config import ConsulConfig
 from hapsync.edge import servers, watch
+from hapsync.edge.reader import Interrupted, Reader, Shared
 from tests.edge.fake_consul import fake_consul
 from tests.edge.test_watch_doubts import Watched, ids, of, watching
 from tests.harness.cluster import Cluster
@@ -246,3 +248,18 @@ def test_another_datacenter_that_lost_its_state_is_followed_at_once(work: Path) 
             put(far.client, 10)
             web.wait(9, 10, seconds=30)
             assert len(web.seen) > began
+
+
+def test_a_blocking_query_that_was_not_sent_yet_when_it_was_interrupted_is_never_sent() -> None:
+    with fake_consul(1, 2) as fake:
+        reader = Reader("web", of(fake), Shared(of(fake)), threading.Event())
+        index = reader.read("stale").index
+        reader.interrupt()
+
+        with pytest.raises(Interrupted):
+            reader.read("stale", index=index, wait_seconds=60)
+
+        assert [read.index for read in fake.of("stale")] == [0]
+        assert reader.read("stale").index == index
+        assert reader.read("stale", index=index - 1, wait_seconds=60).index == index
+        reader.leave()
