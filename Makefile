@@ -22,7 +22,7 @@ bootstrap:  ## install HAProxy, Consul and .venv where they are missing
 	@tests/bootstrap.sh
 
 test: lint types  ## run every check, every test but the long ones, and a quick form of the lab (needs root), with real programs
-	$(PYTHON) -m pytest tests
+	$(PYTHON) -m pytest $(WAITING) tests
 	$(PYTHON) -m tests.lab --quick
 
 test-quick: bootstrap  ## style, types and the core, without programs and without long searches: for every change, in under a minute
