@@ -25,13 +25,14 @@ _LISTED = 5
 class Loss:
     """The ready foreign servers of one backend that have no place in a new file, of `serving` that serve there now.
 
-    `held` says why they must not go; None where they may.
+    `held` says why they must not go; None where they may. `is_doubted`: that is for a doubt about what Consul says.
     """
 
     backend: str
     servers: tuple[Server, ...]
     serving: int
     held: str | None = None
+    is_doubted: bool = False
 
     @property
     def lines(self) -> tuple[str, ...]:
@@ -77,9 +78,21 @@ def refuse(lost: Sequence[Loss]) -> None:
     whats = "; ".join(f"{loss}; {loss.held}" for loss in held)
     raise WouldLose(
         f"{whats}; nothing was changed: register them in Consul, or keep their `server` lines in the template beside "
-        f"the servers(), or let them go with `hapsync release {held[0].backend}` "
-        "(where no agent runs with `hapsync apply --force`)",
+        f"the servers(), or {_way_on(held)}",
         {loss.backend: frozenset(server.name for server in loss.servers) for loss in held},
+    )
+
+
+def _way_on(held: Sequence[Loss]) -> str:
+    """Return what else a person may do about what is `held`; what is in doubt is not to be let go."""
+    sure = [loss.backend for loss in held if not loss.is_doubted]
+    if not sure:
+        return "wait until Consul is trusted again"
+    agents = f"let them, and nobody else, go with `hapsync release {sure[0]}`"
+    if len(sure) < len(held):
+        return agents
+    return (
+        f"{agents} (where no agent runs `hapsync apply --force`, which is about all that the guard holds, anywhere)"
     )
 
 
@@ -103,19 +116,19 @@ def _loss(
     before = own | set(foreign)
     after = {one for one in before if one in stays or any(server not in gone for server in foreign.get(one, ()))}
     lost = [one for one in gone if one.serves and one.name not in caution.let_go]
-    return Loss(have.name, tuple(gone), len(before), _held(lost, len(before), len(after), want, caution))
+    doubt = _doubt(want, caution) if lost else None
+    held = doubt or (_too_few(len(before), len(after), caution) if lost else None)
+    return Loss(have.name, tuple(gone), len(before), held, is_doubted=doubt is not None)
 
 
-def _held(
-    lost: Sequence[Server], before: int, after: int, want: DesiredBackend | None, caution: Caution
-) -> str | None:
-    if not lost:
-        return None
+def _doubt(want: DesiredBackend | None, caution: Caution) -> str | None:
     if want is None:
         return "its service could not be read"
     doubt = distrust(want, caution)
-    if doubt is not None:
-        return doubt.value
+    return doubt.value if doubt is not None else None
+
+
+def _too_few(before: int, after: int, caution: Caution) -> str | None:
     floor = caution.floor(before)
     return f"{after} would be left, and the guard keeps {floor}" if after < floor else None
 

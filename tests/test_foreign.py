@@ -93,6 +93,29 @@ def test_nothing_goes_on_doubt(doubt: Doubt) -> None:
     assert loss.held == doubt.value
 
 
+def message(*held: Loss) -> str:
+    with pytest.raises(WouldLose) as caught:
+        refuse(held)
+    return str(caught.value)
+
+
+def test_what_is_in_doubt_is_offered_to_nobody_to_be_let_go() -> None:
+    sure, doubted = lost(seen(*FIVE), 1), lost(seen(*FIVE), 1, doubt=Doubt.AWAY)
+    (unread,) = losses(seen(*FIVE), "backend web\n", picture(1), Desired({}), {})
+    assert sure is not None
+    assert doubted is not None
+    other = attrs.evolve(sure, backend="api")
+
+    assert "go with `hapsync release web` (where no agent runs `hapsync apply --force`" in message(sure)
+    for one in (message(doubted), message(unread)):
+        assert "wait until Consul is trusted again" in one
+        assert "hapsync release" not in one
+        assert "--force" not in one
+    mixed = message(doubted, other)  # --force would be about all backends
+    assert "go with `hapsync release api`" in mixed
+    assert "--force" not in mixed
+
+
 def test_nothing_goes_where_the_service_could_not_be_read() -> None:
     (loss,) = losses(seen(*FIVE), "backend web\n", picture(1, 2, 3, 4), Desired({}), {})
     assert loss.held == "its service could not be read"
@@ -170,6 +193,6 @@ def test_no_reload_that_is_let_through_leaves_less_than_the_guard_keeps(
 
 
 def test_the_law_notices_a_guard_that_lets_everything_go(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(hapsync.foreign, "_held", lambda *_: None)
+    monkeypatch.setattr(hapsync.foreign, "_too_few", lambda *_: None)
     with pytest.raises(AssertionError):
         test_no_reload_that_is_let_through_leaves_less_than_the_guard_keeps()

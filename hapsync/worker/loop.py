@@ -190,7 +190,15 @@ class Worker(Acts):
                 raise Withdrawn(f"given up by {pending.who}; nothing was done")
 
         config = self._settings.config
-        reply = answer_always(pending.request, self._safety, config, make_pass, self._unsure, ensure_wanted)
+        match pending.request:
+            # Whoever drops foreign servers has not said that what the guard holds back may go, too.
+            case ReleaseBackend(backend=name) if (
+                name in losing and name in config.backends and not self._safety.stopped
+            ):
+                held = f"what the guard holds back in {name} stays held"
+                reply = Reply.not_done(f"{held}; for that, `hapsync release {name}` after the reload")
+            case request:
+                reply = answer_always(request, self._safety, config, make_pass, self._unsure, ensure_wanted)
         if pending.is_wanted:
             reply = self._let_go(pending.request, losing, reply)
         self._look_whether_stopped()  # a freeze counts from its answer on, also for a reload that is due
@@ -206,7 +214,7 @@ class Worker(Acts):
                 released = dict(losing)
             case _:
                 return reply
-        if not released or self._stopped:
+        if not released or self._safety.stopped:
             return reply
         self._safety.let_go(released)
         if self._reloads.not_taken is not None:

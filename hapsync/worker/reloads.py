@@ -42,8 +42,7 @@ _CHECKS = 3
 class Reloads:
     """What asks for a reload: slots that ran out (`need`), or settings that HAProxy was not made from.
 
-    `losing` are the foreign servers, by backend, for whose sake the last one was not made. `is_doubted`: the worker
-    may have been started from an older file than the one that stands.
+    `is_doubted`: the worker may have been started from an older file than the one that stands.
     All methods are the worker's; only the check of a candidate runs beside it.
     """
 
@@ -54,8 +53,9 @@ class Reloads:
         self.new_settings_why = EDITED
         self.previous: Settings | None = None
         self.not_taken: str | None = None
-        self.losing: Mapping[str, frozenset[str]] = {}
         self.is_doubted = False
+        self._losing: Mapping[str, frozenset[str]] = {}
+        self._given_up: Mapping[str, frozenset[str]] = {}
         self._settings_error: str | None = None
         self._quarantined: Mapping[str, str] = {}
         self._when_done = when_done
@@ -78,6 +78,15 @@ class Reloads:
     def is_for_settings_because(self, why: str) -> bool:
         """Whether settings that changed for this reason, `new_settings_why`, ask for a reload."""
         return self.new_settings_at is not None and self.new_settings_why == why
+
+    @property
+    def losing(self) -> Mapping[str, frozenset[str]]:
+        """The foreign servers, by backend, for whose sake a reload was not made that is still due.
+
+        So are those for whose sake settings are `not_taken`: what people are told of them stays in force until the
+        settings are read again, whatever reloads are made meanwhile.
+        """
+        return {**self._given_up, **(self._losing if self.is_due else {})}
 
     @property
     def short(self) -> frozenset[str]:
@@ -136,7 +145,7 @@ class Reloads:
     def read_again(self) -> None:
         """The operator's files are read anew: what is known of the last reading does not count any more."""
         self.try_again()
-        self.losing = {}
+        self._losing = self._given_up = {}
         self.not_taken = self._settings_error = None
         self._quarantined = {}
 
@@ -281,7 +290,7 @@ class Reloads:
     def made(self, what: HAProxyProcess | Difference) -> None:
         """The settings at hand are live; after a reload nothing asks for one any more."""
         self.previous = self._settings_error = None
-        self.losing = {}
+        self._losing = {}
         self.new_settings_at, self.new_settings_why = None, EDITED
         if isinstance(what, HAProxyProcess):
             self.need = None
@@ -305,11 +314,11 @@ class Reloads:
         self._checks = 0
         self._reloaded_at = time.monotonic()
         self.end_turn()
-        self.losing = error.names if isinstance(error, WouldLose) else {}
+        self._losing = error.names if isinstance(error, WouldLose) else {}
         is_tried_again = isinstance(error, ReloadUnavailable | OSError)
         if is_tried_again:
             self._not_before = time.monotonic() + UNAVAILABLE_SECONDS
-        elif self.losing and (self.new_settings_at is None or self.previous is None):
+        elif self._losing and (self.new_settings_at is None or self.previous is None):
             is_tried_again = True
             self._not_before = time.monotonic() + LOSS_SECONDS
         else:
@@ -323,5 +332,6 @@ class Reloads:
             return is_tried_again, None
         log.error("settings not taken, the old ones stay")
         self.not_taken, self._settings_error, self._quarantined = str(error), None, {}
+        self._given_up = self._losing
         previous, self.previous = self.previous, None
         return False, previous

@@ -130,6 +130,32 @@ def test_an_edit_of_the_template_that_removes_serving_servers_beside_the_slots_w
         stage.wait_equal()
 
 
+def test_who_lets_static_servers_go_takes_out_nobody_whom_the_guard_holds() -> None:
+    with Stage({"web": 4}, agent=False, backend_options="min_ready = 2") as stage, Fleet(stage) as fleet:
+        template = stage.work / "haproxy.cfg.j2"
+        text = template.read_text(encoding="utf-8")
+        static = [fleet.start_server() for _ in range(2)]
+        template.write_text(text.rstrip("\n") + "\n" + static_lines(static), encoding="utf-8")
+        members = [fleet.add() for _ in range(2)]
+        assert stage.hapsync("apply").returncode == 0
+        stage.start_agent()
+        wait_until(lambda: len(ready(stage)) == 4, 20, "all to serve")
+        for member in members:
+            stage.consul.remove(member.node, member.name)
+        wait_until(lambda: len(stage.status()["held"]) == 2, 20, "the vanished service to be held")
+        template.write_text(text, encoding="utf-8")
+        stage.hapsync("apply")
+        wait_until(lambda: "settings not taken" in stage.hapsync("status").stdout, 20, "status to say so")
+        (said,) = re.findall(r"settings not taken: .*", stage.hapsync("status").stdout)
+        assert "wait until Consul is trusted again" in said
+
+        released = stage.hapsync("release", "web")
+        assert released.returncode == 2
+        assert "what the guard holds back in web stays held" in released.stdout
+        wait_until(lambda: len(ready(stage)) == 2, 20, "the reload")
+        assert ready(stage) == {member.address for member in members}
+
+
 def test_a_haproxy_that_is_down_is_not_started_without_the_static_servers_of_its_file() -> None:
     with a_box(servers=5, known=1) as (stage, _):
         stage.haproxy.kill()
