@@ -125,7 +125,7 @@ class State:
 
     def server(self, name: str, address: Address) -> Server:
         is_free = address == PLACEHOLDER and self.admin is AdminState.MAINT
-        weight = int(self.weight == 0) if is_free else self.weight
+        weight = 1 if is_free else self.weight  # nobody reads that of a free slot
         since_seconds = SINCE_SECONDS[self.proof]
         return Server(name, address, self.admin, weight, self.is_up, self.load, self.proof, since_seconds)
 
