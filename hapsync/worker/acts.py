@@ -221,7 +221,8 @@ class Acts:
             self._lost(error)
             return None
         self._safety.note(wanted, outcome.last.observed, pid=outcome.last.process.pid)
-        self._following.acknowledge(catalog, backends)
+        # The guard saw nothing of a backend that could not be read, so what is marked there is still to be told.
+        self._following.acknowledge(catalog, set(backends) & outcome.last.observed.backends.keys())
         self._following.note(outcome.last.observed)
         self._answered(outcome.last.process)
         self._old.note(outcome.last.process, outcome.last.observed)

@@ -1,13 +1,19 @@
 """A Consul whose state went back takes no living server away, and the agent does not forget that it did."""
 
-from contextlib import nullcontext
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
+from typing import Any
 
+import attrs
 import pytest
 
+import hapsync.worker.acts
 from hapsync.changes import Reason
 from hapsync.memory import Memory
+from hapsync.model import Observed
 from hapsync.worker.acts import Acts
+from hapsync.worker.one_pass import Outcome, run_pass
 from hapsync.worker.settings import read_settings
 from tests.demo.fleet import Fleet
 from tests.demo.stage import Stage
@@ -56,36 +62,71 @@ def test_a_snapshot_restored_into_a_running_consul_takes_no_server_away(work: Pa
         wait_until(lambda: not stage.differences(), 20, "what left to go, for all others are back")
 
 
-def test_that_consul_went_back_is_not_forgotten_because_somebody_asks_what_it_says() -> None:
-    ten, five = range(1, 11), range(1, 6)
-    with fake_consul(*ten) as fake, Stage({"web": 12}, agent=False, consul_url=lambda _stage: fake.url) as stage:
+TEN, FIVE = range(1, 11), range(1, 6)
+
+
+@contextmanager
+def acting() -> Iterator[tuple[Acts, Stage, Callable[[int, Iterable[int]], None]]]:
+    """What an agent does, step by step, and a Consul whose state can be set, with its index, and is read at once.
+
+    A first pass has brought TEN in, at the index 300.
+    """
+    with fake_consul(*TEN) as fake, Stage({"web": 12}, agent=False, consul_url=lambda _stage: fake.url) as stage:
         settings = read_settings(str(stage.config_path))
         acts = Acts(settings, lambda: settings, Memory(), lambda _service: None)
         acts._following.start()
-        try:
 
-            def read_at(index: int) -> bool:
+        def show(index: int, numbers: Iterable[int]) -> None:
+            def is_read() -> bool:
                 state = acts._following.states().get("web")
                 return state is not None and state.index == index and state.reading is not None
 
-            fake.show(*ten, at=300)
-            wait_until(lambda: read_at(300), 20, "the first state")
-            acts._dues.add(["web"])
-            assert acts._pass(is_full=True) is not None
+            fake.show(*numbers, at=index)
+            wait_until(is_read, 20, f"the state at {index}")
+
+        try:
+            show(300, TEN)
+            make_pass(acts)
             assert len(ready_ports(stage)) == 10
-
-            fake.show(*five, at=5)
-            wait_until(lambda: read_at(5), 20, "the older state")
-            for _ in range(3):
-                acts._desired()
-            fake.show(*five, 11, at=6)
-            wait_until(lambda: read_at(6), 20, "the state after it")
-            acts._dues.add(["web"])
-            outcome = acts._pass(is_full=False)
-
-            assert outcome is not None
-            assert ready_ports(stage) == {*ten, 11}
-            assert {one.reason for one in outcome.last.plan.held} == {Reason.REFILLING}
+            yield acts, stage, show
         finally:
             acts._following.stop()
             acts._discovering.stop()
+
+
+def make_pass(acts: Acts) -> Outcome:
+    acts._dues.add(["web"])
+    outcome = acts._pass(is_full=True)
+    assert outcome is not None
+    return outcome
+
+
+def test_that_consul_went_back_is_not_forgotten_because_somebody_asks_what_it_says() -> None:
+    with acting() as (acts, stage, show):
+        show(5, FIVE)
+        for _ in range(3):
+            acts._desired()
+        show(6, [*FIVE, 11])
+        outcome = make_pass(acts)
+
+        assert ready_ports(stage) == {*TEN, 11}
+        assert {one.reason for one in outcome.last.plan.held} == {Reason.REFILLING}
+
+
+def test_that_consul_went_back_is_not_forgotten_by_a_pass_that_could_not_read_the_backend(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def unread(*arguments: Any) -> Outcome:
+        made = run_pass(*arguments)
+        return attrs.evolve(made, last=attrs.evolve(made.last, observed=Observed({}, {"web": "odd"})))
+
+    with acting() as (acts, stage, show):
+        show(5, FIVE)
+        monkeypatch.setattr(hapsync.worker.acts, "run_pass", unread)
+        make_pass(acts)
+        monkeypatch.undo()
+        show(6, [*FIVE, 11])
+        outcome = make_pass(acts)
+
+        assert ready_ports(stage) == {*TEN, 11}
+        assert {one.reason for one in outcome.last.plan.held} == {Reason.REFILLING}
