@@ -47,9 +47,9 @@ def take_name(path: str) -> socket.socket | None:
 
 
 def let_askers_go(holding: socket.socket) -> None:
-    """Empty the queue of those who asked who holds the name; at once."""
+    """Empty the queue of those who asked who holds the name; at once, also while others fill it as fast."""
     with contextlib.suppress(OSError):
-        while True:
+        for _ in range(_QUEUE):
             holding.accept()[0].close()
 
 

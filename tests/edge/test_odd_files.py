@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import cast
 
 import pytest
 
@@ -166,6 +167,25 @@ def test_many_may_ask_who_holds_a_lock(work: Path) -> None:
         held.keep()
         Path(path).unlink()
         assert lock_owner(path) == f"hapsync, pid {os.getpid()},"
+
+
+def test_whoever_asks_who_holds_a_lock_again_and_again_keeps_nobody_busy() -> None:
+    class Endless:
+        """Somebody asks as fast as the queue is emptied."""
+
+        asked = 0
+
+        def accept(self) -> tuple["Endless", None]:
+            self.asked += 1
+            assert self.asked < 10 * lock_name._QUEUE
+            return self, None
+
+        def close(self) -> None:
+            pass
+
+    asking = Endless()
+    lock_name.let_askers_go(cast("socket.socket", asking))
+    assert asking.asked >= lock_name._QUEUE
 
 
 def test_a_stranger_who_takes_the_name_of_a_lock_keeps_nobody_out(work: Path) -> None:
