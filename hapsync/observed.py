@@ -132,7 +132,7 @@ def parse_servers_state(
                 )
             found[fields[server]] = one
         except ValueError as error:
-            unread[fields[name]] = f"{_UNREADABLE_STATE}{shown(line)}: {error}"
+            unread[fields[name]] = f"{_UNREADABLE_STATE}{shown(line)}: {shown(str(error))}"
     return Observed(
         {
             name: _backend(name, ids.get(name, 0), found.values())
@@ -380,7 +380,7 @@ def _parsed(
             if row[kind] == "2":  # a server; 0 is a frontend, 1 a backend
                 found[row[backend], row[server]] = make([row[place] for place in places])
         except ValueError as error:
-            unread[row[backend]] = f"{_UNREADABLE_COUNTERS}{shown(','.join(row))}: {error}"
+            unread[row[backend]] = f"{_UNREADABLE_COUNTERS}{shown(','.join(row))}: {shown(str(error))}"
     return found, unread
 
 

@@ -215,6 +215,19 @@ def test_a_line_that_cannot_be_read_costs_its_own_backend_alone(text: str) -> No
     assert [slot.name for slot in observed.backends["api"].slots] == ["srv1"]
 
 
+def test_what_is_said_of_a_line_or_row_that_cannot_be_read_is_short_and_ascii() -> None:
+    odd = 500 * "\u00e9"
+    row = STAT[STAT.index("web,srv2,") :].split("\n")[0].replace("web,srv2,0", f"web,srv9,{odd}")
+
+    for said in (
+        parse_servers_state(ONE.format(admin=odd), ("web",)).unread["web"],
+        unread_counters(f"{STAT.rstrip()}\n{row}\n", ("web",))["web"],
+    ):
+        assert "invalid literal" in said
+        assert said.isascii()
+        assert len(said) < 650
+
+
 def test_a_later_reading_takes_the_place_of_an_earlier_one_whatever_could_be_read_of_either() -> None:
     web, api = Backend("web"), Backend("api")
     first = Observed({"web": web}, {"api": "odd"})

@@ -12,7 +12,7 @@ from hapsync.edge.files import read_text
 from hapsync.edge.runtime_socket import RuntimeSession
 from hapsync.model import HAProxyProcess
 from hapsync.runtime import SHOW_FILES
-from hapsync.text import shown
+from hapsync.text import reason, shown
 
 _NAME = "HAPROXY_CFGFILES="
 
@@ -43,7 +43,7 @@ def read_in_force(session: RuntimeSession, process: HAProxyProcess, config: str)
         try:
             text, is_older = read_text(name), _is_older(name, process)
         except (OSError, ValueError) as error:
-            unknown = unknown or f"HAProxy's file {shown(name)} cannot be read by this user: {error}"
+            unknown = unknown or f"HAProxy's file {shown(name)} cannot be read by this user: {shown(reason(error))}"
             continue
         texts.append(text)
         if not is_older and not is_sealed(text):

@@ -75,7 +75,7 @@ def test_a_file_of_haproxy_that_is_gone_is_not_known(work: Path, files: tuple[Pa
         first.unlink()
         found = ask(socket, str(second))
 
-    assert "first.cfg cannot be read" in found.unknown
+    assert found.unknown == f"HAProxy's file {first} cannot be read by this user: No such file or directory"
 
 
 def test_the_only_file_of_haproxy_is_that_of_hapsync_under_whatever_name(
