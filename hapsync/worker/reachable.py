@@ -5,8 +5,11 @@ Settings that reach nobody would leave the agent blind, and it could not say so 
 
 import os
 import shutil
-from collections.abc import Collection, Iterator
+import threading
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from pathlib import Path
+
+import attrs
 
 from hapsync.catalog import parse_reading
 from hapsync.config import Config, ConsulConfig, HAProxyConfig
@@ -14,13 +17,17 @@ from hapsync.edge.consul import Agent, endpoint, read_token
 from hapsync.edge.files import read_text_or_none
 from hapsync.edge.master import read_processes
 from hapsync.edge.runtime_socket import open_session
-from hapsync.errors import CatalogError, ConfigError, RuntimeAPIError
+from hapsync.errors import CatalogError, ConfigError, RuntimeAPIError, TooLarge
 from hapsync.render import render
 from hapsync.runtime import Command
 from hapsync.sections import stats_sockets
 from hapsync.text import quoted
 from hapsync.worker.settings import Settings, free_slots
 
+HAPROXY_SECONDS = 3.0
+"""How long HAProxy may take for each answer here, however long it may otherwise: no change is followed meanwhile."""
+CONSUL_SECONDS = 5.0
+"""How long all that is asked of Consul here may take, from name resolution to the last byte."""
 _WHERE = "hapsync.toml"
 
 
@@ -34,7 +41,11 @@ def tried(settings: Settings, running: Settings, known: Collection[str]) -> Sett
     """
     problems = [
         *_about_reloads(settings.config.haproxy, running.config.haproxy),
-        *_about_consul(settings.config, running.config.consul, known),
+        *_within(
+            CONSUL_SECONDS,
+            lambda: _about_consul(settings.config, running.config.consul, known),
+            f"consul: Consul at {settings.config.consul.address}: no whole answer within {CONSUL_SECONDS:g} s",
+        ),
     ]
     try:
         found = _with_socket(settings, running)
@@ -96,7 +107,7 @@ def _is_in_template(settings: Settings, path: str) -> bool:
 
 def _is_nobody_at(settings: Settings, path: str) -> bool:
     try:
-        with open_session(path, settings.config.haproxy.timeout_seconds):
+        with open_session(path, _haproxy_seconds(settings.config.haproxy)):
             return False
     except RuntimeAPIError as error:
         return error.is_down
@@ -105,7 +116,7 @@ def _is_nobody_at(settings: Settings, path: str) -> bool:
 def _why_not(settings: Settings, path: str) -> str | None:
     """Return why the HAProxy at `path` cannot be followed; None where it can."""
     try:
-        with open_session(path, settings.config.haproxy.timeout_seconds) as session:
+        with open_session(path, _haproxy_seconds(settings.config.haproxy)) as session:
             session.read_process()
             (level,) = session.ask((Command("show cli level"),))
     except RuntimeAPIError as error:
@@ -113,10 +124,36 @@ def _why_not(settings: Settings, path: str) -> str | None:
     return None if level.strip() == "admin" else f"HAProxy's socket {path}: has no `level admin`"
 
 
+def _haproxy_seconds(haproxy: HAProxyConfig) -> float:
+    return min(haproxy.timeout_seconds, HAPROXY_SECONDS)
+
+
+def _within(seconds: float, ask: Callable[[], Iterable[str]], late: str) -> Sequence[str]:
+    """Return what `ask` gives, or only `late` where that takes longer.
+
+    It goes on beside then, for nothing ends the system's name resolution; all else in it has a limit of its own.
+    """
+    found: list[Sequence[str]] = []
+    errors: list[Exception] = []
+
+    def run() -> None:
+        try:
+            found.append(tuple(ask()))
+        except Exception as error:  # noqa: BLE001  # raised below, by whoever waits
+            errors.append(error)
+
+    asking = threading.Thread(target=run, name="trial", daemon=True)
+    asking.start()
+    asking.join(seconds)
+    if errors:
+        raise errors[0]
+    return found[0] if found else (late,)
+
+
 def _about_reloads(haproxy: HAProxyConfig, running: HAProxyConfig) -> Iterator[str]:
     if haproxy.master is not None and haproxy.master != running.master:
         try:
-            read_processes(haproxy.master, haproxy.timeout_seconds)
+            read_processes(haproxy.master, _haproxy_seconds(haproxy))
         except RuntimeAPIError as error:
             yield f"haproxy.master_socket: {error}"
     for key, words, old in (
@@ -131,7 +168,7 @@ def _about_reloads(haproxy: HAProxyConfig, running: HAProxyConfig) -> Iterator[s
 
 
 def _about_consul(config: Config, running: ConsulConfig, known: Collection[str]) -> Iterator[str]:
-    consul = config.consul
+    consul = attrs.evolve(config.consul, timeout_seconds=min(config.consul.timeout_seconds, CONSUL_SECONDS))
     if _reach(consul) == _reach(running):
         return
     try:
@@ -149,7 +186,11 @@ def _about_token(agent: Agent, config: Config, known: Collection[str]) -> Iterat
     """Ask for a service that has instances now; whoever may not read it is given an empty list, or a refusal."""
     first = next((name for name in config.services if name in known), None)
     for name in [first] if first is not None else config.services[:1]:
-        found = parse_reading(name, agent.read_health(name, consistency="stale").body)
+        try:
+            body = agent.read_health(name, consistency="stale", max_servers=0).body
+        except TooLarge:
+            continue  # an answer with thousands of instances is not read to its end: it shows some
+        found = parse_reading(name, body)
         if first is not None and found.is_empty:
             yield (
                 f"consul: {config.consul.address} shows no instance of service {quoted(name)}, which has some now; "
