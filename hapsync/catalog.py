@@ -27,8 +27,9 @@ class Instance:
     """One healthy or unhealthy instance of a service, fit to be sent to HAProxy.
 
     `passing_weight` and `warning_weight` are Consul's `Weights`; 1 where the catalog has none. `create_index` and
-    `modify_index` are Consul's, of when it was first and last registered; 0 where they are not known. They are
-    evidence only, so readings that differ in nothing else are equal.
+    `modify_index` are Consul's, of when it was first and last registered, and `critical_index` of the last change of
+    a check that keeps it from serving; 0 where they are not known. They are evidence only, so readings that differ in
+    nothing else are equal.
     """
 
     node: str
@@ -40,6 +41,7 @@ class Instance:
     tags: tuple[str, ...] = ()
     create_index: int = attrs.field(default=0, eq=False)
     modify_index: int = attrs.field(default=0, eq=False)
+    critical_index: int = attrs.field(default=0, eq=False)
 
     @property
     def weight(self) -> int:
@@ -239,6 +241,7 @@ def _instance(entry: Any, address: Address | None, problem: str) -> Instance:
         _tags(record.get("Tags")),
         _index(record.get("CreateIndex")),
         _index(record.get("ModifyIndex")),
+        _critical_index(entry.get("Checks")),
     )
 
 
@@ -276,6 +279,12 @@ def _address(host: object, port: object) -> Address:
 
 def _index(index: object) -> int:
     return index if type(index) is int and index > 0 else 0
+
+
+def _critical_index(checks: Any) -> int:
+    """Return the highest index of the checks that are neither passing nor warning, 0 where there is none."""
+    bad = [check for check in checks or () if check.get("Status") not in {"passing", "warning"}]
+    return max((_index(check.get("ModifyIndex")) for check in bad), default=0)
 
 
 def _weights(weights: Any) -> tuple[int, int]:

@@ -64,6 +64,15 @@ def loses(before: Reading | None, now: Reading) -> bool:
     return bool(_serving(before) - _serving(now))
 
 
+def loses_silently(before: Reading | None, now: Reading, trusted_index: int) -> bool:
+    """Return whether an address that served by `before`, read at Consul's `trusted_index`, is gone without a word.
+
+    A check of its instance that turned critical after that index is one: no older state has it.
+    """
+    told = {one.address for one in now.instances if one.critical_index > trusted_index}
+    return bool(_serving(before) - _serving(now) - told)
+
+
 def is_rewritten(before: Reading | None, now: Reading, trusted_index: int) -> bool:
     """Return whether `now` cannot have followed `before`, a trusted reading as of Consul's index `trusted_index`.
 

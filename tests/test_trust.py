@@ -13,6 +13,7 @@ from hapsync.trust import (
     is_streamed,
     loses,
     loses_much,
+    loses_silently,
     needs_confirming,
     same_content,
 )
@@ -247,3 +248,18 @@ def test_a_restored_register_looks_rewritten_unless_all_it_lost_is_what_came_sin
 
     is_older = any(entries.get(number) != at for number, at in snapshot.items())
     assert is_rewritten(trusted, register.reading(), index) is is_older
+
+
+def test_an_instance_that_turned_critical_since_is_not_lost_silently_and_any_other_is() -> None:
+    before = reading(1, 2)
+    critical = reading(1, 2, status=CheckStatus.CRITICAL)
+
+    def at(index: int) -> Reading:
+        first = critical.instances[0]
+        return attrs.evolve(before, instances=(attrs.evolve(first, critical_index=index), before.instances[1]))
+
+    assert not loses_silently(before, at(23), 22)
+    assert loses_silently(before, at(22), 22)
+    assert loses_silently(before, reading(2), 22)
+    assert loses_silently(before, attrs.evolve(at(23), instances=at(23).instances[:1]), 22)
+    assert not loses_silently(before, before, 22)

@@ -13,7 +13,7 @@ from hapsync.catalog import Doubt, Reading
 from hapsync.edge.reader import Finding, Reader
 from hapsync.errors import CatalogError
 from hapsync.text import quoted
-from hapsync.trust import is_rewritten, loses, needs_confirming, same_content
+from hapsync.trust import is_rewritten, loses, loses_silently, needs_confirming, same_content
 
 WARY_SECONDS = 60.0
 """For so long after Consul's state went back, or its servers were away, no streamed news is believed on its own.
@@ -47,6 +47,7 @@ class Judge:
         self._trusted_index = baseline.index if baseline is not None else 0
         self._wary_until = -math.inf
         self._rewound_until = -math.inf
+        self._is_rewind_open = False
 
     @property
     def trusted_index(self) -> int:
@@ -66,6 +67,34 @@ class Judge:
         self._wary_until = time.monotonic() + WARY_SECONDS
         if is_rewound:
             self._rewound_until = self._wary_until
+            self._is_rewind_open = True
+
+    @property
+    def is_rewind_open(self) -> bool:
+        """A snapshot may just have been restored and cost something, and the leader was not heard since."""
+        has_any = self._trusted is not None and bool(self._trusted.instances)
+        return has_any and self._is_rewind_open and time.monotonic() < self._rewound_until
+
+    def hear_leader(self, now: Reading | None, *, is_again: bool) -> Finding | None:
+        """Ask the leader where a snapshot may have been restored; return what it says, None where it says nothing.
+
+        The leader restores first. Where it lacks nothing of what was trusted, whatever is missing later left in the
+        ordinary way: the query may have ended because a server was stopped. `now` was published last.
+
+        Raises Interrupted and Stopped.
+        """
+        if now is None or not self.is_rewind_open:
+            return None
+        if now.doubt is Doubt.FILTERED:  # rights are not the leader's to confirm
+            self._is_rewind_open = False
+            return None
+        found = self._reader.confirm(now, is_again=is_again)
+        if found is None or found.doubt not in {None, Doubt.FILTERED}:
+            return found
+        self._is_rewind_open = False
+        if found.doubt is None and found.index >= self._trusted_index and not self._is_older(found):
+            self._rewound_until = -math.inf
+        return found
 
     def is_news(self, found: Finding, now: Reading | None) -> bool:
         """Return whether `found`, read past the cache, says anything else than `now`, or speaks against it."""
@@ -125,7 +154,8 @@ class Judge:
         """Return whether the content of `found` went back though its index did not."""
         if is_rewritten(self._trusted, found.reading, self._trusted_index):
             return True
-        return time.monotonic() < self._rewound_until and loses(self._trusted, found.reading)
+        is_rewound = time.monotonic() < self._rewound_until
+        return is_rewound and loses_silently(self._trusted, found.reading, self._trusted_index)
 
 
 def _is_hopeless(found: Finding, *, is_again: bool) -> bool:

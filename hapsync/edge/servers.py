@@ -38,7 +38,8 @@ class OnTrouble(Protocol):
 class ServersWatch(threading.Thread):
     """Asks any server for the list of servers, and tells of four things.
 
-    - A blocking query ended early with nothing new: a snapshot was restored (measured with 1.8.7 and 1.14.11).
+    - A blocking query ended early with nothing new: a snapshot was restored (measured with 1.8.7 and 1.14.11), or the
+      server that held it was stopped in good order (1.14.11). The leader tells which.
     - The index fell: state was lost.
     - A server went away while it held the query, and one answers again.
     - A server has no leader.

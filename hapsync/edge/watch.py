@@ -37,6 +37,8 @@ FILTERED_WAIT_SECONDS = 10.0
 """A change of rights ends no blocking query, so while the token may not read all none is held longer."""
 WARY_WAIT_SECONDS = 5.0
 """An agent that lost its stream may wait for an index that Consul no longer has, and nothing ends that."""
+OPEN_WAIT_SECONDS = 1.0
+"""Until the leader told whether a snapshot was restored, it is asked again after so long."""
 FIRST_READ_SECONDS = 3.0
 """A Consul that takes longer for its first answer counts as away where something of the service is known."""
 CACHE_RETRY_SECONDS = 60.0
@@ -304,6 +306,8 @@ class Watch(threading.Thread):
 
     def _wait_seconds(self, doubt: Doubt | None) -> float:
         """Return how long Consul may hold the next answer back, within what `Waits` allows."""
+        if self._judge.is_rewind_open:
+            return OPEN_WAIT_SECONDS
         if self._is_streamed and self._judge.is_wary:
             return WARY_WAIT_SECONDS
         if self._consistency == "cached":
@@ -331,6 +335,8 @@ class Watch(threading.Thread):
     def _looked_at_alarm(self) -> Finding | None:
         """Read past cache and stream if there is reason to; return what that found if it is not what is known.
 
+        Where a snapshot may have been restored it is the leader who is read, again and again until it answers.
+
         Raises CatalogError.
         """
         is_alarmed, is_rewound = False, False
@@ -338,11 +344,19 @@ class Watch(threading.Thread):
             while True:
                 is_rewound |= self._alarms.get_nowait()
                 is_alarmed = True
-        if not is_alarmed:
+        if is_alarmed:
+            self._judge.be_wary(is_rewound=is_rewound)
+        elif not self._judge.is_rewind_open:
             return None
-        self._judge.be_wary(is_rewound=is_rewound)
-        found = self._reader.read("default" if self._config.consistency == "default" else "stale")
-        if self.state.error is None and not self._judge.is_news(found, self.state.reading):
+        found = self._judge.hear_leader(self.state.reading, is_again=not is_alarmed)
+        if found is None:
+            self._mind_connection()
+            if not is_alarmed:
+                return None
+            found = self._reader.read("default" if self._config.consistency == "default" else "stale")
+        state = self.state
+        is_sure = state.error is None and _doubt(state) is None
+        if is_sure and not self._judge.is_news(found, state.reading):
             is_cached = self._consistency == "cached"
             self._index = 0 if is_cached else 1 if self._is_streamed else max(found.index, 1)
             return None

@@ -17,6 +17,7 @@ from hapsync.catalog import Doubt
 from hapsync.config import ConsulConfig
 from hapsync.edge import servers, watch
 from hapsync.edge.reader import Interrupted, Reader, Shared
+from hapsync.model import CheckStatus
 from tests.edge.fake_consul import fake_consul
 from tests.edge.test_watch_doubts import Watched, ids, of, watching
 from tests.harness.cluster import Cluster
@@ -44,6 +45,12 @@ def put_when_possible(consul: Agent, number: int) -> None:
 
 def went_back(web: Watched) -> bool:
     return any(is_backwards for _, _, is_backwards in web.seen)
+
+
+def is_critical(web: Watched, instance_id: str) -> bool:
+    reading = web.state.reading
+    assert reading is not None
+    return {one.status for one in reading.instances if one.instance_id == instance_id} == {CheckStatus.CRITICAL}
 
 
 def believed_losses(web: Watched, *numbers: int) -> list[Any]:
@@ -114,6 +121,31 @@ def test_an_instance_that_a_snapshot_brought_back_shows_it_though_nothing_else_d
             assert went_back(web)
 
 
+@pytest.mark.parametrize("consistency", ["cached", "stale", "default"])
+def test_a_server_that_stops_and_starts_again_is_no_restored_snapshot(work: Path, consistency: str) -> None:
+    with Cluster(work, servers=1) as cluster:
+        put(cluster.client, *EIGHT)
+        config = ConsulConfig(address=cluster.client.url, consistency=consistency)  # type: ignore[arg-type]
+        with watching(config) as web:
+            web.wait(*EIGHT)
+            wait_until(lambda: web.watches.minds_servers, 10, "the servers to be watched, too")
+
+            cluster.servers[1].stop()
+            web.wait(*EIGHT, doubt=Doubt.AWAY, seconds=30)
+            cluster.start_all_servers()
+            web.wait(*EIGHT, seconds=30)
+            judge = web.watches._watches["web"]._judge
+            wait_until(lambda: not judge.is_rewind_open, 20, "the leader to be heard")
+            cluster.client.remove("n1", "w1")
+
+            web.wait(*EIGHT[1:], seconds=30)
+            judge.be_wary(is_rewound=True)  # as where the leader has not been heard yet
+            cluster.client.put("web", "w2", node="n2", address="10.0.0.1", port=2, status="critical")
+
+            wait_until(lambda: is_critical(web, "w2"), 30, "the check that failed since")
+            assert not went_back(web)
+
+
 # -- what a real one cannot be made to show when it is needed ------------------------------------------------------
 
 
@@ -130,6 +162,37 @@ def test_a_safety_read_that_finds_an_older_state_is_settled_by_the_leader(monkey
 
         web.wait(*OLD)
         assert went_back(web)
+
+
+@pytest.mark.parametrize("consistency", ["cached", "stale", "default"])
+@pytest.mark.parametrize("has_leader", [True, False])
+def test_what_leaves_after_an_early_end_that_took_nothing_leaves_in_the_ordinary_way(
+    consistency: str,
+    has_leader: bool,  # noqa: FBT001
+) -> None:
+    with fake_consul() as fake:
+        fake.views["default"] = attrs.evolve(fake.views["stale"])
+        fake.show(*EIGHT, at=22)
+        with watching(attrs.evolve(of(fake), consistency=consistency)) as web:  # type: ignore[arg-type]
+            web.wait(*EIGHT)
+            wait_until(lambda: web.watches.minds_servers and fake.servers_reads > 1, 10, "the servers to be watched")
+            if not has_leader:
+                fake.show(*EIGHT, at=22, only="consistent", status=500)
+            fake.restore()
+            wait_until(lambda: fake.of("consistent"), 10, "the leader to be asked")
+            if not has_leader:
+                wait_until(lambda: len(fake.of("consistent")) > 1, 10, "it to be asked again")
+                fake.show(*EIGHT, at=22, only="consistent", status=200)
+                begun = len(fake.of("consistent"))
+                wait_until(lambda: len(fake.of("consistent")) > begun, 10, "its answer")
+            fake.show(*EIGHT[1:], at=23)
+
+            web.wait(*EIGHT[1:])
+            assert not went_back(web)
+            begun = len(fake.of("consistent"))
+            fake.show(*EIGHT[2:], at=24)
+            web.wait(*EIGHT[2:])
+            assert len(fake.of("consistent")) == begun
 
 
 @pytest.mark.parametrize("consistency", ["cached", "stale", "default"])
