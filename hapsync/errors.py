@@ -50,7 +50,8 @@ class CatalogError(HapsyncError):
 class CutShort(CatalogError):
     """A blocking query ended without Consul's answer, as it does at a proxy with a shorter timeout.
 
-    `held_seconds` is how long it was held; `is_said`: a proxy said so itself. Else the agent may have gone.
+    `held_seconds` is how long it was held; `is_said`: a proxy said that it took too long. Else the agent
+    may have gone.
     """
 
     def __init__(self, message: str, held_seconds: float, *, is_said: bool = False) -> None:

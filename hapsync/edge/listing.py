@@ -103,7 +103,7 @@ class ListingWatch(threading.Thread):
 
     def _read(self, agent: Agent, where: Endpoint, token: str) -> tuple[Listing, int]:
         try:
-            return _read(agent, self._config, self._index, self._waits.at_most(UNCACHED_SECONDS))
+            answer = _read(agent, self._config, self._index, self._waits.at_most(UNCACHED_SECONDS))
         except CutShort as cut:
             if cut.held_seconds < SHORTEST_SECONDS or self._stopped.is_set():
                 raise
@@ -112,7 +112,10 @@ class ListingWatch(threading.Thread):
             self._index = 0
             answer = _read(again, self._config)
             self._cuts.note(cut)
-            return answer
+        else:
+            if self._index:
+                self._cuts.answered()
+        return answer
 
     def _failed(self, error: str) -> None:
         if self._stopped.is_set():

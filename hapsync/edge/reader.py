@@ -167,6 +167,9 @@ class Reader:
             index = 0
             answer, seconds = ask()
             self._cuts.note(cut)
+        else:
+            if index:
+                self._cuts.answered()
         is_cached, is_in_view = "x-cache" in answer.headers, is_streamed(answer.headers)
         found = index_of(f"service {quoted(self._service)}", answer)
         is_unchanged = bool(index) and found == index and not is_cached and not is_in_view

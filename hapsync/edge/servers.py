@@ -113,6 +113,8 @@ class ServersWatch(threading.Thread):
         if self._cut is not None:
             self._cuts.note(self._cut)
             self._cut = None
+        elif self._index:
+            self._cuts.answered()
         index = index_of(f"service {quoted(SERVERS)}", answer)
         if not answer.body.lstrip().startswith(b"["):
             raise CatalogError(f"service {quoted(SERVERS)}: Consul's answer is no list; is it Consul?")

@@ -33,6 +33,8 @@ _GATEWAY = {
     http.HTTPStatus.GATEWAY_TIMEOUT,
 }
 """What proxies answer to a request that took them too long; Consul's agent has none of them (agent/http.go)."""
+_LATE = {http.HTTPStatus.REQUEST_TIMEOUT, http.HTTPStatus.GATEWAY_TIMEOUT}
+"""Of these, what means nothing but a timeout; 502 is also the answer where Consul or its server restarts."""
 
 
 @contextlib.contextmanager
@@ -172,7 +174,7 @@ class AgentHTTP(base.HTTPClient):  # type: ignore[misc]  # the library has no ty
             raise CatalogError(self._words(error)) from error
         if wait_seconds and answer.code in _GATEWAY:
             said = f"a proxy on the way answered {answer.code} in its place"
-            raise CutShort(f"Consul at {self._name}: {said}", time.monotonic() - begin, is_said=True)
+            raise CutShort(f"Consul at {self._name}: {said}", time.monotonic() - begin, is_said=answer.code in _LATE)
         if self._where.tls is None and is_told_to_speak_tls(answer.code, answer.content):
             raise CatalogError(f"Consul at {self._name}: {SPEAKS_TLS}")
         return answer

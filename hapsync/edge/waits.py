@@ -23,6 +23,11 @@ SHORTEST_SECONDS = 1.0
 MARGIN = 0.9
 LIKE = 0.25
 """Two cuts that differ by less than this part came after the same time."""
+ALIKE = 2
+"""So many cuts in a row after the same time are a proxy's timeout, though nothing says so."""
+SHORT_SECONDS = 10.0
+ALIKE_SHORT = 4
+"""So many it takes below `SHORT_SECONDS`: few proxies are so impatient, and short waits cost the most."""
 FORGET_SECONDS = 3600.0
 """After this long the full time is tried again: the proxy may be gone, or have been a restart that looked like it."""
 
@@ -59,8 +64,8 @@ class Waits:
                 return  # asked before the last shortening, and so cut like what led to that
             self._found_seconds, self._found_at = shorter, now
         log.warning(
-            "consul: what is held back for %.0f s is cut on the way (by a proxy or firewall?); now no wait is longer "
-            "than %.0f s; set consul.wait_seconds to that",
+            "consul: what is held back for %.0f s is cut on the way (by a proxy or firewall?); for an hour no wait "
+            "is longer than %.0f s; if this comes again, set consul.wait_seconds to that",
             held_seconds,
             shorter,
         )
@@ -71,15 +76,21 @@ class Cuts:
 
     def __init__(self, waits: Waits) -> None:
         self._waits = waits
-        self._last_seconds: float | None = None
+        self._last_seconds = math.inf
+        self._alike = 0
 
     def note(self, cut: CutShort) -> None:
         """Note a cut after which Consul answered at once: where it is of the kind that comes again, wait less long.
 
-        A proxy that says so is sure. A connection that closes may be the agent's restart, until it happens twice
-        after the same time.
+        A proxy that says so is sure. A connection that closes, or a 502, may be a restart, until it happens again and
+        again after the same time with no blocking query answered in between.
         """
         held, last = cut.held_seconds, self._last_seconds
         self._last_seconds = held
-        if cut.is_said or (last is not None and abs(held - last) <= LIKE * last):
+        self._alike = self._alike + 1 if abs(held - last) <= LIKE * held else 1
+        if cut.is_said or self._alike >= (ALIKE if held >= SHORT_SECONDS else ALIKE_SHORT):
             self._waits.shorten(held)
+
+    def answered(self) -> None:
+        """Note a blocking query that was answered: whatever cut one before does not do so each time."""
+        self._last_seconds, self._alike = math.inf, 0

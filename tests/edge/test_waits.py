@@ -1,6 +1,8 @@
 """How long Consul may hold an answer back: one key bounds it, and a proxy that cuts it is no outage."""
 
 import logging
+import socket
+import threading
 from pathlib import Path
 
 import pytest
@@ -8,6 +10,7 @@ import pytest
 from hapsync.catalog import Doubt
 from hapsync.config import ConsulConfig
 from hapsync.edge import waits
+from hapsync.edge.consul import Agent, endpoint
 from hapsync.edge.listing import ListingWatch
 from hapsync.edge.waits import JITTER, Cuts, Waits
 from hapsync.edge.watch import Watches
@@ -71,6 +74,56 @@ def test_a_connection_that_closes_shortens_the_wait_when_it_closes_again_after_t
     one.note(cut(61))
 
     assert bound.longest_seconds() == pytest.approx(54.9)
+
+
+def test_cuts_alike_with_a_whole_answer_between_them_are_no_timeout() -> None:
+    bound = Waits(300.0)
+    one = Cuts(bound)
+
+    for _ in range(5):
+        one.note(cut(60))
+        one.answered()
+
+    assert bound.longest_seconds() == 300
+
+
+def test_short_waits_are_shortened_by_what_says_nothing_only_after_several_cuts_alike() -> None:
+    bound = Waits(300.0)
+    one = Cuts(bound)
+    for _ in range(3):
+        one.note(cut(2))
+    assert bound.longest_seconds() == 300
+    one.note(cut(2))
+
+    assert bound.longest_seconds() == pytest.approx(1.8)
+
+
+@pytest.mark.parametrize(
+    ("status", "is_said"),
+    [("504 Gateway Time-out", True), ("408 Request Time-out", True), ("502 Bad Gateway", False)],
+)
+def test_of_what_a_proxy_answers_in_consuls_place_a_502_says_nothing_of_a_timeout(
+    status: str,
+    is_said: bool,  # noqa: FBT001
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        server.settimeout(10)
+
+        def answer() -> None:
+            with server.accept()[0] as connection:
+                connection.recv(10_000)
+                connection.sendall(f"HTTP/1.1 {status}\r\nContent-Length: 0\r\n\r\n".encode())
+
+        answering = threading.Thread(target=answer)
+        answering.start()
+        config = ConsulConfig(address=f"http://127.0.0.1:{server.getsockname()[1]}", timeout_seconds=5)
+        agent = Agent(config, endpoint(config), "")
+        with pytest.raises(CutShort) as raised:
+            agent.read_health("web", consistency="stale", index=7, wait_seconds=60)
+        answering.join()
+        agent.close()
+
+    assert raised.value.is_said is is_said
 
 
 def test_a_wait_is_never_lengthened_by_a_cut_and_the_full_one_is_tried_again_some_day(
