@@ -8,9 +8,12 @@ from pathlib import Path
 
 import pytest
 
+from hapsync.desired import Desired
+from hapsync.edge import inet_diag
 from hapsync.edge.inet_diag import count_kept
 from hapsync.errors import HapsyncError
-from hapsync.model import Address
+from hapsync.model import NO_LOAD, Address, AdminState, Backend, HAProxyProcess, Observed, Server
+from hapsync.worker.kept import with_all_loads
 
 
 @contextlib.contextmanager
@@ -58,6 +61,103 @@ def test_connections_of_other_programs_are_not_counted_where_the_worker_may_be_l
     assert (counted, everybodys) == ({address: 0}, {address: 1})
 
 
-def test_a_haproxy_whose_socket_is_of_another_network_namespace_proves_nothing(work: Path) -> None:
-    with pytest.raises(HapsyncError, match="network namespace"):
+@pytest.mark.parametrize("name", ["{path}", "{path}.7.tmp"], ids=["at the path", "bound as HAProxy does"])
+def test_a_haproxy_whose_socket_is_of_another_network_namespace_proves_nothing(work: Path, name: str) -> None:
+    path = work / "admin.sock"
+    with socket.socket(socket.AF_UNIX) as elsewhere:
+        elsewhere.bind(str(path))  # as in another namespace: the file is here, its listener is not
+    with socket.socket(socket.AF_UNIX) as other:
+        moved = Path(name.format(path=path))
+        path.rename(work / "kept")
+        other.bind(str(moved))
+        other.listen()
+        moved.rename(work / "away")
+        (work / "kept").rename(path)
+        with pytest.raises(HapsyncError, match="network namespace"):
+            count_kept(os.getpid(), str(path), (Address("127.0.0.1", 1),))
+
+
+def test_a_socket_of_haproxy_that_is_gone_proves_nothing(work: Path) -> None:
+    with pytest.raises(HapsyncError, match="cannot be looked at: No such file"):
         count_kept(os.getpid(), str(work / "admin.sock"), (Address("127.0.0.1", 1),))
+
+
+FORGED = ("0000000000000000: 00000002 00000000 00010000 0001 01 {inode} {path}", "0: 0 0 0 0 0 xx {path}", "\x85", "")
+
+
+@contextlib.contextmanager
+def named(lines: str) -> Iterator[None]:
+    """Listen at an abstract name of several lines, which /proc/net/unix shows raw."""
+    with socket.socket(socket.AF_UNIX) as forger:
+        forger.bind("\0zz\n" + lines)
+        forger.listen()
+        yield
+
+
+@pytest.mark.parametrize("line", FORGED)
+def test_the_name_of_a_socket_neither_stops_a_count_nor_forges_a_listener(work: Path, line: str) -> None:
+    path, address = work / "a.sock", Address("127.0.0.1", 1)  # a name has 108 bytes
+    with socket.socket(socket.AF_UNIX) as elsewhere:
+        elsewhere.bind(str(path))
+    with named(line.format(path=path, inode=path.stat().st_ino)), pytest.raises(HapsyncError, match="namespace"):
+        count_kept(os.getpid(), str(path), (address,))
+    path.unlink()
+    with named(line.format(path=path, inode=1)), bound_as_haproxy_does(path):
+        assert count_kept(os.getpid(), str(path), (address,)) == {address: 0}
+
+
+def test_the_path_to_the_socket_need_not_be_haproxys(work: Path) -> None:
+    (work / "other").symlink_to(work)
+    with bound_as_haproxy_does(work / "admin.sock"):
+        (work / "linked.sock").hardlink_to(work / "admin.sock")
+        for path in (work / "other" / "admin.sock", work / "linked.sock"):
+            assert count_kept(os.getpid(), str(path), ()) == {}
+
+
+@pytest.mark.parametrize("part", ["_parsed", "_unix_parsed"])
+@pytest.mark.parametrize("error", [None, ValueError("no number"), OSError(1, "not permitted")])
+def test_no_answer_of_the_kernel_ends_a_pass_or_frees_a_slot(
+    work: Path, monkeypatch: pytest.MonkeyPatch, part: str, error: Exception | None
+) -> None:
+    slot = Server("srv1", Address("127.0.0.2", 1), AdminState.MAINT, 0, load=NO_LOAD)
+    observed = Observed({"web": Backend("web", (slot,))})
+    process = HAProxyProcess(os.getpid(), "2.6.12", 1, is_stopping=False)
+    real = getattr(inet_diag, part)
+
+    def spoilt(*_: object) -> object:
+        if error is not None:
+            raise error
+        return real(b"\x02", 0, 1)
+
+    def is_idle() -> bool:
+        with bound_as_haproxy_does(work / "admin.sock"):
+            found = with_all_loads(observed, process, str(work / "admin.sock"), Desired({}))
+        return found.backends["web"].slots[0].is_idle
+
+    before = is_idle()
+    monkeypatch.setattr(inet_diag, part, spoilt)
+    (work / "admin.sock").unlink()
+
+    assert (before, is_idle()) == (True, False)
+
+
+def test_the_kernel_is_asked_for_the_families_that_occur_and_descriptors_only_where_there_are_connections(
+    work: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[int] = []
+    build = inet_diag._request
+
+    def noted(family: int, port: int | None, state: int) -> bytes:
+        asked.append(family)
+        return build(family, port, state)
+
+    def looked(_pid: int) -> set[int]:
+        pytest.fail("the descriptors were looked at")
+
+    monkeypatch.setattr(inet_diag, "_request", noted)
+    monkeypatch.setattr(inet_diag, "socket_inodes", looked)
+    with bound_as_haproxy_does(work / "admin.sock"):
+        for ports in (3, 40):
+            addresses = [Address("127.0.0.1", port) for port in range(1, 1 + ports)]
+            assert not any(count_kept(os.getpid(), str(work / "admin.sock"), addresses).values())
+    assert asked == [socket.AF_INET] * (4 + 1)
