@@ -28,6 +28,9 @@ class InForce:
 def read_in_force(session: RuntimeSession, process: HAProxyProcess, config: str) -> InForce:
     """Return the configuration of the worker `process` that answers on `session`; `config` is hapsync's own file.
 
+    `config` stands in for a single file that is not here: HAProxy may run in a container of its own. One that is here
+    counts too, for a reload command may put it together of `config` and others.
+
     A file that hapsync wrote is what HAProxy has, for each one with other lines is put in place by a reload. A file
     that others wrote is known only where it is older than the worker.
 
@@ -38,17 +41,35 @@ def read_in_force(session: RuntimeSession, process: HAProxyProcess, config: str)
     names = [name for name in named.strip().split(";") if name]
     texts: list[str] = []
     unknown = "" if names else f"HAProxy does not say which files it was started with: {shown(reply.strip())}"
-    # One file is hapsync's, under whatever name: HAProxy may run in a container of its own.
-    for name in [config] if len(names) <= 1 else _absolute(names, config):
+    for name in _single(names, config) if len(names) <= 1 else _absolute(names, config):
         try:
             text, is_older = read_text(name), _is_older(name, process)
         except (OSError, ValueError) as error:
             unknown = unknown or f"HAProxy's file {shown(name)} cannot be read by this user: {shown(reason(error))}"
             continue
-        texts.append(text)
+        if len(names) != 1 or not any(text in one for one in texts):
+            texts.append(text)
         if not is_older and not is_sealed(text):
             unknown = unknown or f"{shown(name)} was changed after HAProxy started; reload HAProxy"
     return InForce("\n".join(texts), unknown)
+
+
+def _single(names: Sequence[str], config: str) -> list[str]:
+    """Return the single file of `names` where another than `config` is at its name here, and `config`."""
+    return [*(name for name in names if Path(name).is_absolute() and _is_another(name, config)), config]
+
+
+def _is_another(name: str, config: str) -> bool:
+    try:
+        found = os.stat(name)  # noqa: PTH116
+    except (FileNotFoundError, NotADirectoryError, ValueError):
+        return False
+    except OSError:
+        return True  # it may be here, out of this user's reach
+    try:
+        return not os.path.samestat(found, os.stat(config))  # noqa: PTH116
+    except OSError:
+        return True
 
 
 def _absolute(names: Sequence[str], config: str) -> list[str]:

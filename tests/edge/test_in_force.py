@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from hapsync.cfgfile import sealed
+from hapsync.dangers import fatal_addition
 from hapsync.edge.runtime_socket import open_session
 from hapsync.worker.in_force import InForce, read_in_force
 from tests.harness.processes import Process, wait_until
@@ -78,16 +79,47 @@ def test_a_file_of_haproxy_that_is_gone_is_not_known(work: Path, files: tuple[Pa
     assert found.unknown == f"HAProxy's file {first} cannot be read by this user: No such file or directory"
 
 
-def test_the_only_file_of_haproxy_is_that_of_hapsync_under_whatever_name(
+def test_a_single_file_that_is_not_here_is_that_of_hapsync_under_whatever_name(
     work: Path, files: tuple[Path, Path]
 ) -> None:
     first, second = files
     first.write_text(first.read_text(encoding="utf-8") + SECOND, encoding="utf-8")
     second.write_text(sealed("# seen here under another name\n"), encoding="utf-8")
     with haproxy(work, first) as socket:
+        first.unlink()  # as where HAProxy runs in a container of its own
         found = ask(socket, str(second))
 
     assert found == InForce(second.read_text(encoding="utf-8"))
+
+
+def test_a_single_file_that_holds_hapsyncs_and_others_is_read_itself(work: Path, files: tuple[Path, Path]) -> None:
+    first, second = files
+    second.write_text(sealed(SECOND), encoding="utf-8")
+    texts = [FIRST.format(socket=work / "admin.sock"), "    disabled\n", second.read_text("utf-8")]
+    first.write_text("".join(texts), encoding="utf-8")
+    with haproxy(work, first) as socket:
+        found = ask(socket, str(second), uptime=-600)
+        second.write_text(sealed("# not yet put together\n"), encoding="utf-8")
+        apart = ask(socket, str(second), uptime=-600)
+        first.unlink()
+        first.mkdir()
+        unreadable = ask(socket, str(second), uptime=-600)
+
+    assert found == InForce("".join(texts))
+    assert fatal_addition(found.text, "web", "check")
+    assert apart == InForce("\n".join(["".join(texts), second.read_text(encoding="utf-8")]))
+    assert "first.cfg cannot be read by this user" in unreadable.unknown
+
+
+def test_a_single_file_that_is_hapsyncs_under_another_name_is_read_once(work: Path, files: tuple[Path, Path]) -> None:
+    first, second = files
+    first.write_text(first.read_text(encoding="utf-8") + SECOND, encoding="utf-8")
+    second.unlink()
+    second.symlink_to(first)
+    with haproxy(work, first) as socket:
+        found = ask(socket, str(second), uptime=-600)
+
+    assert found == InForce(first.read_text(encoding="utf-8"))
 
 
 def test_a_file_of_others_that_is_newer_than_the_worker_is_not_known(work: Path, files: tuple[Path, Path]) -> None:
