@@ -66,7 +66,15 @@ class TooLarge(CatalogError):
 
 
 class TooManyConnections(CatalogError):
-    """The agent takes no more connections from the address of this machine."""
+    """The agent takes no more connections from the address of this machine.
+
+    `is_said`: it said so. Else it closed a new one, as it also does where it is about to stop.
+    """
+
+    def __init__(self, message: str, *, is_said: bool = True) -> None:
+        """Take what to tell, and whether the agent said so itself."""
+        super().__init__(message)
+        self.is_said = is_said
 
 
 class RuntimeAPIError(HapsyncError):

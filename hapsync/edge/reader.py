@@ -111,13 +111,7 @@ class Shared:
 class Reader:
     """Reads of one thread; `abort` may be called from any other."""
 
-    def __init__(
-        self,
-        service: str,
-        config: ConsulConfig,
-        shared: Shared,
-        stopped: threading.Event,
-    ) -> None:
+    def __init__(self, service: str, config: ConsulConfig, shared: Shared, stopped: threading.Event) -> None:
         self._service = service
         self._config = config
         self._shared = shared
@@ -134,6 +128,7 @@ class Reader:
         self._holding = Holding()
         self._agents = threading.Lock()
         self._agent: Agent | None = None
+        self._opened_at = -math.inf
         self._is_interrupted = False
         self._is_retry = self._is_too_large = False
         self._parsed: tuple[bytes, Reading] | None = None
@@ -167,9 +162,8 @@ class Reader:
             index = 0
             answer, seconds = ask()
             self._cuts.note(cut)
-        else:
-            if index:
-                self._cuts.answered()
+        if index:
+            self._cuts.answered()
         is_cached, is_in_view = "x-cache" in answer.headers, is_streamed(answer.headers)
         found = index_of(f"service {quoted(self._service)}", answer)
         is_unchanged = bool(index) and found == index and not is_cached and not is_in_view
@@ -204,11 +198,13 @@ class Reader:
                     timeout_seconds=timeout_seconds,
                     is_confirming=is_confirming,
                 )
-            except TooManyConnections:
+            except TooManyConnections as error:
                 self.hang_up()
-                if time.monotonic() > patience:
+                if (now := time.monotonic()) > patience:
                     raise
                 self._wait(random.uniform(*REFUSED_SECONDS))  # noqa: S311
+                if not error.is_said and not self._seats.closed(self._service, now):
+                    raise  # all were cut: an outage
 
     def look(self, *, is_again: bool = False) -> Finding | None:
         """Ask any server, past cache and stream and without waiting; return what it says, None when it does not.
@@ -288,10 +284,12 @@ class Reader:
             delay_seconds = max(delay_seconds, self._rest_until - time.monotonic())
         self._wait(delay_seconds)
         timeout_seconds = min(timeout_seconds, self._config.timeout_seconds)
-        is_new = not self.is_open
+        is_new = False
         try:
             agent = self._current(blocks=index > 0)
+            is_new = not agent.is_open
             agent.open(timeout_seconds)
+            self._opened_at = time.monotonic() if is_new else self._opened_at
             self._take_turn(is_last=index > 0 and (self._is_empty or not is_seated))
             if self._stopped.is_set():  # `stop` may have come before there was an agent to abort
                 raise Stopped
@@ -305,16 +303,19 @@ class Reader:
                 max_servers=self._shared.max_servers.get(service),
             )
         except CatalogError as error:
+            self._seats.failed(self._service)
             if self._is_interrupted:
                 raise Interrupted from None
             self._is_retry = True
             if isinstance(error, TooLarge):
                 self._is_too_large = True
                 self._rest_until = time.monotonic() + LONGEST_REST_SECONDS
-            if isinstance(error, TooManyConnections) or (is_new and self._is_limit(error)):
+            if isinstance(error, TooManyConnections):
                 self._seats.refused(self._service)
-                raise TooManyConnections(str(error)) from error
+            elif is_new and self._is_limit(error):
+                raise TooManyConnections(str(error), is_said=False) from error
             raise
+        self._seats.answered(self._service, self._opened_at)
         self._is_retry = self._is_too_large = False
         # Who did not wait was not answered early.
         return answer, time.monotonic() - began if is_seated else math.inf
@@ -384,7 +385,9 @@ class Reader:
             agent.abort()
 
     def _is_limit(self, error: CatalogError) -> bool:
-        """Return whether the agent closed a new connection because it has too many (Consul 1.8 says nothing)."""
+        """Return whether the agent may have closed a new connection for having too many (Consul 1.8 says nothing)."""
+        if isinstance(error, CutShort) and error.held_seconds >= SHORTEST_SECONDS:
+            return False
         return isinstance(error.__cause__, (ConnectionResetError, BrokenPipeError)) and self._seats.has_many()
 
     def _take_turn(self, *, is_last: bool = False) -> None:

@@ -45,6 +45,8 @@ class Seats:
         self._wanted = 0
         self._seated: dict[str, Callable[[], None]] = {}
         self._open: set[str] = set()
+        self._answered: dict[str, float] = {}
+        """Since when (monotonic seconds) the connection is open on which the service was last answered."""
 
     def expect(self, services: int) -> None:
         """Note how many services there are, before they come."""
@@ -83,6 +85,7 @@ class Seats:
         """Note that `service` has no connection any more; a seat stays its own."""
         with self._lock:
             self._open.discard(service)
+            self._answered.pop(service, None)
             self._freed.notify()
 
     def leave(self, service: str) -> None:
@@ -90,7 +93,18 @@ class Seats:
         with self._lock:
             self._seated.pop(service, None)
             self._open.discard(service)
+            self._answered.pop(service, None)
             self._freed.notify()
+
+    def answered(self, service: str, opened_at: float) -> None:
+        """Note an answer to `service` on a connection that is open since `opened_at` (monotonic seconds)."""
+        with self._lock:
+            self._answered[service] = opened_at
+
+    def failed(self, service: str) -> None:
+        """Note that the connection of `service` cannot be relied on until it is answered again."""
+        with self._lock:
+            self._answered.pop(service, None)
 
     def is_seated(self, service: str) -> bool:
         """Return whether `service` may keep its connection."""
@@ -120,6 +134,17 @@ class Seats:
             )
         for _, disturb in out:
             disturb()
+
+    def closed(self, service: str, at: float) -> bool:
+        """Settle what closed a new connection of `service` at `at`, a moment ago; return whether it was the limit.
+
+        A limit leaves the connections of before, an outage cuts all of them.
+        """
+        with self._lock:
+            is_limit = sum(opened_at < at for opened_at in self._answered.values()) >= FEWEST // 2
+        if is_limit:
+            self.refused(service)
+        return is_limit
 
     def has_many(self) -> bool:
         """Return whether enough is held for a limit of the agent to be what closes a new connection."""

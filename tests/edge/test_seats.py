@@ -1,6 +1,7 @@
 """The connections to Consul's agent: a reserve stays for others, and no service is never followed."""
 
 import logging
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from http.client import HTTPConnection
@@ -12,6 +13,7 @@ import pytest
 from hapsync.config import ConsulConfig
 from hapsync.edge import seats as seats_module
 from hapsync.edge.seats import FEWEST, GUEST_REST_SECONDS, Seats, connection_advice
+from hapsync.edge.waits import SHORTEST_SECONDS
 from hapsync.edge.watch import Watches
 from tests.edge.fake_consul import Read, fake_consul
 from tests.harness.chaos import Chaos
@@ -148,6 +150,44 @@ def test_an_agent_that_takes_fewer_connections_than_configured_has_every_service
 
     assert "the agent takes no more connections" in caplog.text
     assert "stays as it was last read" not in caplog.text
+
+
+def test_a_proxy_that_takes_and_closes_every_connection_is_an_outage_and_no_limit(
+    shared_consul: Consul, work: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    services = [f"outage-{number}" for number in range(20)]
+    for service in services:
+        shared_consul.put(service, f"{service}-one", node="n1", address="10.0.0.1", port=1)
+    with (
+        Chaos(work, shared_consul.host, shared_consul.port) as chaos,
+        watching(ConsulConfig(address=chaos.url), services) as watches,
+    ):
+        wait_until(lambda: all(instances(watches, one) == 1 for one in services), 60, "all to be read")
+
+        time.sleep(SHORTEST_SECONDS + 0.5)  # what is cut after that is asked for again at once, by all together
+        chaos.reset_new()
+        chaos.reset_all()
+        wait_until(lambda: all(state.error for state in watches.states().values()), 30, "the outage to be noticed")
+        chaos.pass_through()
+
+        wait_until(lambda: not any(state.error for state in watches.states().values()), 30, "its end")
+        assert "the agent takes no more connections" not in caplog.text
+        assert all(watches._shared.seats.is_seated(service) for service in services)
+
+
+def test_a_connection_that_is_closed_is_a_limit_only_where_earlier_ones_work_still() -> None:
+    seats = Seats(20)
+    for number in range(FEWEST):
+        seats.answered(f"s{number}", 10.0)
+    assert not seats.closed("new", 10.0)  # all were opened after it
+    for number in range(FEWEST // 2):
+        seats.failed(f"s{number}")
+    assert seats.closed("new", 11.0)
+    assert seated(seats, 20) == FEWEST
+
+    seats.go(f"s{FEWEST - 1}")
+    assert not seats.closed("new", 11.0)
 
 
 def test_what_is_read_by_turns_is_read_seldom() -> None:
