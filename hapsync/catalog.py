@@ -281,9 +281,10 @@ def _index(index: object) -> int:
     return index if type(index) is int and index > 0 else 0
 
 
-def _critical_index(checks: Any) -> int:
+def _critical_index(checks: object) -> int:
     """Return the highest index of the checks that are neither passing nor warning, 0 where there is none."""
-    bad = [check for check in checks or () if check.get("Status") not in {"passing", "warning"}]
+    tables = [check for check in checks if isinstance(check, dict)] if isinstance(checks, list) else []
+    bad = [check for check in tables if _text(check.get("Status")) not in {"passing", "warning"}]
     return max((_index(check.get("ModifyIndex")) for check in bad), default=0)
 
 

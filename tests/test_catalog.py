@@ -550,3 +550,11 @@ def test_a_large_answer_needs_little_more_memory_than_its_own_size() -> None:
 
     assert len(reading.instances) == 5000
     assert peak < 3.5 * len(body)
+
+
+@pytest.mark.parametrize("odd", [None, [], "passing", {"Status": []}, {"Status": None, "ModifyIndex": "7"}])
+def test_a_check_of_a_wrong_type_beside_maintenance_costs_nothing(odd: object) -> None:
+    in_maintenance = {"CheckID": "_node_maintenance", "Status": "critical", "ModifyIndex": 7}
+    (one,) = parse_reading("web", json.dumps([entry() | {"Checks": [in_maintenance, odd]}]).encode()).instances
+
+    assert (one.status, one.critical_index) == (CheckStatus.MAINTENANCE, 7)
