@@ -66,7 +66,7 @@ def main() -> None:
         try:
             while True:
                 index, body = read(
-                    consul, f"/v1/health/service/{service}?passing&index={index}&wait={WAIT_SECONDS}s{more}"
+                    consul, f"/v1/health/service/{service}?passing{more}&index={index}&wait={WAIT_SECONDS}s"
                 )
                 follow(path, backend, addresses(body))
         except (OSError, http.client.HTTPException, ValueError) as error:
