@@ -76,7 +76,7 @@ class Told:
         if reading is None and self._known is not None:
             is_fallback = self._known.doubt is Doubt.FALLBACK
             reading = self._made(self._known, Doubt.FALLBACK if is_fallback else Doubt.SNAPSHOT)
-        elif reading is not None and reading.doubt is None:
+        elif reading is not None and reading.doubt in {None, Doubt.UNCONFIRMED}:
             reading = self._made(reading, Doubt.AWAY)
         self._publish(attrs.evolve(state, reading=reading, error=str(error)))
 

@@ -167,6 +167,19 @@ def test_what_cannot_be_confirmed_is_doubted_and_asked_again_until_it_is() -> No
         web.wait(1, 2, 11)
 
 
+def test_a_consul_that_answers_no_more_after_an_answer_that_it_did_not_confirm_is_away() -> None:
+    with fake_consul(*TEN) as fake, watching(of(fake)) as web:
+        web.wait(*TEN)
+        fake.views["consistent"].status = 500
+        fake.show(1, 2)
+        web.wait(1, 2, doubt=Doubt.UNCONFIRMED)
+
+        for view in fake.views.values():
+            view.status = 500
+
+        web.wait(1, 2, doubt=Doubt.AWAY)
+
+
 def test_what_comes_back_unconfirmed_is_harmless_again() -> None:
     with fake_consul(*TEN) as fake, watching(of(fake)) as web:
         web.wait(*TEN)
