@@ -19,6 +19,8 @@ from hapsync.edge.lock_name import let_askers_go, name_holder, owners, take_name
 from hapsync.errors import LockHeld
 
 FILE_MODE = 0o640
+AGENT = b"hapsync agent"
+"""How the owner of a lock begins where it is an agent."""
 FOLDER_MODE = 0o750
 
 
@@ -289,10 +291,16 @@ def remove_leftovers_in(folder: str) -> None:
 
 
 def _take_lock(descriptor: int) -> None:
-    """Raises BlockingIOError when it stays held; somebody who only looks holds it for a moment."""
-    for pause_seconds in (0.02, 0.05, 0.1):
+    """Raises BlockingIOError when it stays held.
+
+    Somebody who only looks holds it for a moment, a command that changes hapsync's own files not for much longer. An
+    agent keeps it, and is not waited for.
+    """
+    for pause_seconds, is_long in ((0.02, False), (0.05, False), (0.1, False), *((0.2, True),) * 10):
         with contextlib.suppress(BlockingIOError):
             return fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if is_long and os.pread(descriptor, len(AGENT), 0) == AGENT:
+            break
         time.sleep(pause_seconds)
     return fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
 

@@ -3,12 +3,14 @@
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from hapsync.edge.files import (
+    HeldLock,
     candidate_file,
     keep_aside,
     lock,
@@ -151,6 +153,17 @@ def test_a_lock_is_held_by_one_and_tells_who_it_is(tmp_path: Path) -> None:
             pass
 
     assert lock_owner(path) is None
+
+
+def test_a_command_that_holds_a_lock_is_waited_for_and_an_agent_is_not(tmp_path: Path) -> None:
+    path = str(tmp_path / "lock")
+    with lock(path, "hapsync agent, pid 42,"), pytest.raises(LockHeld), lock(path, "another"):
+        pass
+    held = HeldLock(path, "hapsync release, pid 42,", ())
+    threading.Timer(0.5, held.close).start()
+
+    with lock(path, "hapsync agent, pid 43,"):
+        assert lock_owner(path) == "hapsync agent, pid 43,"
 
 
 def test_a_link_to_the_file_stays_a_link(tmp_path: Path) -> None:
