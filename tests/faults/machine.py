@@ -45,6 +45,8 @@ class World:
         self._command = (*command, "agent", "--config", str(stage.config_path))
         self._config = stage.haproxy.config.read_text()
         self._dead: set[str] = set()
+        self._odd: list[tuple[str, str]] = []
+        self._snapshot = b""
         self._requests: list[threading.Thread] = []
         self.is_consul_up = True
         self.is_agent_up = False
@@ -58,6 +60,7 @@ class World:
             raise self.failure
         self._stop_agent()
         self.restore_consul()
+        self._remove_odd()
         for fleet in self.fleets.values():
             for name in list(fleet.members):
                 fleet.remove(name)
@@ -73,6 +76,7 @@ class World:
         for service, count in (("web", 4), ("api", 2)):
             for _ in range(count):
                 self.register(service)
+        self._snapshot = self.stage.consul.snapshot()
         self.start_agent()
         for service in BACKENDS if is_sound else ():
             self.stage.wait_equal(service)
@@ -88,6 +92,7 @@ class World:
         for request in self._requests:
             request.join()
         self.restore_consul()
+        self._remove_odd()
         for service, fleet in self.fleets.items():
             for name in [name for name in fleet.members if name in self._dead]:
                 self._remove(service, name)
@@ -158,6 +163,17 @@ class World:
         self.watcher.told(lambda: self.watcher.given[service].add(member.address))
         fleet.put(member)
 
+    def register_odd(self, service: str) -> None:
+        """Somebody registers what nobody can be sent to; whoever else is there must not notice."""
+        self.trace.note(f"register {service} without a port")
+        name = f"{service}-odd-{len(self._odd)}"
+        self._odd.append(("node-a", name))
+        self.stage.consul.put(service, name, node="node-a", address=HOST, port=0, status="passing")
+
+    def _remove_odd(self) -> None:
+        while self._odd:
+            self.stage.consul.remove(*self._odd.pop())
+
     def deregister(self, service: str, which: int) -> None:
         member = self._pick(service, which)
         if member is not None and len(self.fleets[service].members) > 1:
@@ -219,6 +235,16 @@ class World:
         self.trace.note("Consul forgets")
         self.stage.consul.kill()
         self.stage.consul.start()
+
+    def rewind(self, pause_seconds: float) -> None:
+        """The snapshot of the beginning is restored into the running Consul; who left since leaves once more."""
+        self.trace.note("Consul's first snapshot is restored")
+        self.stage.consul.restore(self._snapshot)
+        time.sleep(pause_seconds)
+        for service, fleet in self.fleets.items():
+            for entry in self.stage.consul.health(service):
+                if entry["Service"]["ID"] not in fleet.members:
+                    self.stage.consul.remove(entry["Node"]["Node"], entry["Service"]["ID"])
 
     def _pick(self, service: str, which: int) -> Member | None:
         members = list(self.fleets[service].members.values())

@@ -73,6 +73,11 @@ def machine(world: World) -> type[RuleBasedStateMachine]:
             world.register(service, is_dead=True)
 
         @precondition(has_consul)
+        @rule(service=services)
+        def register_odd(self, service: str) -> None:
+            world.register_odd(service)
+
+        @precondition(has_consul)
         @rule(service=services, one=which, count=st.integers(1, 3), pause=pauses)
         def deregister(self, service: str, one: int, count: int, pause: float) -> None:
             for _ in range(count):
@@ -128,6 +133,11 @@ def machine(world: World) -> type[RuleBasedStateMachine]:
         def forget(self, pause: float) -> None:
             world.forget()
             time.sleep(pause)
+
+        @precondition(has_consul)
+        @rule(pause=pauses)
+        def rewind(self, pause: float) -> None:
+            world.rewind(pause)
 
         @precondition(has_agent)
         @rule(is_killed=st.booleans(), is_back=st.booleans())
