@@ -129,6 +129,7 @@ def test_a_backend_that_cannot_be_read_stops_no_other_and_keeps_its_part_of_the_
         fleet.add()
         stage.wait_equal("web", 20)
         wait_until(lambda: stage.reloads() == 1, 15, "the reload for more slots")
+        wait_until(lambda: len(stage.status()["reasons"]) == 1, 15, "status to know what the agent has read")
         status = stage.status()
         plan = stage.hapsync("plan")
         check = stage.hapsync("check")
