@@ -101,6 +101,7 @@ def programs(pids: frozenset[int]) -> set[str]:
     return found
 
 
+@pytest.mark.timeout(900)  # a tool may have to be built first
 @pytest.mark.parametrize("name", WAYS)
 def test_a_way_names_its_tools_and_goes_on_once_haproxy_was_killed_and_started_again(
     network: Network, name: str
