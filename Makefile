@@ -9,7 +9,7 @@ VERSIONS ?= 2.6 2.8 3.0 3.2 3.4
 # Tests that wait for most of their time: four at once keep two cores less busy than two of the others.
 WAITING := -n4
 # Unit tests that start programs or search for long.
-LONG_UNITS := $(addprefix tests/test_,architecture.py cli_people.py dependencies.py harness.py harness_faults.py imports.py \
+LONG_UNITS := $(addprefix tests/test_,architecture.py cli_people.py demo_stage.py dependencies.py harness.py harness_faults.py imports.py \
 	laws.py laws_can_fail.py laws_over_time.py scripts.py)
 # Of the fault suite, what is done to Consul or by it.
 CONSUL_FAULTS := $(addprefix tests/faults/test_,bad_data.py consul_away.py consul_lies.py flapping.py guard.py naive.py)
