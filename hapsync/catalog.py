@@ -4,120 +4,17 @@ An answer that is not a list of entries is a CatalogError, and there is no readi
 be used costs itself alone: it is left out, as a value with its reason.
 """
 
-import enum
 import json
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import attrs
-
 from hapsync.addresses import MAX_PORT, why_refused
 from hapsync.errors import CatalogError
 from hapsync.jsonlist import NotAList, elements
 from hapsync.model import PLACEHOLDER, Address, CheckStatus, canonical_host
+from hapsync.model_catalog import MAX_CONSUL_WEIGHT, Instance, Namesake, Quarantined, Reading
 from hapsync.text import quoted
-
-MAX_CONSUL_WEIGHT = 65535
-"""Consul refuses larger weights in a registration (agent/structs, ValidateWeights)."""
-
-
-@attrs.frozen
-class Instance:
-    """One healthy or unhealthy instance of a service, fit to be sent to HAProxy.
-
-    `passing_weight` and `warning_weight` are Consul's `Weights`; 1 where the catalog has none. `create_index` and
-    `modify_index` are Consul's, of when it was first and last registered, and `critical_index` of the last change of
-    a check that keeps it from serving; 0 where they are not known. They are evidence only, so readings that differ in
-    nothing else are equal.
-    """
-
-    node: str
-    instance_id: str
-    address: Address
-    status: CheckStatus
-    passing_weight: int = 1
-    warning_weight: int = 1
-    tags: tuple[str, ...] = ()
-    create_index: int = attrs.field(default=0, eq=False)
-    modify_index: int = attrs.field(default=0, eq=False)
-    critical_index: int = attrs.field(default=0, eq=False)
-
-    @property
-    def weight(self) -> int:
-        """The weight of its status; a critical instance keeps its passing weight for its return."""
-        return self.warning_weight if self.status is CheckStatus.WARNING else self.passing_weight
-
-
-@attrs.frozen
-class Quarantined:
-    """An entry that is left out, and why; the texts are Consul's, raw, and empty where the entry has none.
-
-    `address` is where the entry says that its instance is, None where it says nothing that can be used.
-    """
-
-    node: str
-    instance_id: str
-    reason: str
-    address: Address | None = None
-
-
-@attrs.frozen
-class Namesake:
-    """An instance of a service whose name differs from the one that was asked for, only in upper and lower case.
-
-    Consul answers for all of them together (measured with 1.8.7 and 1.14.11), and lists each by itself.
-    """
-
-    service: str
-    address: Address | None = None
-
-
-@enum.unique
-class Doubt(enum.Enum):
-    """Why nothing may be taken away because of a reading; the values are the words shown to people."""
-
-    SNAPSHOT = "Consul has not answered since the start"
-    FALLBACK = "Consul has not answered and there is no snapshot"
-    AWAY = "Consul does not answer"
-    NO_LEADER = "Consul's servers have no leader"
-    STALE = "the answer is too old"
-    FILTERED = "the token may not read all of it"
-    UNCONFIRMED = "Consul did not confirm its answer"
-
-
-NOT_TELLING = (Doubt.AWAY, Doubt.SNAPSHOT, Doubt.FALLBACK)
-"""With such a doubt nobody knows what Consul says now."""
-
-
-@attrs.frozen
-class Reading:
-    """Everything Consul says of one service, sorted by node and instance id; `namesakes` are other services.
-
-    Additions act on any reading; removals only on one without `doubt`. `is_backwards`: Consul's state went back since
-    the answer before, as it does when its servers lost their state or restored an old one; the readings after it have
-    the mark too, until one was acknowledged. `index` is Consul's when this was first read, 0 where it is not known.
-    """
-
-    service: str
-    instances: tuple[Instance, ...]
-    quarantined: tuple[Quarantined, ...] = ()
-    doubt: Doubt | None = None
-    is_backwards: bool = False
-    index: int = attrs.field(default=0, eq=False)
-    namesakes: tuple[Namesake, ...] = ()
-
-    @property
-    def is_empty(self) -> bool:
-        """Consul has nothing of this service, not even an entry that is left out."""
-        return not self.instances and not self.quarantined
-
-
-@attrs.frozen
-class Catalog:
-    """The readings at hand; a service that was never read is absent, and absent means unknown, not empty."""
-
-    readings: Mapping[str, Reading]
 
 
 def parse_reading(service: str, body: bytes) -> Reading:

@@ -4,8 +4,8 @@ import enum
 
 import attrs
 
-from hapsync.catalog import Doubt
 from hapsync.model import Address, AdminState, CheckStatus
+from hapsync.model_catalog import Doubt
 
 
 class Reason(enum.Enum):

@@ -9,7 +9,6 @@ from collections.abc import Collection, Iterable, Mapping
 
 import attrs
 
-from hapsync.cfgfile import HEADER, slot_names
 from hapsync.config import BackendConfig, Config
 from hapsync.errors import CatalogError
 from hapsync.model import HAPROXY_NAME
@@ -50,14 +49,6 @@ class Discovered:
     config: Config
     left_out: tuple[str, ...] = ()
     missing: frozenset[str] = frozenset()
-
-
-def discovered_in(config: Config, text: str | None) -> frozenset[str]:
-    """Return the backends in the file `text` that were discovered; nothing where hapsync did not write it."""
-    if text is None or not config.discover or not text.startswith(HEADER):
-        return frozenset()
-    prefixes = tuple(one.prefix for one in config.discover.values())
-    return frozenset(name for name, servers in slot_names(text).items() if name.startswith(prefixes) and servers)
 
 
 def with_discovered(config: Config, names: Iterable[str]) -> Config:

@@ -11,7 +11,6 @@ from types import MappingProxyType
 
 import attrs
 
-from hapsync.catalog import Doubt
 from hapsync.changes import (
     REASON_OF,
     Add,
@@ -30,6 +29,7 @@ from hapsync.config import BackendConfig
 from hapsync.desired import Desired, DesiredBackend
 from hapsync.diff import Diff
 from hapsync.model import Address, AdminState, Backend, Observed, Proof, Server
+from hapsync.model_catalog import Doubt
 
 
 @attrs.frozen(kw_only=True)

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 import attrs
 import cattrs
 
+from hapsync.changes import Reason
 from hapsync.model import Address, AdminState, canonical_host
 
 VERSION = 1
@@ -230,3 +231,17 @@ def _is_canonical(address: Address) -> bool:
         return canonical_host(address.host) == address.host and 1 <= address.port <= 65535  # noqa: PLR2004
     except ValueError:
         return False
+
+
+def stopped_words(stopped: Reason, memory: Memory) -> str:
+    """Return why nothing may be changed, and by whose word."""
+    if stopped is Reason.OTHER_VERSION:
+        return (
+            f"{Reason.OTHER_VERSION.value}; it is of version {memory.unread_version}: "
+            "start the hapsync that wrote it, or `hapsync thaw --acknowledge` goes on without what it says"
+        )
+    freeze = memory.freeze
+    if stopped is not Reason.FROZEN or freeze is None:
+        return str(stopped.value)
+    because = f": {freeze.reason}" if freeze.reason else ""
+    return f"{stopped.value}, by {freeze.who}{because}; `hapsync thaw` ends it"

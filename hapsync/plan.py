@@ -186,3 +186,19 @@ def describe_shortage(shortage: Shortage) -> str:
     return (
         f"grow    {shortage.backend}: no free slot for {plural(len(shortage.addresses), 'server')}: {waiting}{more}"
     )
+
+
+ALARMING = frozenset(
+    {Reason.SERVICE_GONE, Reason.NO_LEADER, Reason.STALE, Reason.FILTERED, Reason.UNCONFIRMED, Reason.REFILLING}
+)
+"""What is held for one of these should be looked at by a person."""
+
+
+def alarms(plan: Plan) -> list[str]:
+    """Return what is held that a person should look at, a line for each backend; HAProxy is not in step then."""
+    held: dict[tuple[str, str], int] = {}
+    for one in plan.held:
+        if one.reason in ALARMING:
+            key = one.change.backend, one.reason.value
+            held[key] = held.get(key, 0) + 1
+    return [f"backend {name}: {plural(count, 'server')} kept, {why}" for (name, why), count in sorted(held.items())]

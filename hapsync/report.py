@@ -10,10 +10,10 @@ from collections.abc import Mapping
 import attrs
 import cattrs
 
-from hapsync.catalog import Catalog, Doubt, Reading
 from hapsync.guard import Caution
 from hapsync.memory import Freeze, Hold, Lost
 from hapsync.model import HAProxyProcess, Means
+from hapsync.model_catalog import Catalog, Doubt, Reading
 from hapsync.oldworkers import NOT_LOOKED, OldWorkers
 
 VERSION = 1

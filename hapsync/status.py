@@ -9,13 +9,13 @@ from collections.abc import Mapping
 
 import attrs
 
-from hapsync.catalog import NOT_TELLING, Quarantined
 from hapsync.changes import Reason
+from hapsync.compare import says_the_same
 from hapsync.config import Config
 from hapsync.desired import Desired, DesiredServer, namesake_words
 from hapsync.diff import diff
 from hapsync.guard import Caution, Cautions, capacity, guard
-from hapsync.memory import Freeze, Hold, Lost, Memory, lost_words
+from hapsync.memory import Freeze, Hold, Lost, Memory, lost_words, stopped_words
 from hapsync.model import (
     SLOTS_ONLY,
     AdminState,
@@ -27,13 +27,14 @@ from hapsync.model import (
     Server,
     server_order,
 )
+from hapsync.model_catalog import NOT_TELLING, Quarantined
 from hapsync.observed import Health
 from hapsync.oldworkers import NOT_LOOKED, OldWorkers
-from hapsync.picture import picture_now, says_the_same
-from hapsync.plan import Plan, describe, describe_shortage, make_plan
+from hapsync.picture import picture_now
+from hapsync.plan import Plan, alarms, describe, describe_shortage, make_plan
 from hapsync.problems import unread_lines, unserved
 from hapsync.report import Report
-from hapsync.text import one_line, plural, quoted
+from hapsync.text import one_line, quoted
 
 VERSION = 1
 """Of the JSON; it changes when a field changes its meaning or goes."""
@@ -186,36 +187,6 @@ def make_view(
         stopped,
         memory.lost,
     )
-
-
-ALARMING = frozenset(
-    {Reason.SERVICE_GONE, Reason.NO_LEADER, Reason.STALE, Reason.FILTERED, Reason.UNCONFIRMED, Reason.REFILLING}
-)
-"""What is held for one of these should be looked at by a person."""
-
-
-def alarms(plan: Plan) -> list[str]:
-    """Return what is held that a person should look at, a line for each backend; HAProxy is not in step then."""
-    held: dict[tuple[str, str], int] = {}
-    for one in plan.held:
-        if one.reason in ALARMING:
-            key = one.change.backend, one.reason.value
-            held[key] = held.get(key, 0) + 1
-    return [f"backend {name}: {plural(count, 'server')} kept, {why}" for (name, why), count in sorted(held.items())]
-
-
-def stopped_words(stopped: Reason, memory: Memory) -> str:
-    """Return why nothing may be changed, and by whose word."""
-    if stopped is Reason.OTHER_VERSION:
-        return (
-            f"{Reason.OTHER_VERSION.value}; it is of version {memory.unread_version}: "
-            "start the hapsync that wrote it, or `hapsync thaw --acknowledge` goes on without what it says"
-        )
-    freeze = memory.freeze
-    if stopped is not Reason.FROZEN or freeze is None:
-        return str(stopped.value)
-    because = f": {freeze.reason}" if freeze.reason else ""
-    return f"{stopped.value}, by {freeze.who}{because}; `hapsync thaw` ends it"
 
 
 def _backend_view(

@@ -12,7 +12,6 @@ from unittest.mock import patch
 import attrs
 
 from hapsync.ahead import FREE_SLOT
-from hapsync.catalog import Catalog, Doubt, Instance, Reading
 from hapsync.changes import Change, takes_out
 from hapsync.config import BackendConfig, Config
 from hapsync.desired import Desired, desired
@@ -20,6 +19,7 @@ from hapsync.diff import diff
 from hapsync.guard import guard
 from hapsync.memory import Memory
 from hapsync.model import Address, AdminState, Backend, CheckStatus, Observed, Proof, Server
+from hapsync.model_catalog import Catalog, Doubt, Instance, Reading
 from hapsync.plan import make_plan
 from hapsync.worker import safety as safety_module
 from hapsync.worker.safety import Safety

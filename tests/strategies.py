@@ -15,7 +15,6 @@ import attrs
 from hypothesis import strategies as st
 from hypothesis.vendor.pretty import RepresentationPrinter
 
-from hapsync.catalog import Catalog, Doubt, Instance, Reading
 from hapsync.changes import Change
 from hapsync.config import BackendConfig, Config
 from hapsync.desired import Desired, desired
@@ -34,6 +33,7 @@ from hapsync.model import (
     Proof,
     Server,
 )
+from hapsync.model_catalog import Catalog, Doubt, Instance, Reading
 from hapsync.naming import FIRST_ID
 from hapsync.plan import Plan
 from hapsync.runtime import Command, address_commands, state_commands

@@ -19,6 +19,7 @@ from hapsync.changes import (
     SetAside,
     takes_out,
 )
+from hapsync.compare import shows
 from hapsync.config import BackendConfig, Config, Template
 from hapsync.desired import Desired, DesiredBackend, DesiredServer, scale_weights
 from hapsync.diff import diff
@@ -34,7 +35,7 @@ from hapsync.model import (
     Observed,
     Server,
 )
-from hapsync.picture import picture_now, shows
+from hapsync.picture import picture_now
 from hapsync.plan import make_plan
 from hapsync.problems import unserved
 from hapsync.render import render

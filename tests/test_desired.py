@@ -6,7 +6,6 @@ from ipaddress import ip_network
 import attrs
 import pytest
 
-from hapsync.catalog import Catalog, Doubt, Instance, Namesake, Quarantined, Reading
 from hapsync.config import BackendConfig, Config
 from hapsync.desired import (
     Desired,
@@ -19,6 +18,7 @@ from hapsync.desired import (
     scale_weights,
 )
 from hapsync.model import Address, AdminState, CheckStatus
+from hapsync.model_catalog import Catalog, Doubt, Instance, Namesake, Quarantined, Reading
 
 WEB = BackendConfig(service="web", slots=4)
 

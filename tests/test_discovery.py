@@ -9,7 +9,8 @@ from hapsync.ahead import grow
 from hapsync.cfgfile import sealed
 from hapsync.config import Config, Template, parse_config
 from hapsync.desired import Desired, DesiredBackend
-from hapsync.discovery import Listing, discover, discovered_in, in_doubt, members, parse_listing, with_discovered
+from hapsync.discovered import discovered_in
+from hapsync.discovery import Listing, discover, in_doubt, members, parse_listing, with_discovered
 from hapsync.errors import CatalogError, ConfigError
 from hapsync.model import Observed
 from hapsync.render import render

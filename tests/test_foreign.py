@@ -5,12 +5,12 @@ import pytest
 from hypothesis import given, strategies as st
 
 import hapsync.foreign
-from hapsync.catalog import Doubt
 from hapsync.desired import Desired, DesiredBackend, DesiredServer
 from hapsync.errors import WouldLose
 from hapsync.foreign import Loss, losses, on_file, refuse
 from hapsync.guard import Caution
 from hapsync.model import Address, AdminState, Backend, CheckStatus, Observed, Proof, Server
+from hapsync.model_catalog import Doubt
 
 READY, MAINT = AdminState.READY, AdminState.MAINT
 

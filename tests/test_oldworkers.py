@@ -6,10 +6,10 @@ import attrs
 import pytest
 from hypothesis import given, strategies as st
 
-from hapsync.catalog import Doubt
 from hapsync.desired import Desired, DesiredBackend, DesiredServer
 from hapsync.errors import RuntimeAPIError
 from hapsync.model import Address, AdminState, Backend, CheckStatus, Server
+from hapsync.model_catalog import Doubt
 from hapsync.oldworkers import (
     LONG_SECONDS,
     MANY,

@@ -5,12 +5,13 @@ import pytest
 
 from hapsync.ahead import FREE_SLOT
 from hapsync.changes import Add, Enable, Held, Reason, Remove
+from hapsync.compare import says_the_same, shows
 from hapsync.desired import Desired, DesiredBackend, DesiredServer
 from hapsync.diff import diff
 from hapsync.guard import Caution, guard
 from hapsync.model import NO_LOAD, Address, AdminState, Backend, CheckStatus, Load, Means, Observed, Proof, Server
 from hapsync.observed import with_means
-from hapsync.picture import picture_grown, picture_now, says_the_same, shows
+from hapsync.picture import picture_grown, picture_now
 
 READY, DRAIN, MAINT = AdminState.READY, AdminState.DRAIN, AdminState.MAINT
 STATUS = {READY: CheckStatus.PASSING, DRAIN: CheckStatus.MAINTENANCE, MAINT: CheckStatus.CRITICAL}

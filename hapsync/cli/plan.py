@@ -8,7 +8,9 @@ import click
 from hapsync.cli.options import CONTEXT, config_option
 
 if TYPE_CHECKING:
+    from hapsync.changes import Reason
     from hapsync.desired import Desired
+    from hapsync.memory import Memory
     from hapsync.model import Observed
     from hapsync.plan import Plan
 
@@ -32,11 +34,11 @@ def command(config_path: str, commands: bool) -> int:  # noqa: FBT001
     import attrs  # noqa: PLC0415
 
     from hapsync.cli.reading import discover_aloud, read_catalog_aloud  # noqa: PLC0415
+    from hapsync.compare import says_the_same  # noqa: PLC0415
     from hapsync.desired import desired  # noqa: PLC0415
     from hapsync.edge.files import read_text_or_none  # noqa: PLC0415
     from hapsync.edge.runtime_socket import open_session  # noqa: PLC0415
-    from hapsync.picture import picture_now, says_the_same  # noqa: PLC0415
-    from hapsync.status import stopped_words  # noqa: PLC0415
+    from hapsync.picture import picture_now  # noqa: PLC0415
     from hapsync.worker.look import read_catalog_known, read_report, read_rules  # noqa: PLC0415
     from hapsync.worker.one_pass import look  # noqa: PLC0415
     from hapsync.worker.paper import is_applied, lost_by_reload, served_now  # noqa: PLC0415
@@ -62,7 +64,7 @@ def command(config_path: str, commands: bool) -> int:  # noqa: FBT001
         seen = look(session, wanted, tuple(config.backends), rules, Probe(config))
     plan = seen.plan
     if rules.stopped is not None:
-        click.echo(f"stopped {stopped_words(rules.stopped, memory)}")
+        _echo_stopped(rules.stopped, memory)
     _echo(*str(plan).splitlines())
     if commands:
         _echo(*_commands(plan, seen.observed))
@@ -100,8 +102,8 @@ def _commands(plan: "Plan", observed: "Observed") -> Iterator[str]:
 
 
 def _worrying(plan: "Plan", wanted: "Desired", observed: "Observed") -> list[str]:
+    from hapsync.plan import alarms  # noqa: PLC0415
     from hapsync.problems import unread_lines, unserved  # noqa: PLC0415
-    from hapsync.status import alarms  # noqa: PLC0415
 
     return [*alarms(plan), *unread_lines(observed), *unserved(wanted, observed)]
 
@@ -109,3 +111,9 @@ def _worrying(plan: "Plan", wanted: "Desired", observed: "Observed") -> list[str
 def _echo(*lines: str) -> None:
     for line in lines:
         click.echo(line)
+
+
+def _echo_stopped(stopped: "Reason", memory: "Memory") -> None:
+    from hapsync.memory import stopped_words  # noqa: PLC0415
+
+    click.echo(f"stopped {stopped_words(stopped, memory)}")

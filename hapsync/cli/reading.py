@@ -4,8 +4,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from hapsync.catalog import Catalog
 from hapsync.config import Config
+from hapsync.model_catalog import Catalog
 
 if TYPE_CHECKING:
     from hapsync.worker.settings import Settings

@@ -13,13 +13,14 @@ from collections.abc import Mapping
 
 import attrs
 
-from hapsync.catalog import Doubt, Reading, parse_reading
+from hapsync.catalog import parse_reading
 from hapsync.config import ConsulConfig
 from hapsync.edge.consul import Agent, Answer, Endpoints, read_token
 from hapsync.edge.pacing import CACHED, UNCACHED, Budget, Burst, Pace
 from hapsync.edge.seats import Seats
 from hapsync.edge.waits import SHORTEST_SECONDS, Cuts, Waits
 from hapsync.errors import CatalogError, CutShort, TooLarge, TooManyConnections
+from hapsync.model_catalog import Doubt, Reading
 from hapsync.text import quoted
 from hapsync.trust import LIVE_AGE_SECONDS, age_seconds, evidence, is_streamed
 

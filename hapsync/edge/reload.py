@@ -15,6 +15,7 @@ from pathlib import Path
 import attrs
 
 from hapsync.cfgfile import HEADER, is_sealed
+from hapsync.compare import shows
 from hapsync.config import HAProxyConfig
 from hapsync.edge.files import (
     candidate_file,
@@ -27,7 +28,6 @@ from hapsync.edge.master import Processes, read_processes, start_reload
 from hapsync.edge.runtime_socket import RuntimeSession, open_session
 from hapsync.errors import ConfigRefused, ReloadError, ReloadUnavailable, RuntimeAPIError
 from hapsync.model import HAProxyProcess, Observed
-from hapsync.picture import shows
 from hapsync.runtime import drain_commands
 from hapsync.text import reason
 

@@ -10,13 +10,13 @@ import threading
 import time
 from typing import Protocol
 
-from hapsync.catalog import Doubt
 from hapsync.config import ConsulConfig
 from hapsync.edge.consul import Agent, Endpoints, read_token
 from hapsync.edge.pacing import UNCACHED, Budget, Pace
 from hapsync.edge.reader import Holding, index_of
 from hapsync.edge.waits import Cuts, Waits
 from hapsync.errors import CatalogError, CutShort
+from hapsync.model_catalog import Doubt
 from hapsync.text import quoted
 from hapsync.trust import evidence
 

@@ -7,11 +7,12 @@ from types import MappingProxyType
 
 import attrs
 
-from hapsync.catalog import Catalog, Doubt, Reading, parse_reading
+from hapsync.catalog import parse_reading
 from hapsync.config import ConsulConfig
 from hapsync.edge.consul import Agent, endpoint, read_token
 from hapsync.edge.reader import index_of, is_alive
 from hapsync.errors import CatalogError
+from hapsync.model_catalog import Catalog, Doubt, Reading
 from hapsync.text import quoted
 from hapsync.trust import evidence
 

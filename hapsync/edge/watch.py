@@ -17,7 +17,6 @@ from types import MappingProxyType
 
 import attrs
 
-from hapsync.catalog import Catalog, Doubt, Reading
 from hapsync.config import ConsulConfig
 from hapsync.edge.backoff import LOCAL_SECONDS, Backoff, doubted_seconds
 from hapsync.edge.judge import Judge, Judged
@@ -26,6 +25,7 @@ from hapsync.edge.servers import ServersWatch
 from hapsync.edge.told import Told, WatchState
 from hapsync.edge.waits import CACHED_SECONDS, UNCACHED_SECONDS
 from hapsync.errors import CatalogError
+from hapsync.model_catalog import Catalog, Doubt, Reading
 from hapsync.text import quoted
 from hapsync.trust import same_content
 

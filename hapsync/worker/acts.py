@@ -10,11 +10,11 @@ from collections.abc import Callable, Collection
 
 import attrs
 
-from hapsync.catalog import Catalog
 from hapsync.desired import Desired
 from hapsync.errors import HapsyncError, RuntimeAPIError
 from hapsync.memory import Memory
 from hapsync.model import HAProxyProcess
+from hapsync.model_catalog import Catalog
 from hapsync.plainbackends import Difference
 from hapsync.worker.discovering import WHY as DISCOVERED, Discovering
 from hapsync.worker.dues import Dues, Soon

@@ -10,7 +10,6 @@ from pathlib import Path
 import attrs
 
 from hapsync.advice import advise
-from hapsync.catalog import Catalog, Doubt
 from hapsync.cfgfile import observed_from_file
 from hapsync.config import Config
 from hapsync.desired import desired, namesake_words
@@ -28,6 +27,7 @@ from hapsync.edge.seats import connection_advice
 from hapsync.edge.sweep import read_catalog
 from hapsync.errors import HapsyncError
 from hapsync.model import Backend, HAProxyProcess
+from hapsync.model_catalog import Catalog, Doubt
 from hapsync.render import labels_of, render
 from hapsync.rights import missing_words, needed_rights
 from hapsync.runtime import Command

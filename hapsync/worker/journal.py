@@ -10,7 +10,6 @@ from pathlib import Path
 import attrs
 
 from hapsync import __version__
-from hapsync.catalog import Reading
 from hapsync.changes import Delete, EndSessions, SetAgent, SetAside, TakeBack
 from hapsync.config import AgentConfig, Config
 from hapsync.desired import Desired, DesiredBackend, fallback_reading
@@ -19,6 +18,7 @@ from hapsync.edge.watch import WatchState
 from hapsync.growth import is_filling as is_filling_up
 from hapsync.memory import other_version
 from hapsync.model import HAProxyProcess, Means
+from hapsync.model_catalog import Reading
 from hapsync.oldworkers import OldWorkers
 from hapsync.plainbackends import Difference
 from hapsync.plan import Plan, describe

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import attrs
 
-from hapsync.catalog import Catalog
 from hapsync.changes import Reason
 from hapsync.config import Config
 from hapsync.desired import Desired, desired, served_in
@@ -18,6 +17,7 @@ from hapsync.edge.sockdiag import read_listen_queues
 from hapsync.errors import CatalogError, HapsyncError, RuntimeAPIError
 from hapsync.memory import Memory, other_version
 from hapsync.model import HAProxyProcess, ListenQueue, Observed
+from hapsync.model_catalog import Catalog
 from hapsync.observed import (
     Health,
     parse_health,

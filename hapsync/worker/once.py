@@ -4,7 +4,6 @@ import time
 
 import attrs
 
-from hapsync.catalog import Catalog
 from hapsync.changes import Reason
 from hapsync.desired import Desired, desired
 from hapsync.edge.files import read_text_or_none
@@ -13,10 +12,11 @@ from hapsync.errors import ConfigError, ReloadError, RuntimeAPIError
 from hapsync.foreign import refuse
 from hapsync.growth import NEED_LIMIT_SECONDS
 from hapsync.guard import CHECK_SECONDS
-from hapsync.plan import Plan, describe
+from hapsync.memory import stopped_words
+from hapsync.model_catalog import Catalog
+from hapsync.plan import Plan, alarms, describe
 from hapsync.problems import unread_lines, unserved
 from hapsync.runtime import explained
-from hapsync.status import alarms, stopped_words
 from hapsync.worker.half_reload import is_half_done, noted
 from hapsync.worker.memory_file import load_memory
 from hapsync.worker.one_pass import check_alive, run_pass

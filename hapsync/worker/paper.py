@@ -7,6 +7,7 @@ import attrs
 
 from hapsync.cfgfile import observed_from_file, skeleton
 from hapsync.changes import Held, Reason
+from hapsync.compare import emptied
 from hapsync.desired import Desired, Served, served_in
 from hapsync.diff import diff
 from hapsync.edge.files import read_text_or_none
@@ -17,7 +18,7 @@ from hapsync.foreign import Loss, losses, on_file as foreign_on_file, refuse
 from hapsync.guard import Cautions, guard
 from hapsync.model import Means, Observed
 from hapsync.observed import with_means
-from hapsync.picture import emptied, picture_grown, picture_now
+from hapsync.picture import picture_grown, picture_now
 from hapsync.render import labels_of, render
 from hapsync.sections import stats_sockets, stick_tables
 from hapsync.text import quoted

@@ -12,9 +12,9 @@ from hapsync.desired import Desired
 from hapsync.edge.files import read_text_or_none
 from hapsync.edge.runtime_socket import open_session
 from hapsync.errors import HapsyncError, Withdrawn
-from hapsync.memory import Freeze, Hold, Memory, expired, is_frozen, with_hold
+from hapsync.memory import Freeze, Hold, Memory, expired, is_frozen, stopped_words, with_hold
 from hapsync.model import PLACEHOLDER, Backend
-from hapsync.plan import describe
+from hapsync.plan import alarms, describe
 from hapsync.problems import unread_lines
 from hapsync.request import (
     Apply,
@@ -28,7 +28,6 @@ from hapsync.request import (
     duration_words,
 )
 from hapsync.runtime import explained
-from hapsync.status import alarms, stopped_words
 from hapsync.text import one_line, plural
 from hapsync.worker.memory_file import load_memory
 from hapsync.worker.one_pass import Outcome, run_pass

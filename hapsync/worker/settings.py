@@ -8,7 +8,8 @@ import attrs
 from hapsync.ahead import grow
 from hapsync.config import Config, Template, parse_config
 from hapsync.desired import Desired, DesiredBackend
-from hapsync.discovery import discovered_in, with_discovered
+from hapsync.discovered import discovered_in
+from hapsync.discovery import with_discovered
 from hapsync.edge.files import read_text, read_text_or_none
 from hapsync.errors import ConfigError
 from hapsync.model import Observed

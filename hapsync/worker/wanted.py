@@ -1,9 +1,9 @@
 """What the catalog wants, worked out anew only where it changed."""
 
-from hapsync.catalog import Catalog, Reading
 from hapsync.config import Config
 from hapsync.desired import NOBODY, Desired, DesiredBackend, desired_backend, is_crowded, served_in
 from hapsync.model import Address, Observed
+from hapsync.model_catalog import Catalog, Reading
 from hapsync.worker.one_pass import read_backends
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 import attrs
 import pytest
 
-from hapsync.catalog import Doubt, Instance, Reading, parse_reading
+from hapsync.catalog import parse_reading
 from hapsync.config import ConsulConfig
 from hapsync.edge import reader
 from hapsync.edge.consul import Agent, Endpoints, bytes_for, endpoint, read_token
@@ -24,6 +24,7 @@ from hapsync.edge.sweep import read_catalog
 from hapsync.edge.watch import Watches
 from hapsync.errors import CatalogError, TooLarge
 from hapsync.model import Address, CheckStatus
+from hapsync.model_catalog import Doubt, Instance, Reading
 from tests.edge.fake_consul import entries
 from tests.harness.chaos import HEALTH, Chaos
 from tests.harness.consul import Consul

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from hapsync.catalog import Instance, Reading
 from hapsync.config import AgentConfig, Config, HAProxyConfig
 from hapsync.edge.files import lock
 from hapsync.model import Address, CheckStatus
+from hapsync.model_catalog import Instance, Reading
 from hapsync.report import SNAPSHOT_FILE, Report, Snapshot, report_to_json, snapshot_to_json
 from hapsync.worker.journal import known_readings
 from hapsync.worker.look import read_report

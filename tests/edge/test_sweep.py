@@ -5,9 +5,9 @@ from pathlib import Path
 import attrs
 import pytest
 
-from hapsync.catalog import Doubt
 from hapsync.config import ConsulConfig
 from hapsync.edge.sweep import read_catalog
+from hapsync.model_catalog import Doubt
 from tests.edge.fake_consul import fake_consul
 from tests.harness.consul import acl_consul
 from tests.harness.tools import consul_path, consul_version

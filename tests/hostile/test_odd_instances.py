@@ -6,10 +6,11 @@ from typing import Any
 
 import pytest
 
-from hapsync.catalog import Catalog, parse_reading
+from hapsync.catalog import parse_reading
 from hapsync.config import BackendConfig, Config
 from hapsync.desired import DesiredBackend, desired
 from hapsync.model import AdminState
+from hapsync.model_catalog import Catalog
 from hapsync.text import shown
 from tests.harness.tools import ROOT
 from tests.hostile.whole_path import WholePath

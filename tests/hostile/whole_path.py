@@ -14,13 +14,14 @@ from collections.abc import Iterable
 import attrs
 
 from hapsync.ahead import after, as_new_worker, grow
-from hapsync.catalog import Catalog, Reading, parse_reading
+from hapsync.catalog import parse_reading
 from hapsync.cli.tables import print_view
 from hapsync.config import AgentConfig, BackendConfig, Config, Template
 from hapsync.desired import Desired, desired
 from hapsync.diff import diff
 from hapsync.memory import Memory
 from hapsync.model import Address, AdminState, Backend, HAProxyProcess, Observed, Server
+from hapsync.model_catalog import Catalog, Reading
 from hapsync.picture import picture_now
 from hapsync.plan import Plan, make_plan
 from hapsync.render import labels_of, render

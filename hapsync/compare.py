@@ -1,0 +1,53 @@
+"""Whether the text of a haproxy.cfg, or a running HAProxy, has the servers that it is meant to have."""
+
+from collections.abc import Iterable, Mapping
+
+from hapsync.cfgfile import enabled_servers, parse_file
+from hapsync.model import AdminState, Backend, Observed, Server
+
+
+def emptied(observed: Observed, text: str) -> tuple[str, ...]:
+    """Return the backends that serve in the live HAProxy and would have no enabled server if started with `text`."""
+    enabled = enabled_servers(text)
+    return tuple(
+        name
+        for name, backend in sorted(observed.backends.items())
+        if any(server.can_serve for server in (*backend.slots, *backend.foreign)) and not enabled.get(name)
+    )
+
+
+def says_the_same(text: str, picture: Observed) -> bool:
+    """Return whether the haproxy.cfg `text` holds exactly the slots of `picture`."""
+    found = parse_file(text)
+    return all(
+        _on_paper(slot.server for slot in found.get(backend.name, ())) == _on_paper(backend.slots)
+        for backend in picture.backends.values()
+        if backend.exists
+    )
+
+
+def _on_paper(slots: Iterable[Server]) -> Mapping[str, tuple[object, ...]]:
+    """Return what a file can say of `slots`: address, weight, and disabled or not."""
+    return {slot.name: (slot.address, slot.weight, slot.admin is AdminState.READY) for slot in slots}
+
+
+def shows(observed: Observed, picture: Observed) -> tuple[str, ...]:
+    """Return what keeps `observed`, as far as it was read, from being `picture`, one line a server."""
+    differences = []
+    for backend in picture.backends.values():
+        if backend.name in observed.unread:
+            continue  # nothing can be said of it
+        have = {slot.name: slot for slot in observed.backends.get(backend.name, Backend(backend.name)).slots}
+        for slot in backend.slots:
+            shown = have.pop(slot.name, None)
+            if shown is None:
+                differences.append(f"{backend.name}/{slot.name} is missing")
+            elif shown.address == slot.address and shown.is_led_by_agent:
+                continue  # the rest is the agent's
+            elif (shown.address, shown.admin, shown.weight) != (slot.address, slot.admin, slot.weight):
+                differences.append(
+                    f"{backend.name}/{slot.name} is {shown.address} {shown.admin.value} weight {shown.weight}, "
+                    f"meant was {slot.address} {slot.admin.value} weight {slot.weight}"
+                )
+        differences += [f"{backend.name}/{name} was not meant to be there" for name in have]
+    return tuple(differences)
