@@ -7,7 +7,7 @@ import attrs
 
 from hapsync.config import BackendConfig
 from hapsync.dangers import has_check, program_check
-from hapsync.model import is_ours
+from hapsync.model.server import is_ours
 from hapsync.sections import HASHES, Line, Section, parse_sections
 
 LONG_SECONDS = 5

@@ -5,7 +5,9 @@ from collections.abc import Iterable, Sequence
 
 import attrs
 
-from hapsync.changes import (
+from hapsync.desired import Desired, DesiredBackend
+from hapsync.diff import holders_of
+from hapsync.model.changes import (
     Add,
     Change,
     Create,
@@ -20,9 +22,7 @@ from hapsync.changes import (
     SetAside,
     TakeBack,
 )
-from hapsync.desired import Desired, DesiredBackend
-from hapsync.diff import holders_of
-from hapsync.model import NO_LOAD, PLACEHOLDER, AdminState, Backend, Observed, Server, server_order
+from hapsync.model.server import NO_LOAD, PLACEHOLDER, AdminState, Backend, Observed, Server, server_order
 
 
 def after(observed: Observed, changes: Iterable[Change]) -> Observed:

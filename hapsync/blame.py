@@ -4,7 +4,7 @@ import re
 from collections.abc import Mapping
 
 from hapsync.cfgfile import backend_lines, server_options_in, slot_names
-from hapsync.model import is_ours
+from hapsync.model.server import is_ours
 
 # As HAProxy 2.2 to 3.4 write them: `[ALERT]    (123) : config : [FILE:LINE] : ...`, since 3.2 also without `config`.
 _ALERT = re.compile(r"(?m)^\[ALERT\][^:]* : (.*)$")

@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterable
 
 from hapsync.config import BackendConfig
-from hapsync.model import Backend, Means
+from hapsync.model.server import Backend, Means
 from hapsync.runtime import OPTION_SIGNS, Command
 from hapsync.text import shown
 

@@ -9,11 +9,11 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from hapsync.addresses import MAX_PORT, why_refused
 from hapsync.errors import CatalogError
 from hapsync.jsonlist import NotAList, elements
-from hapsync.model import PLACEHOLDER, Address, CheckStatus, canonical_host
-from hapsync.model_catalog import MAX_CONSUL_WEIGHT, Instance, Namesake, Quarantined, Reading
+from hapsync.model.address import MAX_PORT, why_refused
+from hapsync.model.catalog import MAX_CONSUL_WEIGHT, Instance, Namesake, Quarantined, Reading
+from hapsync.model.server import PLACEHOLDER, Address, CheckStatus, canonical_host
 from hapsync.text import quoted
 
 

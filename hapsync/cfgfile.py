@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterator, Mapping
 
 import attrs
 
-from hapsync.model import (
+from hapsync.model.server import (
     AGENT_WEIGHT,
     NO_LOAD,
     PLACEHOLDER,

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping
 
 from hapsync.cfgfile import enabled_servers, parse_file
-from hapsync.model import AdminState, Backend, Observed, Server
+from hapsync.model.server import AdminState, Backend, Observed, Server
 
 
 def emptied(observed: Observed, text: str) -> tuple[str, ...]:

@@ -9,9 +9,9 @@ from typing import Annotated, Literal
 
 import attrs
 
-from hapsync.addresses import Network, parse_address, parse_network, within
 from hapsync.errors import ConfigError
-from hapsync.model import HAPROXY_NAME, Address
+from hapsync.model.address import Network, parse_address, parse_network, within
+from hapsync.model.server import HAPROXY_NAME, Address
 from hapsync.structure import Each, Rule, between, dotted, matching, structured
 from hapsync.text import quoted
 

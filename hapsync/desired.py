@@ -4,10 +4,10 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import attrs
 
-from hapsync.addresses import within
 from hapsync.config import BackendConfig, Config
-from hapsync.model import MAX_WEIGHT, Address, AdminState, CheckStatus, Observed, free_weight
-from hapsync.model_catalog import MAX_CONSUL_WEIGHT, Catalog, Doubt, Instance, Quarantined, Reading
+from hapsync.model.address import within
+from hapsync.model.catalog import MAX_CONSUL_WEIGHT, Catalog, Doubt, Instance, Quarantined, Reading
+from hapsync.model.server import MAX_WEIGHT, Address, AdminState, CheckStatus, Observed, free_weight
 from hapsync.text import quoted
 
 _ADMIN = {

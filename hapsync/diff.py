@@ -5,7 +5,8 @@ from itertools import islice
 
 import attrs
 
-from hapsync.changes import (
+from hapsync.desired import Desired, DesiredBackend, DesiredServer
+from hapsync.model.changes import (
     REASON_OF,
     Add,
     Change,
@@ -25,8 +26,7 @@ from hapsync.changes import (
     Shortage,
     TakeBack,
 )
-from hapsync.desired import Desired, DesiredBackend, DesiredServer
-from hapsync.model import (
+from hapsync.model.server import (
     PLACEHOLDER,
     Address,
     AdminState,

@@ -11,7 +11,7 @@ import attrs
 
 from hapsync.config import BackendConfig, Config
 from hapsync.errors import CatalogError
-from hapsync.model import HAPROXY_NAME
+from hapsync.model.server import HAPROXY_NAME
 from hapsync.text import quoted
 
 

@@ -13,7 +13,7 @@ from hapsync.cfgfile import backend_lines
 from hapsync.desired import Desired, DesiredBackend
 from hapsync.errors import WouldLose
 from hapsync.guard import Caution, Cautions, distrust, proven
-from hapsync.model import Address, AdminState, Backend, Observed, Server, canonical_host, is_ours
+from hapsync.model.server import Address, AdminState, Backend, Observed, Server, canonical_host, is_ours
 from hapsync.text import plural, shown
 
 _VARIABLE = re.compile(r"\\\$(?:\\\{\w+\\\}|\w+)")

@@ -11,7 +11,11 @@ from types import MappingProxyType
 
 import attrs
 
-from hapsync.changes import (
+from hapsync.config import BackendConfig
+from hapsync.desired import Desired, DesiredBackend
+from hapsync.diff import Diff
+from hapsync.model.catalog import Doubt
+from hapsync.model.changes import (
     REASON_OF,
     Add,
     Change,
@@ -25,11 +29,7 @@ from hapsync.changes import (
     Shortage,
     takes_out,
 )
-from hapsync.config import BackendConfig
-from hapsync.desired import Desired, DesiredBackend
-from hapsync.diff import Diff
-from hapsync.model import Address, AdminState, Backend, Observed, Proof, Server
-from hapsync.model_catalog import Doubt
+from hapsync.model.server import Address, AdminState, Backend, Observed, Proof, Server
 
 
 @attrs.frozen(kw_only=True)

@@ -10,8 +10,8 @@ import attrs
 
 from hapsync.desired import Desired, DesiredBackend
 from hapsync.guard import capacity
-from hapsync.memory import Refill
-from hapsync.model import Address, Backend
+from hapsync.model.overrides import Refill
+from hapsync.model.server import Address, Backend
 
 Peaks = tuple[tuple[float, int], ...]
 """When a capacity was last seen, and it; newest last, and each lower than the one before."""

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 import attrs
 
-from hapsync.model import Address, AdminState, Load, Observed, Server
+from hapsync.model.server import Address, AdminState, Load, Observed, Server
 
 
 def at_rest(observed: Observed) -> frozenset[Address]:

@@ -14,7 +14,7 @@ from typing import TypeVar
 import attrs
 
 from hapsync.errors import RuntimeAPIError
-from hapsync.model import (
+from hapsync.model.server import (
     PLACEHOLDER,
     SLOTS_ONLY,
     Address,

@@ -11,7 +11,7 @@ import attrs
 
 from hapsync.desired import Desired
 from hapsync.errors import RuntimeAPIError
-from hapsync.model import Address, AdminState, Backend, canonical_host, is_ours
+from hapsync.model.server import Address, AdminState, Backend, canonical_host, is_ours
 from hapsync.text import plural
 
 MANY = 5

@@ -9,8 +9,8 @@ from typing import TypeVar
 
 import attrs
 
-from hapsync.model import Address, CheckStatus
-from hapsync.model_catalog import Reading
+from hapsync.model.catalog import Reading
+from hapsync.model.server import Address, CheckStatus
 
 KEPT = 20_000
 """So many lost addresses are remembered, of all services together, the newest."""

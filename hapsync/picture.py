@@ -9,10 +9,10 @@ from collections.abc import Collection, Iterable, Sequence
 import attrs
 
 from hapsync.ahead import after, as_new_worker, grow
-from hapsync.changes import Add, Change, Create, Entry, Held, takes_out
 from hapsync.desired import Desired
 from hapsync.diff import diff, holders_of
-from hapsync.model import PLACEHOLDER, Address, AdminState, Backend, Observed
+from hapsync.model.changes import Add, Change, Create, Entry, Held, takes_out
+from hapsync.model.server import PLACEHOLDER, Address, AdminState, Backend, Observed
 
 
 def picture_now(

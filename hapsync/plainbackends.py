@@ -12,7 +12,7 @@ import attrs
 
 from hapsync.cfgfile import SECTIONS, parse_file, server_options_in
 from hapsync.dangers import has_check, safe_defaults
-from hapsync.model import is_ours, is_slot_name
+from hapsync.model.server import is_ours, is_slot_name
 from hapsync.sections import default_server_words
 
 HAS_BACKENDS = (3, 4)

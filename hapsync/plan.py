@@ -5,7 +5,8 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import attrs
 
-from hapsync.changes import (
+from hapsync.diff import Diff
+from hapsync.model.changes import (
     Add,
     Change,
     Create,
@@ -25,8 +26,7 @@ from hapsync.changes import (
     TakeBack,
     takes_out,
 )
-from hapsync.diff import Diff
-from hapsync.model import AdminState, Observed, Server
+from hapsync.model.server import AdminState, Observed, Server
 from hapsync.text import plural
 
 

@@ -11,7 +11,7 @@ from hapsync.config import Config, Template
 from hapsync.desired import Desired
 from hapsync.discovery import members
 from hapsync.errors import ConfigError
-from hapsync.model import PLACEHOLDER, Address, AdminState, Backend, Observed, Server, dynamic_id, free_weight
+from hapsync.model.server import PLACEHOLDER, Address, AdminState, Backend, Observed, Server, dynamic_id, free_weight
 from hapsync.sections import start_disabled
 from hapsync.text import quoted
 

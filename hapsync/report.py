@@ -11,9 +11,9 @@ import attrs
 import cattrs
 
 from hapsync.guard import Caution
-from hapsync.memory import Freeze, Hold, Lost
-from hapsync.model import HAProxyProcess, Means
-from hapsync.model_catalog import Catalog, Doubt, Reading
+from hapsync.model.catalog import Catalog, Doubt, Reading
+from hapsync.model.overrides import Freeze, Hold, Lost
+from hapsync.model.server import HAProxyProcess, Means
 from hapsync.oldworkers import NOT_LOOKED, OldWorkers
 
 VERSION = 1

@@ -12,8 +12,8 @@ from typing import Any
 
 import attrs
 
-from hapsync.addresses import parse_address
-from hapsync.model import Address, AdminState, canonical_host
+from hapsync.model.address import parse_address
+from hapsync.model.server import Address, AdminState, canonical_host
 from hapsync.text import quoted
 
 MAX_REASON = 200

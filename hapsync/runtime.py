@@ -14,7 +14,7 @@ from functools import lru_cache
 
 import attrs
 
-from hapsync.changes import (
+from hapsync.model.changes import (
     Add,
     Change,
     Create,
@@ -30,7 +30,7 @@ from hapsync.changes import (
     SetAside,
     TakeBack,
 )
-from hapsync.model import HAPROXY_NAME, PLACEHOLDER, AdminState, Observed, Server, dynamic_id, free_weight
+from hapsync.model.server import HAPROXY_NAME, PLACEHOLDER, AdminState, Observed, Server, dynamic_id, free_weight
 from hapsync.text import shown
 
 OPTION_SIGNS = "A-Za-z0-9_:./ ,=%()@+*-"

@@ -9,14 +9,15 @@ from collections.abc import Mapping
 
 import attrs
 
-from hapsync.changes import Reason
 from hapsync.compare import says_the_same
 from hapsync.config import Config
 from hapsync.desired import Desired, DesiredServer, namesake_words
 from hapsync.diff import diff
 from hapsync.guard import Caution, Cautions, capacity, guard
-from hapsync.memory import Freeze, Hold, Lost, Memory, lost_words, stopped_words
-from hapsync.model import (
+from hapsync.model.catalog import NOT_TELLING, Quarantined
+from hapsync.model.changes import Reason
+from hapsync.model.overrides import Freeze, Hold, Lost, Memory, lost_words, stopped_words
+from hapsync.model.server import (
     SLOTS_ONLY,
     AdminState,
     Backend,
@@ -27,7 +28,6 @@ from hapsync.model import (
     Server,
     server_order,
 )
-from hapsync.model_catalog import NOT_TELLING, Quarantined
 from hapsync.observed import Health
 from hapsync.oldworkers import NOT_LOOKED, OldWorkers
 from hapsync.picture import picture_now

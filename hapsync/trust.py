@@ -8,8 +8,8 @@ import math
 import re
 from collections.abc import Mapping
 
-from hapsync.model import Address, CheckStatus
-from hapsync.model_catalog import Doubt, Reading
+from hapsync.model.catalog import Doubt, Reading
+from hapsync.model.server import Address, CheckStatus
 
 MAX_AGE_SECONDS = 30.0
 """An answer from the agent's cache is too old when the agent lost its servers longer ago."""

@@ -12,14 +12,14 @@ from unittest.mock import patch
 import attrs
 
 from hapsync.ahead import FREE_SLOT
-from hapsync.changes import Change, takes_out
 from hapsync.config import BackendConfig, Config
 from hapsync.desired import Desired, desired
 from hapsync.diff import diff
 from hapsync.guard import guard
-from hapsync.memory import Memory
-from hapsync.model import Address, AdminState, Backend, CheckStatus, Observed, Proof, Server
-from hapsync.model_catalog import Catalog, Doubt, Instance, Reading
+from hapsync.model.catalog import Catalog, Doubt, Instance, Reading
+from hapsync.model.changes import Change, takes_out
+from hapsync.model.overrides import Memory
+from hapsync.model.server import Address, AdminState, Backend, CheckStatus, Observed, Proof, Server
 from hapsync.plan import make_plan
 from hapsync.worker import safety as safety_module
 from hapsync.worker.safety import Safety

@@ -15,11 +15,12 @@ import attrs
 from hypothesis import strategies as st
 from hypothesis.vendor.pretty import RepresentationPrinter
 
-from hapsync.changes import Change
 from hapsync.config import BackendConfig, Config
 from hapsync.desired import Desired, desired
 from hapsync.guard import Caution
-from hapsync.model import (
+from hapsync.model.catalog import Catalog, Doubt, Instance, Reading
+from hapsync.model.changes import Change
+from hapsync.model.server import (
     NO_LOAD,
     PLACEHOLDER,
     SLOTS_ONLY,
@@ -33,7 +34,6 @@ from hapsync.model import (
     Proof,
     Server,
 )
-from hapsync.model_catalog import Catalog, Doubt, Instance, Reading
 from hapsync.naming import FIRST_ID
 from hapsync.plan import Plan
 from hapsync.runtime import Command, address_commands, state_commands

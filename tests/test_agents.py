@@ -5,7 +5,12 @@ import pytest
 
 from hapsync.ahead import FREE_SLOT, as_new_worker
 from hapsync.cfgfile import parse_file, skeleton
-from hapsync.changes import (
+from hapsync.compare import shows
+from hapsync.config import BackendConfig, Config, Template
+from hapsync.desired import Desired, DesiredBackend, DesiredServer, scale_weights
+from hapsync.diff import diff
+from hapsync.guard import guard
+from hapsync.model.changes import (
     Add,
     Change,
     Create,
@@ -19,12 +24,7 @@ from hapsync.changes import (
     SetAside,
     takes_out,
 )
-from hapsync.compare import shows
-from hapsync.config import BackendConfig, Config, Template
-from hapsync.desired import Desired, DesiredBackend, DesiredServer, scale_weights
-from hapsync.diff import diff
-from hapsync.guard import guard
-from hapsync.model import (
+from hapsync.model.server import (
     AGENT_RUNS,
     NO_LOAD,
     PLACEHOLDER,

@@ -13,8 +13,8 @@ from hypothesis import HealthCheck, given, settings, strategies as st
 
 from hapsync.catalog import parse_reading
 from hapsync.errors import CatalogError
-from hapsync.model import Address, CheckStatus
-from hapsync.model_catalog import Instance, Quarantined, Reading
+from hapsync.model.catalog import Instance, Quarantined, Reading
+from hapsync.model.server import Address, CheckStatus
 
 REAL = (Path(__file__).with_name("data") / "health.json").read_text()
 """What Consul 1.8 answers for the service web, with one instance."""

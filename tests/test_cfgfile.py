@@ -14,7 +14,7 @@ from hapsync.cfgfile import (
     skeleton,
     slot_names,
 )
-from hapsync.model import NO_LOAD, PLACEHOLDER, Address, AdminState, Backend, Observed, Server
+from hapsync.model.server import NO_LOAD, PLACEHOLDER, Address, AdminState, Backend, Observed, Server
 
 READY, MAINT = AdminState.READY, AdminState.MAINT
 

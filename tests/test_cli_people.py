@@ -16,8 +16,8 @@ from hapsync.cli import COMMANDS, asking, run
 from hapsync.edge.ask import SOCKET_FILE, person
 from hapsync.edge.files import lock
 from hapsync.edge.requests import Pending, Requests
-from hapsync.memory import Freeze, Hold, Memory, memory_from_json, memory_to_json, with_hold
-from hapsync.model import Address, AdminState
+from hapsync.model.overrides import Freeze, Hold, Memory, memory_from_json, memory_to_json, with_hold
+from hapsync.model.server import Address, AdminState
 from hapsync.request import (
     Apply,
     FreezeAll,
@@ -140,7 +140,9 @@ def test_the_help_of_a_command_imports_none_of_its_work(command: str) -> None:
     )
     found = json.loads(done.stdout.splitlines()[-1])
 
-    assert [name for name in found if name.startswith((*(f"hapsync.{room}" for room in WORK), "jinja2", "rich"))] == []
+    assert [
+        name for name in found if name.startswith((*(f"hapsync.{room}" for room in WORK), "jinja2", "rich"))
+    ] == []
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ from hapsync.config import (
     parse_config,
 )
 from hapsync.errors import ConfigError
-from hapsync.model import Address
+from hapsync.model.server import Address
 from hapsync.text import plural
 from tests.harness.tools import ROOT
 

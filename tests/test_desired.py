@@ -17,8 +17,8 @@ from hapsync.desired import (
     namesake_words,
     scale_weights,
 )
-from hapsync.model import Address, AdminState, CheckStatus
-from hapsync.model_catalog import Catalog, Doubt, Instance, Namesake, Quarantined, Reading
+from hapsync.model.catalog import Catalog, Doubt, Instance, Namesake, Quarantined, Reading
+from hapsync.model.server import Address, AdminState, CheckStatus
 
 WEB = BackendConfig(service="web", slots=4)
 

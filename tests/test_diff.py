@@ -4,7 +4,9 @@ import attrs
 import pytest
 
 from hapsync.ahead import FREE_SLOT, after, as_new_worker, grow
-from hapsync.changes import (
+from hapsync.desired import Desired, DesiredBackend, DesiredServer
+from hapsync.diff import Diff, diff, needs_loads
+from hapsync.model.changes import (
     Add,
     Change,
     Disable,
@@ -18,9 +20,7 @@ from hapsync.changes import (
     Shortage,
     TakeBack,
 )
-from hapsync.desired import Desired, DesiredBackend, DesiredServer
-from hapsync.diff import Diff, diff, needs_loads
-from hapsync.model import (
+from hapsync.model.server import (
     NO_LOAD,
     PLACEHOLDER,
     Address,

@@ -12,7 +12,7 @@ from hapsync.desired import Desired, DesiredBackend
 from hapsync.discovered import discovered_in
 from hapsync.discovery import Listing, discover, in_doubt, members, parse_listing, with_discovered
 from hapsync.errors import CatalogError, ConfigError
-from hapsync.model import Observed
+from hapsync.model.server import Observed
 from hapsync.render import render
 
 TOML = """

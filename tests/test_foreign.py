@@ -9,8 +9,8 @@ from hapsync.desired import Desired, DesiredBackend, DesiredServer
 from hapsync.errors import WouldLose
 from hapsync.foreign import Loss, losses, on_file, refuse
 from hapsync.guard import Caution
-from hapsync.model import Address, AdminState, Backend, CheckStatus, Observed, Proof, Server
-from hapsync.model_catalog import Doubt
+from hapsync.model.catalog import Doubt
+from hapsync.model.server import Address, AdminState, Backend, CheckStatus, Observed, Proof, Server
 
 READY, MAINT = AdminState.READY, AdminState.MAINT
 

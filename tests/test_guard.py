@@ -4,13 +4,13 @@ import attrs
 import pytest
 
 from hapsync.ahead import FREE_SLOT
-from hapsync.changes import Add, Disable, Drain, Held, Reason, Remove, Reweigh, SetAside, Shortage
 from hapsync.config import BackendConfig
 from hapsync.desired import Desired, DesiredBackend, DesiredServer
 from hapsync.diff import Diff, diff
 from hapsync.guard import Caution, capacity, guard, needs_proofs, unread_proofs
-from hapsync.model import NO_LOAD, Address, AdminState, Backend, CheckStatus, Observed, Proof, Server
-from hapsync.model_catalog import Doubt
+from hapsync.model.catalog import Doubt
+from hapsync.model.changes import Add, Disable, Drain, Held, Reason, Remove, Reweigh, SetAside, Shortage
+from hapsync.model.server import NO_LOAD, Address, AdminState, Backend, CheckStatus, Observed, Proof, Server
 
 READY, DRAIN, MAINT = AdminState.READY, AdminState.DRAIN, AdminState.MAINT
 STATUS = {READY: CheckStatus.PASSING, DRAIN: CheckStatus.MAINTENANCE, MAINT: CheckStatus.CRITICAL}

@@ -7,9 +7,9 @@ import pytest
 
 from hapsync.desired import Desired, DesiredBackend, DesiredServer
 from hapsync.history import Flaps, Peaks, capacity_or_ready, peak, refilled, seen
-from hapsync.memory import Refill
-from hapsync.model import NO_LOAD, Address, AdminState, Backend, CheckStatus, Proof, Server
-from hapsync.model_catalog import Doubt, Quarantined
+from hapsync.model.catalog import Doubt, Quarantined
+from hapsync.model.overrides import Refill
+from hapsync.model.server import NO_LOAD, Address, AdminState, Backend, CheckStatus, Proof, Server
 
 READY, DRAIN, MAINT = AdminState.READY, AdminState.DRAIN, AdminState.MAINT
 STATUS = {READY: CheckStatus.PASSING, DRAIN: CheckStatus.MAINTENANCE, MAINT: CheckStatus.CRITICAL}

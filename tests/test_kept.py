@@ -3,7 +3,7 @@
 import attrs
 
 from hapsync.kept import at_rest, with_kept
-from hapsync.model import NO_LOAD, PLACEHOLDER, Address, AdminState, Backend, Load, Observed, Server
+from hapsync.model.server import NO_LOAD, PLACEHOLDER, Address, AdminState, Backend, Load, Observed, Server
 
 ONE, TWO = Address("10.0.0.1", 80), Address("10.0.0.2", 80)
 LEFT = Server("srv1", ONE, AdminState.MAINT, 0, load=NO_LOAD)

@@ -11,7 +11,12 @@ from hypothesis import HealthCheck, Phase, given, settings, strategies as st
 from hapsync.ahead import after, as_new_worker, grow
 from hapsync.catalog import parse_reading
 from hapsync.cfgfile import observed_from_file
-from hapsync.changes import (
+from hapsync.config import Config, Template
+from hapsync.desired import Desired, DesiredBackend
+from hapsync.diff import Diff, diff
+from hapsync.guard import Caution, guard
+from hapsync.model.catalog import Catalog
+from hapsync.model.changes import (
     Add,
     Change,
     Create,
@@ -25,12 +30,7 @@ from hapsync.changes import (
     TakeBack,
     takes_out,
 )
-from hapsync.config import Config, Template
-from hapsync.desired import Desired, DesiredBackend
-from hapsync.diff import Diff, diff
-from hapsync.guard import Caution, guard
-from hapsync.model import NO_LOAD, PLACEHOLDER, Address, AdminState, Backend, Load, Observed, Proof, Server
-from hapsync.model_catalog import Catalog
+from hapsync.model.server import NO_LOAD, PLACEHOLDER, Address, AdminState, Backend, Load, Observed, Proof, Server
 from hapsync.observed import parse_servers_state, with_loads, with_means
 from hapsync.picture import picture_grown, picture_now
 from hapsync.plan import Plan, make_plan

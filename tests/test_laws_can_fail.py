@@ -12,22 +12,21 @@ from hapsync import (
     ahead as ahead_module,
     catalog,
     cfgfile,
-    changes as changes_module,
     desired as desired_module,
     diff as diff_module,
     guard as guard_module,
     history,
-    model,
     observed as observed_module,
     picture,
     plan as plan_module,
     render,
     runtime,
 )
-from hapsync.changes import Add, Change, Disable, Drain, Enable, Remove, Reweigh, SetAside
 from hapsync.desired import Desired, DesiredBackend, DesiredServer
 from hapsync.guard import Caution
-from hapsync.model import Address, AdminState, Backend, CheckStatus, Observed, Proof, Server
+from hapsync.model import changes as changes_module, server as model
+from hapsync.model.changes import Add, Change, Disable, Drain, Enable, Remove, Reweigh, SetAside
+from hapsync.model.server import Address, AdminState, Backend, CheckStatus, Observed, Proof, Server
 from hapsync.runtime import Command
 from hapsync.worker import safety as safety_module
 from tests import strategies, test_laws as laws, test_laws_over_time as laws_over_time

@@ -8,10 +8,10 @@ from collections.abc import Callable, Mapping, Sequence
 import attrs
 from hypothesis import HealthCheck, Phase, given, settings, strategies as st
 
-from hapsync.changes import Add, Enable
 from hapsync.config import BackendConfig
-from hapsync.model import AdminState
-from hapsync.model_catalog import Doubt
+from hapsync.model.catalog import Doubt
+from hapsync.model.changes import Add, Enable
+from hapsync.model.server import AdminState
 from tests.simulation import FLEET, Simulation, reading, sent_to
 
 laws = settings(

@@ -7,7 +7,7 @@ import attrs
 import pytest
 from hypothesis import given, strategies as st
 
-from hapsync.memory import (
+from hapsync.model.overrides import (
     VERSION,
     Freeze,
     Hold,
@@ -24,7 +24,7 @@ from hapsync.memory import (
     with_hold,
     without_hold,
 )
-from hapsync.model import Address, AdminState
+from hapsync.model.server import Address, AdminState
 
 A, B = Address("10.0.0.1", 80), Address("2001:db8::1", 80)
 HELD = Hold("web", A, AdminState.MAINT, 100.0, 200.0, "alice", "disk is failing")

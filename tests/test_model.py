@@ -3,7 +3,7 @@
 import attrs
 import pytest
 
-from hapsync.model import (
+from hapsync.model.server import (
     NO_LOAD,
     PLACEHOLDER,
     Address,

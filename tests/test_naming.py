@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, strategies as st
 
 from hapsync.desired import DesiredServer
-from hapsync.model import DYNAMIC_NAME, Address, AdminState, CheckStatus, dynamic_id
+from hapsync.model.server import DYNAMIC_NAME, Address, AdminState, CheckStatus, dynamic_id
 from hapsync.naming import FIRST_ID, LAST_ID, dynamic_name
 
 ONE = DesiredServer(Address("10.0.0.1", 80), AdminState.READY, 1, "node-a", "web-1", CheckStatus.PASSING)

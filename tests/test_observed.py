@@ -6,7 +6,7 @@ import attrs
 import pytest
 
 from hapsync.errors import RuntimeAPIError
-from hapsync.model import (
+from hapsync.model.server import (
     NO_LOAD,
     PLACEHOLDER,
     Address,

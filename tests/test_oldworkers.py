@@ -8,8 +8,8 @@ from hypothesis import given, strategies as st
 
 from hapsync.desired import Desired, DesiredBackend, DesiredServer
 from hapsync.errors import RuntimeAPIError
-from hapsync.model import Address, AdminState, Backend, CheckStatus, Server
-from hapsync.model_catalog import Doubt
+from hapsync.model.catalog import Doubt
+from hapsync.model.server import Address, AdminState, Backend, CheckStatus, Server
 from hapsync.oldworkers import (
     LONG_SECONDS,
     MANY,

@@ -3,8 +3,8 @@
 import attrs
 import pytest
 
-from hapsync.model import Address, CheckStatus
-from hapsync.model_catalog import Doubt, Instance, Quarantined, Reading
+from hapsync.model.catalog import Doubt, Instance, Quarantined, Reading
+from hapsync.model.server import Address, CheckStatus
 from hapsync.owners import KEPT, Owners
 
 

@@ -4,12 +4,23 @@ import attrs
 import pytest
 
 from hapsync.ahead import FREE_SLOT
-from hapsync.changes import Add, Enable, Held, Reason, Remove
 from hapsync.compare import says_the_same, shows
 from hapsync.desired import Desired, DesiredBackend, DesiredServer
 from hapsync.diff import diff
 from hapsync.guard import Caution, guard
-from hapsync.model import NO_LOAD, Address, AdminState, Backend, CheckStatus, Load, Means, Observed, Proof, Server
+from hapsync.model.changes import Add, Enable, Held, Reason, Remove
+from hapsync.model.server import (
+    NO_LOAD,
+    Address,
+    AdminState,
+    Backend,
+    CheckStatus,
+    Load,
+    Means,
+    Observed,
+    Proof,
+    Server,
+)
 from hapsync.observed import with_means
 from hapsync.picture import picture_grown, picture_now
 

@@ -4,7 +4,10 @@ import attrs
 import pytest
 
 from hapsync.ahead import FREE_SLOT, after
-from hapsync.changes import (
+from hapsync.desired import Desired, DesiredBackend, DesiredServer
+from hapsync.diff import Diff, diff
+from hapsync.guard import guard
+from hapsync.model.changes import (
     Add,
     Change,
     Disable,
@@ -18,10 +21,7 @@ from hapsync.changes import (
     Shortage,
     TakeBack,
 )
-from hapsync.desired import Desired, DesiredBackend, DesiredServer
-from hapsync.diff import Diff, diff
-from hapsync.guard import guard
-from hapsync.model import NO_LOAD, Address, AdminState, Backend, CheckStatus, Load, Observed, Server
+from hapsync.model.server import NO_LOAD, Address, AdminState, Backend, CheckStatus, Load, Observed, Server
 from hapsync.plan import Plan, describe, describe_shortage, keep_half, make_plan
 
 BUSY = Load(1, 0, 0, 0)

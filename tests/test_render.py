@@ -12,7 +12,7 @@ from hapsync.cfgfile import is_sealed, parse_file, sealed, skeleton
 from hapsync.config import BackendConfig, Config, Template
 from hapsync.desired import Desired, DesiredBackend, DesiredServer
 from hapsync.errors import ConfigError
-from hapsync.model import NO_LOAD, PLACEHOLDER, Address, AdminState, Backend, CheckStatus, Observed, Server
+from hapsync.model.server import NO_LOAD, PLACEHOLDER, Address, AdminState, Backend, CheckStatus, Observed, Server
 from hapsync.render import labels_of, render
 from hapsync.worker.settings import free_slots
 from tests.harness.tools import haproxy_path

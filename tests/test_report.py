@@ -6,8 +6,8 @@ import attrs
 import pytest
 
 from hapsync import report
-from hapsync.model import Address, CheckStatus, HAProxyProcess
-from hapsync.model_catalog import Doubt, Instance, Quarantined, Reading
+from hapsync.model.catalog import Doubt, Instance, Quarantined, Reading
+from hapsync.model.server import Address, CheckStatus, HAProxyProcess
 from hapsync.report import (
     SNAPSHOT_VERSION,
     VERSION,

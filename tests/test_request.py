@@ -5,7 +5,7 @@ import json
 import pytest
 from hypothesis import given, strategies as st
 
-from hapsync.model import Address, AdminState
+from hapsync.model.server import Address, AdminState
 from hapsync.request import (
     MAX_REASON,
     MAX_REQUEST_BYTES,

@@ -2,8 +2,8 @@
 
 import pytest
 
-from hapsync.changes import Add, Change, Disable, Drain, Enable, Reason, Remove, Reweigh, SetAside, TakeBack
-from hapsync.model import Address, AdminState, Backend, Observed, Server
+from hapsync.model.changes import Add, Change, Disable, Drain, Enable, Reason, Remove, Reweigh, SetAside, TakeBack
+from hapsync.model.server import Address, AdminState, Backend, Observed, Server
 from hapsync.runtime import (
     MAX_LINE_LENGTH,
     SHOW_INFO,

@@ -20,8 +20,8 @@ from hapsync.config import BackendConfig, parse_config
 from hapsync.desired import desired
 from hapsync.diff import diff
 from hapsync.guard import Caution, guard
-from hapsync.model import Address, AdminState, Means
-from hapsync.model_catalog import Catalog, Doubt
+from hapsync.model.catalog import Catalog, Doubt
+from hapsync.model.server import Address, AdminState, Means
 from hapsync.observed import parse_loads, parse_proofs, parse_servers_state, with_loads, with_means, with_proofs
 from hapsync.plan import Plan, make_plan
 from hapsync.runtime import address_commands, state_commands

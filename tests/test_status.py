@@ -6,13 +6,23 @@ from collections.abc import Mapping
 import attrs
 
 from hapsync.ahead import FREE_SLOT
-from hapsync.changes import Reason
 from hapsync.config import BackendConfig, Config
 from hapsync.desired import desired
 from hapsync.guard import Caution
-from hapsync.memory import Freeze, Hold, Memory
-from hapsync.model import NO_LOAD, Address, AdminState, Backend, CheckStatus, HAProxyProcess, Load, Observed, Server
-from hapsync.model_catalog import Catalog, Doubt, Instance, Quarantined, Reading
+from hapsync.model.catalog import Catalog, Doubt, Instance, Quarantined, Reading
+from hapsync.model.changes import Reason
+from hapsync.model.overrides import Freeze, Hold, Memory
+from hapsync.model.server import (
+    NO_LOAD,
+    Address,
+    AdminState,
+    Backend,
+    CheckStatus,
+    HAProxyProcess,
+    Load,
+    Observed,
+    Server,
+)
 from hapsync.observed import Health
 from hapsync.report import Report
 from hapsync.status import Verdict, View, make_view, view_to_json

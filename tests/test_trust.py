@@ -4,8 +4,8 @@ import attrs
 import pytest
 from hypothesis import given, strategies as st
 
-from hapsync.model import Address, CheckStatus
-from hapsync.model_catalog import Doubt, Instance, Quarantined, Reading
+from hapsync.model.catalog import Doubt, Instance, Quarantined, Reading
+from hapsync.model.server import Address, CheckStatus
 from hapsync.trust import (
     age_seconds,
     evidence,

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 import click
 
 from hapsync.config import Config
-from hapsync.model import AdminState
+from hapsync.model.server import AdminState
 from hapsync.request import HoldServer, Reply, Request, Target
 
 _LOCK_SECONDS = 5.0

@@ -28,6 +28,6 @@ def command(config_path: str, for_text: str | None, reason: str, target: str) ->
     a persistence cookie or a stick table sends it. Otherwise like `hold`.
     """
     from hapsync.cli.asking import set_aside  # noqa: PLC0415
-    from hapsync.model import AdminState  # noqa: PLC0415
+    from hapsync.model.server import AdminState  # noqa: PLC0415
 
     return set_aside(config_path, target, AdminState.DRAIN, for_text, reason)

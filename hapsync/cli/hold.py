@@ -29,6 +29,6 @@ def command(config_path: str, for_text: str | None, reason: str, target: str) ->
     after a restart, until it is released or its time is over.
     """
     from hapsync.cli.asking import set_aside  # noqa: PLC0415
-    from hapsync.model import AdminState  # noqa: PLC0415
+    from hapsync.model.server import AdminState  # noqa: PLC0415
 
     return set_aside(config_path, target, AdminState.MAINT, for_text, reason)

@@ -8,10 +8,10 @@ import click
 from hapsync.cli.options import CONTEXT, config_option
 
 if TYPE_CHECKING:
-    from hapsync.changes import Reason
     from hapsync.desired import Desired
-    from hapsync.memory import Memory
-    from hapsync.model import Observed
+    from hapsync.model.changes import Reason
+    from hapsync.model.overrides import Memory
+    from hapsync.model.server import Observed
     from hapsync.plan import Plan
 
 EPILOG = """\b
@@ -114,6 +114,6 @@ def _echo(*lines: str) -> None:
 
 
 def _echo_stopped(stopped: "Reason", memory: "Memory") -> None:
-    from hapsync.memory import stopped_words  # noqa: PLC0415
+    from hapsync.model.overrides import stopped_words  # noqa: PLC0415
 
     click.echo(f"stopped {stopped_words(stopped, memory)}")

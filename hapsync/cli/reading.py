@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 import click
 
 from hapsync.config import Config
-from hapsync.model_catalog import Catalog
+from hapsync.model.catalog import Catalog
 
 if TYPE_CHECKING:
     from hapsync.worker.settings import Settings

@@ -9,10 +9,10 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from hapsync.changes import Held, Reason
 from hapsync.growth import WARN_FRACTION
-from hapsync.memory import Hold
-from hapsync.model import ListenQueue
+from hapsync.model.changes import Held, Reason
+from hapsync.model.overrides import Hold
+from hapsync.model.server import ListenQueue
 from hapsync.oldworkers import OldWorkers
 from hapsync.plan import describe
 from hapsync.report import Report

@@ -18,7 +18,7 @@ from typing import NamedTuple, TypeVar
 
 from hapsync.edge.sockdiag import socket_inodes
 from hapsync.errors import HapsyncError
-from hapsync.model import Address
+from hapsync.model.server import Address
 
 _NETLINK_SOCK_DIAG = 4
 _SOCK_DIAG_BY_FAMILY = 20

@@ -11,7 +11,7 @@ import attrs
 
 from hapsync.edge.reader import Finding, Reader
 from hapsync.errors import CatalogError
-from hapsync.model_catalog import Doubt, Reading
+from hapsync.model.catalog import Doubt, Reading
 from hapsync.text import quoted
 from hapsync.trust import is_rewritten, loses, loses_silently, needs_confirming, same_content
 

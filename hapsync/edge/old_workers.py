@@ -12,7 +12,7 @@ from hapsync.desired import Desired
 from hapsync.edge.inet_diag import count_connections
 from hapsync.edge.master import ask_worker, read_processes
 from hapsync.errors import HapsyncError, RuntimeAPIError
-from hapsync.model import Backend
+from hapsync.model.server import Backend
 from hapsync.oldworkers import (
     CUTS,
     Gone,

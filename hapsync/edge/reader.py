@@ -20,7 +20,7 @@ from hapsync.edge.pacing import CACHED, UNCACHED, Budget, Burst, Pace
 from hapsync.edge.seats import Seats
 from hapsync.edge.waits import SHORTEST_SECONDS, Cuts, Waits
 from hapsync.errors import CatalogError, CutShort, TooLarge, TooManyConnections
-from hapsync.model_catalog import Doubt, Reading
+from hapsync.model.catalog import Doubt, Reading
 from hapsync.text import quoted
 from hapsync.trust import LIVE_AGE_SECONDS, age_seconds, evidence, is_streamed
 

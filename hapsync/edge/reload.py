@@ -27,7 +27,7 @@ from hapsync.edge.files import (
 from hapsync.edge.master import Processes, read_processes, start_reload
 from hapsync.edge.runtime_socket import RuntimeSession, open_session
 from hapsync.errors import ConfigRefused, ReloadError, ReloadUnavailable, RuntimeAPIError
-from hapsync.model import HAProxyProcess, Observed
+from hapsync.model.server import HAProxyProcess, Observed
 from hapsync.runtime import drain_commands
 from hapsync.text import reason
 

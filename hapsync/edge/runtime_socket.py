@@ -15,7 +15,7 @@ import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 
 from hapsync.errors import RuntimeAPIError
-from hapsync.model import Backend, HAProxyProcess, Load, Observed, Proof
+from hapsync.model.server import Backend, HAProxyProcess, Load, Observed, Proof
 from hapsync.observed import (
     NO_SUCH_BACKEND,
     parse_info,

@@ -16,7 +16,7 @@ from hapsync.edge.pacing import UNCACHED, Budget, Pace
 from hapsync.edge.reader import Holding, index_of
 from hapsync.edge.waits import Cuts, Waits
 from hapsync.errors import CatalogError, CutShort
-from hapsync.model_catalog import Doubt
+from hapsync.model.catalog import Doubt
 from hapsync.text import quoted
 from hapsync.trust import evidence
 

@@ -9,7 +9,7 @@ import os
 import socket
 
 from hapsync.errors import HapsyncError
-from hapsync.model import ListenQueue
+from hapsync.model.server import ListenQueue
 
 _LISTEN = 10
 """TCP_LISTEN of the kernel's include/net/tcp_states.h."""

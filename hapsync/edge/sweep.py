@@ -12,7 +12,7 @@ from hapsync.config import ConsulConfig
 from hapsync.edge.consul import Agent, endpoint, read_token
 from hapsync.edge.reader import index_of, is_alive
 from hapsync.errors import CatalogError
-from hapsync.model_catalog import Catalog, Doubt, Reading
+from hapsync.model.catalog import Catalog, Doubt, Reading
 from hapsync.text import quoted
 from hapsync.trust import evidence
 

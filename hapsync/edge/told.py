@@ -9,7 +9,7 @@ import attrs
 
 from hapsync.edge.judge import Judged
 from hapsync.errors import CatalogError
-from hapsync.model_catalog import Doubt, Reading
+from hapsync.model.catalog import Doubt, Reading
 from hapsync.text import quoted
 
 log = logging.getLogger(__name__)

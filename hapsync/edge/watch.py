@@ -25,7 +25,7 @@ from hapsync.edge.servers import ServersWatch
 from hapsync.edge.told import Told, WatchState
 from hapsync.edge.waits import CACHED_SECONDS, UNCACHED_SECONDS
 from hapsync.errors import CatalogError
-from hapsync.model_catalog import Catalog, Doubt, Reading
+from hapsync.model.catalog import Catalog, Doubt, Reading
 from hapsync.text import quoted
 from hapsync.trust import same_content
 

@@ -12,9 +12,9 @@ import attrs
 
 from hapsync.desired import Desired
 from hapsync.errors import HapsyncError, RuntimeAPIError
-from hapsync.memory import Memory
-from hapsync.model import HAProxyProcess
-from hapsync.model_catalog import Catalog
+from hapsync.model.catalog import Catalog
+from hapsync.model.overrides import Memory
+from hapsync.model.server import HAProxyProcess
 from hapsync.plainbackends import Difference
 from hapsync.worker.discovering import WHY as DISCOVERED, Discovering
 from hapsync.worker.dues import Dues, Soon

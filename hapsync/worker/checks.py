@@ -26,8 +26,8 @@ from hapsync.edge.runtime_socket import open_session
 from hapsync.edge.seats import connection_advice
 from hapsync.edge.sweep import read_catalog
 from hapsync.errors import HapsyncError
-from hapsync.model import Backend, HAProxyProcess
-from hapsync.model_catalog import Catalog, Doubt
+from hapsync.model.catalog import Catalog, Doubt
+from hapsync.model.server import Backend, HAProxyProcess
 from hapsync.render import labels_of, render
 from hapsync.rights import missing_words, needed_rights
 from hapsync.runtime import Command

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Iterable
 
-from hapsync.changes import Reason
+from hapsync.model.changes import Reason
 from hapsync.worker.one_pass import Outcome
 
 RETRY_SECONDS = 0.25

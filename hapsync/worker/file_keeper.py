@@ -12,7 +12,7 @@ from hapsync.edge.reload import install
 from hapsync.errors import ConfigError, ConfigRefused, HapsyncError, ReloadError
 from hapsync.growth import Pending, file_due_seconds, touched
 from hapsync.guard import Cautions
-from hapsync.model import Observed
+from hapsync.model.server import Observed
 from hapsync.worker.paper import Seen, is_applied, new_text
 from hapsync.worker.settings import Settings
 

@@ -5,8 +5,8 @@ from collections.abc import Callable, Collection, Mapping
 from hapsync.config import Config
 from hapsync.desired import Desired
 from hapsync.edge.watch import Watches, WatchState
-from hapsync.model import Observed
-from hapsync.model_catalog import Catalog
+from hapsync.model.catalog import Catalog
+from hapsync.model.server import Observed
 from hapsync.worker.journal import known_readings
 from hapsync.worker.wanted import Wanted
 

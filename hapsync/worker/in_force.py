@@ -10,7 +10,7 @@ import attrs
 from hapsync.cfgfile import is_sealed
 from hapsync.edge.files import read_text
 from hapsync.edge.runtime_socket import RuntimeSession
-from hapsync.model import HAProxyProcess
+from hapsync.model.server import HAProxyProcess
 from hapsync.runtime import SHOW_FILES
 from hapsync.text import reason, shown
 

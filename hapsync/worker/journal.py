@@ -10,15 +10,15 @@ from pathlib import Path
 import attrs
 
 from hapsync import __version__
-from hapsync.changes import Delete, EndSessions, SetAgent, SetAside, TakeBack
 from hapsync.config import AgentConfig, Config
 from hapsync.desired import Desired, DesiredBackend, fallback_reading
 from hapsync.edge.files import keep_aside, read_text_or_none, signature, write_in_folder
 from hapsync.edge.watch import WatchState
 from hapsync.growth import is_filling as is_filling_up
-from hapsync.memory import other_version
-from hapsync.model import HAProxyProcess, Means
-from hapsync.model_catalog import Reading
+from hapsync.model.catalog import Reading
+from hapsync.model.changes import Delete, EndSessions, SetAgent, SetAside, TakeBack
+from hapsync.model.overrides import other_version
+from hapsync.model.server import HAProxyProcess, Means
 from hapsync.oldworkers import OldWorkers
 from hapsync.plainbackends import Difference
 from hapsync.plan import Plan, describe

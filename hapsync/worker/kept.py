@@ -9,7 +9,7 @@ from hapsync.desired import Desired
 from hapsync.edge.inet_diag import count_kept
 from hapsync.errors import HapsyncError
 from hapsync.kept import at_rest, with_kept
-from hapsync.model import HAProxyProcess, Observed
+from hapsync.model.server import HAProxyProcess, Observed
 
 log = logging.getLogger(__name__)
 

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import attrs
 
-from hapsync.changes import Reason
 from hapsync.config import Config
 from hapsync.desired import Desired, desired, served_in
 from hapsync.edge.files import read_text_or_none
@@ -15,9 +14,10 @@ from hapsync.edge.old_workers import read_old_workers
 from hapsync.edge.runtime_socket import open_session
 from hapsync.edge.sockdiag import read_listen_queues
 from hapsync.errors import CatalogError, HapsyncError, RuntimeAPIError
-from hapsync.memory import Memory, other_version
-from hapsync.model import HAProxyProcess, ListenQueue, Observed
-from hapsync.model_catalog import Catalog
+from hapsync.model.catalog import Catalog
+from hapsync.model.changes import Reason
+from hapsync.model.overrides import Memory, other_version
+from hapsync.model.server import HAProxyProcess, ListenQueue, Observed
 from hapsync.observed import (
     Health,
     parse_health,

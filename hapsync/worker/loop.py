@@ -12,7 +12,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 
 from hapsync.edge.requests import Pending
 from hapsync.errors import RuntimeAPIError, Withdrawn
-from hapsync.memory import Memory
+from hapsync.model.overrides import Memory
 from hapsync.request import Apply, ReleaseBackend, Reply, Request
 from hapsync.text import shown
 from hapsync.worker.acts import ALIVE_SECONDS, CATALOG_SECONDS, Acts

@@ -11,7 +11,7 @@ from hapsync.config import Config
 from hapsync.desired import Desired
 from hapsync.edge.old_workers import TIMEOUT_SECONDS, end_sessions, read_old_workers
 from hapsync.errors import RuntimeAPIError
-from hapsync.model import Backend, HAProxyProcess, Observed
+from hapsync.model.server import Backend, HAProxyProcess, Observed
 from hapsync.oldworkers import CUTS, Graces, OldWorkers, alarms
 from hapsync.text import plural
 

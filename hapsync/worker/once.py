@@ -4,7 +4,6 @@ import time
 
 import attrs
 
-from hapsync.changes import Reason
 from hapsync.desired import Desired, desired
 from hapsync.edge.files import read_text_or_none
 from hapsync.edge.reload import reload_into
@@ -12,8 +11,9 @@ from hapsync.errors import ConfigError, ReloadError, RuntimeAPIError
 from hapsync.foreign import refuse
 from hapsync.growth import NEED_LIMIT_SECONDS
 from hapsync.guard import CHECK_SECONDS
-from hapsync.memory import stopped_words
-from hapsync.model_catalog import Catalog
+from hapsync.model.catalog import Catalog
+from hapsync.model.changes import Reason
+from hapsync.model.overrides import stopped_words
 from hapsync.plan import Plan, alarms, describe
 from hapsync.problems import unread_lines, unserved
 from hapsync.runtime import explained

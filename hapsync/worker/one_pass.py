@@ -5,12 +5,12 @@ from collections.abc import Callable, Collection, Sequence
 
 import attrs
 
-from hapsync.changes import Add, Change, Delete, Entry, Reason
 from hapsync.desired import Desired
 from hapsync.diff import Diff, diff, needs_loads, needs_sessions
 from hapsync.edge.runtime_socket import RuntimeSession, open_session
 from hapsync.guard import Cautions, guard, needs_proofs, unread_proofs
-from hapsync.model import AGENT_IS_ASKED, HAProxyProcess, Observed
+from hapsync.model.changes import Add, Change, Delete, Entry, Reason
+from hapsync.model.server import AGENT_IS_ASKED, HAProxyProcess, Observed
 from hapsync.observed import is_learning, with_loads, with_proofs
 from hapsync.plan import Plan, keep_half, make_plan
 from hapsync.runtime import (

@@ -6,7 +6,6 @@ from collections.abc import Iterable
 import attrs
 
 from hapsync.cfgfile import observed_from_file, skeleton
-from hapsync.changes import Held, Reason
 from hapsync.compare import emptied
 from hapsync.desired import Desired, Served, served_in
 from hapsync.diff import diff
@@ -16,7 +15,8 @@ from hapsync.edge.runtime_socket import open_session
 from hapsync.errors import ConfigError, RuntimeAPIError, WouldEmpty, WouldLose
 from hapsync.foreign import Loss, losses, on_file as foreign_on_file, refuse
 from hapsync.guard import Cautions, guard
-from hapsync.model import Means, Observed
+from hapsync.model.changes import Held, Reason
+from hapsync.model.server import Means, Observed
 from hapsync.observed import with_means
 from hapsync.picture import picture_grown, picture_now
 from hapsync.render import labels_of, render

@@ -6,14 +6,14 @@ from collections.abc import Callable, Collection, Sequence
 
 import attrs
 
-from hapsync.changes import Reason, takes_out
 from hapsync.config import Config
 from hapsync.desired import Desired
 from hapsync.edge.files import read_text_or_none
 from hapsync.edge.runtime_socket import open_session
 from hapsync.errors import HapsyncError, Withdrawn
-from hapsync.memory import Freeze, Hold, Memory, expired, is_frozen, stopped_words, with_hold
-from hapsync.model import PLACEHOLDER, Backend
+from hapsync.model.changes import Reason, takes_out
+from hapsync.model.overrides import Freeze, Hold, Memory, expired, is_frozen, stopped_words, with_hold
+from hapsync.model.server import PLACEHOLDER, Backend
 from hapsync.plan import alarms, describe
 from hapsync.problems import unread_lines
 from hapsync.request import (

@@ -5,7 +5,7 @@ import logging
 import attrs
 
 from hapsync.errors import RuntimeAPIError
-from hapsync.model import HAProxyProcess
+from hapsync.model.server import HAProxyProcess
 
 log = logging.getLogger(__name__)
 

@@ -6,11 +6,11 @@ from collections.abc import Iterable, Mapping
 import attrs
 
 from hapsync.capabilities import QUIET_PROBE, means_of, probe_command, refused, taken_by, version_of
-from hapsync.changes import Create
 from hapsync.config import Config
 from hapsync.dangers import fatal_addition
 from hapsync.edge.runtime_socket import RuntimeSession
-from hapsync.model import Backend, HAProxyProcess, Means, Observed
+from hapsync.model.changes import Create
+from hapsync.model.server import Backend, HAProxyProcess, Means, Observed
 from hapsync.observed import with_means
 from hapsync.runtime import Command, Refusal
 from hapsync.sections import default_server_words, stick_tables, takes_servers

@@ -13,7 +13,7 @@ from hapsync.errors import HapsyncError, ReloadUnavailable, WouldLose
 from hapsync.foreign import refuse
 from hapsync.growth import Need, needed
 from hapsync.guard import Cautions
-from hapsync.model import HAProxyProcess
+from hapsync.model.server import HAProxyProcess
 from hapsync.plainbackends import Difference, difference
 from hapsync.plan import Plan, describe_shortage
 from hapsync.worker.check_job import CheckJob

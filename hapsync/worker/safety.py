@@ -9,13 +9,13 @@ from pathlib import Path
 
 import attrs
 
-from hapsync.changes import Reason
 from hapsync.config import Config
 from hapsync.desired import Desired
 from hapsync.guard import Caution, capacity
 from hapsync.history import Flaps, peak, refilled, seen
-from hapsync.memory import Hold, Memory, acknowledged, expired, is_frozen
-from hapsync.model import Address, AdminState, Observed
+from hapsync.model.changes import Reason
+from hapsync.model.overrides import Hold, Memory, acknowledged, expired, is_frozen
+from hapsync.model.server import Address, AdminState, Observed
 from hapsync.owners import Owners
 from hapsync.worker.memory_file import keep_unread_aside, memory_path, save_memory
 from hapsync.worker.one_pass import Rules

@@ -12,7 +12,7 @@ from hapsync.discovered import discovered_in
 from hapsync.discovery import with_discovered
 from hapsync.edge.files import read_text, read_text_or_none
 from hapsync.errors import ConfigError
-from hapsync.model import Observed
+from hapsync.model.server import Observed
 from hapsync.sections import parse_sections
 from hapsync.text import reason
 

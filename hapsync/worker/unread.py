@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Collection, Mapping
 
-from hapsync.model import Observed
+from hapsync.model.server import Observed
 
 log = logging.getLogger(__name__)
 

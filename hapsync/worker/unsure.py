@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from hapsync.config import Config
 from hapsync.desired import Desired
 from hapsync.edge.watch import WatchState
-from hapsync.model_catalog import NOT_TELLING
+from hapsync.model.catalog import NOT_TELLING
 from hapsync.text import quoted
 from hapsync.worker.dues import Dues
 from hapsync.worker.file_keeper import FileKeeper

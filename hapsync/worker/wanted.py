@@ -2,8 +2,8 @@
 
 from hapsync.config import Config
 from hapsync.desired import NOBODY, Desired, DesiredBackend, desired_backend, is_crowded, served_in
-from hapsync.model import Address, Observed
-from hapsync.model_catalog import Catalog, Reading
+from hapsync.model.catalog import Catalog, Reading
+from hapsync.model.server import Address, Observed
 from hapsync.worker.one_pass import read_backends
 
 

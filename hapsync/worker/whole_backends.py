@@ -15,7 +15,7 @@ from hapsync.config import Config
 from hapsync.diff import REST_SECONDS
 from hapsync.edge.files import read_text_or_none
 from hapsync.edge.runtime_socket import RuntimeSession, open_session
-from hapsync.model import AdminState, Backend, HAProxyProcess, Observed, Server
+from hapsync.model.server import AdminState, Backend, HAProxyProcess, Observed, Server
 from hapsync.observed import with_loads
 from hapsync.plainbackends import HAS_BACKENDS, Difference, PlainBackend, plain_backends
 from hapsync.runtime import (

@@ -8,7 +8,7 @@ import pytest
 from hapsync.config import ConsulConfig
 from hapsync.edge import reader, watch
 from hapsync.edge.watch import Watches
-from hapsync.model_catalog import Doubt
+from hapsync.model.catalog import Doubt
 from tests.edge.test_watch_doubts import ids, watching
 from tests.harness.consul import AclConsul, Consul, acl_consul
 from tests.harness.processes import wait_until

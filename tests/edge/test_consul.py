@@ -23,8 +23,8 @@ from hapsync.edge.consul import Agent, Endpoints, bytes_for, endpoint, read_toke
 from hapsync.edge.sweep import read_catalog
 from hapsync.edge.watch import Watches
 from hapsync.errors import CatalogError, TooLarge
-from hapsync.model import Address, CheckStatus
-from hapsync.model_catalog import Doubt, Instance, Reading
+from hapsync.model.catalog import Doubt, Instance, Reading
+from hapsync.model.server import Address, CheckStatus
 from tests.edge.fake_consul import entries
 from tests.harness.chaos import HEALTH, Chaos
 from tests.harness.consul import Consul

@@ -17,7 +17,7 @@ from hapsync.edge.inet_diag import count_connections, has_waiting
 from hapsync.edge.master import ask_worker, read_processes
 from hapsync.edge.old_workers import end_sessions, read_old_workers
 from hapsync.errors import HapsyncError, RuntimeAPIError
-from hapsync.model import Address, Backend
+from hapsync.model.server import Address, Backend
 from tests.harness.haproxy import HAProxy, minimal_config
 from tests.harness.origins import Origins
 from tests.harness.ports import free_ports

@@ -8,7 +8,7 @@ import pytest
 
 from hapsync.config import BackendConfig, Config
 from hapsync.desired import Desired
-from hapsync.model import Backend, HAProxyProcess, Observed
+from hapsync.model.server import Backend, HAProxyProcess, Observed
 from hapsync.oldworkers import MANY, OldWorker, OldWorkers
 from hapsync.worker import old_workers
 from hapsync.worker.old_workers import OldWorkersWatch

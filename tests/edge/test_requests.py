@@ -22,7 +22,7 @@ from hapsync.edge import ask, requests as edge
 from hapsync.edge.ask import MAX_WHO, SOCKET_FILE, ask_agent, person
 from hapsync.edge.requests import MAX_CLIENTS, Pending, Requests
 from hapsync.errors import AgentError, ConfigError
-from hapsync.model import AdminState
+from hapsync.model.server import AdminState
 from hapsync.request import MAX_REQUEST_BYTES, Apply, FreezeAll, HoldServer, Reply, Thaw
 from tests.harness.processes import wait_until
 

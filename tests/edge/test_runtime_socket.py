@@ -11,7 +11,7 @@ import pytest
 
 from hapsync.edge.runtime_socket import open_session
 from hapsync.errors import RuntimeAPIError
-from hapsync.model import NO_LOAD, Address, AdminState, Proof
+from hapsync.model.server import NO_LOAD, Address, AdminState, Proof
 from hapsync.observed import parse_info
 from hapsync.runtime import SHOW_INFO, SHOW_STAT_SERVERS, Command
 from tests.edge.fake_haproxy import STATE, Send, byte_by_byte, fake_haproxy, reply_to, whole

@@ -7,8 +7,8 @@ import pytest
 
 from hapsync.config import AgentConfig, Config, HAProxyConfig
 from hapsync.edge.files import lock
-from hapsync.model import Address, CheckStatus
-from hapsync.model_catalog import Instance, Reading
+from hapsync.model.catalog import Instance, Reading
+from hapsync.model.server import Address, CheckStatus
 from hapsync.report import SNAPSHOT_FILE, Report, Snapshot, report_to_json, snapshot_to_json
 from hapsync.worker.journal import known_readings
 from hapsync.worker.look import read_report

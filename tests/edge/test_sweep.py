@@ -7,7 +7,7 @@ import pytest
 
 from hapsync.config import ConsulConfig
 from hapsync.edge.sweep import read_catalog
-from hapsync.model_catalog import Doubt
+from hapsync.model.catalog import Doubt
 from tests.edge.fake_consul import fake_consul
 from tests.harness.consul import acl_consul
 from tests.harness.tools import consul_path, consul_version

@@ -14,7 +14,7 @@ from hapsync.edge.listing import ListingWatch
 from hapsync.edge.waits import JITTER, Cuts, Waits
 from hapsync.edge.watch import Watches
 from hapsync.errors import CutShort
-from hapsync.model_catalog import Doubt
+from hapsync.model.catalog import Doubt
 from tests.edge.fake_consul import fake_consul
 from tests.harness.chaos import HEALTH, Chaos
 from tests.harness.consul import Consul

@@ -16,7 +16,7 @@ from hapsync.catalog import parse_reading
 from hapsync.config import ConsulConfig
 from hapsync.edge import reader, watch
 from hapsync.edge.watch import Watches, WatchState
-from hapsync.model_catalog import Doubt, Reading
+from hapsync.model.catalog import Doubt, Reading
 from tests.edge.fake_consul import FakeConsul, entries, fake_consul
 from tests.harness.cluster import Cluster
 from tests.harness.consul import Consul, acl_consul

@@ -16,8 +16,8 @@ import pytest
 from hapsync.config import ConsulConfig
 from hapsync.edge import servers, watch
 from hapsync.edge.reader import Interrupted, Reader, Shared
-from hapsync.model import CheckStatus
-from hapsync.model_catalog import Doubt
+from hapsync.model.catalog import Doubt
+from hapsync.model.server import CheckStatus
 from tests.edge.fake_consul import fake_consul
 from tests.edge.test_watch_doubts import Watched, ids, of, watching
 from tests.harness.cluster import Cluster

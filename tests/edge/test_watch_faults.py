@@ -9,7 +9,7 @@ import pytest
 
 from hapsync.config import ConsulConfig
 from hapsync.edge.watch import Watches
-from hapsync.model_catalog import Doubt, Reading
+from hapsync.model.catalog import Doubt, Reading
 from tests.harness.chaos import HEALTH, Chaos, http_answer
 from tests.harness.consul import Consul
 from tests.harness.processes import wait_until

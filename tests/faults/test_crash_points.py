@@ -16,7 +16,7 @@ from attrs import evolve
 
 from hapsync.edge.ask import ask_agent
 from hapsync.errors import AgentError
-from hapsync.model import AdminState
+from hapsync.model.server import AdminState
 from hapsync.request import HoldServer, ReleaseServer, Request
 from tests.demo import truth
 from tests.demo.fleet import Fleet, Member

@@ -9,8 +9,8 @@ import pytest
 from hapsync.catalog import parse_reading
 from hapsync.config import BackendConfig, Config
 from hapsync.desired import DesiredBackend, desired
-from hapsync.model import AdminState
-from hapsync.model_catalog import Catalog
+from hapsync.model.catalog import Catalog
+from hapsync.model.server import AdminState
 from hapsync.text import shown
 from tests.harness.tools import ROOT
 from tests.hostile.whole_path import WholePath

@@ -19,9 +19,9 @@ from hapsync.cli.tables import print_view
 from hapsync.config import AgentConfig, BackendConfig, Config, Template
 from hapsync.desired import Desired, desired
 from hapsync.diff import diff
-from hapsync.memory import Memory
-from hapsync.model import Address, AdminState, Backend, HAProxyProcess, Observed, Server
-from hapsync.model_catalog import Catalog, Reading
+from hapsync.model.catalog import Catalog, Reading
+from hapsync.model.overrides import Memory
+from hapsync.model.server import Address, AdminState, Backend, HAProxyProcess, Observed, Server
 from hapsync.picture import picture_now
 from hapsync.plan import Plan, make_plan
 from hapsync.render import labels_of, render

@@ -9,9 +9,9 @@ import attrs
 import pytest
 
 import hapsync.worker.acts
-from hapsync.changes import Reason
-from hapsync.memory import Memory
-from hapsync.model import Observed
+from hapsync.model.changes import Reason
+from hapsync.model.overrides import Memory
+from hapsync.model.server import Observed
 from hapsync.worker.acts import Acts
 from hapsync.worker.one_pass import Outcome, run_pass
 from hapsync.worker.settings import read_settings

@@ -13,9 +13,9 @@ import pytest
 
 from hapsync.desired import Desired, desired_backend
 from hapsync.errors import Withdrawn
-from hapsync.memory import Memory
-from hapsync.model import Address, AdminState, CheckStatus
-from hapsync.model_catalog import Instance, Reading
+from hapsync.model.catalog import Instance, Reading
+from hapsync.model.overrides import Memory
+from hapsync.model.server import Address, AdminState, CheckStatus
 from hapsync.request import FreezeAll, HoldServer
 from hapsync.worker.one_pass import Rules, run_pass
 from hapsync.worker.people import answer

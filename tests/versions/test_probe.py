@@ -6,7 +6,7 @@ from hapsync.capabilities import OLDEST_SAFE, QUIET_PROBE, version_of
 from hapsync.cfgfile import sealed
 from hapsync.config import BackendConfig, Config, HAProxyConfig
 from hapsync.edge.runtime_socket import RuntimeSession, open_session
-from hapsync.model import Means
+from hapsync.model.server import Means
 from hapsync.worker.probe import Probe
 from tests.harness.haproxy import HAProxy, minimal_config
 from tests.harness.ports import free_port

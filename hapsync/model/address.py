@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable, Iterator
 from functools import lru_cache
 
-from hapsync.model import PLACEHOLDER, Address, canonical_host
+from hapsync.model.server import PLACEHOLDER, Address, canonical_host
 from hapsync.text import quoted
 
 MAX_PORT = 65535

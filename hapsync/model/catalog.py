@@ -5,7 +5,7 @@ from collections.abc import Mapping
 
 import attrs
 
-from hapsync.model import Address, CheckStatus
+from hapsync.model.server import Address, CheckStatus
 
 MAX_CONSUL_WEIGHT = 65535
 """Consul refuses larger weights in a registration (agent/structs, ValidateWeights)."""

@@ -12,8 +12,8 @@ from collections.abc import Mapping
 import attrs
 import cattrs
 
-from hapsync.changes import Reason
-from hapsync.model import Address, AdminState, canonical_host
+from hapsync.model.changes import Reason
+from hapsync.model.server import Address, AdminState, canonical_host
 
 VERSION = 1
 """Of the file; it changes when a field changes its meaning or goes. Who changes it reads the one before as well."""

@@ -4,8 +4,8 @@ import enum
 
 import attrs
 
-from hapsync.model import Address, AdminState, CheckStatus
-from hapsync.model_catalog import Doubt
+from hapsync.model.catalog import Doubt
+from hapsync.model.server import Address, AdminState, CheckStatus
 
 
 class Reason(enum.Enum):
