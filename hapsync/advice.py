@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import attrs
 
-from hapsync.config import BackendConfig
+from hapsync.config.schema import BackendConfig
 from hapsync.dangers import has_check, program_check
 from hapsync.model.server import is_ours
 from hapsync.sections import HASHES, Line, Section, parse_sections

@@ -8,7 +8,7 @@ changed. Before 3.4 that puts an alert into HAProxy's log, so there only backend
 import re
 from collections.abc import Iterable
 
-from hapsync.config import BackendConfig
+from hapsync.config.schema import BackendConfig
 from hapsync.model.server import Backend, Means
 from hapsync.runtime import OPTION_SIGNS, Command
 from hapsync.text import shown

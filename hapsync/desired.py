@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import attrs
 
-from hapsync.config import BackendConfig, Config
+from hapsync.config.schema import BackendConfig, Config
 from hapsync.model.address import within
 from hapsync.model.catalog import MAX_CONSUL_WEIGHT, Catalog, Doubt, Instance, Quarantined, Reading
 from hapsync.model.server import MAX_WEIGHT, Address, AdminState, CheckStatus, Observed, free_weight

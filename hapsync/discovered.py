@@ -1,7 +1,7 @@
 """The backends of a rendered haproxy.cfg that `[discover]` made."""
 
 from hapsync.cfgfile import HEADER, slot_names
-from hapsync.config import Config
+from hapsync.config.schema import Config
 
 
 def discovered_in(config: Config, text: str | None) -> frozenset[str]:

@@ -9,7 +9,7 @@ from collections.abc import Collection, Iterable, Mapping
 
 import attrs
 
-from hapsync.config import BackendConfig, Config
+from hapsync.config.schema import BackendConfig, Config
 from hapsync.errors import CatalogError
 from hapsync.model.server import HAPROXY_NAME
 from hapsync.text import quoted

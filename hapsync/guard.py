@@ -11,7 +11,7 @@ from types import MappingProxyType
 
 import attrs
 
-from hapsync.config import BackendConfig
+from hapsync.config.schema import BackendConfig
 from hapsync.desired import Desired, DesiredBackend
 from hapsync.diff import Diff
 from hapsync.model.catalog import Doubt

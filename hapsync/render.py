@@ -7,7 +7,7 @@ from functools import lru_cache
 import jinja2
 
 from hapsync.cfgfile import parse_file, sealed, slot_names
-from hapsync.config import Config, Template
+from hapsync.config.schema import Config, Template
 from hapsync.desired import Desired
 from hapsync.discovery import members
 from hapsync.errors import ConfigError

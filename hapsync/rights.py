@@ -6,7 +6,7 @@ from collections.abc import Collection
 
 import attrs
 
-from hapsync.config import Config
+from hapsync.config.schema import Config
 from hapsync.text import quoted
 
 ANY = "hapsync-asks-for-any-name"

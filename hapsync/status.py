@@ -10,7 +10,7 @@ from collections.abc import Mapping
 import attrs
 
 from hapsync.compare import says_the_same
-from hapsync.config import Config
+from hapsync.config.schema import Config
 from hapsync.desired import Desired, DesiredServer, namesake_words
 from hapsync.diff import diff
 from hapsync.guard import Caution, Cautions, capacity, guard

@@ -12,7 +12,7 @@ from unittest.mock import patch
 import attrs
 
 from hapsync.ahead import FREE_SLOT
-from hapsync.config import BackendConfig, Config
+from hapsync.config.schema import BackendConfig, Config
 from hapsync.desired import Desired, desired
 from hapsync.diff import diff
 from hapsync.guard import guard

@@ -15,7 +15,7 @@ import attrs
 from hypothesis import strategies as st
 from hypothesis.vendor.pretty import RepresentationPrinter
 
-from hapsync.config import BackendConfig, Config
+from hapsync.config.schema import BackendConfig, Config
 from hapsync.desired import Desired, desired
 from hapsync.guard import Caution
 from hapsync.model.catalog import Catalog, Doubt, Instance, Reading

@@ -3,7 +3,7 @@
 import pytest
 
 from hapsync.advice import advise
-from hapsync.config import BackendConfig, Config, Template
+from hapsync.config.schema import BackendConfig, Config, Template
 from hapsync.render import render
 from hapsync.worker.settings import free_slots
 from tests.harness.tools import ROOT

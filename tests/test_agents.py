@@ -6,7 +6,7 @@ import pytest
 from hapsync.ahead import FREE_SLOT, as_new_worker
 from hapsync.cfgfile import parse_file, skeleton
 from hapsync.compare import shows
-from hapsync.config import BackendConfig, Config, Template
+from hapsync.config.schema import BackendConfig, Config, Template
 from hapsync.desired import Desired, DesiredBackend, DesiredServer, scale_weights
 from hapsync.diff import diff
 from hapsync.guard import guard

@@ -7,7 +7,7 @@ import pytest
 
 from hapsync.ahead import FREE_SLOT
 from hapsync.capabilities import NEWEST_SCANNED, means_of, probe_command, refused, spelled_out, version_of
-from hapsync.config import BackendConfig
+from hapsync.config.schema import BackendConfig
 from hapsync.model.server import Backend, Means
 
 YES = "Already exists a server with the same name in backend.\n"

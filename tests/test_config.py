@@ -6,7 +6,7 @@ from ipaddress import ip_network
 
 import pytest
 
-from hapsync.config import (
+from hapsync.config.schema import (
     AgentConfig,
     BackendConfig,
     BackendKeys,

@@ -6,7 +6,7 @@ from ipaddress import ip_network
 import attrs
 import pytest
 
-from hapsync.config import BackendConfig, Config
+from hapsync.config.schema import BackendConfig, Config
 from hapsync.desired import (
     Desired,
     DesiredBackend,

@@ -7,7 +7,7 @@ from hypothesis import given, strategies as st
 
 from hapsync.ahead import grow
 from hapsync.cfgfile import sealed
-from hapsync.config import Config, Template, parse_config
+from hapsync.config.schema import Config, Template, parse_config
 from hapsync.desired import Desired, DesiredBackend
 from hapsync.discovered import discovered_in
 from hapsync.discovery import Listing, discover, in_doubt, members, parse_listing, with_discovered

@@ -4,7 +4,7 @@ import attrs
 import pytest
 
 from hapsync.ahead import FREE_SLOT
-from hapsync.config import BackendConfig
+from hapsync.config.schema import BackendConfig
 from hapsync.desired import Desired, DesiredBackend, DesiredServer
 from hapsync.diff import Diff, diff
 from hapsync.guard import Caution, capacity, guard, needs_proofs, unread_proofs

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 import attrs
 from hypothesis import HealthCheck, Phase, given, settings, strategies as st
 
-from hapsync.config import BackendConfig
+from hapsync.config.schema import BackendConfig
 from hapsync.model.catalog import Doubt
 from hapsync.model.changes import Add, Enable
 from hapsync.model.server import AdminState

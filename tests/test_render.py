@@ -9,7 +9,7 @@ import pytest
 
 from hapsync.ahead import FREE_SLOT
 from hapsync.cfgfile import is_sealed, parse_file, sealed, skeleton
-from hapsync.config import BackendConfig, Config, Template
+from hapsync.config.schema import BackendConfig, Config, Template
 from hapsync.desired import Desired, DesiredBackend, DesiredServer
 from hapsync.errors import ConfigError
 from hapsync.model.server import NO_LOAD, PLACEHOLDER, Address, AdminState, Backend, CheckStatus, Observed, Server

@@ -2,7 +2,7 @@
 
 import attrs
 
-from hapsync.config import Config, parse_config
+from hapsync.config.schema import Config, parse_config
 from hapsync.rights import ANY, missing_words, needed_rights, policy
 
 HEAD = """\

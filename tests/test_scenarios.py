@@ -16,7 +16,7 @@ import attrs
 import pytest
 
 from hapsync.catalog import parse_reading
-from hapsync.config import BackendConfig, parse_config
+from hapsync.config.schema import BackendConfig, parse_config
 from hapsync.desired import desired
 from hapsync.diff import diff
 from hapsync.guard import Caution, guard

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 import attrs
 
 from hapsync.ahead import FREE_SLOT
-from hapsync.config import BackendConfig, Config
+from hapsync.config.schema import BackendConfig, Config
 from hapsync.desired import desired
 from hapsync.guard import Caution
 from hapsync.model.catalog import Catalog, Doubt, Instance, Quarantined, Reading

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 
 import click
 
-from hapsync.config import Config
+from hapsync.config.schema import Config
 from hapsync.model.server import AdminState
 from hapsync.request import HoldServer, Reply, Request, Target
 

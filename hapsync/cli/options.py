@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from hapsync.config import DEFAULT_PATH
+from hapsync.config.schema import DEFAULT_PATH
 
 config_option: Callable[[Callable[..., Any]], Callable[..., Any]] = click.option(
     "--config",

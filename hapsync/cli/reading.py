@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from hapsync.config import Config
+from hapsync.config.schema import Config
 from hapsync.model.catalog import Catalog
 
 if TYPE_CHECKING:

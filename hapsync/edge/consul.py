@@ -17,7 +17,7 @@ from pathlib import Path
 
 import attrs
 
-from hapsync.config import ConsulConfig
+from hapsync.config.schema import ConsulConfig
 from hapsync.edge.connection import Endpoint
 from hapsync.edge.files import ensure_regular, read_text
 from hapsync.edge.network_errors import file_words

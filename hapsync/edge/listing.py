@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import attrs
 
-from hapsync.config import ConsulConfig
+from hapsync.config.schema import ConsulConfig
 from hapsync.discovery import Listing, parse_listing
 from hapsync.edge.connection import Endpoint
 from hapsync.edge.consul import Agent, Endpoints, read_token

@@ -14,7 +14,7 @@ from collections.abc import Mapping
 import attrs
 
 from hapsync.catalog import parse_reading
-from hapsync.config import ConsulConfig
+from hapsync.config.schema import ConsulConfig
 from hapsync.edge.consul import Agent, Answer, Endpoints, read_token
 from hapsync.edge.pacing import CACHED, UNCACHED, Budget, Burst, Pace
 from hapsync.edge.seats import Seats

@@ -16,7 +16,7 @@ import attrs
 
 from hapsync.cfgfile import HEADER, is_sealed
 from hapsync.compare import shows
-from hapsync.config import HAProxyConfig
+from hapsync.config.schema import HAProxyConfig
 from hapsync.edge.files import (
     candidate_file,
     keep_aside,

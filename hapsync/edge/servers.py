@@ -10,7 +10,7 @@ import threading
 import time
 from typing import Protocol
 
-from hapsync.config import ConsulConfig
+from hapsync.config.schema import ConsulConfig
 from hapsync.edge.consul import Agent, Endpoints, read_token
 from hapsync.edge.pacing import UNCACHED, Budget, Pace
 from hapsync.edge.reader import Holding, index_of

@@ -8,7 +8,7 @@ from types import MappingProxyType
 import attrs
 
 from hapsync.catalog import parse_reading
-from hapsync.config import ConsulConfig
+from hapsync.config.schema import ConsulConfig
 from hapsync.edge.consul import Agent, endpoint, read_token
 from hapsync.edge.reader import index_of, is_alive
 from hapsync.errors import CatalogError

@@ -17,7 +17,7 @@ from types import MappingProxyType
 
 import attrs
 
-from hapsync.config import ConsulConfig
+from hapsync.config.schema import ConsulConfig
 from hapsync.edge.backoff import LOCAL_SECONDS, Backoff, doubted_seconds
 from hapsync.edge.judge import Judge, Judged
 from hapsync.edge.reader import Finding, Interrupted, Reader, Shared, Stopped

@@ -11,7 +11,7 @@ import attrs
 
 from hapsync.advice import advise
 from hapsync.cfgfile import observed_from_file
-from hapsync.config import Config
+from hapsync.config.schema import Config
 from hapsync.desired import desired, namesake_words
 from hapsync.discovery import discover, members
 from hapsync.edge.consul import Agent, endpoint, read_token

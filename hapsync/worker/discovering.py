@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Sequence
 
 import attrs
 
-from hapsync.config import Config
+from hapsync.config.schema import Config
 from hapsync.desired import Desired
 from hapsync.discovery import Listing, discover, in_doubt, with_discovered
 from hapsync.edge.listing import ListingWatch

@@ -9,7 +9,7 @@ import hashlib
 from collections.abc import Iterator
 from pathlib import Path
 
-from hapsync.config import Config
+from hapsync.config.schema import Config
 from hapsync.edge.files import read_text_or_none, write_in_folder
 
 _FILE = "reload-under-way"

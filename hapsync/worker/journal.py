@@ -10,7 +10,7 @@ from pathlib import Path
 import attrs
 
 from hapsync import __version__
-from hapsync.config import AgentConfig, Config
+from hapsync.config.schema import AgentConfig, Config
 from hapsync.desired import Desired, DesiredBackend, fallback_reading
 from hapsync.edge.files import keep_aside, read_text_or_none, signature, write_in_folder
 from hapsync.edge.watch import WatchState

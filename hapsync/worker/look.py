@@ -6,7 +6,7 @@ from pathlib import Path
 
 import attrs
 
-from hapsync.config import Config
+from hapsync.config.schema import Config
 from hapsync.desired import Desired, desired, served_in
 from hapsync.edge.files import read_text_or_none
 from hapsync.edge.inet_diag import has_waiting

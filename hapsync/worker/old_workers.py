@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 
 import attrs
 
-from hapsync.config import Config
+from hapsync.config.schema import Config
 from hapsync.desired import Desired
 from hapsync.edge.old_workers import TIMEOUT_SECONDS, end_sessions, read_old_workers
 from hapsync.errors import RuntimeAPIError

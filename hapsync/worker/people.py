@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Sequence
 
 import attrs
 
-from hapsync.config import Config
+from hapsync.config.schema import Config
 from hapsync.desired import Desired
 from hapsync.edge.files import read_text_or_none
 from hapsync.edge.runtime_socket import open_session

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 import attrs
 
 from hapsync.capabilities import QUIET_PROBE, means_of, probe_command, refused, taken_by, version_of
-from hapsync.config import Config
+from hapsync.config.schema import Config
 from hapsync.dangers import fatal_addition
 from hapsync.edge.runtime_socket import RuntimeSession
 from hapsync.model.changes import Create

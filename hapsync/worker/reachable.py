@@ -12,7 +12,7 @@ from pathlib import Path
 import attrs
 
 from hapsync.catalog import parse_reading
-from hapsync.config import Config, ConsulConfig, HAProxyConfig
+from hapsync.config.schema import Config, ConsulConfig, HAProxyConfig
 from hapsync.edge.consul import Agent, endpoint, read_token
 from hapsync.edge.files import read_text_or_none
 from hapsync.edge.master import read_processes

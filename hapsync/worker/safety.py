@@ -9,7 +9,7 @@ from pathlib import Path
 
 import attrs
 
-from hapsync.config import Config
+from hapsync.config.schema import Config
 from hapsync.desired import Desired
 from hapsync.guard import Caution, capacity
 from hapsync.history import Flaps, peak, refilled, seen

@@ -6,7 +6,7 @@ import logging
 import attrs
 
 from hapsync.ahead import grow
-from hapsync.config import Config, Template, parse_config
+from hapsync.config.schema import Config, Template, parse_config
 from hapsync.desired import Desired, DesiredBackend
 from hapsync.discovered import discovered_in
 from hapsync.discovery import with_discovered

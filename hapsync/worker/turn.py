@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Callable
 
-from hapsync.config import ConsulConfig
+from hapsync.config.schema import ConsulConfig
 from hapsync.edge.consul import Agent, endpoint, read_token
 from hapsync.edge.fleet import (
     TTL_SECONDS,

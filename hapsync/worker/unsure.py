@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
-from hapsync.config import Config
+from hapsync.config.schema import Config
 from hapsync.desired import Desired
 from hapsync.edge.watch import WatchState
 from hapsync.model.catalog import NOT_TELLING

@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection, Sequence
 import attrs
 
 from hapsync.capabilities import NEWEST_SCANNED, spelled_out, version_of
-from hapsync.config import Config
+from hapsync.config.schema import Config
 from hapsync.diff import REST_SECONDS
 from hapsync.edge.files import read_text_or_none
 from hapsync.edge.runtime_socket import RuntimeSession, open_session

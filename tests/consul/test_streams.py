@@ -5,7 +5,7 @@ from pathlib import Path
 import attrs
 import pytest
 
-from hapsync.config import ConsulConfig
+from hapsync.config.schema import ConsulConfig
 from hapsync.edge import reader, watch
 from hapsync.edge.watch import Watches
 from hapsync.model.catalog import Doubt

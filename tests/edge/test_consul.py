@@ -17,7 +17,7 @@ import attrs
 import pytest
 
 from hapsync.catalog import parse_reading
-from hapsync.config import ConsulConfig
+from hapsync.config.schema import ConsulConfig
 from hapsync.edge import reader
 from hapsync.edge.consul import Agent, Endpoints, bytes_for, endpoint, read_token
 from hapsync.edge.sweep import read_catalog

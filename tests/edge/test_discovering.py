@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from hapsync.config import Config
+from hapsync.config.schema import Config
 from hapsync.worker.allowance import BURST, Allowance
 from hapsync.worker.discovering import SHOWN, TOLD, Discovering
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from hapsync.config import ConsulConfig
+from hapsync.config.schema import ConsulConfig
 from hapsync.edge.consul import Agent, Answer
 from hapsync.edge.pacing import ALL_PER_SECOND, LAST_IN_WINDOW, Budget
 from hapsync.edge.watch import Watches

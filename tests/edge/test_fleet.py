@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from hapsync.config import ConsulConfig
+from hapsync.config.schema import ConsulConfig
 from hapsync.edge.consul import Agent, endpoint
 from hapsync.edge.fleet import (
     RIGHTS,

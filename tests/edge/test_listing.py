@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from hapsync.config import ConsulConfig
+from hapsync.config.schema import ConsulConfig
 from hapsync.discovery import Listing
 from hapsync.edge.listing import ListingWatch, read_listing
 from hapsync.errors import CatalogError

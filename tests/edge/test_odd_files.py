@@ -14,7 +14,7 @@ from typing import cast
 
 import pytest
 
-from hapsync.config import ConsulConfig
+from hapsync.config.schema import ConsulConfig
 from hapsync.edge import lock_name
 from hapsync.edge.consul import endpoint, read_token
 from hapsync.edge.files import ensure_regular, lock, lock_owner, open_regular, read_text, write_atomically

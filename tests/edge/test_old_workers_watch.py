@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 
 import pytest
 
-from hapsync.config import BackendConfig, Config
+from hapsync.config.schema import BackendConfig, Config
 from hapsync.desired import Desired
 from hapsync.model.server import Backend, HAProxyProcess, Observed
 from hapsync.oldworkers import MANY, OldWorker, OldWorkers

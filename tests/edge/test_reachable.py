@@ -10,7 +10,7 @@ from typing import Any
 import attrs
 import pytest
 
-from hapsync.config import BackendConfig, Config, ConsulConfig, HAProxyConfig, Template
+from hapsync.config.schema import BackendConfig, Config, ConsulConfig, HAProxyConfig, Template
 from hapsync.errors import ConfigError
 from hapsync.worker import reachable
 from hapsync.worker.reachable import tried

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from hapsync.config import Config, ConsulConfig, parse_config
+from hapsync.config.schema import Config, ConsulConfig, parse_config
 from hapsync.edge.consul import Agent, endpoint
 from hapsync.edge.rights import read_missing
 from hapsync.errors import CatalogError

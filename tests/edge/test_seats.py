@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from hapsync.config import ConsulConfig
+from hapsync.config.schema import ConsulConfig
 from hapsync.edge import seats as seats_module
 from hapsync.edge.seats import FEWEST, GUEST_REST_SECONDS, Seats, connection_advice
 from hapsync.edge.waits import SHORTEST_SECONDS

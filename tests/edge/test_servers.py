@@ -6,7 +6,7 @@ from contextlib import contextmanager
 import attrs
 import pytest
 
-from hapsync.config import ConsulConfig
+from hapsync.config.schema import ConsulConfig
 from hapsync.edge.consul import Endpoints
 from hapsync.edge.pacing import Budget
 from hapsync.edge.reader import MOST_IN_A_ROW, Holding

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from hapsync.config import AgentConfig, Config, HAProxyConfig
+from hapsync.config.schema import AgentConfig, Config, HAProxyConfig
 from hapsync.edge.files import lock
 from hapsync.model.catalog import Instance, Reading
 from hapsync.model.server import Address, CheckStatus

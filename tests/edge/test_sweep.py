@@ -5,7 +5,7 @@ from pathlib import Path
 import attrs
 import pytest
 
-from hapsync.config import ConsulConfig
+from hapsync.config.schema import ConsulConfig
 from hapsync.edge.sweep import read_catalog
 from hapsync.model.catalog import Doubt
 from tests.edge.fake_consul import fake_consul

@@ -10,7 +10,7 @@ from typing import Any
 import attrs
 import pytest
 
-from hapsync.config import ConsulConfig
+from hapsync.config.schema import ConsulConfig
 from hapsync.edge import network_errors
 from hapsync.edge.connection import Endpoint
 from hapsync.edge.consul import Agent, endpoint

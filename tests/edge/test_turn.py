@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from hapsync.config import ConsulConfig
+from hapsync.config.schema import ConsulConfig
 from hapsync.edge.consul import Agent, endpoint
 from hapsync.edge.fleet import key_of
 from hapsync.worker.turn import LONGEST, SPREAD, Patience, Turn

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from hapsync.config import ConsulConfig
+from hapsync.config.schema import ConsulConfig
 from hapsync.edge import waits
 from hapsync.edge.consul import Agent, endpoint
 from hapsync.edge.listing import ListingWatch

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from hapsync.config import ConsulConfig
+from hapsync.config.schema import ConsulConfig
 from hapsync.edge.pacing import (
     ALL_PER_SECOND,
     BURST_SECONDS,

@@ -13,7 +13,7 @@ import attrs
 import pytest
 
 from hapsync.catalog import parse_reading
-from hapsync.config import ConsulConfig
+from hapsync.config.schema import ConsulConfig
 from hapsync.edge import reader, watch
 from hapsync.edge.watch import Watches, WatchState
 from hapsync.model.catalog import Doubt, Reading

@@ -13,7 +13,7 @@ from typing import Any
 import attrs
 import pytest
 
-from hapsync.config import ConsulConfig
+from hapsync.config.schema import ConsulConfig
 from hapsync.edge import servers, watch
 from hapsync.edge.reader import Interrupted, Reader, Shared
 from hapsync.model.catalog import Doubt

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from hapsync.config import ConsulConfig
+from hapsync.config.schema import ConsulConfig
 from hapsync.edge.watch import Watches
 from hapsync.model.catalog import Doubt, Reading
 from tests.harness.chaos import HEALTH, Chaos, http_answer

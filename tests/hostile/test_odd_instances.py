@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from hapsync.catalog import parse_reading
-from hapsync.config import BackendConfig, Config
+from hapsync.config.schema import BackendConfig, Config
 from hapsync.desired import DesiredBackend, desired
 from hapsync.model.catalog import Catalog
 from hapsync.model.server import AdminState

@@ -16,7 +16,7 @@ import attrs
 from hapsync.ahead import after, as_new_worker, grow
 from hapsync.catalog import parse_reading
 from hapsync.cli.tables import print_view
-from hapsync.config import AgentConfig, BackendConfig, Config, Template
+from hapsync.config.schema import AgentConfig, BackendConfig, Config, Template
 from hapsync.desired import Desired, desired
 from hapsync.diff import diff
 from hapsync.model.catalog import Catalog, Reading

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 
 import attrs
 
-from hapsync.config import ConsulConfig
+from hapsync.config.schema import ConsulConfig
 from hapsync.edge.consul import Agent, endpoint
 from hapsync.edge.fleet import Held, release, take_slot
 from tests.demo.fleet import Fleet

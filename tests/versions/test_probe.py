@@ -4,7 +4,7 @@ from pathlib import Path
 
 from hapsync.capabilities import OLDEST_SAFE, QUIET_PROBE, version_of
 from hapsync.cfgfile import sealed
-from hapsync.config import BackendConfig, Config, HAProxyConfig
+from hapsync.config.schema import BackendConfig, Config, HAProxyConfig
 from hapsync.edge.runtime_socket import RuntimeSession, open_session
 from hapsync.model.server import Means
 from hapsync.worker.probe import Probe

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Sequence
 from urllib.parse import quote
 
-from hapsync.config import ConsulConfig
+from hapsync.config.schema import ConsulConfig
 from hapsync.edge.watch import Watches
 from tests.harness.consul import Agent
 

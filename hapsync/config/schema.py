@@ -9,10 +9,10 @@ from typing import Annotated, Literal
 
 import attrs
 
+from hapsync.config.validate import Each, Rule, between, dotted, matching, structured
 from hapsync.errors import ConfigError
 from hapsync.model.address import Network, parse_address, parse_network, within
 from hapsync.model.server import HAPROXY_NAME, Address
-from hapsync.structure import Each, Rule, between, dotted, matching, structured
 from hapsync.text import quoted
 
 DEFAULT_PATH = "/etc/hapsync/hapsync.toml"

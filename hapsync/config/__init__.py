@@ -1,0 +1,1 @@
+"""hapsync.toml: its schema, and how it is read."""
