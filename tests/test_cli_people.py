@@ -14,7 +14,6 @@ import pytest
 
 from hapsync.cli import COMMANDS, asking, run
 from hapsync.edge.ask import SOCKET_FILE, person
-from hapsync.edge.files import lock
 from hapsync.edge.requests import Pending, Requests
 from hapsync.model.overrides import Freeze, Hold, Memory, memory_from_json, memory_to_json, with_hold
 from hapsync.model.server import Address, AdminState
@@ -28,6 +27,7 @@ from hapsync.request import (
     Request,
     Thaw,
 )
+from hapsync.system.files import lock
 from tests.demo.fleet import Fleet
 from tests.demo.stage import HAPSYNC, Stage
 from tests.harness.ports import free_port

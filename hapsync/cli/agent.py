@@ -28,10 +28,10 @@ def command(config_path: str) -> None:
     from pathlib import Path  # noqa: PLC0415
 
     from hapsync.edge.ask import SOCKET_FILE  # noqa: PLC0415
-    from hapsync.edge.files import make_folder  # noqa: PLC0415
-    from hapsync.edge.process import allow_many_files, collect_seldom, give_back_memory  # noqa: PLC0415
     from hapsync.edge.requests import Requests  # noqa: PLC0415
     from hapsync.errors import ConfigError  # noqa: PLC0415
+    from hapsync.system.files import make_folder  # noqa: PLC0415
+    from hapsync.system.process import allow_many_files, collect_seldom, give_back_memory  # noqa: PLC0415
     from hapsync.text import reason  # noqa: PLC0415
     from hapsync.worker.locks import locked  # noqa: PLC0415
     from hapsync.worker.loop import Worker  # noqa: PLC0415

@@ -27,8 +27,8 @@ def command(config_path: str, force: bool) -> int:  # noqa: FBT001
     """
     from hapsync.cli.asking import ask_aloud, state_lock, tell  # noqa: PLC0415
     from hapsync.cli.reading import discover_aloud, read_catalog_aloud  # noqa: PLC0415
-    from hapsync.edge.process import collect_never  # noqa: PLC0415
     from hapsync.request import Apply  # noqa: PLC0415
+    from hapsync.system.process import collect_never  # noqa: PLC0415
     from hapsync.worker.once import apply_once  # noqa: PLC0415
     from hapsync.worker.settings import read_config, read_settings  # noqa: PLC0415
 

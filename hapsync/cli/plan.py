@@ -36,9 +36,9 @@ def command(config_path: str, commands: bool) -> int:  # noqa: FBT001
     from hapsync.cli.reading import discover_aloud, read_catalog_aloud  # noqa: PLC0415
     from hapsync.compare import says_the_same  # noqa: PLC0415
     from hapsync.desired import desired  # noqa: PLC0415
-    from hapsync.edge.files import read_text_or_none  # noqa: PLC0415
     from hapsync.edge.runtime_socket import open_session  # noqa: PLC0415
     from hapsync.picture import picture_now  # noqa: PLC0415
+    from hapsync.system.files import read_text_or_none  # noqa: PLC0415
     from hapsync.worker.look import read_catalog_known, read_report, read_rules  # noqa: PLC0415
     from hapsync.worker.one_pass import look  # noqa: PLC0415
     from hapsync.worker.paper import is_applied, lost_by_reload, served_now  # noqa: PLC0415

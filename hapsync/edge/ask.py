@@ -10,10 +10,10 @@ from pathlib import Path
 
 import attrs
 
-from hapsync.edge.files import read_text
-from hapsync.edge.peer import peer_of
 from hapsync.errors import AgentError, ConfigError
 from hapsync.request import Reply, Request, claim, reply_from_json, request_to_json
+from hapsync.system.files import read_text
+from hapsync.system.peer import peer_of
 from hapsync.text import shown
 
 SOCKET_FILE = "hapsync.sock"

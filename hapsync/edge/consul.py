@@ -19,10 +19,10 @@ import attrs
 
 from hapsync.config.schema import ConsulConfig
 from hapsync.edge.connection import Endpoint
-from hapsync.edge.files import ensure_regular, read_text
 from hapsync.edge.network_errors import file_words
 from hapsync.edge.transport import MAX_BODY_BYTES, AgentHTTP, base
 from hapsync.errors import CatalogError, TooLarge, TooManyConnections
+from hapsync.system.files import ensure_regular, read_text
 from hapsync.text import quoted, shown
 
 BASE_BYTES, BYTES_PER_SERVER = 8 * 2**20, 8 * 2**10

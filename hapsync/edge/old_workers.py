@@ -9,7 +9,6 @@ from collections.abc import Callable, Mapping
 import attrs
 
 from hapsync.desired import Desired
-from hapsync.edge.inet_diag import count_connections
 from hapsync.edge.master import ask_worker, read_processes
 from hapsync.errors import HapsyncError, RuntimeAPIError
 from hapsync.model.server import Backend
@@ -24,6 +23,7 @@ from hapsync.oldworkers import (
     parse_session_count,
     parse_sessions,
 )
+from hapsync.system.inet_diag import count_connections
 
 TIMEOUT_SECONDS = 2.0
 """For each answer: a worker that ended a moment ago may never be answered for with 2.8 to 3.2."""

@@ -22,8 +22,8 @@ from pathlib import Path
 import attrs
 
 from hapsync.edge.ask import must_fit, person
-from hapsync.edge.peer import peer_of
 from hapsync.request import MAX_REQUEST_BYTES, BadRequest, Reply, Request, reply_to_json, request_from_json
+from hapsync.system.peer import peer_of
 
 log = logging.getLogger(__name__)
 

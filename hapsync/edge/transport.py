@@ -19,8 +19,8 @@ from typing import Any
 
 from hapsync.edge.connection import Connection, Endpoint
 from hapsync.edge.network_errors import SPEAKS_TLS, is_told_to_speak_tls, words
-from hapsync.edge.process import leaves_spare_files
 from hapsync.errors import CatalogError, CutShort, TooLarge
+from hapsync.system.process import leaves_spare_files
 
 __all__ = ["AgentHTTP", "base"]
 

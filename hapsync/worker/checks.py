@@ -15,9 +15,7 @@ from hapsync.config.schema import Config
 from hapsync.desired import desired, namesake_words
 from hapsync.discovery import discover, members
 from hapsync.edge.consul import Agent, endpoint, read_token
-from hapsync.edge.files import candidate_file, read_text_or_none
 from hapsync.edge.fleet import try_slot
-from hapsync.edge.inet_diag import count_kept
 from hapsync.edge.listing import read_listing
 from hapsync.edge.master import read_processes
 from hapsync.edge.reload import check_candidate
@@ -31,6 +29,8 @@ from hapsync.model.server import Backend, HAProxyProcess
 from hapsync.render import labels_of, render
 from hapsync.rights import missing_words, needed_rights
 from hapsync.runtime import Command
+from hapsync.system.files import candidate_file, read_text_or_none
+from hapsync.system.inet_diag import count_kept
 from hapsync.text import plural, quoted
 from hapsync.worker.kept import counts_all
 from hapsync.worker.locks import lock_owners

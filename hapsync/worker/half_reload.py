@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from hapsync.config.schema import Config
-from hapsync.edge.files import read_text_or_none, write_in_folder
+from hapsync.system.files import read_text_or_none, write_in_folder
 
 _FILE = "reload-under-way"
 

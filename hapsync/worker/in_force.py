@@ -8,10 +8,10 @@ from pathlib import Path
 import attrs
 
 from hapsync.cfgfile import is_sealed
-from hapsync.edge.files import read_text
 from hapsync.edge.runtime_socket import RuntimeSession
 from hapsync.model.server import HAProxyProcess
 from hapsync.runtime import SHOW_FILES
+from hapsync.system.files import read_text
 from hapsync.text import reason, shown
 
 _NAME = "HAPROXY_CFGFILES="

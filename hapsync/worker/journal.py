@@ -12,7 +12,6 @@ import attrs
 from hapsync import __version__
 from hapsync.config.schema import AgentConfig, Config
 from hapsync.desired import Desired, DesiredBackend, fallback_reading
-from hapsync.edge.files import keep_aside, read_text_or_none, signature, write_in_folder
 from hapsync.edge.watch import WatchState
 from hapsync.growth import is_filling as is_filling_up
 from hapsync.model.catalog import Reading
@@ -37,6 +36,7 @@ from hapsync.report import (
     snapshot_to_json,
 )
 from hapsync.runtime import explained
+from hapsync.system.files import keep_aside, read_text_or_none, signature, write_in_folder
 from hapsync.text import plural
 from hapsync.worker.one_pass import Outcome
 from hapsync.worker.reloads import Reloads

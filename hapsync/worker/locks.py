@@ -7,8 +7,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from hapsync.config.schema import Config
-from hapsync.edge.files import HeldLock, lock, lock_owner, make_folder, remove_leftovers, remove_leftovers_in
 from hapsync.errors import ConfigError, LockHeld
+from hapsync.system.files import HeldLock, lock, lock_owner, make_folder, remove_leftovers, remove_leftovers_in
 from hapsync.text import reason
 
 log = logging.getLogger(__name__)

@@ -8,11 +8,8 @@ import attrs
 
 from hapsync.config.schema import Config
 from hapsync.desired import Desired, desired, served_in
-from hapsync.edge.files import read_text_or_none
-from hapsync.edge.inet_diag import has_waiting
 from hapsync.edge.old_workers import read_old_workers
 from hapsync.edge.runtime_socket import open_session
-from hapsync.edge.sockdiag import read_listen_queues
 from hapsync.errors import CatalogError, HapsyncError, RuntimeAPIError
 from hapsync.model.catalog import Catalog
 from hapsync.model.changes import Reason
@@ -39,6 +36,9 @@ from hapsync.report import (
 )
 from hapsync.runtime import SHOW_STAT_SERVERS
 from hapsync.status import View, make_view
+from hapsync.system.files import read_text_or_none
+from hapsync.system.inet_diag import has_waiting
+from hapsync.system.sockdiag import read_listen_queues
 from hapsync.text import reason
 from hapsync.worker.kept import with_all_loads
 from hapsync.worker.locks import lock_owners

@@ -8,8 +8,8 @@ from pathlib import Path
 import attrs
 
 from hapsync.config.schema import Config
-from hapsync.edge.files import keep_aside, read_text_or_none, write_in_folder
 from hapsync.model.overrides import VERSION, Lost, Memory, memory_from_json, memory_to_json, other_version
+from hapsync.system.files import keep_aside, read_text_or_none, write_in_folder
 
 log = logging.getLogger(__name__)
 

@@ -5,7 +5,6 @@ import time
 import attrs
 
 from hapsync.desired import Desired, desired
-from hapsync.edge.files import read_text_or_none
 from hapsync.edge.reload import reload_into
 from hapsync.errors import ConfigError, ReloadError, RuntimeAPIError
 from hapsync.foreign import refuse
@@ -17,6 +16,7 @@ from hapsync.model.overrides import stopped_words
 from hapsync.plan import Plan, alarms, describe
 from hapsync.problems import unread_lines, unserved
 from hapsync.runtime import explained
+from hapsync.system.files import read_text_or_none
 from hapsync.worker.half_reload import is_half_done, noted
 from hapsync.worker.memory_file import load_memory
 from hapsync.worker.one_pass import check_alive, run_pass

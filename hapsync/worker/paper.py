@@ -9,7 +9,6 @@ from hapsync.cfgfile import observed_from_file, skeleton
 from hapsync.compare import emptied
 from hapsync.desired import Desired, Served, served_in
 from hapsync.diff import diff
-from hapsync.edge.files import read_text_or_none
 from hapsync.edge.reload import install
 from hapsync.edge.runtime_socket import open_session
 from hapsync.errors import ConfigError, RuntimeAPIError, WouldEmpty, WouldLose
@@ -21,6 +20,7 @@ from hapsync.observed import with_means
 from hapsync.picture import picture_grown, picture_now
 from hapsync.render import labels_of, render
 from hapsync.sections import stats_sockets, stick_tables
+from hapsync.system.files import read_text_or_none
 from hapsync.text import quoted
 from hapsync.worker.one_pass import decide, read_backends
 from hapsync.worker.settings import Settings, free_slots

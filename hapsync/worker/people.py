@@ -8,7 +8,6 @@ import attrs
 
 from hapsync.config.schema import Config
 from hapsync.desired import Desired
-from hapsync.edge.files import read_text_or_none
 from hapsync.edge.runtime_socket import open_session
 from hapsync.errors import HapsyncError, Withdrawn
 from hapsync.model.changes import Reason, takes_out
@@ -28,6 +27,7 @@ from hapsync.request import (
     duration_words,
 )
 from hapsync.runtime import explained
+from hapsync.system.files import read_text_or_none
 from hapsync.text import one_line, plural
 from hapsync.worker.memory_file import load_memory
 from hapsync.worker.one_pass import Outcome, run_pass

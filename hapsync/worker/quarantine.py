@@ -8,8 +8,8 @@ import attrs
 from hapsync.blame import blamed
 from hapsync.cfgfile import server_options_in
 from hapsync.config.schema import BackendConfig
-from hapsync.edge.files import read_text_or_none
 from hapsync.errors import ConfigRefused
+from hapsync.system.files import read_text_or_none
 from hapsync.text import one_line
 from hapsync.worker.settings import Settings
 

@@ -14,13 +14,13 @@ import attrs
 from hapsync.catalog import parse_reading
 from hapsync.config.schema import Config, ConsulConfig, HAProxyConfig
 from hapsync.edge.consul import Agent, endpoint, read_token
-from hapsync.edge.files import read_text_or_none
 from hapsync.edge.master import read_processes
 from hapsync.edge.runtime_socket import open_session
 from hapsync.errors import CatalogError, ConfigError, RuntimeAPIError, TooLarge
 from hapsync.render import render
 from hapsync.runtime import Command
 from hapsync.sections import stats_sockets
+from hapsync.system.files import read_text_or_none
 from hapsync.text import quoted
 from hapsync.worker.settings import Settings, free_slots
 

@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable, Mapping
 
 from hapsync.desired import Desired
-from hapsync.edge.files import read_text_or_none
 from hapsync.edge.reload import check_text, reload_into
 from hapsync.errors import HapsyncError, ReloadUnavailable, WouldLose
 from hapsync.foreign import refuse
@@ -16,6 +15,7 @@ from hapsync.guard import Cautions
 from hapsync.model.server import HAProxyProcess
 from hapsync.plainbackends import Difference, difference
 from hapsync.plan import Plan, describe_shortage
+from hapsync.system.files import read_text_or_none
 from hapsync.worker.check_job import CheckJob
 from hapsync.worker.half_reload import noted
 from hapsync.worker.paper import Candidate, candidate_grown, is_applied

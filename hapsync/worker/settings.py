@@ -10,10 +10,10 @@ from hapsync.config.schema import Config, Template, parse_config
 from hapsync.desired import Desired, DesiredBackend
 from hapsync.discovered import discovered_in
 from hapsync.discovery import with_discovered
-from hapsync.edge.files import read_text, read_text_or_none
 from hapsync.errors import ConfigError
 from hapsync.model.server import Observed
 from hapsync.sections import parse_sections
+from hapsync.system.files import read_text, read_text_or_none
 from hapsync.text import reason
 
 log = logging.getLogger(__name__)

@@ -13,7 +13,6 @@ import attrs
 from hapsync.capabilities import NEWEST_SCANNED, spelled_out, version_of
 from hapsync.config.schema import Config
 from hapsync.diff import REST_SECONDS
-from hapsync.edge.files import read_text_or_none
 from hapsync.edge.runtime_socket import RuntimeSession, open_session
 from hapsync.model.server import AdminState, Backend, HAProxyProcess, Observed, Server
 from hapsync.observed import with_loads
@@ -27,6 +26,7 @@ from hapsync.runtime import (
     is_there,
     publish_command,
 )
+from hapsync.system.files import read_text_or_none
 from hapsync.text import shown
 from hapsync.worker.safety import Safety
 

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from hapsync.edge.files import (
+from hapsync.errors import LockHeld
+from hapsync.system.files import (
     HeldLock,
     candidate_file,
     keep_aside,
@@ -21,7 +22,6 @@ from hapsync.edge.files import (
     read_text_or_none,
     write_atomically,
 )
-from hapsync.errors import LockHeld
 
 NOBODY = 65534
 """A user and a group that have no rights, by their numbers."""

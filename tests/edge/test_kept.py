@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from hapsync.desired import Desired
-from hapsync.edge import inet_diag
-from hapsync.edge.inet_diag import count_kept
 from hapsync.errors import HapsyncError
 from hapsync.model.server import NO_LOAD, Address, AdminState, Backend, HAProxyProcess, Observed, Server
+from hapsync.system import inet_diag
+from hapsync.system.inet_diag import count_kept
 from hapsync.worker.kept import with_all_loads
 
 

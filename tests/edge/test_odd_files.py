@@ -15,10 +15,10 @@ from typing import cast
 import pytest
 
 from hapsync.config.schema import ConsulConfig
-from hapsync.edge import lock_name
 from hapsync.edge.consul import endpoint, read_token
-from hapsync.edge.files import ensure_regular, lock, lock_owner, open_regular, read_text, write_atomically
 from hapsync.errors import CatalogError, LockHeld
+from hapsync.system import lock_name
+from hapsync.system.files import ensure_regular, lock, lock_owner, open_regular, read_text, write_atomically
 from tests.demo.stage import HAPSYNC
 from tests.harness.ports import free_port
 

@@ -12,12 +12,12 @@ from pathlib import Path
 import pytest
 
 from hapsync.desired import Desired, DesiredBackend
-from hapsync.edge import inet_diag
-from hapsync.edge.inet_diag import count_connections, has_waiting
 from hapsync.edge.master import ask_worker, read_processes
 from hapsync.edge.old_workers import end_sessions, read_old_workers
 from hapsync.errors import HapsyncError, RuntimeAPIError
 from hapsync.model.server import Address, Backend
+from hapsync.system import inet_diag
+from hapsync.system.inet_diag import count_connections, has_waiting
 from tests.harness.haproxy import HAProxy, minimal_config
 from tests.harness.origins import Origins
 from tests.harness.ports import free_ports
@@ -117,7 +117,7 @@ def test_where_descriptors_may_not_be_looked_at_the_kernels_count_is_missing_and
     def refused(*_: object) -> None:
         raise HapsyncError("may not be looked at")
 
-    monkeypatch.setattr("hapsync.edge.inet_diag.socket_inodes", refused)
+    monkeypatch.setattr("hapsync.system.inet_diag.socket_inodes", refused)
     [old] = read_old_workers(scene.master, scene.live_pid, *GONE, always).workers
 
     assert (old.sessions, old.error) == (2, "may not be looked at")

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from hapsync.edge import process
+from hapsync.system import process
 from tests.demo.fleet import Fleet
 from tests.demo.stage import HAPSYNC, Stage
 from tests.harness.processes import Process, wait_until

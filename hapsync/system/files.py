@@ -15,8 +15,8 @@ import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from hapsync.edge.lock_name import let_askers_go, name_holder, owners, take_name
 from hapsync.errors import LockHeld
+from hapsync.system.lock_name import let_askers_go, name_holder, owners, take_name
 
 FILE_MODE = 0o640
 AGENT = b"hapsync agent"

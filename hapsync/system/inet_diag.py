@@ -16,9 +16,9 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
-from hapsync.edge.sockdiag import socket_inodes
 from hapsync.errors import HapsyncError
 from hapsync.model.server import Address
+from hapsync.system.sockdiag import socket_inodes
 
 _NETLINK_SOCK_DIAG = 4
 _SOCK_DIAG_BY_FAMILY = 20
