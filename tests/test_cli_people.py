@@ -12,21 +12,12 @@ from pathlib import Path
 import attrs
 import pytest
 
+from hapsync.api.client import SOCKET_FILE, person
+from hapsync.api.messages import Apply, FreezeAll, HoldServer, ReleaseBackend, ReleaseServer, Reply, Request, Thaw
+from hapsync.api.server import Pending, Requests
 from hapsync.cli import COMMANDS, asking, run
-from hapsync.edge.ask import SOCKET_FILE, person
-from hapsync.edge.requests import Pending, Requests
 from hapsync.model.overrides import Freeze, Hold, Memory, memory_from_json, memory_to_json, with_hold
 from hapsync.model.server import Address, AdminState
-from hapsync.request import (
-    Apply,
-    FreezeAll,
-    HoldServer,
-    ReleaseBackend,
-    ReleaseServer,
-    Reply,
-    Request,
-    Thaw,
-)
 from hapsync.system.files import lock
 from tests.demo.fleet import Fleet
 from tests.demo.stage import HAPSYNC, Stage

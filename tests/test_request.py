@@ -5,8 +5,7 @@ import json
 import pytest
 from hypothesis import given, strategies as st
 
-from hapsync.model.server import Address, AdminState
-from hapsync.request import (
+from hapsync.api.messages import (
     MAX_REASON,
     MAX_REQUEST_BYTES,
     MAX_SECONDS,
@@ -31,6 +30,7 @@ from hapsync.request import (
     request_from_json,
     request_to_json,
 )
+from hapsync.model.server import Address, AdminState
 
 names = st.from_regex(r"[A-Za-z0-9_.-]{1,20}", fullmatch=True)
 servers = st.from_regex(r"srv[1-9][0-9]{0,3}", fullmatch=True) | st.sampled_from(

@@ -27,8 +27,8 @@ def command(config_path: str) -> None:
     import signal  # noqa: PLC0415
     from pathlib import Path  # noqa: PLC0415
 
-    from hapsync.edge.ask import SOCKET_FILE  # noqa: PLC0415
-    from hapsync.edge.requests import Requests  # noqa: PLC0415
+    from hapsync.api.client import SOCKET_FILE  # noqa: PLC0415
+    from hapsync.api.server import Requests  # noqa: PLC0415
     from hapsync.errors import ConfigError  # noqa: PLC0415
     from hapsync.system.files import make_folder  # noqa: PLC0415
     from hapsync.system.process import allow_many_files, collect_seldom, give_back_memory  # noqa: PLC0415

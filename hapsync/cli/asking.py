@@ -5,9 +5,9 @@ from collections.abc import Callable, Iterator
 
 import click
 
+from hapsync.api.messages import HoldServer, Reply, Request, Target
 from hapsync.config.schema import Config
 from hapsync.model.server import AdminState
-from hapsync.request import HoldServer, Reply, Request, Target
 
 _LOCK_SECONDS = 5.0
 """How long to wait for an agent that is just starting, or for an `apply` that is at work."""
@@ -49,7 +49,7 @@ def read_config_with(config_path: str, backend: str) -> Config:
 
 def parse_server_target(text: str) -> tuple[str, str]:
     """Return backend and server of BACKEND/SERVER; raises click.UsageError."""
-    from hapsync.request import parse_target  # noqa: PLC0415
+    from hapsync.api.messages import parse_target  # noqa: PLC0415
 
     with said_as_usage():
         target: Target = parse_target(text)
@@ -60,7 +60,7 @@ def parse_server_target(text: str) -> tuple[str, str]:
 
 def set_aside(config_path: str, target: str, admin: AdminState, for_text: str | None, reason: str) -> int:
     """Ask for a server to be kept in `admin`; the body of `hold` and `drain`, returns the exit code."""
-    from hapsync.request import parse_duration, parse_reason  # noqa: PLC0415
+    from hapsync.api.messages import parse_duration, parse_reason  # noqa: PLC0415
 
     backend, server = parse_server_target(target)
     with said_as_usage():
@@ -86,7 +86,7 @@ def ask_aloud(config: Config, request: Request) -> Reply | None:
 
     Raises ConfigError, AgentError.
     """
-    from hapsync.edge.ask import WITHDRAWN, ask_agent  # noqa: PLC0415
+    from hapsync.api.client import WITHDRAWN, ask_agent  # noqa: PLC0415
 
     def say(what: str) -> None:
         click.echo(f"hapsync: {what}", err=True)
@@ -106,7 +106,7 @@ def ask_or_do(config_path: str, config: Config, request: Request, alone: Callabl
     import os  # noqa: PLC0415
     import time  # noqa: PLC0415
 
-    from hapsync.edge.ask import claimed_user, person  # noqa: PLC0415
+    from hapsync.api.client import claimed_user, person  # noqa: PLC0415
     from hapsync.errors import LockHeld  # noqa: PLC0415
 
     deadline = time.monotonic() + _LOCK_SECONDS
@@ -138,7 +138,7 @@ def state_lock(config_path: str, config: Config) -> Iterator[None]:
 
 def tell(reply: Reply) -> int:
     """Print `reply`, to standard error where nothing can be told, and return the exit code."""
-    from hapsync.request import DONE, NOT_DONE  # noqa: PLC0415
+    from hapsync.api.messages import DONE, NOT_DONE  # noqa: PLC0415
     from hapsync.text import one_line  # noqa: PLC0415
 
     is_answer = reply.exit_code in (DONE, NOT_DONE)

@@ -26,13 +26,13 @@ def command(config_path: str, target: str) -> int:
     (`set server ... state maint`). With a BACKEND alone: makes, this once, the
     removals there that the guard holds back; servers that people hold stay.
     """
+    from hapsync.api.messages import ReleaseBackend, ReleaseServer, Reply, parse_target  # noqa: PLC0415
     from hapsync.cli.asking import (  # noqa: PLC0415
         ask_or_do,
         ask_or_do_with_haproxy,
         read_config_with,
         said_as_usage,
     )
-    from hapsync.request import ReleaseBackend, ReleaseServer, Reply, parse_target  # noqa: PLC0415
 
     with said_as_usage():
         found = parse_target(target)

@@ -29,8 +29,8 @@ def command(config_path: str, acknowledge: bool) -> int:  # noqa: FBT001
     lost with a damaged memory.json, or stands in one of another version of
     hapsync, which is kept aside. `hapsync status` says so before.
     """
+    from hapsync.api.messages import Thaw  # noqa: PLC0415
     from hapsync.cli.asking import ask_or_do  # noqa: PLC0415
-    from hapsync.request import Thaw  # noqa: PLC0415
     from hapsync.worker.people import freeze_once  # noqa: PLC0415
     from hapsync.worker.settings import read_config  # noqa: PLC0415
 

@@ -10,10 +10,10 @@ import queue
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 
-from hapsync.edge.requests import Pending
+from hapsync.api.messages import Apply, ReleaseBackend, Reply, Request
+from hapsync.api.server import Pending
 from hapsync.errors import RuntimeAPIError, Withdrawn
 from hapsync.model.overrides import Memory
-from hapsync.request import Apply, ReleaseBackend, Reply, Request
 from hapsync.text import shown
 from hapsync.worker.acts import ALIVE_SECONDS, CATALOG_SECONDS, Acts
 from hapsync.worker.dues import RETRY_SECONDS

@@ -18,12 +18,12 @@ from pathlib import Path
 import attrs
 import pytest
 
-from hapsync.edge import ask, requests as edge
-from hapsync.edge.ask import MAX_WHO, SOCKET_FILE, ask_agent, person
-from hapsync.edge.requests import MAX_CLIENTS, Pending, Requests
+from hapsync.api import client as ask, server as edge
+from hapsync.api.client import MAX_WHO, SOCKET_FILE, ask_agent, person
+from hapsync.api.messages import MAX_REQUEST_BYTES, Apply, FreezeAll, HoldServer, Reply, Thaw
+from hapsync.api.server import MAX_CLIENTS, Pending, Requests
 from hapsync.errors import AgentError, ConfigError
 from hapsync.model.server import AdminState
-from hapsync.request import MAX_REQUEST_BYTES, Apply, FreezeAll, HoldServer, Reply, Thaw
 from tests.harness.processes import wait_until
 
 HOLD = HoldServer("web", "srv1", AdminState.DRAIN, 60, "kernel é")

@@ -13,8 +13,8 @@ from contextlib import ExitStack, contextmanager, suppress
 
 from attrs import evolve
 
-from hapsync.edge.ask import ask_agent
-from hapsync.request import FreezeAll
+from hapsync.api.client import ask_agent
+from hapsync.api.messages import FreezeAll
 from tests.demo.fleet import HOST, Fleet, Member
 from tests.demo.stage import HAPSYNC, Stage
 from tests.faults.watcher import FREE, Laws, Slot, Slow, Trace, Watcher

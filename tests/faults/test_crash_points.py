@@ -14,10 +14,10 @@ from typing import Any
 import pytest
 from attrs import evolve
 
-from hapsync.edge.ask import ask_agent
+from hapsync.api.client import ask_agent
+from hapsync.api.messages import HoldServer, ReleaseServer, Request
 from hapsync.errors import AgentError
 from hapsync.model.server import AdminState
-from hapsync.request import HoldServer, ReleaseServer, Request
 from tests.demo import truth
 from tests.demo.fleet import Fleet, Member
 from tests.demo.stage import Stage

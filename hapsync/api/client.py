@@ -1,4 +1,4 @@
-"""Asking the running agent, from the side of a command; `hapsync.edge.requests` is the agent's side."""
+"""Asking the running agent, from the side of a command; `hapsync.api.server` is the agent's side."""
 
 import contextlib
 import os
@@ -10,8 +10,8 @@ from pathlib import Path
 
 import attrs
 
+from hapsync.api.messages import Reply, Request, claim, reply_from_json, request_to_json
 from hapsync.errors import AgentError, ConfigError
-from hapsync.request import Reply, Request, claim, reply_from_json, request_to_json
 from hapsync.system.files import read_text
 from hapsync.system.peer import peer_of
 from hapsync.text import shown

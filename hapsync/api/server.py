@@ -21,8 +21,8 @@ from pathlib import Path
 
 import attrs
 
-from hapsync.edge.ask import must_fit, person
-from hapsync.request import MAX_REQUEST_BYTES, BadRequest, Reply, Request, reply_to_json, request_from_json
+from hapsync.api.client import must_fit, person
+from hapsync.api.messages import MAX_REQUEST_BYTES, BadRequest, Reply, Request, reply_to_json, request_from_json
 from hapsync.system.peer import peer_of
 
 log = logging.getLogger(__name__)
