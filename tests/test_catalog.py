@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings, strategies as st
 
-from hapsync.catalog import parse_reading
+from hapsync.consul.health import parse_reading
 from hapsync.errors import CatalogError
 from hapsync.model.catalog import Instance, Quarantined, Reading
 from hapsync.model.server import Address, CheckStatus

@@ -155,7 +155,7 @@ def test_render_imports_the_template_and_no_table(work: Path, config: Path) -> N
 def test_render_offline_imports_no_consul(work: Path, config: Path) -> None:
     found = imported(work, "render", "--offline", "--config", str(config), code=0)
 
-    assert unneeded(found, "rich", "consul", "ssl", "hapsync.edge.consul") == set()
+    assert unneeded(found, "rich", "consul", "ssl", "hapsync.consul.client") == set()
 
 
 def test_check_imports_no_table(work: Path, config: Path) -> None:

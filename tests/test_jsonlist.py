@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from hypothesis import given, strategies as st
 
-from hapsync.jsonlist import NotAList, elements
+from hapsync.consul.json_list import NotAList, elements
 
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(),

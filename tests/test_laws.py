@@ -9,9 +9,9 @@ import attrs
 from hypothesis import HealthCheck, Phase, given, settings, strategies as st
 
 from hapsync.ahead import after, as_new_worker, grow
-from hapsync.catalog import parse_reading
 from hapsync.cfgfile import observed_from_file
 from hapsync.config.schema import Config, Template
+from hapsync.consul.health import parse_reading
 from hapsync.desired import Desired, DesiredBackend
 from hapsync.diff import Diff, diff
 from hapsync.guard import Caution, guard

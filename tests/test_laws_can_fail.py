@@ -10,7 +10,6 @@ from hypothesis import HealthCheck, Phase, given, seed, settings, strategies as 
 
 from hapsync import (
     ahead as ahead_module,
-    catalog,
     cfgfile,
     desired as desired_module,
     diff as diff_module,
@@ -22,6 +21,7 @@ from hapsync import (
     render,
     runtime,
 )
+from hapsync.consul import health as catalog
 from hapsync.desired import Desired, DesiredBackend, DesiredServer
 from hapsync.guard import Caution
 from hapsync.model import changes as changes_module, server as model

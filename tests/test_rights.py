@@ -3,7 +3,7 @@
 import attrs
 
 from hapsync.config.schema import Config, parse_config
-from hapsync.rights import ANY, missing_words, needed_rights, policy
+from hapsync.consul.acl_policy import ANY, missing_words, needed_rights, policy
 
 HEAD = """\
 [haproxy]

@@ -15,8 +15,8 @@ from typing import Any
 import attrs
 import pytest
 
-from hapsync.catalog import parse_reading
 from hapsync.config.schema import BackendConfig, parse_config
+from hapsync.consul.health import parse_reading
 from hapsync.desired import desired
 from hapsync.diff import diff
 from hapsync.guard import Caution, guard

@@ -4,9 +4,7 @@ import attrs
 import pytest
 from hypothesis import given, strategies as st
 
-from hapsync.model.catalog import Doubt, Instance, Quarantined, Reading
-from hapsync.model.server import Address, CheckStatus
-from hapsync.trust import (
+from hapsync.consul.evidence import (
     age_seconds,
     evidence,
     is_rewritten,
@@ -17,6 +15,8 @@ from hapsync.trust import (
     needs_confirming,
     same_content,
 )
+from hapsync.model.catalog import Doubt, Instance, Quarantined, Reading
+from hapsync.model.server import Address, CheckStatus
 
 HEADERS = ("x-consul-knownleader", "x-consul-lastcontact", "age", "x-consul-results-filtered-by-acls")
 

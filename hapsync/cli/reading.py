@@ -20,8 +20,8 @@ def discover_aloud(settings: "Settings") -> "Settings":
         return settings
     import attrs  # noqa: PLC0415
 
-    from hapsync.discovery import discover  # noqa: PLC0415
-    from hapsync.edge.listing import read_listing  # noqa: PLC0415
+    from hapsync.consul.discovery import discover  # noqa: PLC0415
+    from hapsync.consul.services import read_listing  # noqa: PLC0415
     from hapsync.errors import CatalogError  # noqa: PLC0415
 
     try:
@@ -39,7 +39,7 @@ def read_catalog_aloud(config: Config) -> Catalog:
 
     Raises CatalogError when none could.
     """
-    from hapsync.edge.sweep import read_catalog  # noqa: PLC0415
+    from hapsync.consul.read_once import read_catalog  # noqa: PLC0415
     from hapsync.errors import CatalogError  # noqa: PLC0415
 
     catalog, errors = read_catalog(config.consul, config.services, config.max_servers)

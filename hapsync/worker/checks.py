@@ -12,22 +12,22 @@ import attrs
 from hapsync.advice import advise
 from hapsync.cfgfile import observed_from_file
 from hapsync.config.schema import Config
+from hapsync.consul.acl_check import read_missing
+from hapsync.consul.acl_policy import missing_words, needed_rights
+from hapsync.consul.client import Agent, endpoint, read_token
+from hapsync.consul.discovery import discover, members
+from hapsync.consul.read_once import read_catalog
+from hapsync.consul.seats import connection_advice
+from hapsync.consul.semaphore import try_slot
+from hapsync.consul.services import read_listing
 from hapsync.desired import desired, namesake_words
-from hapsync.discovery import discover, members
-from hapsync.edge.consul import Agent, endpoint, read_token
-from hapsync.edge.fleet import try_slot
-from hapsync.edge.listing import read_listing
 from hapsync.edge.master import read_processes
 from hapsync.edge.reload import check_candidate
-from hapsync.edge.rights import read_missing
 from hapsync.edge.runtime_socket import open_session
-from hapsync.edge.seats import connection_advice
-from hapsync.edge.sweep import read_catalog
 from hapsync.errors import HapsyncError
 from hapsync.model.catalog import Catalog, Doubt
 from hapsync.model.server import Backend, HAProxyProcess
 from hapsync.render import labels_of, render
-from hapsync.rights import missing_words, needed_rights
 from hapsync.runtime import Command
 from hapsync.system.files import candidate_file, read_text_or_none
 from hapsync.system.inet_diag import count_kept

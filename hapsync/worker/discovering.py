@@ -7,9 +7,9 @@ from collections.abc import Callable, Collection, Sequence
 import attrs
 
 from hapsync.config.schema import Config
+from hapsync.consul.discovery import Listing, discover, in_doubt, with_discovered
+from hapsync.consul.services import ListingWatch
 from hapsync.desired import Desired
-from hapsync.discovery import Listing, discover, in_doubt, with_discovered
-from hapsync.edge.listing import ListingWatch
 from hapsync.worker.allowance import Allowance
 from hapsync.worker.settings import Settings
 

@@ -3,8 +3,8 @@
 from collections.abc import Callable, Collection, Mapping
 
 from hapsync.config.schema import Config
+from hapsync.consul.watch import Watches, WatchState
 from hapsync.desired import Desired
-from hapsync.edge.watch import Watches, WatchState
 from hapsync.model.catalog import Catalog
 from hapsync.model.server import Observed
 from hapsync.worker.journal import known_readings

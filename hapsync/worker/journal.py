@@ -11,8 +11,8 @@ import attrs
 
 from hapsync import __version__
 from hapsync.config.schema import AgentConfig, Config
+from hapsync.consul.watch import WatchState
 from hapsync.desired import Desired, DesiredBackend, fallback_reading
-from hapsync.edge.watch import WatchState
 from hapsync.growth import is_filling as is_filling_up
 from hapsync.model.catalog import Reading
 from hapsync.model.changes import Delete, EndSessions, SetAgent, SetAside, TakeBack

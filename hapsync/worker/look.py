@@ -189,7 +189,7 @@ def read_catalog_known(
             confirmed = [one.confirmed_at for one in report.services.values() if one.confirmed_at is not None]
             # A clock that was set back would make it negative.
             return snapshot.catalog, "agent", max(0.0, time.time() - min(confirmed)) if confirmed else None
-    from hapsync.edge.sweep import read_catalog  # noqa: PLC0415  (only here does status speak to Consul)
+    from hapsync.consul.read_once import read_catalog  # noqa: PLC0415  (only here does status speak to Consul)
 
     try:
         catalog, errors = read_catalog(config.consul, config.services, config.max_servers)

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import attrs
 
-from hapsync.catalog import parse_reading
 from hapsync.config.schema import Config, ConsulConfig, HAProxyConfig
-from hapsync.edge.consul import Agent, endpoint, read_token
+from hapsync.consul.client import Agent, endpoint, read_token
+from hapsync.consul.health import parse_reading
 from hapsync.edge.master import read_processes
 from hapsync.edge.runtime_socket import open_session
 from hapsync.errors import CatalogError, ConfigError, RuntimeAPIError, TooLarge

@@ -6,6 +6,7 @@ import socket
 import time
 from collections.abc import Callable, Mapping
 
+from hapsync.consul.permit import Turn
 from hapsync.desired import Desired
 from hapsync.edge.reload import check_text, reload_into
 from hapsync.errors import HapsyncError, ReloadUnavailable, WouldLose
@@ -21,7 +22,6 @@ from hapsync.worker.half_reload import noted
 from hapsync.worker.paper import Candidate, candidate_grown, is_applied
 from hapsync.worker.quarantine import quarantined
 from hapsync.worker.settings import Settings
-from hapsync.worker.turn import Turn
 from hapsync.worker.whole_backends import WholeBackends, can_have
 
 log = logging.getLogger(__name__)

@@ -7,9 +7,9 @@ import attrs
 
 from hapsync.ahead import grow
 from hapsync.config.schema import Config, Template, parse_config
+from hapsync.consul.discovery import with_discovered
 from hapsync.desired import Desired, DesiredBackend
 from hapsync.discovered import discovered_in
-from hapsync.discovery import with_discovered
 from hapsync.errors import ConfigError
 from hapsync.model.server import Observed
 from hapsync.sections import parse_sections

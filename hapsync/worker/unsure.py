@@ -3,8 +3,8 @@
 from collections.abc import Mapping, Sequence
 
 from hapsync.config.schema import Config
+from hapsync.consul.watch import WatchState
 from hapsync.desired import Desired
-from hapsync.edge.watch import WatchState
 from hapsync.model.catalog import NOT_TELLING
 from hapsync.text import quoted
 from hapsync.worker.dues import Dues

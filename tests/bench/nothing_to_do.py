@@ -7,8 +7,8 @@ counters. hapsync asks for the counters only where slots are short, which here n
 import random
 import time
 
+from hapsync.consul.read_once import read_catalog
 from hapsync.desired import desired
-from hapsync.edge.sweep import read_catalog
 from hapsync.worker.once import apply_once
 from hapsync.worker.one_pass import Rules, run_pass
 from hapsync.worker.settings import read_settings

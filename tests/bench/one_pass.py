@@ -4,7 +4,7 @@ import json
 import sys
 import time
 
-from hapsync.edge.sweep import read_catalog
+from hapsync.consul.read_once import read_catalog
 from hapsync.worker.once import apply_once
 from hapsync.worker.settings import read_settings
 

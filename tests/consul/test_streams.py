@@ -6,8 +6,8 @@ import attrs
 import pytest
 
 from hapsync.config.schema import ConsulConfig
-from hapsync.edge import reader, watch
-from hapsync.edge.watch import Watches
+from hapsync.consul import read as reader, watch
+from hapsync.consul.watch import Watches
 from hapsync.model.catalog import Doubt
 from tests.edge.test_watch_doubts import ids, watching
 from tests.harness.consul import AclConsul, Consul, acl_consul

@@ -16,12 +16,12 @@ from pathlib import Path
 import attrs
 import pytest
 
-from hapsync.catalog import parse_reading
 from hapsync.config.schema import ConsulConfig
-from hapsync.edge import reader
-from hapsync.edge.consul import Agent, Endpoints, bytes_for, endpoint, read_token
-from hapsync.edge.sweep import read_catalog
-from hapsync.edge.watch import Watches
+from hapsync.consul import read as reader
+from hapsync.consul.client import Agent, Endpoints, bytes_for, endpoint, read_token
+from hapsync.consul.health import parse_reading
+from hapsync.consul.read_once import read_catalog
+from hapsync.consul.watch import Watches
 from hapsync.errors import CatalogError, TooLarge
 from hapsync.model.catalog import Doubt, Instance, Reading
 from hapsync.model.server import Address, CheckStatus

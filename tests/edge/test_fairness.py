@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from hapsync.config.schema import ConsulConfig
-from hapsync.edge.consul import Agent, Answer
-from hapsync.edge.pacing import ALL_PER_SECOND, LAST_IN_WINDOW, Budget
-from hapsync.edge.watch import Watches
+from hapsync.consul.client import Agent, Answer
+from hapsync.consul.rate_limit import ALL_PER_SECOND, LAST_IN_WINDOW, Budget
+from hapsync.consul.watch import Watches
 from tests.harness.consul import Consul
 from tests.harness.processes import wait_until
 
@@ -37,14 +37,14 @@ def test_where_all_is_used_up_the_service_that_was_read_longest_ago_is_next_and_
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     budget = Budget()
-    monkeypatch.setattr("hapsync.edge.pacing.time.monotonic", lambda: 0.0)
+    monkeypatch.setattr("hapsync.consul.rate_limit.time.monotonic", lambda: 0.0)
     assert len(taken(budget, dict.fromkeys([f"s{number}" for number in range(ALL_PER_SECOND)], False))) == 50
-    monkeypatch.setattr("hapsync.edge.pacing.time.monotonic", lambda: 1.0)
+    monkeypatch.setattr("hapsync.consul.rate_limit.time.monotonic", lambda: 1.0)
     waiting = {"empty": True, "s7": False, "new": False, "s3": False}
     assert taken(budget, waiting) == []
 
     delays = {who: budget.take_or_delay_seconds(who, is_last=is_last) for who, is_last in waiting.items()}
-    monkeypatch.setattr("hapsync.edge.pacing.time.monotonic", lambda: 1.3)
+    monkeypatch.setattr("hapsync.consul.rate_limit.time.monotonic", lambda: 1.3)
 
     assert set(delays.values()) == {0.25}
     assert taken(budget, waiting) == list(waiting)
@@ -53,10 +53,10 @@ def test_where_all_is_used_up_the_service_that_was_read_longest_ago_is_next_and_
 def test_who_waits_goes_before_whoever_asks_later_and_was_read_since(monkeypatch: pytest.MonkeyPatch) -> None:
     budget = Budget()
     for at in range(ALL_PER_SECOND):
-        monkeypatch.setattr("hapsync.edge.pacing.time.monotonic", lambda at=at: at * 0.01)
+        monkeypatch.setattr("hapsync.consul.rate_limit.time.monotonic", lambda at=at: at * 0.01)
         assert not budget.take_or_delay_seconds(f"s{at}")
     assert budget.take_or_delay_seconds("s1") == pytest.approx(1.25 - 0.49)
-    monkeypatch.setattr("hapsync.edge.pacing.time.monotonic", lambda: 1.255)  # one may read
+    monkeypatch.setattr("hapsync.consul.rate_limit.time.monotonic", lambda: 1.255)  # one may read
 
     assert budget.take_or_delay_seconds("s40") > 0
     assert budget.take_or_delay_seconds("empty", is_last=True) > 0
@@ -65,14 +65,14 @@ def test_who_waits_goes_before_whoever_asks_later_and_was_read_since(monkeypatch
 
 def test_who_leaves_keeps_nobody_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
     budget = Budget()
-    monkeypatch.setattr("hapsync.edge.pacing.time.monotonic", lambda: 0.0)
+    monkeypatch.setattr("hapsync.consul.rate_limit.time.monotonic", lambda: 0.0)
     for number in range(ALL_PER_SECOND):
         budget.take_or_delay_seconds(f"s{number}")
     gone = [f"gone{number}" for number in range(ALL_PER_SECOND)]
     for who in gone:
         assert budget.take_or_delay_seconds(who) == 1.25
     assert budget.take_or_delay_seconds("s0") == 1.25
-    monkeypatch.setattr("hapsync.edge.pacing.time.monotonic", lambda: 1.3)
+    monkeypatch.setattr("hapsync.consul.rate_limit.time.monotonic", lambda: 1.3)
     assert budget.take_or_delay_seconds("s0") > 0
 
     for who in gone:

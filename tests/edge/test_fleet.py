@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from hapsync.config.schema import ConsulConfig
-from hapsync.edge.consul import Agent, endpoint
-from hapsync.edge.fleet import (
+from hapsync.consul.client import Agent, endpoint
+from hapsync.consul.semaphore import (
     RIGHTS,
     Busy,
     Held,

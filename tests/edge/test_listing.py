@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from hapsync.config.schema import ConsulConfig
-from hapsync.discovery import Listing
-from hapsync.edge.listing import ListingWatch, read_listing
+from hapsync.consul.discovery import Listing
+from hapsync.consul.services import ListingWatch, read_listing
 from hapsync.errors import CatalogError
 from tests.harness.chaos import Chaos, http_answer
 from tests.harness.consul import Consul, acl_consul

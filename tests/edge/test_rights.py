@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 
 from hapsync.config.schema import Config, ConsulConfig, parse_config
-from hapsync.edge.consul import Agent, endpoint
-from hapsync.edge.rights import read_missing
+from hapsync.consul.acl_check import read_missing
+from hapsync.consul.acl_policy import Right, needed_rights, policy
+from hapsync.consul.client import Agent, endpoint
 from hapsync.errors import CatalogError
-from hapsync.rights import Right, needed_rights, policy
 from tests.demo.stage import HAPSYNC
 from tests.harness.consul import AclConsul, Consul, acl_consul
 

@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 
 from hapsync.config.schema import ConsulConfig
-from hapsync.edge import seats as seats_module
-from hapsync.edge.seats import FEWEST, GUEST_REST_SECONDS, Seats, connection_advice
-from hapsync.edge.waits import SHORTEST_SECONDS
-from hapsync.edge.watch import Watches
+from hapsync.consul import seats as seats_module
+from hapsync.consul.seats import FEWEST, GUEST_REST_SECONDS, Seats, connection_advice
+from hapsync.consul.waits import SHORTEST_SECONDS
+from hapsync.consul.watch import Watches
 from tests.edge.fake_consul import Read, fake_consul
 from tests.harness.chaos import Chaos
 from tests.harness.consul import Consul

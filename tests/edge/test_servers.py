@@ -7,11 +7,11 @@ import attrs
 import pytest
 
 from hapsync.config.schema import ConsulConfig
-from hapsync.edge.consul import Endpoints
-from hapsync.edge.pacing import Budget
-from hapsync.edge.reader import MOST_IN_A_ROW, Holding
-from hapsync.edge.servers import ServersWatch
-from hapsync.edge.waits import Waits
+from hapsync.consul.client import Endpoints
+from hapsync.consul.rate_limit import Budget
+from hapsync.consul.read import MOST_IN_A_ROW, Holding
+from hapsync.consul.servers import ServersWatch
+from hapsync.consul.waits import Waits
 from tests.edge.fake_consul import FakeConsul, fake_consul
 from tests.harness.processes import wait_until
 

@@ -6,7 +6,7 @@ import attrs
 import pytest
 
 from hapsync.config.schema import ConsulConfig
-from hapsync.edge.sweep import read_catalog
+from hapsync.consul.read_once import read_catalog
 from hapsync.model.catalog import Doubt
 from tests.edge.fake_consul import fake_consul
 from tests.harness.consul import acl_consul

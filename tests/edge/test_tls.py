@@ -11,9 +11,9 @@ import attrs
 import pytest
 
 from hapsync.config.schema import ConsulConfig
-from hapsync.edge import network_errors
-from hapsync.edge.connection import Endpoint
-from hapsync.edge.consul import Agent, endpoint
+from hapsync.consul import network_errors
+from hapsync.consul.client import Agent, endpoint
+from hapsync.consul.connection import Endpoint
 from hapsync.errors import CatalogError
 from tests.harness.ports import free_ports
 from tests.harness.processes import Process, short_folder, wait_until

@@ -5,9 +5,9 @@ import time
 import pytest
 
 from hapsync.config.schema import ConsulConfig
-from hapsync.edge.consul import Agent, endpoint
-from hapsync.edge.fleet import key_of
-from hapsync.worker.turn import LONGEST, SPREAD, Patience, Turn
+from hapsync.consul.client import Agent, endpoint
+from hapsync.consul.permit import LONGEST, SPREAD, Patience, Turn
+from hapsync.consul.semaphore import key_of
 from tests.harness.consul import Consul
 from tests.harness.ports import free_port
 from tests.harness.processes import wait_until

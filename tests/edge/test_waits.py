@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 
 from hapsync.config.schema import ConsulConfig
-from hapsync.edge import waits
-from hapsync.edge.consul import Agent, endpoint
-from hapsync.edge.listing import ListingWatch
-from hapsync.edge.waits import JITTER, Cuts, Waits
-from hapsync.edge.watch import Watches
+from hapsync.consul import waits
+from hapsync.consul.client import Agent, endpoint
+from hapsync.consul.services import ListingWatch
+from hapsync.consul.waits import JITTER, Cuts, Waits
+from hapsync.consul.watch import Watches
 from hapsync.errors import CutShort
 from hapsync.model.catalog import Doubt
 from tests.edge.fake_consul import fake_consul

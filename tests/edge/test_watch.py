@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from hapsync.config.schema import ConsulConfig
-from hapsync.edge.pacing import (
+from hapsync.consul.rate_limit import (
     ALL_PER_SECOND,
     BURST_SECONDS,
     CACHED,
@@ -23,7 +23,7 @@ from hapsync.edge.pacing import (
     Pace,
     Rate,
 )
-from hapsync.edge.watch import Watches
+from hapsync.consul.watch import Watches
 from tests.edge.fake_consul import entries
 from tests.harness.consul import Consul
 from tests.harness.processes import wait_until
@@ -283,7 +283,7 @@ class _Lagging(_Counting):
 
 
 def test_a_safety_read_catches_what_the_cache_missed_and_never_goes_back(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("hapsync.edge.watch.SAFETY_SECONDS", (0.3, 0.4))
+    monkeypatch.setattr("hapsync.consul.watch.SAFETY_SECONDS", (0.3, 0.4))
     reads: list[float] = []
     handler = type("Handler", (_Lagging,), {"reads": reads, "past_cache": [(5, entries(1, 2)), (12, entries(1, 3))]})
     seen: list[list[str]] = []
@@ -318,7 +318,7 @@ class _NoServers(_Counting):
 
 
 def test_a_safety_read_that_fails_disturbs_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("hapsync.edge.watch.SAFETY_SECONDS", (0.5, 0.6))
+    monkeypatch.setattr("hapsync.consul.watch.SAFETY_SECONDS", (0.5, 0.6))
     reads: list[float] = []
     with serving(type("Handler", (_NoServers,), {"reads": reads})) as config, watching(config, "web") as (watches, _):
         time.sleep(3)

@@ -12,10 +12,10 @@ from pathlib import Path
 import attrs
 import pytest
 
-from hapsync.catalog import parse_reading
 from hapsync.config.schema import ConsulConfig
-from hapsync.edge import reader, watch
-from hapsync.edge.watch import Watches, WatchState
+from hapsync.consul import read as reader, watch
+from hapsync.consul.health import parse_reading
+from hapsync.consul.watch import Watches, WatchState
 from hapsync.model.catalog import Doubt, Reading
 from tests.edge.fake_consul import FakeConsul, entries, fake_consul
 from tests.harness.cluster import Cluster

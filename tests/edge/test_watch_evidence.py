@@ -14,8 +14,8 @@ import attrs
 import pytest
 
 from hapsync.config.schema import ConsulConfig
-from hapsync.edge import servers, watch
-from hapsync.edge.reader import Interrupted, Reader, Shared
+from hapsync.consul import servers, watch
+from hapsync.consul.read import Interrupted, Reader, Shared
 from hapsync.model.catalog import Doubt
 from hapsync.model.server import CheckStatus
 from tests.edge.fake_consul import fake_consul

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from hapsync.config.schema import ConsulConfig
-from hapsync.edge.watch import Watches
+from hapsync.consul.watch import Watches
 from hapsync.model.catalog import Doubt, Reading
 from tests.harness.chaos import HEALTH, Chaos, http_answer
 from tests.harness.consul import Consul

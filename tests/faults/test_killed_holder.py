@@ -1,8 +1,8 @@
 """A balancer that is killed while it holds its group's reload slot; Consul takes up to twice the TTL to notice."""
 
 from hapsync.config.schema import ConsulConfig
-from hapsync.edge.consul import Agent, endpoint
-from hapsync.edge.fleet import Held, take_slot
+from hapsync.consul.client import Agent, endpoint
+from hapsync.consul.semaphore import Held, take_slot
 from tests.edge.test_turn import turn
 from tests.harness.consul import Consul
 

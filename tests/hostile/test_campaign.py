@@ -11,8 +11,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from hapsync import catalog, runtime, text
+from hapsync import runtime, text
 from hapsync.cli import tables
+from hapsync.consul import health as catalog
 from hapsync.errors import ConfigError
 from tests.harness.tools import haproxy_path
 from tests.hostile.attack import Attacker

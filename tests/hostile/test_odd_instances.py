@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from hapsync.catalog import parse_reading
 from hapsync.config.schema import BackendConfig, Config
+from hapsync.consul.health import parse_reading
 from hapsync.desired import DesiredBackend, desired
 from hapsync.model.catalog import Catalog
 from hapsync.model.server import AdminState

@@ -14,9 +14,9 @@ from collections.abc import Iterable
 import attrs
 
 from hapsync.ahead import after, as_new_worker, grow
-from hapsync.catalog import parse_reading
 from hapsync.cli.tables import print_view
 from hapsync.config.schema import AgentConfig, BackendConfig, Config, Template
+from hapsync.consul.health import parse_reading
 from hapsync.desired import Desired, desired
 from hapsync.diff import diff
 from hapsync.model.catalog import Catalog, Reading

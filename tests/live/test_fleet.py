@@ -7,8 +7,8 @@ from contextlib import contextmanager
 import attrs
 
 from hapsync.config.schema import ConsulConfig
-from hapsync.edge.consul import Agent, endpoint
-from hapsync.edge.fleet import Held, release, take_slot
+from hapsync.consul.client import Agent, endpoint
+from hapsync.consul.semaphore import Held, release, take_slot
 from tests.demo.fleet import Fleet
 from tests.demo.stage import Stage
 from tests.harness.processes import wait_until

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from attrs import frozen
 
 from hapsync.config.schema import ConsulConfig
-from hapsync.edge.watch import Watches, WatchState
+from hapsync.consul.watch import Watches, WatchState
 from tests.harness.consul import Consul
 from tests.harness.processes import short_folder
 from tests.lab.scale.catalog import registration, service_name

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from urllib.parse import quote
 
 from hapsync.config.schema import ConsulConfig
-from hapsync.edge.watch import Watches
+from hapsync.consul.watch import Watches
 from tests.harness.consul import Agent
 
 CONSUL_TEMPLATE_WAIT_SECONDS = 60.0

@@ -5,8 +5,8 @@ from typing import Protocol
 
 from attrs import evolve, frozen
 
-from hapsync.edge.waits import JITTER, UNCACHED_SECONDS
-from hapsync.edge.watch import SAFETY_SECONDS
+from hapsync.consul.waits import JITTER, UNCACHED_SECONDS
+from hapsync.consul.watch import SAFETY_SECONDS
 from tests.lab.scale.cluster import FleetCluster
 from tests.lab.scale.model import Habits
 from tests.lab.scale.players import (

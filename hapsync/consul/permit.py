@@ -11,8 +11,8 @@ import time
 from collections.abc import Callable
 
 from hapsync.config.schema import ConsulConfig
-from hapsync.edge.consul import Agent, endpoint, read_token
-from hapsync.edge.fleet import (
+from hapsync.consul.client import Agent, endpoint, read_token
+from hapsync.consul.semaphore import (
     TTL_SECONDS,
     Held,
     close_session,

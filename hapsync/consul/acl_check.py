@@ -4,9 +4,9 @@ import http
 import json
 from collections.abc import Collection
 
-from hapsync.edge.consul import Agent
+from hapsync.consul.acl_policy import Right
+from hapsync.consul.client import Agent
 from hapsync.errors import CatalogError
-from hapsync.rights import Right
 from hapsync.text import shown
 
 

@@ -11,14 +11,14 @@ import time
 from typing import Protocol
 
 from hapsync.config.schema import ConsulConfig
-from hapsync.edge.consul import Agent, Endpoints, read_token
-from hapsync.edge.pacing import UNCACHED, Budget, Pace
-from hapsync.edge.reader import Holding, index_of
-from hapsync.edge.waits import Cuts, Waits
+from hapsync.consul.client import Agent, Endpoints, read_token
+from hapsync.consul.evidence import evidence
+from hapsync.consul.rate_limit import UNCACHED, Budget, Pace
+from hapsync.consul.read import Holding, index_of
+from hapsync.consul.waits import Cuts, Waits
 from hapsync.errors import CatalogError, CutShort
 from hapsync.model.catalog import Doubt
 from hapsync.text import quoted
-from hapsync.trust import evidence
 
 log = logging.getLogger(__name__)
 

@@ -8,7 +8,7 @@ import errno
 import http.client
 import ssl
 
-from hapsync.edge.connection import Endpoint
+from hapsync.consul.connection import Endpoint
 from hapsync.text import shown
 
 _CONNECT_ROOT = (

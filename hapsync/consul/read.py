@@ -13,16 +13,16 @@ from collections.abc import Mapping
 
 import attrs
 
-from hapsync.catalog import parse_reading
 from hapsync.config.schema import ConsulConfig
-from hapsync.edge.consul import Agent, Answer, Endpoints, read_token
-from hapsync.edge.pacing import CACHED, UNCACHED, Budget, Burst, Pace
-from hapsync.edge.seats import Seats
-from hapsync.edge.waits import SHORTEST_SECONDS, Cuts, Waits
+from hapsync.consul.client import Agent, Answer, Endpoints, read_token
+from hapsync.consul.evidence import LIVE_AGE_SECONDS, age_seconds, evidence, is_streamed
+from hapsync.consul.health import parse_reading
+from hapsync.consul.rate_limit import CACHED, UNCACHED, Budget, Burst, Pace
+from hapsync.consul.seats import Seats
+from hapsync.consul.waits import SHORTEST_SECONDS, Cuts, Waits
 from hapsync.errors import CatalogError, CutShort, TooLarge, TooManyConnections
 from hapsync.model.catalog import Doubt, Reading
 from hapsync.text import quoted
-from hapsync.trust import LIVE_AGE_SECONDS, age_seconds, evidence, is_streamed
 
 log = logging.getLogger(__name__)
 

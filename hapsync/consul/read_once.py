@@ -7,14 +7,14 @@ from types import MappingProxyType
 
 import attrs
 
-from hapsync.catalog import parse_reading
 from hapsync.config.schema import ConsulConfig
-from hapsync.edge.consul import Agent, endpoint, read_token
-from hapsync.edge.reader import index_of, is_alive
+from hapsync.consul.client import Agent, endpoint, read_token
+from hapsync.consul.evidence import evidence
+from hapsync.consul.health import parse_reading
+from hapsync.consul.read import index_of, is_alive
 from hapsync.errors import CatalogError
 from hapsync.model.catalog import Catalog, Doubt, Reading
 from hapsync.text import quoted
-from hapsync.trust import evidence
 
 AT_ONCE = 20
 

@@ -18,16 +18,16 @@ from types import MappingProxyType
 import attrs
 
 from hapsync.config.schema import ConsulConfig
-from hapsync.edge.backoff import LOCAL_SECONDS, Backoff, doubted_seconds
-from hapsync.edge.judge import Judge, Judged
-from hapsync.edge.reader import Finding, Interrupted, Reader, Shared, Stopped
-from hapsync.edge.servers import ServersWatch
-from hapsync.edge.told import Told, WatchState
-from hapsync.edge.waits import CACHED_SECONDS, UNCACHED_SECONDS
+from hapsync.consul.backoff import LOCAL_SECONDS, Backoff, doubted_seconds
+from hapsync.consul.evidence import same_content
+from hapsync.consul.judge import Judge, Judged
+from hapsync.consul.read import Finding, Interrupted, Reader, Shared, Stopped
+from hapsync.consul.servers import ServersWatch
+from hapsync.consul.told import Told, WatchState
+from hapsync.consul.waits import CACHED_SECONDS, UNCACHED_SECONDS
 from hapsync.errors import CatalogError
 from hapsync.model.catalog import Catalog, Doubt, Reading
 from hapsync.text import quoted
-from hapsync.trust import same_content
 
 __all__ = ["Watch", "WatchState", "Watches"]
 

@@ -8,14 +8,14 @@ from collections.abc import Callable
 import attrs
 
 from hapsync.config.schema import ConsulConfig
-from hapsync.discovery import Listing, parse_listing
-from hapsync.edge.connection import Endpoint
-from hapsync.edge.consul import Agent, Endpoints, read_token
-from hapsync.edge.pacing import Pace, Rate
-from hapsync.edge.reader import index_of
-from hapsync.edge.waits import SHORTEST_SECONDS, UNCACHED_SECONDS, Cuts, Waits
+from hapsync.consul.client import Agent, Endpoints, read_token
+from hapsync.consul.connection import Endpoint
+from hapsync.consul.discovery import Listing, parse_listing
+from hapsync.consul.evidence import evidence
+from hapsync.consul.rate_limit import Pace, Rate
+from hapsync.consul.read import index_of
+from hapsync.consul.waits import SHORTEST_SECONDS, UNCACHED_SECONDS, Cuts, Waits
 from hapsync.errors import CatalogError, CutShort
-from hapsync.trust import evidence
 
 log = logging.getLogger(__name__)
 

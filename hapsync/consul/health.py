@@ -9,8 +9,8 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from hapsync.consul.json_list import NotAList, elements
 from hapsync.errors import CatalogError
-from hapsync.jsonlist import NotAList, elements
 from hapsync.model.address import MAX_PORT, why_refused
 from hapsync.model.catalog import MAX_CONSUL_WEIGHT, Instance, Namesake, Quarantined, Reading
 from hapsync.model.server import PLACEHOLDER, Address, CheckStatus, canonical_host

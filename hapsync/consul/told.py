@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import attrs
 
-from hapsync.edge.judge import Judged
+from hapsync.consul.judge import Judged
 from hapsync.errors import CatalogError
 from hapsync.model.catalog import Doubt, Reading
 from hapsync.text import quoted

@@ -18,9 +18,9 @@ from pathlib import Path
 import attrs
 
 from hapsync.config.schema import ConsulConfig
-from hapsync.edge.connection import Endpoint
-from hapsync.edge.network_errors import file_words
-from hapsync.edge.transport import MAX_BODY_BYTES, AgentHTTP, base
+from hapsync.consul.connection import Endpoint
+from hapsync.consul.network_errors import file_words
+from hapsync.consul.transport import MAX_BODY_BYTES, AgentHTTP, base
 from hapsync.errors import CatalogError, TooLarge, TooManyConnections
 from hapsync.system.files import ensure_regular, read_text
 from hapsync.text import quoted, shown

@@ -17,8 +17,8 @@ import urllib.parse
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from hapsync.edge.connection import Connection, Endpoint
-from hapsync.edge.network_errors import SPEAKS_TLS, is_told_to_speak_tls, words
+from hapsync.consul.connection import Connection, Endpoint
+from hapsync.consul.network_errors import SPEAKS_TLS, is_told_to_speak_tls, words
 from hapsync.errors import CatalogError, CutShort, TooLarge
 from hapsync.system.process import leaves_spare_files
 

@@ -9,11 +9,11 @@ import time
 
 import attrs
 
-from hapsync.edge.reader import Finding, Reader
+from hapsync.consul.evidence import is_rewritten, loses, loses_silently, needs_confirming, same_content
+from hapsync.consul.read import Finding, Reader
 from hapsync.errors import CatalogError
 from hapsync.model.catalog import Doubt, Reading
 from hapsync.text import quoted
-from hapsync.trust import is_rewritten, loses, loses_silently, needs_confirming, same_content
 
 WARY_SECONDS = 60.0
 """For so long after Consul's state went back, or its servers were away, no streamed news is believed on its own.

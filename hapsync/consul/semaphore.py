@@ -17,8 +17,8 @@ from typing import TypeVar
 
 import attrs
 
-from hapsync.edge.consul import Agent
-from hapsync.edge.transport import base
+from hapsync.consul.client import Agent
+from hapsync.consul.transport import base
 from hapsync.errors import CatalogError
 from hapsync.text import quoted, shown
 
