@@ -10,10 +10,10 @@ from collections.abc import Iterator, Mapping, Sequence
 import attrs
 
 from hapsync.cfgfile import backend_lines
-from hapsync.desired import Desired, DesiredBackend
 from hapsync.errors import WouldLose
-from hapsync.guard import Caution, Cautions, distrust, proven
 from hapsync.model.server import Address, AdminState, Backend, Observed, Server, canonical_host, is_ours
+from hapsync.plan.desired import Desired, DesiredBackend
+from hapsync.plan.guard import Caution, Cautions, distrust, proven
 from hapsync.text import plural, shown
 
 _VARIABLE = re.compile(r"\\\$(?:\\\{\w+\\\}|\w+)")

@@ -9,9 +9,9 @@ from collections.abc import Iterable, Mapping
 
 import attrs
 
-from hapsync.desired import Desired
 from hapsync.errors import RuntimeAPIError
 from hapsync.model.server import Address, AdminState, Backend, canonical_host, is_ours
+from hapsync.plan.desired import Desired
 from hapsync.text import plural
 
 MANY = 5

@@ -10,11 +10,11 @@ from collections.abc import Mapping
 import attrs
 import cattrs
 
-from hapsync.guard import Caution
 from hapsync.model.catalog import Catalog, Doubt, Reading
 from hapsync.model.overrides import Freeze, Hold, Lost
 from hapsync.model.server import HAProxyProcess, Means
 from hapsync.oldworkers import NOT_LOOKED, OldWorkers
+from hapsync.plan.guard import Caution
 
 VERSION = 1
 """Of the report; it changes when a field changes its meaning or goes."""

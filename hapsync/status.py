@@ -11,9 +11,6 @@ import attrs
 
 from hapsync.compare import says_the_same
 from hapsync.config.schema import Config
-from hapsync.desired import Desired, DesiredServer, namesake_words
-from hapsync.diff import diff
-from hapsync.guard import Caution, Cautions, capacity, guard
 from hapsync.model.catalog import NOT_TELLING, Quarantined
 from hapsync.model.changes import Reason
 from hapsync.model.overrides import Freeze, Hold, Lost, Memory, lost_words, stopped_words
@@ -30,9 +27,12 @@ from hapsync.model.server import (
 )
 from hapsync.observed import Health
 from hapsync.oldworkers import NOT_LOOKED, OldWorkers
-from hapsync.picture import picture_now
-from hapsync.plan import Plan, alarms, describe, describe_shortage, make_plan
-from hapsync.problems import unread_lines, unserved
+from hapsync.plan.desired import Desired, DesiredServer, namesake_words
+from hapsync.plan.diff import diff
+from hapsync.plan.guard import Caution, Cautions, capacity, guard
+from hapsync.plan.plan import Plan, alarms, describe, describe_shortage, make_plan
+from hapsync.plan.problems import unread_lines, unserved
+from hapsync.plan.target import picture_now
 from hapsync.report import Report
 from hapsync.text import one_line, quoted
 

@@ -11,16 +11,16 @@ from unittest.mock import patch
 
 import attrs
 
-from hapsync.ahead import FREE_SLOT
 from hapsync.config.schema import BackendConfig, Config
-from hapsync.desired import Desired, desired
-from hapsync.diff import diff
-from hapsync.guard import guard
 from hapsync.model.catalog import Catalog, Doubt, Instance, Reading
 from hapsync.model.changes import Change, takes_out
 from hapsync.model.overrides import Memory
 from hapsync.model.server import Address, AdminState, Backend, CheckStatus, Observed, Proof, Server
-from hapsync.plan import make_plan
+from hapsync.plan.desired import Desired, desired
+from hapsync.plan.diff import diff
+from hapsync.plan.guard import guard
+from hapsync.plan.plan import make_plan
+from hapsync.plan.simulate import FREE_SLOT
 from hapsync.worker import safety as safety_module
 from hapsync.worker.safety import Safety
 from tests.strategies import applied

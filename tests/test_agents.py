@@ -3,13 +3,9 @@
 import attrs
 import pytest
 
-from hapsync.ahead import FREE_SLOT, as_new_worker
 from hapsync.cfgfile import parse_file, skeleton
 from hapsync.compare import shows
 from hapsync.config.schema import BackendConfig, Config, Template
-from hapsync.desired import Desired, DesiredBackend, DesiredServer, scale_weights
-from hapsync.diff import diff
-from hapsync.guard import guard
 from hapsync.model.changes import (
     Add,
     Change,
@@ -35,9 +31,13 @@ from hapsync.model.server import (
     Observed,
     Server,
 )
-from hapsync.picture import picture_now
-from hapsync.plan import make_plan
-from hapsync.problems import unserved
+from hapsync.plan.desired import Desired, DesiredBackend, DesiredServer, scale_weights
+from hapsync.plan.diff import diff
+from hapsync.plan.guard import guard
+from hapsync.plan.plan import make_plan
+from hapsync.plan.problems import unserved
+from hapsync.plan.simulate import FREE_SLOT, as_new_worker
+from hapsync.plan.target import picture_now
 from hapsync.render import render
 from hapsync.runtime import address_commands, agents_in, quiet_commands, state_commands
 

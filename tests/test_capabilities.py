@@ -5,10 +5,10 @@ from typing import Any
 import attrs
 import pytest
 
-from hapsync.ahead import FREE_SLOT
 from hapsync.capabilities import NEWEST_SCANNED, means_of, probe_command, refused, spelled_out, version_of
 from hapsync.config.schema import BackendConfig
 from hapsync.model.server import Backend, Means
+from hapsync.plan.simulate import FREE_SLOT
 
 YES = "Already exists a server with the same name in backend.\n"
 STATIC = "Backend must use a dynamic load balancing to support dynamic servers.\n"

@@ -7,7 +7,9 @@ import attrs
 import pytest
 
 from hapsync.config.schema import BackendConfig, Config
-from hapsync.desired import (
+from hapsync.model.catalog import Catalog, Doubt, Instance, Namesake, Quarantined, Reading
+from hapsync.model.server import Address, AdminState, CheckStatus
+from hapsync.plan.desired import (
     Desired,
     DesiredBackend,
     DesiredServer,
@@ -17,8 +19,6 @@ from hapsync.desired import (
     namesake_words,
     scale_weights,
 )
-from hapsync.model.catalog import Catalog, Doubt, Instance, Namesake, Quarantined, Reading
-from hapsync.model.server import Address, AdminState, CheckStatus
 
 WEB = BackendConfig(service="web", slots=4)
 

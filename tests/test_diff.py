@@ -3,9 +3,6 @@
 import attrs
 import pytest
 
-from hapsync.ahead import FREE_SLOT, after, as_new_worker, grow
-from hapsync.desired import Desired, DesiredBackend, DesiredServer
-from hapsync.diff import Diff, diff, needs_loads
 from hapsync.model.changes import (
     Add,
     Change,
@@ -33,6 +30,9 @@ from hapsync.model.server import (
     Proof,
     Server,
 )
+from hapsync.plan.desired import Desired, DesiredBackend, DesiredServer
+from hapsync.plan.diff import Diff, diff, needs_loads
+from hapsync.plan.simulate import FREE_SLOT, after, as_new_worker, grow
 
 READY, DRAIN, MAINT = AdminState.READY, AdminState.DRAIN, AdminState.MAINT
 BUSY = Load(1, 0, 0, 0)

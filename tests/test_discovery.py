@@ -5,14 +5,14 @@ import json
 import pytest
 from hypothesis import given, strategies as st
 
-from hapsync.ahead import grow
 from hapsync.cfgfile import sealed
 from hapsync.config.schema import Config, Template, parse_config
 from hapsync.consul.discovery import Listing, discover, in_doubt, members, parse_listing, with_discovered
-from hapsync.desired import Desired, DesiredBackend
 from hapsync.discovered import discovered_in
 from hapsync.errors import CatalogError, ConfigError
 from hapsync.model.server import Observed
+from hapsync.plan.desired import Desired, DesiredBackend
+from hapsync.plan.simulate import grow
 from hapsync.render import render
 
 TOML = """

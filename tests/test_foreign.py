@@ -5,12 +5,12 @@ import pytest
 from hypothesis import given, strategies as st
 
 import hapsync.foreign
-from hapsync.desired import Desired, DesiredBackend, DesiredServer
 from hapsync.errors import WouldLose
 from hapsync.foreign import Loss, losses, on_file, refuse
-from hapsync.guard import Caution
 from hapsync.model.catalog import Doubt
 from hapsync.model.server import Address, AdminState, Backend, CheckStatus, Observed, Proof, Server
+from hapsync.plan.desired import Desired, DesiredBackend, DesiredServer
+from hapsync.plan.guard import Caution
 
 READY, MAINT = AdminState.READY, AdminState.MAINT
 

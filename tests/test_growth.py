@@ -1,9 +1,9 @@
 """What still changes is waited for, but not for long."""
 
-from hapsync.desired import DesiredBackend, DesiredServer
-from hapsync.growth import FILE_REST_SECONDS, Need, Pending, file_due_seconds, is_filling, needed, touched
 from hapsync.model.changes import Shortage
 from hapsync.model.server import PLACEHOLDER, Address, AdminState, Backend, CheckStatus, Means, Server
+from hapsync.plan.desired import DesiredBackend, DesiredServer
+from hapsync.plan.growth import FILE_REST_SECONDS, Need, Pending, file_due_seconds, is_filling, needed, touched
 
 SHORT = (Shortage("web", (Address("10.0.0.1", 80),), 1),)
 SHORTER = (Shortage("web", (Address("10.0.0.1", 80), Address("10.0.0.2", 80)), 2),)

@@ -3,14 +3,14 @@
 import attrs
 import pytest
 
-from hapsync.ahead import FREE_SLOT
 from hapsync.config.schema import BackendConfig
-from hapsync.desired import Desired, DesiredBackend, DesiredServer
-from hapsync.diff import Diff, diff
-from hapsync.guard import Caution, capacity, guard, needs_proofs, unread_proofs
 from hapsync.model.catalog import Doubt
 from hapsync.model.changes import Add, Disable, Drain, Held, Reason, Remove, Reweigh, SetAside, Shortage
 from hapsync.model.server import NO_LOAD, Address, AdminState, Backend, CheckStatus, Observed, Proof, Server
+from hapsync.plan.desired import Desired, DesiredBackend, DesiredServer
+from hapsync.plan.diff import Diff, diff
+from hapsync.plan.guard import Caution, capacity, guard, needs_proofs, unread_proofs
+from hapsync.plan.simulate import FREE_SLOT
 
 READY, DRAIN, MAINT = AdminState.READY, AdminState.DRAIN, AdminState.MAINT
 STATUS = {READY: CheckStatus.PASSING, DRAIN: CheckStatus.MAINTENANCE, MAINT: CheckStatus.CRITICAL}

@@ -5,11 +5,11 @@ from collections.abc import Mapping
 import attrs
 import pytest
 
-from hapsync.desired import Desired, DesiredBackend, DesiredServer
-from hapsync.history import Flaps, Peaks, capacity_or_ready, peak, refilled, seen
 from hapsync.model.catalog import Doubt, Quarantined
 from hapsync.model.overrides import Refill
 from hapsync.model.server import NO_LOAD, Address, AdminState, Backend, CheckStatus, Proof, Server
+from hapsync.plan.desired import Desired, DesiredBackend, DesiredServer
+from hapsync.plan.guard_history import Flaps, Peaks, capacity_or_ready, peak, refilled, seen
 
 READY, DRAIN, MAINT = AdminState.READY, AdminState.DRAIN, AdminState.MAINT
 STATUS = {READY: CheckStatus.PASSING, DRAIN: CheckStatus.MAINTENANCE, MAINT: CheckStatus.CRITICAL}

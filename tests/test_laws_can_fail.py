@@ -8,25 +8,22 @@ import attrs
 import pytest
 from hypothesis import HealthCheck, Phase, given, seed, settings, strategies as st
 
-from hapsync import (
-    ahead as ahead_module,
-    cfgfile,
-    desired as desired_module,
-    diff as diff_module,
-    guard as guard_module,
-    history,
-    observed as observed_module,
-    picture,
-    plan as plan_module,
-    render,
-    runtime,
-)
+from hapsync import cfgfile, observed as observed_module, render, runtime
 from hapsync.consul import health as catalog
-from hapsync.desired import Desired, DesiredBackend, DesiredServer
-from hapsync.guard import Caution
 from hapsync.model import changes as changes_module, server as model
 from hapsync.model.changes import Add, Change, Disable, Drain, Enable, Remove, Reweigh, SetAside
 from hapsync.model.server import Address, AdminState, Backend, CheckStatus, Observed, Proof, Server
+from hapsync.plan import (
+    desired as desired_module,
+    diff as diff_module,
+    guard as guard_module,
+    guard_history as history,
+    plan as plan_module,
+    simulate as ahead_module,
+    target as picture,
+)
+from hapsync.plan.desired import Desired, DesiredBackend, DesiredServer
+from hapsync.plan.guard import Caution
 from hapsync.runtime import Command
 from hapsync.worker import safety as safety_module
 from tests import strategies, test_laws as laws, test_laws_over_time as laws_over_time

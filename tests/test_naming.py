@@ -6,9 +6,9 @@ import attrs
 import pytest
 from hypothesis import given, strategies as st
 
-from hapsync.desired import DesiredServer
 from hapsync.model.server import DYNAMIC_NAME, Address, AdminState, CheckStatus, dynamic_id
-from hapsync.naming import FIRST_ID, LAST_ID, dynamic_name
+from hapsync.plan.desired import DesiredServer
+from hapsync.plan.naming import FIRST_ID, LAST_ID, dynamic_name
 
 ONE = DesiredServer(Address("10.0.0.1", 80), AdminState.READY, 1, "node-a", "web-1", CheckStatus.PASSING)
 

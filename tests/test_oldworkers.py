@@ -6,7 +6,6 @@ import attrs
 import pytest
 from hypothesis import given, strategies as st
 
-from hapsync.desired import Desired, DesiredBackend, DesiredServer
 from hapsync.errors import RuntimeAPIError
 from hapsync.model.catalog import Doubt
 from hapsync.model.server import Address, AdminState, Backend, CheckStatus, Server
@@ -26,6 +25,7 @@ from hapsync.oldworkers import (
     parse_sessions,
     uptime_seconds,
 )
+from hapsync.plan.desired import Desired, DesiredBackend, DesiredServer
 
 LEFT = Address("10.0.0.1", 80)
 HERE = Address("10.0.0.2", 80)

@@ -5,7 +5,7 @@ import pytest
 
 from hapsync.model.catalog import Doubt, Instance, Quarantined, Reading
 from hapsync.model.server import Address, CheckStatus
-from hapsync.owners import KEPT, Owners
+from hapsync.plan.owners import KEPT, Owners
 
 
 def at(number: int) -> Address:

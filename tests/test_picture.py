@@ -3,11 +3,7 @@
 import attrs
 import pytest
 
-from hapsync.ahead import FREE_SLOT
 from hapsync.compare import says_the_same, shows
-from hapsync.desired import Desired, DesiredBackend, DesiredServer
-from hapsync.diff import diff
-from hapsync.guard import Caution, guard
 from hapsync.model.changes import Add, Enable, Held, Reason, Remove
 from hapsync.model.server import (
     NO_LOAD,
@@ -22,7 +18,11 @@ from hapsync.model.server import (
     Server,
 )
 from hapsync.observed import with_means
-from hapsync.picture import picture_grown, picture_now
+from hapsync.plan.desired import Desired, DesiredBackend, DesiredServer
+from hapsync.plan.diff import diff
+from hapsync.plan.guard import Caution, guard
+from hapsync.plan.simulate import FREE_SLOT
+from hapsync.plan.target import picture_grown, picture_now
 
 READY, DRAIN, MAINT = AdminState.READY, AdminState.DRAIN, AdminState.MAINT
 STATUS = {READY: CheckStatus.PASSING, DRAIN: CheckStatus.MAINTENANCE, MAINT: CheckStatus.CRITICAL}

@@ -3,10 +3,6 @@
 import attrs
 import pytest
 
-from hapsync.ahead import FREE_SLOT, after
-from hapsync.desired import Desired, DesiredBackend, DesiredServer
-from hapsync.diff import Diff, diff
-from hapsync.guard import guard
 from hapsync.model.changes import (
     Add,
     Change,
@@ -22,7 +18,11 @@ from hapsync.model.changes import (
     TakeBack,
 )
 from hapsync.model.server import NO_LOAD, Address, AdminState, Backend, CheckStatus, Load, Observed, Server
-from hapsync.plan import Plan, describe, describe_shortage, keep_half, make_plan
+from hapsync.plan.desired import Desired, DesiredBackend, DesiredServer
+from hapsync.plan.diff import Diff, diff
+from hapsync.plan.guard import guard
+from hapsync.plan.plan import Plan, describe, describe_shortage, keep_half, make_plan
+from hapsync.plan.simulate import FREE_SLOT, after
 
 BUSY = Load(1, 0, 0, 0)
 

@@ -17,13 +17,13 @@ import pytest
 
 from hapsync.config.schema import BackendConfig, parse_config
 from hapsync.consul.health import parse_reading
-from hapsync.desired import desired
-from hapsync.diff import diff
-from hapsync.guard import Caution, guard
 from hapsync.model.catalog import Catalog, Doubt
 from hapsync.model.server import Address, AdminState, Means
 from hapsync.observed import parse_loads, parse_proofs, parse_servers_state, with_loads, with_means, with_proofs
-from hapsync.plan import Plan, make_plan
+from hapsync.plan.desired import desired
+from hapsync.plan.diff import diff
+from hapsync.plan.guard import Caution, guard
+from hapsync.plan.plan import Plan, make_plan
 from hapsync.runtime import address_commands, state_commands
 
 SCENARIOS = sorted(Path(__file__).with_name("scenarios").iterdir())

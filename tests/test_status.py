@@ -5,10 +5,7 @@ from collections.abc import Mapping
 
 import attrs
 
-from hapsync.ahead import FREE_SLOT
 from hapsync.config.schema import BackendConfig, Config
-from hapsync.desired import desired
-from hapsync.guard import Caution
 from hapsync.model.catalog import Catalog, Doubt, Instance, Quarantined, Reading
 from hapsync.model.changes import Reason
 from hapsync.model.overrides import Freeze, Hold, Memory
@@ -24,6 +21,9 @@ from hapsync.model.server import (
     Server,
 )
 from hapsync.observed import Health
+from hapsync.plan.desired import desired
+from hapsync.plan.guard import Caution
+from hapsync.plan.simulate import FREE_SLOT
 from hapsync.report import Report
 from hapsync.status import Verdict, View, make_view, view_to_json
 from hapsync.worker.safety import asides

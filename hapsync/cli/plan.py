@@ -8,11 +8,11 @@ import click
 from hapsync.cli.options import CONTEXT, config_option
 
 if TYPE_CHECKING:
-    from hapsync.desired import Desired
     from hapsync.model.changes import Reason
     from hapsync.model.overrides import Memory
     from hapsync.model.server import Observed
-    from hapsync.plan import Plan
+    from hapsync.plan.desired import Desired
+    from hapsync.plan.plan import Plan
 
 EPILOG = """\b
 Examples:
@@ -35,9 +35,9 @@ def command(config_path: str, commands: bool) -> int:  # noqa: FBT001
 
     from hapsync.cli.reading import discover_aloud, read_catalog_aloud  # noqa: PLC0415
     from hapsync.compare import says_the_same  # noqa: PLC0415
-    from hapsync.desired import desired  # noqa: PLC0415
     from hapsync.edge.runtime_socket import open_session  # noqa: PLC0415
-    from hapsync.picture import picture_now  # noqa: PLC0415
+    from hapsync.plan.desired import desired  # noqa: PLC0415
+    from hapsync.plan.target import picture_now  # noqa: PLC0415
     from hapsync.system.files import read_text_or_none  # noqa: PLC0415
     from hapsync.worker.look import read_catalog_known, read_report, read_rules  # noqa: PLC0415
     from hapsync.worker.one_pass import look  # noqa: PLC0415
@@ -102,8 +102,8 @@ def _commands(plan: "Plan", observed: "Observed") -> Iterator[str]:
 
 
 def _worrying(plan: "Plan", wanted: "Desired", observed: "Observed") -> list[str]:
-    from hapsync.plan import alarms  # noqa: PLC0415
-    from hapsync.problems import unread_lines, unserved  # noqa: PLC0415
+    from hapsync.plan.plan import alarms  # noqa: PLC0415
+    from hapsync.plan.problems import unread_lines, unserved  # noqa: PLC0415
 
     return [*alarms(plan), *unread_lines(observed), *unserved(wanted, observed)]
 

@@ -9,12 +9,12 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from hapsync.growth import WARN_FRACTION
 from hapsync.model.changes import Held, Reason
 from hapsync.model.overrides import Hold
 from hapsync.model.server import ListenQueue
 from hapsync.oldworkers import OldWorkers
-from hapsync.plan import describe
+from hapsync.plan.growth import WARN_FRACTION
+from hapsync.plan.plan import describe
 from hapsync.report import Report
 from hapsync.status import BackendView, ServerRow, Verdict, View
 from hapsync.text import one_line, plural, shown

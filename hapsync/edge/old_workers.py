@@ -8,7 +8,6 @@ from collections.abc import Callable, Mapping
 
 import attrs
 
-from hapsync.desired import Desired
 from hapsync.edge.master import ask_worker, read_processes
 from hapsync.errors import HapsyncError, RuntimeAPIError
 from hapsync.model.server import Backend
@@ -23,6 +22,7 @@ from hapsync.oldworkers import (
     parse_session_count,
     parse_sessions,
 )
+from hapsync.plan.desired import Desired
 from hapsync.system.inet_diag import count_connections
 
 TIMEOUT_SECONDS = 2.0

@@ -10,12 +10,12 @@ from collections.abc import Callable, Collection
 
 import attrs
 
-from hapsync.desired import Desired
 from hapsync.errors import HapsyncError, RuntimeAPIError
 from hapsync.model.catalog import Catalog
 from hapsync.model.overrides import Memory
 from hapsync.model.server import HAProxyProcess
 from hapsync.plainbackends import Difference
+from hapsync.plan.desired import Desired
 from hapsync.worker.discovering import WHY as DISCOVERED, Discovering
 from hapsync.worker.dues import Dues, Soon
 from hapsync.worker.file_keeper import FileKeeper

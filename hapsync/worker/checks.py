@@ -20,13 +20,13 @@ from hapsync.consul.read_once import read_catalog
 from hapsync.consul.seats import connection_advice
 from hapsync.consul.semaphore import try_slot
 from hapsync.consul.services import read_listing
-from hapsync.desired import desired, namesake_words
 from hapsync.edge.master import read_processes
 from hapsync.edge.reload import check_candidate
 from hapsync.edge.runtime_socket import open_session
 from hapsync.errors import HapsyncError
 from hapsync.model.catalog import Catalog, Doubt
 from hapsync.model.server import Backend, HAProxyProcess
+from hapsync.plan.desired import desired, namesake_words
 from hapsync.render import labels_of, render
 from hapsync.runtime import Command
 from hapsync.system.files import candidate_file, read_text_or_none

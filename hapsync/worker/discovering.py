@@ -9,7 +9,7 @@ import attrs
 from hapsync.config.schema import Config
 from hapsync.consul.discovery import Listing, discover, in_doubt, with_discovered
 from hapsync.consul.services import ListingWatch
-from hapsync.desired import Desired
+from hapsync.plan.desired import Desired
 from hapsync.worker.allowance import Allowance
 from hapsync.worker.settings import Settings
 

@@ -6,12 +6,12 @@ import threading
 import time
 from collections.abc import Callable
 
-from hapsync.desired import Desired
 from hapsync.edge.reload import install
 from hapsync.errors import ConfigError, ConfigRefused, HapsyncError, ReloadError
-from hapsync.growth import Pending, file_due_seconds, touched
-from hapsync.guard import Cautions
 from hapsync.model.server import Observed
+from hapsync.plan.desired import Desired
+from hapsync.plan.growth import Pending, file_due_seconds, touched
+from hapsync.plan.guard import Cautions
 from hapsync.system.files import read_text_or_none, signature
 from hapsync.worker.paper import Seen, is_applied, new_text
 from hapsync.worker.settings import Settings

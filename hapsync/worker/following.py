@@ -4,9 +4,9 @@ from collections.abc import Callable, Collection, Mapping
 
 from hapsync.config.schema import Config
 from hapsync.consul.watch import Watches, WatchState
-from hapsync.desired import Desired
 from hapsync.model.catalog import Catalog
 from hapsync.model.server import Observed
+from hapsync.plan.desired import Desired
 from hapsync.worker.journal import known_readings
 from hapsync.worker.wanted import Wanted
 

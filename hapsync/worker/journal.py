@@ -12,15 +12,15 @@ import attrs
 from hapsync import __version__
 from hapsync.config.schema import AgentConfig, Config
 from hapsync.consul.watch import WatchState
-from hapsync.desired import Desired, DesiredBackend, fallback_reading
-from hapsync.growth import is_filling as is_filling_up
 from hapsync.model.catalog import Reading
 from hapsync.model.changes import Delete, EndSessions, SetAgent, SetAside, TakeBack
 from hapsync.model.overrides import other_version
 from hapsync.model.server import HAProxyProcess, Means
 from hapsync.oldworkers import OldWorkers
 from hapsync.plainbackends import Difference
-from hapsync.plan import Plan, describe
+from hapsync.plan.desired import Desired, DesiredBackend, fallback_reading
+from hapsync.plan.growth import is_filling as is_filling_up
+from hapsync.plan.plan import Plan, describe
 from hapsync.report import (
     REPORT_FILE,
     SNAPSHOT_FILE,

@@ -5,10 +5,10 @@ import logging
 import attrs
 
 from hapsync.capabilities import COUNTS_ALL, version_of
-from hapsync.desired import Desired
 from hapsync.errors import HapsyncError
 from hapsync.kept import at_rest, with_kept
 from hapsync.model.server import HAProxyProcess, Observed
+from hapsync.plan.desired import Desired
 from hapsync.system.inet_diag import count_kept
 
 log = logging.getLogger(__name__)

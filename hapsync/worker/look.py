@@ -7,7 +7,6 @@ from pathlib import Path
 import attrs
 
 from hapsync.config.schema import Config
-from hapsync.desired import Desired, desired, served_in
 from hapsync.edge.old_workers import read_old_workers
 from hapsync.edge.runtime_socket import open_session
 from hapsync.errors import CatalogError, HapsyncError, RuntimeAPIError
@@ -26,6 +25,7 @@ from hapsync.observed import (
     with_proofs,
 )
 from hapsync.oldworkers import NOT_LOOKED, OldWorkers
+from hapsync.plan.desired import Desired, desired, served_in
 from hapsync.report import (
     REPORT_FILE,
     SNAPSHOT_FILE,

@@ -8,11 +8,11 @@ from collections.abc import Callable, Mapping
 import attrs
 
 from hapsync.config.schema import Config
-from hapsync.desired import Desired
 from hapsync.edge.old_workers import TIMEOUT_SECONDS, end_sessions, read_old_workers
 from hapsync.errors import RuntimeAPIError
 from hapsync.model.server import Backend, HAProxyProcess, Observed
 from hapsync.oldworkers import CUTS, Graces, OldWorkers, alarms
+from hapsync.plan.desired import Desired
 from hapsync.text import plural
 
 log = logging.getLogger(__name__)

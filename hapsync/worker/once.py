@@ -4,17 +4,17 @@ import time
 
 import attrs
 
-from hapsync.desired import Desired, desired
 from hapsync.edge.reload import reload_into
 from hapsync.errors import ConfigError, ReloadError, RuntimeAPIError
 from hapsync.foreign import refuse
-from hapsync.growth import NEED_LIMIT_SECONDS
-from hapsync.guard import CHECK_SECONDS
 from hapsync.model.catalog import Catalog
 from hapsync.model.changes import Reason
 from hapsync.model.overrides import stopped_words
-from hapsync.plan import Plan, alarms, describe
-from hapsync.problems import unread_lines, unserved
+from hapsync.plan.desired import Desired, desired
+from hapsync.plan.growth import NEED_LIMIT_SECONDS
+from hapsync.plan.guard import CHECK_SECONDS
+from hapsync.plan.plan import Plan, alarms, describe
+from hapsync.plan.problems import unread_lines, unserved
 from hapsync.runtime import explained
 from hapsync.system.files import read_text_or_none
 from hapsync.worker.half_reload import is_half_done, noted

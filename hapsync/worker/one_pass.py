@@ -5,14 +5,14 @@ from collections.abc import Callable, Collection, Sequence
 
 import attrs
 
-from hapsync.desired import Desired
-from hapsync.diff import Diff, diff, needs_loads, needs_sessions
 from hapsync.edge.runtime_socket import RuntimeSession, open_session
-from hapsync.guard import Cautions, guard, needs_proofs, unread_proofs
 from hapsync.model.changes import Add, Change, Delete, Entry, Reason
 from hapsync.model.server import AGENT_IS_ASKED, HAProxyProcess, Observed
 from hapsync.observed import is_learning, with_loads, with_proofs
-from hapsync.plan import Plan, keep_half, make_plan
+from hapsync.plan.desired import Desired
+from hapsync.plan.diff import Diff, diff, needs_loads, needs_sessions
+from hapsync.plan.guard import Cautions, guard, needs_proofs, unread_proofs
+from hapsync.plan.plan import Plan, keep_half, make_plan
 from hapsync.runtime import (
     SHOW_PEERS,
     Agents,

@@ -7,17 +7,17 @@ import attrs
 
 from hapsync.cfgfile import observed_from_file, skeleton
 from hapsync.compare import emptied
-from hapsync.desired import Desired, Served, served_in
-from hapsync.diff import diff
 from hapsync.edge.reload import install
 from hapsync.edge.runtime_socket import open_session
 from hapsync.errors import ConfigError, RuntimeAPIError, WouldEmpty, WouldLose
 from hapsync.foreign import Loss, losses, on_file as foreign_on_file, refuse
-from hapsync.guard import Cautions, guard
 from hapsync.model.changes import Held, Reason
 from hapsync.model.server import Means, Observed
 from hapsync.observed import with_means
-from hapsync.picture import picture_grown, picture_now
+from hapsync.plan.desired import Desired, Served, served_in
+from hapsync.plan.diff import diff
+from hapsync.plan.guard import Cautions, guard
+from hapsync.plan.target import picture_grown, picture_now
 from hapsync.render import labels_of, render
 from hapsync.sections import stats_sockets, stick_tables
 from hapsync.system.files import read_text_or_none

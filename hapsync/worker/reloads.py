@@ -7,15 +7,15 @@ import time
 from collections.abc import Callable, Mapping
 
 from hapsync.consul.permit import Turn
-from hapsync.desired import Desired
 from hapsync.edge.reload import check_text, reload_into
 from hapsync.errors import HapsyncError, ReloadUnavailable, WouldLose
 from hapsync.foreign import refuse
-from hapsync.growth import Need, needed
-from hapsync.guard import Cautions
 from hapsync.model.server import HAProxyProcess
 from hapsync.plainbackends import Difference, difference
-from hapsync.plan import Plan, describe_shortage
+from hapsync.plan.desired import Desired
+from hapsync.plan.growth import Need, needed
+from hapsync.plan.guard import Cautions
+from hapsync.plan.plan import Plan, describe_shortage
 from hapsync.system.files import read_text_or_none
 from hapsync.worker.check_job import CheckJob
 from hapsync.worker.half_reload import noted

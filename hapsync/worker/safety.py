@@ -10,13 +10,13 @@ from pathlib import Path
 import attrs
 
 from hapsync.config.schema import Config
-from hapsync.desired import Desired
-from hapsync.guard import Caution, capacity
-from hapsync.history import Flaps, peak, refilled, seen
 from hapsync.model.changes import Reason
 from hapsync.model.overrides import Hold, Memory, acknowledged, expired, is_frozen
 from hapsync.model.server import Address, AdminState, Observed
-from hapsync.owners import Owners
+from hapsync.plan.desired import Desired
+from hapsync.plan.guard import Caution, capacity
+from hapsync.plan.guard_history import Flaps, peak, refilled, seen
+from hapsync.plan.owners import Owners
 from hapsync.worker.memory_file import keep_unread_aside, memory_path, save_memory
 from hapsync.worker.one_pass import Rules
 

@@ -5,13 +5,13 @@ import logging
 
 import attrs
 
-from hapsync.ahead import grow
 from hapsync.config.schema import Config, Template, parse_config
 from hapsync.consul.discovery import with_discovered
-from hapsync.desired import Desired, DesiredBackend
 from hapsync.discovered import discovered_in
 from hapsync.errors import ConfigError
 from hapsync.model.server import Observed
+from hapsync.plan.desired import Desired, DesiredBackend
+from hapsync.plan.simulate import grow
 from hapsync.sections import parse_sections
 from hapsync.system.files import read_text, read_text_or_none
 from hapsync.text import reason

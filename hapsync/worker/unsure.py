@@ -4,8 +4,8 @@ from collections.abc import Mapping, Sequence
 
 from hapsync.config.schema import Config
 from hapsync.consul.watch import WatchState
-from hapsync.desired import Desired
 from hapsync.model.catalog import NOT_TELLING
+from hapsync.plan.desired import Desired
 from hapsync.text import quoted
 from hapsync.worker.dues import Dues
 from hapsync.worker.file_keeper import FileKeeper

@@ -1,9 +1,9 @@
 """What the catalog wants, worked out anew only where it changed."""
 
 from hapsync.config.schema import Config
-from hapsync.desired import NOBODY, Desired, DesiredBackend, desired_backend, is_crowded, served_in
 from hapsync.model.catalog import Catalog, Reading
 from hapsync.model.server import Address, Observed
+from hapsync.plan.desired import NOBODY, Desired, DesiredBackend, desired_backend, is_crowded, served_in
 from hapsync.worker.one_pass import read_backends
 
 

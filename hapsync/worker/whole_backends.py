@@ -12,11 +12,11 @@ import attrs
 
 from hapsync.capabilities import NEWEST_SCANNED, spelled_out, version_of
 from hapsync.config.schema import Config
-from hapsync.diff import REST_SECONDS
 from hapsync.edge.runtime_socket import RuntimeSession, open_session
 from hapsync.model.server import AdminState, Backend, HAProxyProcess, Observed, Server
 from hapsync.observed import with_loads
 from hapsync.plainbackends import HAS_BACKENDS, Difference, PlainBackend, plain_backends
+from hapsync.plan.diff import REST_SECONDS
 from hapsync.runtime import (
     closing_commands,
     creation_commands,

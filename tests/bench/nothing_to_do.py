@@ -8,7 +8,7 @@ import random
 import time
 
 from hapsync.consul.read_once import read_catalog
-from hapsync.desired import desired
+from hapsync.plan.desired import desired
 from hapsync.worker.once import apply_once
 from hapsync.worker.one_pass import Rules, run_pass
 from hapsync.worker.settings import read_settings

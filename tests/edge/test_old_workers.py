@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from hapsync.desired import Desired, DesiredBackend
 from hapsync.edge.master import ask_worker, read_processes
 from hapsync.edge.old_workers import end_sessions, read_old_workers
 from hapsync.errors import HapsyncError, RuntimeAPIError
 from hapsync.model.server import Address, Backend
+from hapsync.plan.desired import Desired, DesiredBackend
 from hapsync.system import inet_diag
 from hapsync.system.inet_diag import count_connections, has_waiting
 from tests.harness.haproxy import HAProxy, minimal_config

@@ -2,11 +2,11 @@
 
 from typing import cast
 
-from hapsync.desired import Desired
 from hapsync.errors import ReloadError, WouldLose
-from hapsync.growth import needed
 from hapsync.model.changes import Shortage
 from hapsync.model.server import HAProxyProcess
+from hapsync.plan.desired import Desired
+from hapsync.plan.growth import needed
 from hapsync.worker.reloads import Reloads
 from hapsync.worker.settings import Settings
 from hapsync.worker.whole_backends import WholeBackends

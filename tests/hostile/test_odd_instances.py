@@ -8,9 +8,9 @@ import pytest
 
 from hapsync.config.schema import BackendConfig, Config
 from hapsync.consul.health import parse_reading
-from hapsync.desired import DesiredBackend, desired
 from hapsync.model.catalog import Catalog
 from hapsync.model.server import AdminState
+from hapsync.plan.desired import DesiredBackend, desired
 from hapsync.text import shown
 from tests.harness.tools import ROOT
 from tests.hostile.whole_path import WholePath

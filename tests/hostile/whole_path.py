@@ -13,17 +13,17 @@ from collections.abc import Iterable
 
 import attrs
 
-from hapsync.ahead import after, as_new_worker, grow
 from hapsync.cli.tables import print_view
 from hapsync.config.schema import AgentConfig, BackendConfig, Config, Template
 from hapsync.consul.health import parse_reading
-from hapsync.desired import Desired, desired
-from hapsync.diff import diff
 from hapsync.model.catalog import Catalog, Reading
 from hapsync.model.overrides import Memory
 from hapsync.model.server import Address, AdminState, Backend, HAProxyProcess, Observed, Server
-from hapsync.picture import picture_now
-from hapsync.plan import Plan, make_plan
+from hapsync.plan.desired import Desired, desired
+from hapsync.plan.diff import diff
+from hapsync.plan.plan import Plan, make_plan
+from hapsync.plan.simulate import after, as_new_worker, grow
+from hapsync.plan.target import picture_now
 from hapsync.render import labels_of, render
 from hapsync.report import Snapshot, snapshot_from_json, snapshot_to_json
 from hapsync.runtime import Refusal, address_commands, state_commands

@@ -12,11 +12,11 @@ from pathlib import Path
 import pytest
 
 from hapsync.api.messages import FreezeAll, HoldServer
-from hapsync.desired import Desired, desired_backend
 from hapsync.errors import Withdrawn
 from hapsync.model.catalog import Instance, Reading
 from hapsync.model.overrides import Memory
 from hapsync.model.server import Address, AdminState, CheckStatus
+from hapsync.plan.desired import Desired, desired_backend
 from hapsync.worker.one_pass import Rules, run_pass
 from hapsync.worker.people import answer
 from hapsync.worker.safety import Safety

@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from hapsync.capabilities import spelled_out
-from hapsync.diff import REST_SECONDS
 from hapsync.model.changes import Create, Reason
 from hapsync.model.server import Address, dynamic_id
+from hapsync.plan.diff import REST_SECONDS
 from hapsync.runtime import address_commands, state_commands
 from tests.harness.ports import free_ports
 from tests.harness.processes import Process, ProcessDiedError

@@ -5,12 +5,12 @@ from collections.abc import Callable
 
 import pytest
 
-from hapsync.desired import Desired, desired_backend
-from hapsync.diff import REST_SECONDS
-from hapsync.guard import Caution
 from hapsync.model.catalog import Instance, Reading
 from hapsync.model.changes import Create, Delete, Reason
 from hapsync.model.server import Address, CheckStatus
+from hapsync.plan.desired import Desired, desired_backend
+from hapsync.plan.diff import REST_SECONDS
+from hapsync.plan.guard import Caution
 from hapsync.worker.one_pass import Outcome, Rules, run_pass
 from hapsync.worker.probe import Probe
 from hapsync.worker.settings import read_settings

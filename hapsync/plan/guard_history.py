@@ -8,10 +8,10 @@ from types import MappingProxyType
 
 import attrs
 
-from hapsync.desired import Desired, DesiredBackend
-from hapsync.guard import capacity
 from hapsync.model.overrides import Refill
 from hapsync.model.server import Address, Backend
+from hapsync.plan.desired import Desired, DesiredBackend
+from hapsync.plan.guard import capacity
 
 Peaks = tuple[tuple[float, int], ...]
 """When a capacity was last seen, and it; newest last, and each lower than the one before."""

@@ -8,11 +8,11 @@ from collections.abc import Collection, Iterable, Sequence
 
 import attrs
 
-from hapsync.ahead import after, as_new_worker, grow
-from hapsync.desired import Desired
-from hapsync.diff import diff, holders_of
 from hapsync.model.changes import Add, Change, Create, Entry, Held, takes_out
 from hapsync.model.server import PLACEHOLDER, Address, AdminState, Backend, Observed
+from hapsync.plan.desired import Desired
+from hapsync.plan.diff import diff, holders_of
+from hapsync.plan.simulate import after, as_new_worker, grow
 
 
 def picture_now(

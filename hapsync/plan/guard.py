@@ -12,8 +12,6 @@ from types import MappingProxyType
 import attrs
 
 from hapsync.config.schema import BackendConfig
-from hapsync.desired import Desired, DesiredBackend
-from hapsync.diff import Diff
 from hapsync.model.catalog import Doubt
 from hapsync.model.changes import (
     REASON_OF,
@@ -30,6 +28,8 @@ from hapsync.model.changes import (
     takes_out,
 )
 from hapsync.model.server import Address, AdminState, Backend, Observed, Proof, Server
+from hapsync.plan.desired import Desired, DesiredBackend
+from hapsync.plan.diff import Diff
 
 
 @attrs.frozen(kw_only=True)

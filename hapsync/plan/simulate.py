@@ -5,8 +5,6 @@ from collections.abc import Iterable, Sequence
 
 import attrs
 
-from hapsync.desired import Desired, DesiredBackend
-from hapsync.diff import holders_of
 from hapsync.model.changes import (
     Add,
     Change,
@@ -23,6 +21,8 @@ from hapsync.model.changes import (
     TakeBack,
 )
 from hapsync.model.server import NO_LOAD, PLACEHOLDER, AdminState, Backend, Observed, Server, server_order
+from hapsync.plan.desired import Desired, DesiredBackend
+from hapsync.plan.diff import holders_of
 
 
 def after(observed: Observed, changes: Iterable[Change]) -> Observed:

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 
 import attrs
 
-from hapsync.desired import DesiredBackend
 from hapsync.model.changes import Shortage
 from hapsync.model.server import AdminState, Backend
+from hapsync.plan.desired import DesiredBackend
 
 NEED_QUIET_SECONDS = 0.2
 NEED_LIMIT_SECONDS = 1.0

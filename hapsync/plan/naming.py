@@ -9,7 +9,7 @@ import hashlib
 import re
 from collections.abc import Collection
 
-from hapsync.desired import DesiredServer
+from hapsync.plan.desired import DesiredServer
 
 FIRST_ID = 1 << 24
 """Above the ids that HAProxy numbers the lines of a file with."""

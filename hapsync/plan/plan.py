@@ -5,7 +5,6 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import attrs
 
-from hapsync.diff import Diff
 from hapsync.model.changes import (
     Add,
     Change,
@@ -27,6 +26,7 @@ from hapsync.model.changes import (
     takes_out,
 )
 from hapsync.model.server import AdminState, Observed, Server
+from hapsync.plan.diff import Diff
 from hapsync.text import plural
 
 

@@ -5,7 +5,6 @@ from itertools import islice
 
 import attrs
 
-from hapsync.desired import Desired, DesiredBackend, DesiredServer
 from hapsync.model.changes import (
     REASON_OF,
     Add,
@@ -37,7 +36,8 @@ from hapsync.model.server import (
     dynamic_id,
     server_order,
 )
-from hapsync.naming import dynamic_name
+from hapsync.plan.desired import Desired, DesiredBackend, DesiredServer
+from hapsync.plan.naming import dynamic_name
 
 
 @attrs.frozen

@@ -1,7 +1,7 @@
 """What keeps a backend of HAProxy from serving although nothing is due there, a line each, for people."""
 
-from hapsync.desired import Desired
 from hapsync.model.server import Observed
+from hapsync.plan.desired import Desired
 
 
 def unread_lines(observed: Observed) -> list[str]:

@@ -1,0 +1,1 @@
+"""From the catalog and the servers of HAProxy to the plan of a pass: pure."""
