@@ -10,10 +10,10 @@ from collections.abc import Mapping
 import attrs
 import cattrs
 
+from hapsync.haproxy.old_workers import NOT_LOOKED, OldWorkers
 from hapsync.model.catalog import Catalog, Doubt, Reading
 from hapsync.model.overrides import Freeze, Hold, Lost
 from hapsync.model.server import HAProxyProcess, Means
-from hapsync.oldworkers import NOT_LOOKED, OldWorkers
 from hapsync.plan.guard import Caution
 
 VERSION = 1

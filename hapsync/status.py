@@ -9,8 +9,10 @@ from collections.abc import Mapping
 
 import attrs
 
-from hapsync.compare import says_the_same
 from hapsync.config.schema import Config
+from hapsync.haproxy.compare import says_the_same
+from hapsync.haproxy.old_workers import NOT_LOOKED, OldWorkers
+from hapsync.haproxy.show import Health
 from hapsync.model.catalog import NOT_TELLING, Quarantined
 from hapsync.model.changes import Reason
 from hapsync.model.overrides import Freeze, Hold, Lost, Memory, lost_words, stopped_words
@@ -25,8 +27,6 @@ from hapsync.model.server import (
     Server,
     server_order,
 )
-from hapsync.observed import Health
-from hapsync.oldworkers import NOT_LOOKED, OldWorkers
 from hapsync.plan.desired import Desired, DesiredServer, namesake_words
 from hapsync.plan.diff import diff
 from hapsync.plan.guard import Caution, Cautions, capacity, guard

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from hypothesis.vendor.pretty import RepresentationPrinter
 
 from hapsync.config.schema import BackendConfig, Config
+from hapsync.haproxy.commands import Command, address_commands, state_commands
 from hapsync.model.catalog import Catalog, Doubt, Instance, Reading
 from hapsync.model.changes import Change
 from hapsync.model.server import (
@@ -36,7 +37,6 @@ from hapsync.plan.desired import Desired, desired
 from hapsync.plan.guard import Caution
 from hapsync.plan.naming import FIRST_ID
 from hapsync.plan.plan import Plan
-from hapsync.runtime import Command, address_commands, state_commands
 
 Item = TypeVar("Item")
 

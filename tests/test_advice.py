@@ -2,9 +2,9 @@
 
 import pytest
 
-from hapsync.advice import advise
 from hapsync.config.schema import BackendConfig, Config, Template
-from hapsync.render import render
+from hapsync.haproxy.lint import advise
+from hapsync.haproxy.render import render
 from hapsync.worker.settings import free_slots
 from tests.harness.tools import ROOT
 

@@ -3,9 +3,11 @@
 import attrs
 import pytest
 
-from hapsync.cfgfile import parse_file, skeleton
-from hapsync.compare import shows
 from hapsync.config.schema import BackendConfig, Config, Template
+from hapsync.haproxy.cfg import parse_file, skeleton
+from hapsync.haproxy.commands import address_commands, agents_in, quiet_commands, state_commands
+from hapsync.haproxy.compare import shows
+from hapsync.haproxy.render import render
 from hapsync.model.changes import (
     Add,
     Change,
@@ -38,8 +40,6 @@ from hapsync.plan.plan import make_plan
 from hapsync.plan.problems import unserved
 from hapsync.plan.simulate import FREE_SLOT, as_new_worker
 from hapsync.plan.target import picture_now
-from hapsync.render import render
-from hapsync.runtime import address_commands, agents_in, quiet_commands, state_commands
 
 READY, DRAIN, MAINT = AdminState.READY, AdminState.DRAIN, AdminState.MAINT
 STATUS = {READY: CheckStatus.PASSING, DRAIN: CheckStatus.MAINTENANCE, MAINT: CheckStatus.CRITICAL}

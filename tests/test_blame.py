@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from hapsync.blame import blamed
+from hapsync.haproxy.check_errors import blamed
 from tests.harness.tools import ROOT
 
 DATA = ROOT / "tests" / "data" / "refused"

@@ -5,8 +5,8 @@ from typing import Any
 import attrs
 import pytest
 
-from hapsync.capabilities import NEWEST_SCANNED, means_of, probe_command, refused, spelled_out, version_of
 from hapsync.config.schema import BackendConfig
+from hapsync.haproxy.capabilities import NEWEST_SCANNED, means_of, probe_command, refused, spelled_out, version_of
 from hapsync.model.server import Backend, Means
 from hapsync.plan.simulate import FREE_SLOT
 

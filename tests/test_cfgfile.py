@@ -2,7 +2,7 @@
 
 import pytest
 
-from hapsync.cfgfile import (
+from hapsync.haproxy.cfg import (
     HEADER,
     SECTIONS,
     FileServer,

@@ -2,8 +2,8 @@
 
 import pytest
 
-from hapsync.dangers import fatal_addition, has_check, safe_defaults
-from hapsync.plainbackends import difference
+from hapsync.haproxy.cfg_diff import difference
+from hapsync.haproxy.dangers import fatal_addition, has_check, safe_defaults
 
 EXT = "option external-check"
 

@@ -5,15 +5,15 @@ import json
 import pytest
 from hypothesis import given, strategies as st
 
-from hapsync.cfgfile import sealed
 from hapsync.config.schema import Config, Template, parse_config
 from hapsync.consul.discovery import Listing, discover, in_doubt, members, parse_listing, with_discovered
-from hapsync.discovered import discovered_in
 from hapsync.errors import CatalogError, ConfigError
+from hapsync.haproxy.cfg import sealed
+from hapsync.haproxy.discovered import discovered_in
+from hapsync.haproxy.render import render
 from hapsync.model.server import Observed
 from hapsync.plan.desired import Desired, DesiredBackend
 from hapsync.plan.simulate import grow
-from hapsync.render import render
 
 TOML = """
 [backends.web]

@@ -4,9 +4,9 @@ import attrs
 import pytest
 from hypothesis import given, strategies as st
 
-import hapsync.foreign
+import hapsync.haproxy.foreign
 from hapsync.errors import WouldLose
-from hapsync.foreign import Loss, losses, on_file, refuse
+from hapsync.haproxy.foreign import Loss, losses, on_file, refuse
 from hapsync.model.catalog import Doubt
 from hapsync.model.server import Address, AdminState, Backend, CheckStatus, Observed, Proof, Server
 from hapsync.plan.desired import Desired, DesiredBackend, DesiredServer

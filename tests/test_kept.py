@@ -2,7 +2,7 @@
 
 import attrs
 
-from hapsync.kept import at_rest, with_kept
+from hapsync.haproxy.uncounted import at_rest, with_kept
 from hapsync.model.server import NO_LOAD, PLACEHOLDER, Address, AdminState, Backend, Load, Observed, Server
 
 ONE, TWO = Address("10.0.0.1", 80), Address("10.0.0.2", 80)

@@ -8,9 +8,11 @@ from collections.abc import Mapping
 import attrs
 from hypothesis import HealthCheck, Phase, given, settings, strategies as st
 
-from hapsync.cfgfile import observed_from_file
 from hapsync.config.schema import Config, Template
 from hapsync.consul.health import parse_reading
+from hapsync.haproxy.cfg import observed_from_file
+from hapsync.haproxy.render import labels_of, render
+from hapsync.haproxy.show import parse_servers_state, with_loads, with_means
 from hapsync.model.catalog import Catalog
 from hapsync.model.changes import (
     Add,
@@ -27,14 +29,12 @@ from hapsync.model.changes import (
     takes_out,
 )
 from hapsync.model.server import NO_LOAD, PLACEHOLDER, Address, AdminState, Backend, Load, Observed, Proof, Server
-from hapsync.observed import parse_servers_state, with_loads, with_means
 from hapsync.plan.desired import Desired, DesiredBackend
 from hapsync.plan.diff import Diff, diff
 from hapsync.plan.guard import Caution, guard
 from hapsync.plan.plan import Plan, make_plan
 from hapsync.plan.simulate import after, as_new_worker, grow
 from hapsync.plan.target import picture_grown, picture_now
-from hapsync.render import labels_of, render
 from tests.strategies import (
     COMMAND,
     SERVICES,

@@ -8,8 +8,9 @@ import attrs
 import pytest
 from hypothesis import HealthCheck, Phase, given, seed, settings, strategies as st
 
-from hapsync import cfgfile, observed as observed_module, render, runtime
 from hapsync.consul import health as catalog
+from hapsync.haproxy import cfg as cfgfile, commands as runtime, render, show as observed_module
+from hapsync.haproxy.commands import Command
 from hapsync.model import changes as changes_module, server as model
 from hapsync.model.changes import Add, Change, Disable, Drain, Enable, Remove, Reweigh, SetAside
 from hapsync.model.server import Address, AdminState, Backend, CheckStatus, Observed, Proof, Server
@@ -24,7 +25,6 @@ from hapsync.plan import (
 )
 from hapsync.plan.desired import Desired, DesiredBackend, DesiredServer
 from hapsync.plan.guard import Caution
-from hapsync.runtime import Command
 from hapsync.worker import safety as safety_module
 from tests import strategies, test_laws as laws, test_laws_over_time as laws_over_time
 from tests.strategies import worlds

@@ -6,19 +6,7 @@ import attrs
 import pytest
 
 from hapsync.errors import RuntimeAPIError
-from hapsync.model.server import (
-    NO_LOAD,
-    PLACEHOLDER,
-    Address,
-    AdminState,
-    Backend,
-    HAProxyProcess,
-    Load,
-    Observed,
-    Proof,
-    Server,
-)
-from hapsync.observed import (
+from hapsync.haproxy.show import (
     PROVEN_SECONDS,
     Health,
     is_learning,
@@ -30,6 +18,18 @@ from hapsync.observed import (
     unread_counters,
     with_loads,
     with_proofs,
+)
+from hapsync.model.server import (
+    NO_LOAD,
+    PLACEHOLDER,
+    Address,
+    AdminState,
+    Backend,
+    HAProxyProcess,
+    Load,
+    Observed,
+    Proof,
+    Server,
 )
 
 DATA = Path(__file__).with_name("data")

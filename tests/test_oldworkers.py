@@ -7,9 +7,7 @@ import pytest
 from hypothesis import given, strategies as st
 
 from hapsync.errors import RuntimeAPIError
-from hapsync.model.catalog import Doubt
-from hapsync.model.server import Address, AdminState, Backend, CheckStatus, Server
-from hapsync.oldworkers import (
+from hapsync.haproxy.old_workers import (
     LONG_SECONDS,
     MANY,
     Gone,
@@ -25,6 +23,8 @@ from hapsync.oldworkers import (
     parse_sessions,
     uptime_seconds,
 )
+from hapsync.model.catalog import Doubt
+from hapsync.model.server import Address, AdminState, Backend, CheckStatus, Server
 from hapsync.plan.desired import Desired, DesiredBackend, DesiredServer
 
 LEFT = Address("10.0.0.1", 80)

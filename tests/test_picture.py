@@ -3,7 +3,8 @@
 import attrs
 import pytest
 
-from hapsync.compare import says_the_same, shows
+from hapsync.haproxy.compare import says_the_same, shows
+from hapsync.haproxy.show import with_means
 from hapsync.model.changes import Add, Enable, Held, Reason, Remove
 from hapsync.model.server import (
     NO_LOAD,
@@ -17,7 +18,6 @@ from hapsync.model.server import (
     Proof,
     Server,
 )
-from hapsync.observed import with_means
 from hapsync.plan.desired import Desired, DesiredBackend, DesiredServer
 from hapsync.plan.diff import diff
 from hapsync.plan.guard import Caution, guard

@@ -3,7 +3,7 @@
 import pytest
 from hypothesis import given, strategies as st
 
-from hapsync.plainbackends import Difference, PlainBackend, difference
+from hapsync.haproxy.cfg_diff import Difference, PlainBackend, difference
 
 HEAD = """\
 global

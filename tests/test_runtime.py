@@ -2,9 +2,7 @@
 
 import pytest
 
-from hapsync.model.changes import Add, Change, Disable, Drain, Enable, Reason, Remove, Reweigh, SetAside, TakeBack
-from hapsync.model.server import Address, AdminState, Backend, Observed, Server
-from hapsync.runtime import (
+from hapsync.haproxy.commands import (
     MAX_LINE_LENGTH,
     SHOW_INFO,
     SHOW_SERVERS_STATE,
@@ -24,6 +22,8 @@ from hapsync.runtime import (
     show_stat_servers,
     state_commands,
 )
+from hapsync.model.changes import Add, Change, Disable, Drain, Enable, Reason, Remove, Reweigh, SetAside, TakeBack
+from hapsync.model.server import Address, AdminState, Backend, Observed, Server
 
 ADDRESS = Address("10.0.0.1", 8080)
 ADD = Add("web", "srv1", ADDRESS, 5, Reason.PASSING)

@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from hapsync.capabilities import NEWEST_SCANNED, version_of
+from hapsync.haproxy.capabilities import NEWEST_SCANNED, version_of
 from tests.harness.tools import ROOT
 from tests.matrix.__main__ import VERSIONS as PLAYED
 from tests.scan.cases import CASES, COMPARED_SHORTLY

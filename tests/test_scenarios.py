@@ -17,14 +17,14 @@ import pytest
 
 from hapsync.config.schema import BackendConfig, parse_config
 from hapsync.consul.health import parse_reading
+from hapsync.haproxy.commands import address_commands, state_commands
+from hapsync.haproxy.show import parse_loads, parse_proofs, parse_servers_state, with_loads, with_means, with_proofs
 from hapsync.model.catalog import Catalog, Doubt
 from hapsync.model.server import Address, AdminState, Means
-from hapsync.observed import parse_loads, parse_proofs, parse_servers_state, with_loads, with_means, with_proofs
 from hapsync.plan.desired import desired
 from hapsync.plan.diff import diff
 from hapsync.plan.guard import Caution, guard
 from hapsync.plan.plan import Plan, make_plan
-from hapsync.runtime import address_commands, state_commands
 
 SCENARIOS = sorted(Path(__file__).with_name("scenarios").iterdir())
 

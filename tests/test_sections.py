@@ -2,7 +2,7 @@
 
 import pytest
 
-from hapsync.sections import default_server_words, parse_sections, stick_tables, takes_servers
+from hapsync.haproxy.sections import default_server_words, parse_sections, stick_tables, takes_servers
 
 
 @pytest.mark.parametrize(

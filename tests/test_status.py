@@ -6,6 +6,7 @@ from collections.abc import Mapping
 import attrs
 
 from hapsync.config.schema import BackendConfig, Config
+from hapsync.haproxy.show import Health
 from hapsync.model.catalog import Catalog, Doubt, Instance, Quarantined, Reading
 from hapsync.model.changes import Reason
 from hapsync.model.overrides import Freeze, Hold, Memory
@@ -20,7 +21,6 @@ from hapsync.model.server import (
     Observed,
     Server,
 )
-from hapsync.observed import Health
 from hapsync.plan.desired import desired
 from hapsync.plan.guard import Caution
 from hapsync.plan.simulate import FREE_SLOT

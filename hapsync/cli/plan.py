@@ -34,15 +34,15 @@ def command(config_path: str, commands: bool) -> int:  # noqa: FBT001
     import attrs  # noqa: PLC0415
 
     from hapsync.cli.reading import discover_aloud, read_catalog_aloud  # noqa: PLC0415
-    from hapsync.compare import says_the_same  # noqa: PLC0415
-    from hapsync.edge.runtime_socket import open_session  # noqa: PLC0415
+    from hapsync.haproxy.compare import says_the_same  # noqa: PLC0415
+    from hapsync.haproxy.probe import Probe  # noqa: PLC0415
+    from hapsync.haproxy.socket import open_session  # noqa: PLC0415
     from hapsync.plan.desired import desired  # noqa: PLC0415
     from hapsync.plan.target import picture_now  # noqa: PLC0415
     from hapsync.system.files import read_text_or_none  # noqa: PLC0415
     from hapsync.worker.look import read_catalog_known, read_report, read_rules  # noqa: PLC0415
     from hapsync.worker.one_pass import look  # noqa: PLC0415
     from hapsync.worker.paper import is_applied, lost_by_reload, served_now  # noqa: PLC0415
-    from hapsync.worker.probe import Probe  # noqa: PLC0415
     from hapsync.worker.safety import asides  # noqa: PLC0415
     from hapsync.worker.settings import read_settings  # noqa: PLC0415
 
@@ -89,7 +89,7 @@ def command(config_path: str, commands: bool) -> int:  # noqa: FBT001
 
 
 def _commands(plan: "Plan", observed: "Observed") -> Iterator[str]:
-    from hapsync.runtime import address_commands, agents_in, quiet_commands, state_commands  # noqa: PLC0415
+    from hapsync.haproxy.commands import address_commands, agents_in, quiet_commands, state_commands  # noqa: PLC0415
 
     agents = agents_in(observed)
     for step in (

@@ -27,9 +27,9 @@ def command(config_path: str, offline: bool) -> None:  # noqa: FBT001
     import attrs  # noqa: PLC0415
 
     from hapsync.errors import CatalogError, ConfigError, RuntimeAPIError  # noqa: PLC0415
+    from hapsync.haproxy.render import labels_of, render  # noqa: PLC0415
     from hapsync.model.catalog import Catalog  # noqa: PLC0415
     from hapsync.plan.desired import desired  # noqa: PLC0415
-    from hapsync.render import labels_of, render  # noqa: PLC0415
     from hapsync.system.files import read_text_or_none  # noqa: PLC0415
     from hapsync.worker.look import read_report, read_rules  # noqa: PLC0415
     from hapsync.worker.paper import (  # noqa: PLC0415

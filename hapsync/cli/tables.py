@@ -9,10 +9,10 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from hapsync.haproxy.old_workers import OldWorkers
 from hapsync.model.changes import Held, Reason
 from hapsync.model.overrides import Hold
 from hapsync.model.server import ListenQueue
-from hapsync.oldworkers import OldWorkers
 from hapsync.plan.growth import WARN_FRACTION
 from hapsync.plan.plan import describe
 from hapsync.report import Report

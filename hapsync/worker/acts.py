@@ -11,10 +11,11 @@ from collections.abc import Callable, Collection
 import attrs
 
 from hapsync.errors import HapsyncError, RuntimeAPIError
+from hapsync.haproxy.cfg_diff import Difference
+from hapsync.haproxy.probe import Probe
 from hapsync.model.catalog import Catalog
 from hapsync.model.overrides import Memory
 from hapsync.model.server import HAProxyProcess
-from hapsync.plainbackends import Difference
 from hapsync.plan.desired import Desired
 from hapsync.worker.discovering import WHY as DISCOVERED, Discovering
 from hapsync.worker.dues import Dues, Soon
@@ -26,7 +27,6 @@ from hapsync.worker.old_workers import OldWorkersWatch
 from hapsync.worker.one_pass import Outcome, check_alive, run_pass
 from hapsync.worker.paper import observe_all, on_file
 from hapsync.worker.presence import Presence
-from hapsync.worker.probe import Probe
 from hapsync.worker.reachable import tried, where_haproxy_is
 from hapsync.worker.reloads import EDITED, Reloads
 from hapsync.worker.safety import Safety

@@ -3,8 +3,8 @@
 import threading
 from collections.abc import Callable
 
-from hapsync.edge.reload import check_text
 from hapsync.errors import HapsyncError, ReloadError
+from hapsync.haproxy.reload import check_text
 from hapsync.worker.paper import Candidate
 from hapsync.worker.settings import Settings
 

@@ -9,8 +9,6 @@ from pathlib import Path
 
 import attrs
 
-from hapsync.advice import advise
-from hapsync.cfgfile import observed_from_file
 from hapsync.config.schema import Config
 from hapsync.consul.acl_check import read_missing
 from hapsync.consul.acl_policy import missing_words, needed_rights
@@ -20,23 +18,25 @@ from hapsync.consul.read_once import read_catalog
 from hapsync.consul.seats import connection_advice
 from hapsync.consul.semaphore import try_slot
 from hapsync.consul.services import read_listing
-from hapsync.edge.master import read_processes
-from hapsync.edge.reload import check_candidate
-from hapsync.edge.runtime_socket import open_session
 from hapsync.errors import HapsyncError
+from hapsync.haproxy.cfg import observed_from_file
+from hapsync.haproxy.commands import Command
+from hapsync.haproxy.count_uncounted import counts_all
+from hapsync.haproxy.lint import advise
+from hapsync.haproxy.master import read_processes
+from hapsync.haproxy.probe import Probe
+from hapsync.haproxy.reload import check_candidate
+from hapsync.haproxy.render import labels_of, render
+from hapsync.haproxy.socket import open_session
 from hapsync.model.catalog import Catalog, Doubt
 from hapsync.model.server import Backend, HAProxyProcess
 from hapsync.plan.desired import desired, namesake_words
-from hapsync.render import labels_of, render
-from hapsync.runtime import Command
 from hapsync.system.files import candidate_file, read_text_or_none
 from hapsync.system.inet_diag import count_kept
 from hapsync.text import plural, quoted
-from hapsync.worker.kept import counts_all
 from hapsync.worker.locks import lock_owners
 from hapsync.worker.look import read_report, read_rules
 from hapsync.worker.paper import empty_slots, is_applied, lost_by_reload, served_now
-from hapsync.worker.probe import Probe
 from hapsync.worker.settings import Settings
 
 _NAMED = 5

@@ -6,8 +6,8 @@ import threading
 import time
 from collections.abc import Callable
 
-from hapsync.edge.reload import install
 from hapsync.errors import ConfigError, ConfigRefused, HapsyncError, ReloadError
+from hapsync.haproxy.reload import install
 from hapsync.model.server import Observed
 from hapsync.plan.desired import Desired
 from hapsync.plan.growth import Pending, file_due_seconds, touched

@@ -12,12 +12,13 @@ import attrs
 from hapsync import __version__
 from hapsync.config.schema import AgentConfig, Config
 from hapsync.consul.watch import WatchState
+from hapsync.haproxy.cfg_diff import Difference
+from hapsync.haproxy.commands import explained
+from hapsync.haproxy.old_workers import OldWorkers
 from hapsync.model.catalog import Reading
 from hapsync.model.changes import Delete, EndSessions, SetAgent, SetAside, TakeBack
 from hapsync.model.overrides import other_version
 from hapsync.model.server import HAProxyProcess, Means
-from hapsync.oldworkers import OldWorkers
-from hapsync.plainbackends import Difference
 from hapsync.plan.desired import Desired, DesiredBackend, fallback_reading
 from hapsync.plan.growth import is_filling as is_filling_up
 from hapsync.plan.plan import Plan, describe
@@ -35,7 +36,6 @@ from hapsync.report import (
     snapshot_from_json,
     snapshot_to_json,
 )
-from hapsync.runtime import explained
 from hapsync.system.files import keep_aside, read_text_or_none, signature, write_in_folder
 from hapsync.text import plural
 from hapsync.worker.one_pass import Outcome

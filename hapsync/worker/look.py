@@ -7,14 +7,13 @@ from pathlib import Path
 import attrs
 
 from hapsync.config.schema import Config
-from hapsync.edge.old_workers import read_old_workers
-from hapsync.edge.runtime_socket import open_session
 from hapsync.errors import CatalogError, HapsyncError, RuntimeAPIError
-from hapsync.model.catalog import Catalog
-from hapsync.model.changes import Reason
-from hapsync.model.overrides import Memory, other_version
-from hapsync.model.server import HAProxyProcess, ListenQueue, Observed
-from hapsync.observed import (
+from hapsync.haproxy.ask_old_workers import read_old_workers
+from hapsync.haproxy.commands import SHOW_STAT_SERVERS
+from hapsync.haproxy.count_uncounted import with_all_loads
+from hapsync.haproxy.old_workers import NOT_LOOKED, OldWorkers
+from hapsync.haproxy.probe import Probe
+from hapsync.haproxy.show import (
     Health,
     parse_health,
     parse_loads,
@@ -24,7 +23,11 @@ from hapsync.observed import (
     with_means,
     with_proofs,
 )
-from hapsync.oldworkers import NOT_LOOKED, OldWorkers
+from hapsync.haproxy.socket import open_session
+from hapsync.model.catalog import Catalog
+from hapsync.model.changes import Reason
+from hapsync.model.overrides import Memory, other_version
+from hapsync.model.server import HAProxyProcess, ListenQueue, Observed
 from hapsync.plan.desired import Desired, desired, served_in
 from hapsync.report import (
     REPORT_FILE,
@@ -34,17 +37,14 @@ from hapsync.report import (
     report_from_json,
     snapshot_from_json,
 )
-from hapsync.runtime import SHOW_STAT_SERVERS
 from hapsync.status import View, make_view
 from hapsync.system.files import read_text_or_none
 from hapsync.system.inet_diag import has_waiting
 from hapsync.system.sockdiag import read_listen_queues
 from hapsync.text import reason
-from hapsync.worker.kept import with_all_loads
 from hapsync.worker.locks import lock_owners
 from hapsync.worker.memory_file import peek_memory
 from hapsync.worker.one_pass import Rules
-from hapsync.worker.probe import Probe
 from hapsync.worker.safety import Safety, asides
 
 STALE_FACTOR = 3

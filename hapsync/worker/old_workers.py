@@ -8,10 +8,10 @@ from collections.abc import Callable, Mapping
 import attrs
 
 from hapsync.config.schema import Config
-from hapsync.edge.old_workers import TIMEOUT_SECONDS, end_sessions, read_old_workers
 from hapsync.errors import RuntimeAPIError
+from hapsync.haproxy.ask_old_workers import TIMEOUT_SECONDS, end_sessions, read_old_workers
+from hapsync.haproxy.old_workers import CUTS, Graces, OldWorkers, alarms
 from hapsync.model.server import Backend, HAProxyProcess, Observed
-from hapsync.oldworkers import CUTS, Graces, OldWorkers, alarms
 from hapsync.plan.desired import Desired
 from hapsync.text import plural
 

@@ -4,9 +4,11 @@ import time
 
 import attrs
 
-from hapsync.edge.reload import reload_into
 from hapsync.errors import ConfigError, ReloadError, RuntimeAPIError
-from hapsync.foreign import refuse
+from hapsync.haproxy.commands import explained
+from hapsync.haproxy.foreign import refuse
+from hapsync.haproxy.probe import Probe
+from hapsync.haproxy.reload import reload_into
 from hapsync.model.catalog import Catalog
 from hapsync.model.changes import Reason
 from hapsync.model.overrides import stopped_words
@@ -15,13 +17,11 @@ from hapsync.plan.growth import NEED_LIMIT_SECONDS
 from hapsync.plan.guard import CHECK_SECONDS
 from hapsync.plan.plan import Plan, alarms, describe
 from hapsync.plan.problems import unread_lines, unserved
-from hapsync.runtime import explained
 from hapsync.system.files import read_text_or_none
 from hapsync.worker.half_reload import is_half_done, noted
 from hapsync.worker.memory_file import load_memory
 from hapsync.worker.one_pass import check_alive, run_pass
 from hapsync.worker.paper import Candidate, candidate_grown, is_applied, observe_all, on_file, served_now, write_file
-from hapsync.worker.probe import Probe
 from hapsync.worker.quarantine import quarantined
 from hapsync.worker.reachable import where_haproxy_is
 from hapsync.worker.reloads import EDITED

@@ -5,15 +5,7 @@ from collections.abc import Callable, Collection, Sequence
 
 import attrs
 
-from hapsync.edge.runtime_socket import RuntimeSession, open_session
-from hapsync.model.changes import Add, Change, Delete, Entry, Reason
-from hapsync.model.server import AGENT_IS_ASKED, HAProxyProcess, Observed
-from hapsync.observed import is_learning, with_loads, with_proofs
-from hapsync.plan.desired import Desired
-from hapsync.plan.diff import Diff, diff, needs_loads, needs_sessions
-from hapsync.plan.guard import Cautions, guard, needs_proofs, unread_proofs
-from hapsync.plan.plan import Plan, keep_half, make_plan
-from hapsync.runtime import (
+from hapsync.haproxy.commands import (
     SHOW_PEERS,
     Agents,
     Command,
@@ -26,8 +18,16 @@ from hapsync.runtime import (
     quiet_commands,
     state_commands,
 )
-from hapsync.worker.kept import with_all_loads
-from hapsync.worker.probe import Probe
+from hapsync.haproxy.count_uncounted import with_all_loads
+from hapsync.haproxy.probe import Probe
+from hapsync.haproxy.show import is_learning, with_loads, with_proofs
+from hapsync.haproxy.socket import RuntimeSession, open_session
+from hapsync.model.changes import Add, Change, Delete, Entry, Reason
+from hapsync.model.server import AGENT_IS_ASKED, HAProxyProcess, Observed
+from hapsync.plan.desired import Desired
+from hapsync.plan.diff import Diff, diff, needs_loads, needs_sessions
+from hapsync.plan.guard import Cautions, guard, needs_proofs, unread_proofs
+from hapsync.plan.plan import Plan, keep_half, make_plan
 
 ADDRESS_SECONDS = 1.0
 """How long a new address may take to show; HAProxy 2.9 and newer set it from a queue, within milliseconds."""

@@ -5,21 +5,21 @@ from collections.abc import Iterable
 
 import attrs
 
-from hapsync.cfgfile import observed_from_file, skeleton
-from hapsync.compare import emptied
-from hapsync.edge.reload import install
-from hapsync.edge.runtime_socket import open_session
 from hapsync.errors import ConfigError, RuntimeAPIError, WouldEmpty, WouldLose
-from hapsync.foreign import Loss, losses, on_file as foreign_on_file, refuse
+from hapsync.haproxy.cfg import observed_from_file, skeleton
+from hapsync.haproxy.compare import emptied
+from hapsync.haproxy.foreign import Loss, losses, on_file as foreign_on_file, refuse
+from hapsync.haproxy.reload import install
+from hapsync.haproxy.render import labels_of, render
+from hapsync.haproxy.sections import stats_sockets, stick_tables
+from hapsync.haproxy.show import with_means
+from hapsync.haproxy.socket import open_session
 from hapsync.model.changes import Held, Reason
 from hapsync.model.server import Means, Observed
-from hapsync.observed import with_means
 from hapsync.plan.desired import Desired, Served, served_in
 from hapsync.plan.diff import diff
 from hapsync.plan.guard import Cautions, guard
 from hapsync.plan.target import picture_grown, picture_now
-from hapsync.render import labels_of, render
-from hapsync.sections import stats_sockets, stick_tables
 from hapsync.system.files import read_text_or_none
 from hapsync.text import quoted
 from hapsync.worker.one_pass import decide, read_backends

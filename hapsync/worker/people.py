@@ -18,15 +18,15 @@ from hapsync.api.messages import (
     duration_words,
 )
 from hapsync.config.schema import Config
-from hapsync.edge.runtime_socket import open_session
 from hapsync.errors import HapsyncError, Withdrawn
+from hapsync.haproxy.commands import explained
+from hapsync.haproxy.socket import open_session
 from hapsync.model.changes import Reason, takes_out
 from hapsync.model.overrides import Freeze, Hold, Memory, expired, is_frozen, stopped_words, with_hold
 from hapsync.model.server import PLACEHOLDER, Backend
 from hapsync.plan.desired import Desired
 from hapsync.plan.plan import alarms, describe
 from hapsync.plan.problems import unread_lines
-from hapsync.runtime import explained
 from hapsync.system.files import read_text_or_none
 from hapsync.text import one_line, plural
 from hapsync.worker.memory_file import load_memory

@@ -5,10 +5,10 @@ from collections.abc import Mapping
 
 import attrs
 
-from hapsync.blame import blamed
-from hapsync.cfgfile import server_options_in
 from hapsync.config.schema import BackendConfig
 from hapsync.errors import ConfigRefused
+from hapsync.haproxy.cfg import server_options_in
+from hapsync.haproxy.check_errors import blamed
 from hapsync.system.files import read_text_or_none
 from hapsync.text import one_line
 from hapsync.worker.settings import Settings

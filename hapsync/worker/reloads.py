@@ -7,11 +7,11 @@ import time
 from collections.abc import Callable, Mapping
 
 from hapsync.consul.permit import Turn
-from hapsync.edge.reload import check_text, reload_into
 from hapsync.errors import HapsyncError, ReloadUnavailable, WouldLose
-from hapsync.foreign import refuse
+from hapsync.haproxy.cfg_diff import Difference, difference
+from hapsync.haproxy.foreign import refuse
+from hapsync.haproxy.reload import check_text, reload_into
 from hapsync.model.server import HAProxyProcess
-from hapsync.plainbackends import Difference, difference
 from hapsync.plan.desired import Desired
 from hapsync.plan.growth import Need, needed
 from hapsync.plan.guard import Cautions

@@ -7,12 +7,12 @@ import attrs
 
 from hapsync.config.schema import Config, Template, parse_config
 from hapsync.consul.discovery import with_discovered
-from hapsync.discovered import discovered_in
 from hapsync.errors import ConfigError
+from hapsync.haproxy.discovered import discovered_in
+from hapsync.haproxy.sections import parse_sections
 from hapsync.model.server import Observed
 from hapsync.plan.desired import Desired, DesiredBackend
 from hapsync.plan.simulate import grow
-from hapsync.sections import parse_sections
 from hapsync.system.files import read_text, read_text_or_none
 from hapsync.text import reason
 
@@ -94,7 +94,7 @@ def read_settings(path: str) -> Settings:
     """
     config = read_config(path)
     settings = Settings(config, read_template(config))
-    from hapsync.render import render  # noqa: PLC0415  (Jinja2 takes 60 ms, and a wrong configuration does not need it)
+    from hapsync.haproxy.render import render  # noqa: PLC0415  (Jinja2 takes 60 ms, and a wrong configuration does not need it)
 
     render(settings.template, free_slots(config, 1), config, {})
     if config.discover:
@@ -104,7 +104,7 @@ def read_settings(path: str) -> Settings:
 
 def _try_discovery(settings: Settings) -> None:
     """Raise ConfigError where the template does not give each discovered backend its section, and no other."""
-    from hapsync.render import render  # noqa: PLC0415  (as above)
+    from hapsync.haproxy.render import render  # noqa: PLC0415  (as above)
 
     config, template = settings.config, settings.template
     try:

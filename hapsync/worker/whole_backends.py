@@ -10,14 +10,10 @@ from collections.abc import Callable, Collection, Sequence
 
 import attrs
 
-from hapsync.capabilities import NEWEST_SCANNED, spelled_out, version_of
 from hapsync.config.schema import Config
-from hapsync.edge.runtime_socket import RuntimeSession, open_session
-from hapsync.model.server import AdminState, Backend, HAProxyProcess, Observed, Server
-from hapsync.observed import with_loads
-from hapsync.plainbackends import HAS_BACKENDS, Difference, PlainBackend, plain_backends
-from hapsync.plan.diff import REST_SECONDS
-from hapsync.runtime import (
+from hapsync.haproxy.capabilities import NEWEST_SCANNED, spelled_out, version_of
+from hapsync.haproxy.cfg_diff import HAS_BACKENDS, Difference, PlainBackend, plain_backends
+from hapsync.haproxy.commands import (
     closing_commands,
     creation_commands,
     deletion_commands,
@@ -26,6 +22,10 @@ from hapsync.runtime import (
     is_there,
     publish_command,
 )
+from hapsync.haproxy.show import with_loads
+from hapsync.haproxy.socket import RuntimeSession, open_session
+from hapsync.model.server import AdminState, Backend, HAProxyProcess, Observed, Server
+from hapsync.plan.diff import REST_SECONDS
 from hapsync.system.files import read_text_or_none
 from hapsync.text import shown
 from hapsync.worker.safety import Safety

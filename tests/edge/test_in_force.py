@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from hapsync.cfgfile import sealed
-from hapsync.dangers import fatal_addition
-from hapsync.edge.runtime_socket import open_session
-from hapsync.worker.in_force import InForce, read_in_force
+from hapsync.haproxy.cfg import sealed
+from hapsync.haproxy.dangers import fatal_addition
+from hapsync.haproxy.running_cfg import InForce, read_in_force
+from hapsync.haproxy.socket import open_session
 from tests.harness.processes import Process, wait_until
 from tests.harness.tools import haproxy_path
 

@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 
 from hapsync.errors import HapsyncError
+from hapsync.haproxy.count_uncounted import with_all_loads
 from hapsync.model.server import NO_LOAD, Address, AdminState, Backend, HAProxyProcess, Observed, Server
 from hapsync.plan.desired import Desired
 from hapsync.system import inet_diag
 from hapsync.system.inet_diag import count_kept
-from hapsync.worker.kept import with_all_loads
 
 
 @contextlib.contextmanager

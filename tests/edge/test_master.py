@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from hapsync.edge.master import parse_processes, parse_refusal, read_processes, start_reload
 from hapsync.errors import ReloadError, RuntimeAPIError
-from hapsync.oldworkers import Listed, old_among
+from hapsync.haproxy.master import parse_processes, parse_refusal, read_processes, start_reload
+from hapsync.haproxy.old_workers import Listed, old_among
 from tests.harness.haproxy import HAProxy, minimal_config
 from tests.harness.ports import free_port
 from tests.harness.processes import wait_until

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from hapsync.edge.master import ask_worker, read_processes
-from hapsync.edge.old_workers import end_sessions, read_old_workers
 from hapsync.errors import HapsyncError, RuntimeAPIError
+from hapsync.haproxy.ask_old_workers import end_sessions, read_old_workers
+from hapsync.haproxy.master import ask_worker, read_processes
 from hapsync.model.server import Address, Backend
 from hapsync.plan.desired import Desired, DesiredBackend
 from hapsync.system import inet_diag

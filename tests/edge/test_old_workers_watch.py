@@ -7,8 +7,8 @@ from collections.abc import Callable, Mapping
 import pytest
 
 from hapsync.config.schema import BackendConfig, Config
+from hapsync.haproxy.old_workers import MANY, OldWorker, OldWorkers
 from hapsync.model.server import Backend, HAProxyProcess, Observed
-from hapsync.oldworkers import MANY, OldWorker, OldWorkers
 from hapsync.plan.desired import Desired
 from hapsync.worker import old_workers
 from hapsync.worker.old_workers import OldWorkersWatch

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from hapsync.edge.runtime_socket import open_session
 from hapsync.errors import RuntimeAPIError
+from hapsync.haproxy.commands import SHOW_INFO, SHOW_STAT_SERVERS, Command
+from hapsync.haproxy.show import parse_info
+from hapsync.haproxy.socket import open_session
 from hapsync.model.server import NO_LOAD, Address, AdminState, Proof
-from hapsync.observed import parse_info
-from hapsync.runtime import SHOW_INFO, SHOW_STAT_SERVERS, Command
 from tests.edge.fake_haproxy import STATE, Send, byte_by_byte, fake_haproxy, reply_to, whole
 from tests.harness.haproxy import HAProxy, minimal_config
 from tests.harness.ports import free_port

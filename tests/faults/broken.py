@@ -7,13 +7,13 @@ import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from hapsync import runtime
 from hapsync.cli import main as hapsync_main
+from hapsync.haproxy import commands as runtime
+from hapsync.haproxy.commands import Command
 from hapsync.model import server as model
 from hapsync.model.changes import Change
 from hapsync.plan import guard
 from hapsync.plan.diff import Diff
-from hapsync.runtime import Command
 from hapsync.worker import loop, one_pass, paper, safety
 
 

@@ -11,10 +11,11 @@ from types import SimpleNamespace
 
 import pytest
 
-from hapsync import runtime, text
+from hapsync import text
 from hapsync.cli import tables
 from hapsync.consul import health as catalog
 from hapsync.errors import ConfigError
+from hapsync.haproxy import commands as runtime
 from tests.harness.tools import haproxy_path
 from tests.hostile.attack import Attacker
 from tests.hostile.whole_path import LeakError, WholePath, walk_all

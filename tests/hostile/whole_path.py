@@ -16,6 +16,8 @@ import attrs
 from hapsync.cli.tables import print_view
 from hapsync.config.schema import AgentConfig, BackendConfig, Config, Template
 from hapsync.consul.health import parse_reading
+from hapsync.haproxy.commands import Refusal, address_commands, state_commands
+from hapsync.haproxy.render import labels_of, render
 from hapsync.model.catalog import Catalog, Reading
 from hapsync.model.overrides import Memory
 from hapsync.model.server import Address, AdminState, Backend, HAProxyProcess, Observed, Server
@@ -24,9 +26,7 @@ from hapsync.plan.diff import diff
 from hapsync.plan.plan import Plan, make_plan
 from hapsync.plan.simulate import after, as_new_worker, grow
 from hapsync.plan.target import picture_now
-from hapsync.render import labels_of, render
 from hapsync.report import Snapshot, snapshot_from_json, snapshot_to_json
-from hapsync.runtime import Refusal, address_commands, state_commands
 from hapsync.status import View, make_view, view_to_json
 from hapsync.worker.journal import Journal
 from hapsync.worker.one_pass import Look, Outcome

@@ -3,7 +3,7 @@
 import random
 import time
 
-from hapsync.cfgfile import enabled_servers
+from hapsync.haproxy.cfg import enabled_servers
 from tests.demo.fleet import Fleet
 from tests.demo.stage import Stage
 from tests.harness.processes import wait_until

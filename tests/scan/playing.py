@@ -6,11 +6,11 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from hapsync.capabilities import spelled_out
+from hapsync.haproxy.capabilities import spelled_out
+from hapsync.haproxy.commands import address_commands, state_commands
 from hapsync.model.changes import Create, Reason
 from hapsync.model.server import Address, dynamic_id
 from hapsync.plan.diff import REST_SECONDS
-from hapsync.runtime import address_commands, state_commands
 from tests.harness.ports import free_ports
 from tests.harness.processes import Process, ProcessDiedError
 from tests.scan.cases import Case

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from attrs import field, frozen
 
-from hapsync.capabilities import spelled_out, version_of
+from hapsync.haproxy.capabilities import spelled_out, version_of
 from tests.harness.tools import ROOT
 from tests.scan.cases import CASES
 from tests.scan.playing import LIVES, SAME

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from hapsync.capabilities import spelled_out, version_of as numbers_of
+from hapsync.haproxy.capabilities import spelled_out, version_of as numbers_of
 from tests.harness.processes import short_folder
 from tests.scan.cases import CASES, COMPARED_SHORTLY
 from tests.scan.listener import Certificates, make_certificates

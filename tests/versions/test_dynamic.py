@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 import pytest
 
+from hapsync.haproxy.probe import Probe
 from hapsync.model.catalog import Instance, Reading
 from hapsync.model.changes import Create, Delete, Reason
 from hapsync.model.server import Address, CheckStatus
@@ -12,7 +13,6 @@ from hapsync.plan.desired import Desired, desired_backend
 from hapsync.plan.diff import REST_SECONDS
 from hapsync.plan.guard import Caution
 from hapsync.worker.one_pass import Outcome, Rules, run_pass
-from hapsync.worker.probe import Probe
 from hapsync.worker.settings import read_settings
 from tests.demo.fleet import Fleet
 from tests.demo.stage import NO_GUARD, Stage

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from hapsync.dangers import fatal_addition
+from hapsync.haproxy.dangers import fatal_addition
 from tests.demo.fleet import Fleet
 from tests.demo.routed import name_defaults, wait_in_step, wait_serves
 from tests.demo.stage import NO_GUARD, Stage

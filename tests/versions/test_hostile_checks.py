@@ -7,8 +7,8 @@ from contextlib import contextmanager, suppress
 
 import pytest
 
-from hapsync.edge.runtime_socket import open_session
-from hapsync.runtime import SHOW_INFO, SHOW_STAT_SERVERS
+from hapsync.haproxy.commands import SHOW_INFO, SHOW_STAT_SERVERS
+from hapsync.haproxy.socket import open_session
 from tests.demo.fleet import HOST, Fleet, Member
 from tests.demo.stage import NO_GUARD, Stage
 from tests.faults.scene import settle

@@ -8,7 +8,7 @@ from contextlib import ExitStack, closing, contextmanager, suppress
 
 import pytest
 
-from hapsync.capabilities import COUNTS_ALL, version_of
+from hapsync.haproxy.capabilities import COUNTS_ALL, version_of
 from tests.demo.fleet import HOST, Fleet, Member
 from tests.demo.stage import NO_GUARD, Stage
 from tests.harness.processes import wait_until

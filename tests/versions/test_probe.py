@@ -2,12 +2,12 @@
 
 from pathlib import Path
 
-from hapsync.capabilities import OLDEST_SAFE, QUIET_PROBE, version_of
-from hapsync.cfgfile import sealed
 from hapsync.config.schema import BackendConfig, Config, HAProxyConfig
-from hapsync.edge.runtime_socket import RuntimeSession, open_session
+from hapsync.haproxy.capabilities import OLDEST_SAFE, QUIET_PROBE, version_of
+from hapsync.haproxy.cfg import sealed
+from hapsync.haproxy.probe import Probe
+from hapsync.haproxy.socket import RuntimeSession, open_session
 from hapsync.model.server import Means
-from hapsync.worker.probe import Probe
 from tests.harness.haproxy import HAProxy, minimal_config
 from tests.harness.ports import free_port
 from tests.harness.processes import wait_until

@@ -7,7 +7,7 @@ from contextlib import ExitStack, contextmanager
 
 import attrs
 
-from hapsync.edge.master import read_processes
+from hapsync.haproxy.master import read_processes
 from tests.demo.fleet import Fleet
 from tests.demo.stage import NO_GUARD, Stage
 from tests.harness.processes import wait_until

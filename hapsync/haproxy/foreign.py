@@ -9,8 +9,8 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import attrs
 
-from hapsync.cfgfile import backend_lines
 from hapsync.errors import WouldLose
+from hapsync.haproxy.cfg import backend_lines
 from hapsync.model.server import Address, AdminState, Backend, Observed, Server, canonical_host, is_ours
 from hapsync.plan.desired import Desired, DesiredBackend
 from hapsync.plan.guard import Caution, Cautions, distrust, proven

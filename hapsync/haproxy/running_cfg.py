@@ -7,10 +7,10 @@ from pathlib import Path
 
 import attrs
 
-from hapsync.cfgfile import is_sealed
-from hapsync.edge.runtime_socket import RuntimeSession
+from hapsync.haproxy.cfg import is_sealed
+from hapsync.haproxy.commands import SHOW_FILES
+from hapsync.haproxy.socket import RuntimeSession
 from hapsync.model.server import HAProxyProcess
-from hapsync.runtime import SHOW_FILES
 from hapsync.system.files import read_text
 from hapsync.text import reason, shown
 

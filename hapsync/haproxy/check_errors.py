@@ -3,7 +3,7 @@
 import re
 from collections.abc import Mapping
 
-from hapsync.cfgfile import backend_lines, server_options_in, slot_names
+from hapsync.haproxy.cfg import backend_lines, server_options_in, slot_names
 from hapsync.model.server import is_ours
 
 # As HAProxy 2.2 to 3.4 write them: `[ALERT]    (123) : config : [FILE:LINE] : ...`, since 3.2 also without `config`.

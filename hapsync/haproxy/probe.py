@@ -5,16 +5,16 @@ from collections.abc import Iterable, Mapping
 
 import attrs
 
-from hapsync.capabilities import QUIET_PROBE, means_of, probe_command, refused, taken_by, version_of
 from hapsync.config.schema import Config
-from hapsync.dangers import fatal_addition
-from hapsync.edge.runtime_socket import RuntimeSession
+from hapsync.haproxy.capabilities import QUIET_PROBE, means_of, probe_command, refused, taken_by, version_of
+from hapsync.haproxy.commands import Command, Refusal
+from hapsync.haproxy.dangers import fatal_addition
+from hapsync.haproxy.running_cfg import InForce, read_in_force
+from hapsync.haproxy.sections import default_server_words, stick_tables, takes_servers
+from hapsync.haproxy.show import with_means
+from hapsync.haproxy.socket import RuntimeSession
 from hapsync.model.changes import Create
 from hapsync.model.server import Backend, HAProxyProcess, Means, Observed
-from hapsync.observed import with_means
-from hapsync.runtime import Command, Refusal
-from hapsync.sections import default_server_words, stick_tables, takes_servers
-from hapsync.worker.in_force import InForce, read_in_force
 
 AGAIN_SECONDS = 5.0
 """How often HAProxy's files are read again where they did not tell what had to be known."""

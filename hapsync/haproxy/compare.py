@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Mapping
 
-from hapsync.cfgfile import enabled_servers, parse_file
+from hapsync.haproxy.cfg import enabled_servers, parse_file
 from hapsync.model.server import AdminState, Backend, Observed, Server
 
 

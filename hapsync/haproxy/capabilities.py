@@ -9,8 +9,8 @@ import re
 from collections.abc import Iterable
 
 from hapsync.config.schema import BackendConfig
+from hapsync.haproxy.commands import OPTION_SIGNS, Command
 from hapsync.model.server import Backend, Means
-from hapsync.runtime import OPTION_SIGNS, Command
 from hapsync.text import shown
 
 OLDEST_SAFE = (3, 0)

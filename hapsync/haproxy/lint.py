@@ -6,9 +6,9 @@ from collections.abc import Iterator, Mapping, Sequence
 import attrs
 
 from hapsync.config.schema import BackendConfig
-from hapsync.dangers import has_check, program_check
+from hapsync.haproxy.dangers import has_check, program_check
+from hapsync.haproxy.sections import HASHES, Line, Section, parse_sections
 from hapsync.model.server import is_ours
-from hapsync.sections import HASHES, Line, Section, parse_sections
 
 LONG_SECONDS = 5
 """Longer than this between checks is long for a new worker, which knows no server that is down yet."""

@@ -10,10 +10,10 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import attrs
 
-from hapsync.cfgfile import SECTIONS, parse_file, server_options_in
-from hapsync.dangers import has_check, safe_defaults
+from hapsync.haproxy.cfg import SECTIONS, parse_file, server_options_in
+from hapsync.haproxy.dangers import has_check, safe_defaults
+from hapsync.haproxy.sections import default_server_words
 from hapsync.model.server import is_ours, is_slot_name
-from hapsync.sections import default_server_words
 
 HAS_BACKENDS = (3, 4)
 """From this version on `add backend` is there, and not experimental."""

@@ -12,7 +12,7 @@ import time
 import attrs
 
 from hapsync.errors import ReloadError, RuntimeAPIError
-from hapsync.oldworkers import Listed, uptime_seconds
+from hapsync.haproxy.old_workers import Listed, uptime_seconds
 
 _REFUSED_SECONDS = 2.0
 _POLL_SECONDS = 0.02

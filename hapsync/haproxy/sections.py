@@ -5,7 +5,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 
 import attrs
 
-from hapsync.cfgfile import SECTIONS
+from hapsync.haproxy.cfg import SECTIONS
 
 TABLE_NAME = re.compile(r"[A-Za-z0-9_:./-]{1,256}")
 """Also `PEERS/NAME`, of a table in a `peers` section."""

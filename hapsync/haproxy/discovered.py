@@ -1,7 +1,7 @@
 """The backends of a rendered haproxy.cfg that `[discover]` made."""
 
-from hapsync.cfgfile import HEADER, slot_names
 from hapsync.config.schema import Config
+from hapsync.haproxy.cfg import HEADER, slot_names
 
 
 def discovered_in(config: Config, text: str | None) -> frozenset[str]:

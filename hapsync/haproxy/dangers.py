@@ -8,7 +8,7 @@ divides by zero when any server is added to it (before, it is refused). `tests/s
 
 from collections.abc import Collection, Sequence
 
-from hapsync.sections import Line, Section, parse_sections
+from hapsync.haproxy.sections import Line, Section, parse_sections
 
 PROGRAM_CHECK = "external-check"
 _CHECKS = frozenset(

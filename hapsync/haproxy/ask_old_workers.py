@@ -8,10 +8,9 @@ from collections.abc import Callable, Mapping
 
 import attrs
 
-from hapsync.edge.master import ask_worker, read_processes
 from hapsync.errors import HapsyncError, RuntimeAPIError
-from hapsync.model.server import Backend
-from hapsync.oldworkers import (
+from hapsync.haproxy.master import ask_worker, read_processes
+from hapsync.haproxy.old_workers import (
     CUTS,
     Gone,
     OldWorker,
@@ -22,6 +21,7 @@ from hapsync.oldworkers import (
     parse_session_count,
     parse_sessions,
 )
+from hapsync.model.server import Backend
 from hapsync.plan.desired import Desired
 from hapsync.system.inet_diag import count_connections
 

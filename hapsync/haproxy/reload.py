@@ -14,14 +14,14 @@ from pathlib import Path
 
 import attrs
 
-from hapsync.cfgfile import HEADER, is_sealed
-from hapsync.compare import shows
 from hapsync.config.schema import HAProxyConfig
-from hapsync.edge.master import Processes, read_processes, start_reload
-from hapsync.edge.runtime_socket import RuntimeSession, open_session
 from hapsync.errors import ConfigRefused, ReloadError, ReloadUnavailable, RuntimeAPIError
+from hapsync.haproxy.cfg import HEADER, is_sealed
+from hapsync.haproxy.commands import drain_commands
+from hapsync.haproxy.compare import shows
+from hapsync.haproxy.master import Processes, read_processes, start_reload
+from hapsync.haproxy.socket import RuntimeSession, open_session
 from hapsync.model.server import HAProxyProcess, Observed
-from hapsync.runtime import drain_commands
 from hapsync.system.files import candidate_file, keep_aside, move_into_place, read_text_or_none, write_atomically
 from hapsync.text import reason
 

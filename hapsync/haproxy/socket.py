@@ -15,16 +15,7 @@ import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 
 from hapsync.errors import RuntimeAPIError
-from hapsync.model.server import Backend, HAProxyProcess, Load, Observed, Proof
-from hapsync.observed import (
-    NO_SUCH_BACKEND,
-    parse_info,
-    parse_loads,
-    parse_proofs,
-    parse_servers_state,
-    unread_counters,
-)
-from hapsync.runtime import (
+from hapsync.haproxy.commands import (
     SHOW_INFO,
     SHOW_SERVERS_STATE,
     SHOW_STAT_SERVERS,
@@ -32,6 +23,15 @@ from hapsync.runtime import (
     show_servers_state,
     show_stat_servers,
 )
+from hapsync.haproxy.show import (
+    NO_SUCH_BACKEND,
+    parse_info,
+    parse_loads,
+    parse_proofs,
+    parse_servers_state,
+    unread_counters,
+)
+from hapsync.model.server import Backend, HAProxyProcess, Load, Observed, Proof
 
 _END_OF_REPLY = b"\n> "
 _CSV = b"show stat "

@@ -4,9 +4,9 @@ import logging
 
 import attrs
 
-from hapsync.capabilities import COUNTS_ALL, version_of
 from hapsync.errors import HapsyncError
-from hapsync.kept import at_rest, with_kept
+from hapsync.haproxy.capabilities import COUNTS_ALL, version_of
+from hapsync.haproxy.uncounted import at_rest, with_kept
 from hapsync.model.server import HAProxyProcess, Observed
 from hapsync.plan.desired import Desired
 from hapsync.system.inet_diag import count_kept

@@ -1,0 +1,1 @@
+"""HAProxy: its runtime socket, its master, its configuration."""
