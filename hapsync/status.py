@@ -9,6 +9,7 @@ from collections.abc import Mapping
 
 import attrs
 
+from hapsync.agent.report_file import Report
 from hapsync.config.schema import Config
 from hapsync.haproxy.compare import says_the_same
 from hapsync.haproxy.old_workers import NOT_LOOKED, OldWorkers
@@ -33,7 +34,6 @@ from hapsync.plan.guard import Caution, Cautions, capacity, guard
 from hapsync.plan.plan import Plan, alarms, describe, describe_shortage, make_plan
 from hapsync.plan.problems import unread_lines, unserved
 from hapsync.plan.target import picture_now
-from hapsync.report import Report
 from hapsync.text import one_line, quoted
 
 VERSION = 1

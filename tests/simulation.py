@@ -11,6 +11,8 @@ from unittest.mock import patch
 
 import attrs
 
+from hapsync.agent import guard_state as safety_module
+from hapsync.agent.guard_state import Safety
 from hapsync.config.schema import BackendConfig, Config
 from hapsync.model.catalog import Catalog, Doubt, Instance, Reading
 from hapsync.model.changes import Change, takes_out
@@ -21,8 +23,6 @@ from hapsync.plan.diff import diff
 from hapsync.plan.guard import guard
 from hapsync.plan.plan import make_plan
 from hapsync.plan.simulate import FREE_SLOT
-from hapsync.worker import safety as safety_module
-from hapsync.worker.safety import Safety
 from tests.strategies import applied
 
 FLEET = tuple(Address(f"10.0.0.{number}", 80) for number in range(1, 9))

@@ -2,10 +2,10 @@
 
 import pytest
 
+from hapsync.agent.settings import free_slots
 from hapsync.config.schema import BackendConfig, Config, Template
 from hapsync.haproxy.lint import advise
 from hapsync.haproxy.render import render
-from hapsync.worker.settings import free_slots
 from tests.harness.tools import ROOT
 
 GOOD = "defaults\n mode http\n option idle-close-on-response\n option redispatch 1\n retries 3\n"

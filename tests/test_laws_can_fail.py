@@ -8,6 +8,7 @@ import attrs
 import pytest
 from hypothesis import HealthCheck, Phase, given, seed, settings, strategies as st
 
+from hapsync.agent import guard_state as safety_module
 from hapsync.consul import health as catalog
 from hapsync.haproxy import cfg as cfgfile, commands as runtime, render, show as observed_module
 from hapsync.haproxy.commands import Command
@@ -25,7 +26,6 @@ from hapsync.plan import (
 )
 from hapsync.plan.desired import Desired, DesiredBackend, DesiredServer
 from hapsync.plan.guard import Caution
-from hapsync.worker import safety as safety_module
 from tests import strategies, test_laws as laws, test_laws_over_time as laws_over_time
 from tests.strategies import worlds
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import attrs
 import pytest
 
+from hapsync.agent.settings import free_slots
 from hapsync.config.schema import BackendConfig, Config, Template
 from hapsync.errors import ConfigError
 from hapsync.haproxy.cfg import is_sealed, parse_file, sealed, skeleton
@@ -14,7 +15,6 @@ from hapsync.haproxy.render import labels_of, render
 from hapsync.model.server import NO_LOAD, PLACEHOLDER, Address, AdminState, Backend, CheckStatus, Observed, Server
 from hapsync.plan.desired import Desired, DesiredBackend, DesiredServer
 from hapsync.plan.simulate import FREE_SLOT
-from hapsync.worker.settings import free_slots
 from tests.harness.tools import haproxy_path
 
 READY, DRAIN, MAINT = AdminState.READY, AdminState.DRAIN, AdminState.MAINT

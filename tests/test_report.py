@@ -5,10 +5,8 @@ import json
 import attrs
 import pytest
 
-from hapsync import report
-from hapsync.model.catalog import Doubt, Instance, Quarantined, Reading
-from hapsync.model.server import Address, CheckStatus, HAProxyProcess
-from hapsync.report import (
+from hapsync.agent import report_file as report
+from hapsync.agent.report_file import (
     SNAPSHOT_VERSION,
     VERSION,
     Counters,
@@ -22,6 +20,8 @@ from hapsync.report import (
     snapshot_from_json,
     snapshot_to_json,
 )
+from hapsync.model.catalog import Doubt, Instance, Quarantined, Reading
+from hapsync.model.server import Address, CheckStatus, HAProxyProcess
 
 BARE = Report(pid=1, started_at=10.0, written_at=11.5, hapsync_version="0.1.0", in_step=True)
 FULL = Report(

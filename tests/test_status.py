@@ -5,6 +5,8 @@ from collections.abc import Mapping
 
 import attrs
 
+from hapsync.agent.guard_state import asides
+from hapsync.agent.report_file import Report
 from hapsync.config.schema import BackendConfig, Config
 from hapsync.haproxy.show import Health
 from hapsync.model.catalog import Catalog, Doubt, Instance, Quarantined, Reading
@@ -24,9 +26,7 @@ from hapsync.model.server import (
 from hapsync.plan.desired import desired
 from hapsync.plan.guard import Caution
 from hapsync.plan.simulate import FREE_SLOT
-from hapsync.report import Report
 from hapsync.status import Verdict, View, make_view, view_to_json
-from hapsync.worker.safety import asides
 
 READY, DRAIN, MAINT = AdminState.READY, AdminState.DRAIN, AdminState.MAINT
 CONFIG = Config(backends={"web": BackendConfig(service="web", slots=3)})

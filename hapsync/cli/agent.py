@@ -27,16 +27,16 @@ def command(config_path: str) -> None:
     import signal  # noqa: PLC0415
     from pathlib import Path  # noqa: PLC0415
 
+    from hapsync.agent.agent import Worker  # noqa: PLC0415
+    from hapsync.agent.lock import locked  # noqa: PLC0415
+    from hapsync.agent.settings import read_settings  # noqa: PLC0415
+    from hapsync.agent.state_file import load_memory  # noqa: PLC0415
     from hapsync.api.client import SOCKET_FILE  # noqa: PLC0415
     from hapsync.api.server import Requests  # noqa: PLC0415
     from hapsync.errors import ConfigError  # noqa: PLC0415
     from hapsync.system.files import make_folder  # noqa: PLC0415
     from hapsync.system.process import allow_many_files, collect_seldom, give_back_memory  # noqa: PLC0415
     from hapsync.text import reason  # noqa: PLC0415
-    from hapsync.worker.locks import locked  # noqa: PLC0415
-    from hapsync.worker.loop import Worker  # noqa: PLC0415
-    from hapsync.worker.memory_file import load_memory  # noqa: PLC0415
-    from hapsync.worker.settings import read_settings  # noqa: PLC0415
 
     signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until there is something to reload
     give_back_memory()

@@ -25,12 +25,12 @@ def command(config_path: str, force: bool) -> int:  # noqa: FBT001
     like the agent would; then it writes the file, so that a restart comes up
     right. Where an agent runs, the agent makes the pass.
     """
+    from hapsync.agent.once import apply_once  # noqa: PLC0415
+    from hapsync.agent.settings import read_config, read_settings  # noqa: PLC0415
     from hapsync.api.messages import Apply  # noqa: PLC0415
     from hapsync.cli.asking import ask_aloud, state_lock, tell  # noqa: PLC0415
     from hapsync.cli.reading import discover_aloud, read_catalog_aloud  # noqa: PLC0415
     from hapsync.system.process import collect_never  # noqa: PLC0415
-    from hapsync.worker.once import apply_once  # noqa: PLC0415
-    from hapsync.worker.settings import read_config, read_settings  # noqa: PLC0415
 
     collect_never()
     config = read_config(config_path)

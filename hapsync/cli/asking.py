@@ -36,8 +36,8 @@ def read_config_with(config_path: str, backend: str) -> Config:
 
     Raises ConfigError, and click.UsageError with the backends there are.
     """
+    from hapsync.agent.settings import read_config  # noqa: PLC0415
     from hapsync.text import quoted  # noqa: PLC0415
-    from hapsync.worker.settings import read_config  # noqa: PLC0415
 
     config = read_config(config_path)
     if backend not in config.backends:
@@ -73,8 +73,8 @@ def ask_or_do_with_haproxy(config_path: str, config: Config, request: Request) -
     """Ask the agent for `request`; where none runs, do it on HAProxy here. Returns the exit code."""
 
     def alone(who: str) -> Reply:
-        from hapsync.worker.people import do_once  # noqa: PLC0415
-        from hapsync.worker.settings import read_settings  # noqa: PLC0415
+        from hapsync.agent.operator import do_once  # noqa: PLC0415
+        from hapsync.agent.settings import read_settings  # noqa: PLC0415
 
         return do_once(read_settings(config_path), request, who)
 
@@ -130,7 +130,7 @@ def state_lock(config_path: str, config: Config) -> Iterator[None]:
 
     Raises LockHeld when another does, ConfigError when they cannot be made.
     """
-    from hapsync.worker.locks import locked  # noqa: PLC0415
+    from hapsync.agent.lock import locked  # noqa: PLC0415
 
     with locked(config, config_path, str(click.get_current_context().info_name)):
         yield

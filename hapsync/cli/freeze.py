@@ -25,10 +25,10 @@ def command(config_path: str, for_text: str | None, reason: str) -> int:
     hapsync goes on reading Consul and HAProxy and shows what it would do. The
     freeze outlasts a restart. It works with Consul or HAProxy down, too.
     """
+    from hapsync.agent.operator import freeze_once  # noqa: PLC0415
+    from hapsync.agent.settings import read_config  # noqa: PLC0415
     from hapsync.api.messages import FreezeAll, parse_duration, parse_reason  # noqa: PLC0415
     from hapsync.cli.asking import ask_or_do, said_as_usage  # noqa: PLC0415
-    from hapsync.worker.people import freeze_once  # noqa: PLC0415
-    from hapsync.worker.settings import read_config  # noqa: PLC0415
 
     with said_as_usage():
         request = FreezeAll(None if for_text is None else parse_duration(for_text), parse_reason(reason))

@@ -33,6 +33,10 @@ def command(config_path: str, commands: bool) -> int:  # noqa: FBT001
     """Show what a pass would do; change nothing."""
     import attrs  # noqa: PLC0415
 
+    from hapsync.agent.config_file import is_applied, lost_by_reload, served_now  # noqa: PLC0415
+    from hapsync.agent.guard_state import asides  # noqa: PLC0415
+    from hapsync.agent.reconcile import look  # noqa: PLC0415
+    from hapsync.agent.settings import read_settings  # noqa: PLC0415
     from hapsync.cli.reading import discover_aloud, read_catalog_aloud  # noqa: PLC0415
     from hapsync.haproxy.compare import says_the_same  # noqa: PLC0415
     from hapsync.haproxy.probe import Probe  # noqa: PLC0415
@@ -41,10 +45,6 @@ def command(config_path: str, commands: bool) -> int:  # noqa: FBT001
     from hapsync.plan.target import picture_now  # noqa: PLC0415
     from hapsync.system.files import read_text_or_none  # noqa: PLC0415
     from hapsync.worker.look import read_catalog_known, read_report, read_rules  # noqa: PLC0415
-    from hapsync.worker.one_pass import look  # noqa: PLC0415
-    from hapsync.worker.paper import is_applied, lost_by_reload, served_now  # noqa: PLC0415
-    from hapsync.worker.safety import asides  # noqa: PLC0415
-    from hapsync.worker.settings import read_settings  # noqa: PLC0415
 
     settings = read_settings(config_path)
     problems: list[str] = []

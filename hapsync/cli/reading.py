@@ -8,7 +8,7 @@ from hapsync.config.schema import Config
 from hapsync.model.catalog import Catalog
 
 if TYPE_CHECKING:
-    from hapsync.worker.settings import Settings
+    from hapsync.agent.settings import Settings
 
 
 def discover_aloud(settings: "Settings") -> "Settings":

@@ -26,21 +26,15 @@ def command(config_path: str, offline: bool) -> None:  # noqa: FBT001
     """
     import attrs  # noqa: PLC0415
 
+    from hapsync.agent.config_file import empty_slots, observe_all, observe_file, picture_to_start_with, served_now  # noqa: PLC0415
+    from hapsync.agent.guard_state import asides  # noqa: PLC0415
+    from hapsync.agent.settings import read_settings  # noqa: PLC0415
     from hapsync.errors import CatalogError, ConfigError, RuntimeAPIError  # noqa: PLC0415
     from hapsync.haproxy.render import labels_of, render  # noqa: PLC0415
     from hapsync.model.catalog import Catalog  # noqa: PLC0415
     from hapsync.plan.desired import desired  # noqa: PLC0415
     from hapsync.system.files import read_text_or_none  # noqa: PLC0415
     from hapsync.worker.look import read_report, read_rules  # noqa: PLC0415
-    from hapsync.worker.paper import (  # noqa: PLC0415
-        empty_slots,
-        observe_all,
-        observe_file,
-        picture_to_start_with,
-        served_now,
-    )
-    from hapsync.worker.safety import asides  # noqa: PLC0415
-    from hapsync.worker.settings import read_settings  # noqa: PLC0415
 
     settings = read_settings(config_path)
     if not offline:

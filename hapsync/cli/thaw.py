@@ -29,10 +29,10 @@ def command(config_path: str, acknowledge: bool) -> int:  # noqa: FBT001
     lost with a damaged memory.json, or stands in one of another version of
     hapsync, which is kept aside. `hapsync status` says so before.
     """
+    from hapsync.agent.operator import freeze_once  # noqa: PLC0415
+    from hapsync.agent.settings import read_config  # noqa: PLC0415
     from hapsync.api.messages import Thaw  # noqa: PLC0415
     from hapsync.cli.asking import ask_or_do  # noqa: PLC0415
-    from hapsync.worker.people import freeze_once  # noqa: PLC0415
-    from hapsync.worker.settings import read_config  # noqa: PLC0415
 
     config = read_config(config_path)
     request = Thaw(acknowledge)

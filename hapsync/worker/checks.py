@@ -9,6 +9,9 @@ from pathlib import Path
 
 import attrs
 
+from hapsync.agent.config_file import empty_slots, is_applied, lost_by_reload, served_now
+from hapsync.agent.lock import lock_owners
+from hapsync.agent.settings import Settings
 from hapsync.config.schema import Config
 from hapsync.consul.acl_check import read_missing
 from hapsync.consul.acl_policy import missing_words, needed_rights
@@ -34,10 +37,7 @@ from hapsync.plan.desired import desired, namesake_words
 from hapsync.system.files import candidate_file, read_text_or_none
 from hapsync.system.inet_diag import count_kept
 from hapsync.text import plural, quoted
-from hapsync.worker.locks import lock_owners
 from hapsync.worker.look import read_report, read_rules
-from hapsync.worker.paper import empty_slots, is_applied, lost_by_reload, served_now
-from hapsync.worker.settings import Settings
 
 _NAMED = 5
 """So many are named where an advice is the same for many."""

@@ -6,6 +6,18 @@ from pathlib import Path
 
 import attrs
 
+from hapsync.agent.guard_state import Safety, asides
+from hapsync.agent.lock import lock_owners
+from hapsync.agent.reconcile import Rules
+from hapsync.agent.report_file import (
+    REPORT_FILE,
+    SNAPSHOT_FILE,
+    VERSION as REPORT_VERSION,
+    Report,
+    report_from_json,
+    snapshot_from_json,
+)
+from hapsync.agent.state_file import peek_memory
 from hapsync.config.schema import Config
 from hapsync.errors import CatalogError, HapsyncError, RuntimeAPIError
 from hapsync.haproxy.ask_old_workers import read_old_workers
@@ -29,23 +41,11 @@ from hapsync.model.changes import Reason
 from hapsync.model.overrides import Memory, other_version
 from hapsync.model.server import HAProxyProcess, ListenQueue, Observed
 from hapsync.plan.desired import Desired, desired, served_in
-from hapsync.report import (
-    REPORT_FILE,
-    SNAPSHOT_FILE,
-    VERSION as REPORT_VERSION,
-    Report,
-    report_from_json,
-    snapshot_from_json,
-)
 from hapsync.status import View, make_view
 from hapsync.system.files import read_text_or_none
 from hapsync.system.inet_diag import has_waiting
 from hapsync.system.sockdiag import read_listen_queues
 from hapsync.text import reason
-from hapsync.worker.locks import lock_owners
-from hapsync.worker.memory_file import peek_memory
-from hapsync.worker.one_pass import Rules
-from hapsync.worker.safety import Safety, asides
 
 STALE_FACTOR = 3
 """A report older than this many resyncs comes from an agent that hangs."""

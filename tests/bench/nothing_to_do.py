@@ -7,11 +7,11 @@ counters. hapsync asks for the counters only where slots are short, which here n
 import random
 import time
 
+from hapsync.agent.once import apply_once
+from hapsync.agent.reconcile import Rules, run_pass
+from hapsync.agent.settings import read_settings
 from hapsync.consul.read_once import read_catalog
 from hapsync.plan.desired import desired
-from hapsync.worker.once import apply_once
-from hapsync.worker.one_pass import Rules, run_pass
-from hapsync.worker.settings import read_settings
 from tests.bench import table
 from tests.bench.bare import dump
 from tests.bench.rig import LARGE_BACKENDS, LARGE_INSTANCES, filled, open_large_rig

@@ -4,9 +4,9 @@ import json
 import sys
 import time
 
+from hapsync.agent.once import apply_once
+from hapsync.agent.settings import read_settings
 from hapsync.consul.read_once import read_catalog
-from hapsync.worker.once import apply_once
-from hapsync.worker.settings import read_settings
 
 
 def main() -> None:

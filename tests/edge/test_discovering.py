@@ -4,9 +4,9 @@ import time
 
 import pytest
 
+from hapsync.agent.allowance import BURST, Allowance
+from hapsync.agent.discovery import SHOWN, TOLD, Discovering
 from hapsync.config.schema import Config
-from hapsync.worker.allowance import BURST, Allowance
-from hapsync.worker.discovering import SHOWN, TOLD, Discovering
 
 
 def test_so_many_reloads_may_follow_each_other_and_then_so_many_an_hour(monkeypatch: pytest.MonkeyPatch) -> None:

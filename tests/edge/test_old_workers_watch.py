@@ -6,12 +6,12 @@ from collections.abc import Callable, Mapping
 
 import pytest
 
+from hapsync.agent import old_workers
+from hapsync.agent.old_workers import OldWorkersWatch
 from hapsync.config.schema import BackendConfig, Config
 from hapsync.haproxy.old_workers import MANY, OldWorker, OldWorkers
 from hapsync.model.server import Backend, HAProxyProcess, Observed
 from hapsync.plan.desired import Desired
-from hapsync.worker import old_workers
-from hapsync.worker.old_workers import OldWorkersWatch
 
 CONFIG = Config(backends={"web": BackendConfig(service="web")})
 READING = Observed({"web": Backend("web")})

@@ -10,11 +10,11 @@ from typing import Any
 import attrs
 import pytest
 
+from hapsync.agent import reachable
+from hapsync.agent.reachable import tried
+from hapsync.agent.settings import Settings
 from hapsync.config.schema import BackendConfig, Config, ConsulConfig, HAProxyConfig, Template
 from hapsync.errors import ConfigError
-from hapsync.worker import reachable
-from hapsync.worker.reachable import tried
-from hapsync.worker.settings import Settings
 from tests.edge.fake_consul import View, fake_consul
 
 FOREVER = 600.0

@@ -2,14 +2,14 @@
 
 from typing import cast
 
+from hapsync.agent.live_backends import WholeBackends
+from hapsync.agent.rollout import Reloads
+from hapsync.agent.settings import Settings
 from hapsync.errors import ReloadError, WouldLose
 from hapsync.model.changes import Shortage
 from hapsync.model.server import HAProxyProcess
 from hapsync.plan.desired import Desired
 from hapsync.plan.growth import needed
-from hapsync.worker.reloads import Reloads
-from hapsync.worker.settings import Settings
-from hapsync.worker.whole_backends import WholeBackends
 
 SETTINGS = cast("Settings", object())
 ATTEMPT = (Desired({}), SETTINGS)

@@ -5,12 +5,12 @@ from pathlib import Path
 
 import pytest
 
+from hapsync.agent.report import known_readings
+from hapsync.agent.report_file import SNAPSHOT_FILE, Report, Snapshot, report_to_json, snapshot_to_json
 from hapsync.config.schema import AgentConfig, Config, HAProxyConfig
 from hapsync.model.catalog import Instance, Reading
 from hapsync.model.server import Address, CheckStatus
-from hapsync.report import SNAPSHOT_FILE, Report, Snapshot, report_to_json, snapshot_to_json
 from hapsync.system.files import lock
-from hapsync.worker.journal import known_readings
 from hapsync.worker.look import read_report
 
 

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
+from hapsync.agent import agent as loop, config_file as paper, guard_state as safety, reconcile as one_pass
 from hapsync.cli import main as hapsync_main
 from hapsync.haproxy import commands as runtime
 from hapsync.haproxy.commands import Command
@@ -14,7 +15,6 @@ from hapsync.model import server as model
 from hapsync.model.changes import Change
 from hapsync.plan import guard
 from hapsync.plan.diff import Diff
-from hapsync.worker import loop, one_pass, paper, safety
 
 
 def without_guard() -> None:

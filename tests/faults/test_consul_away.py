@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from attrs import evolve
 
-from hapsync.report import SNAPSHOT_FILE
+from hapsync.agent.report_file import SNAPSHOT_FILE
 from tests.demo.fleet import HOST, Fleet, Member
 from tests.demo.stage import Stage
 from tests.faults.helpers import (

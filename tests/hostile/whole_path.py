@@ -13,6 +13,9 @@ from collections.abc import Iterable
 
 import attrs
 
+from hapsync.agent.reconcile import Look, Outcome
+from hapsync.agent.report import Journal
+from hapsync.agent.report_file import Snapshot, snapshot_from_json, snapshot_to_json
 from hapsync.cli.tables import print_view
 from hapsync.config.schema import AgentConfig, BackendConfig, Config, Template
 from hapsync.consul.health import parse_reading
@@ -26,10 +29,7 @@ from hapsync.plan.diff import diff
 from hapsync.plan.plan import Plan, make_plan
 from hapsync.plan.simulate import after, as_new_worker, grow
 from hapsync.plan.target import picture_now
-from hapsync.report import Snapshot, snapshot_from_json, snapshot_to_json
 from hapsync.status import View, make_view, view_to_json
-from hapsync.worker.journal import Journal
-from hapsync.worker.one_pass import Look, Outcome
 
 CANARY = Server("one", Address("127.0.0.1", 9), AdminState.READY, 77, is_up=True)
 TEMPLATE = """\

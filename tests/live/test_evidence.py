@@ -8,13 +8,13 @@ from typing import Any
 import attrs
 import pytest
 
-import hapsync.worker.acts
+import hapsync.agent.acts
+from hapsync.agent.acts import Acts
+from hapsync.agent.reconcile import Outcome, run_pass
+from hapsync.agent.settings import read_settings
 from hapsync.model.changes import Reason
 from hapsync.model.overrides import Memory
 from hapsync.model.server import Observed
-from hapsync.worker.acts import Acts
-from hapsync.worker.one_pass import Outcome, run_pass
-from hapsync.worker.settings import read_settings
 from tests.demo.fleet import Fleet
 from tests.demo.stage import Stage
 from tests.edge.fake_consul import fake_consul

@@ -11,16 +11,16 @@ from pathlib import Path
 
 import pytest
 
+from hapsync.agent.guard_state import Safety
+from hapsync.agent.operator import answer
+from hapsync.agent.reconcile import Rules, run_pass
+from hapsync.agent.settings import read_settings
 from hapsync.api.messages import FreezeAll, HoldServer
 from hapsync.errors import Withdrawn
 from hapsync.model.catalog import Instance, Reading
 from hapsync.model.overrides import Memory
 from hapsync.model.server import Address, AdminState, CheckStatus
 from hapsync.plan.desired import Desired, desired_backend
-from hapsync.worker.one_pass import Rules, run_pass
-from hapsync.worker.people import answer
-from hapsync.worker.safety import Safety
-from hapsync.worker.settings import read_settings
 from tests.demo.fleet import Fleet
 from tests.demo.stage import HAPSYNC, Stage
 from tests.harness.processes import Process, wait_until

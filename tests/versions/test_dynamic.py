@@ -5,6 +5,8 @@ from collections.abc import Callable
 
 import pytest
 
+from hapsync.agent.reconcile import Outcome, Rules, run_pass
+from hapsync.agent.settings import read_settings
 from hapsync.haproxy.probe import Probe
 from hapsync.model.catalog import Instance, Reading
 from hapsync.model.changes import Create, Delete, Reason
@@ -12,8 +14,6 @@ from hapsync.model.server import Address, CheckStatus
 from hapsync.plan.desired import Desired, desired_backend
 from hapsync.plan.diff import REST_SECONDS
 from hapsync.plan.guard import Caution
-from hapsync.worker.one_pass import Outcome, Rules, run_pass
-from hapsync.worker.settings import read_settings
 from tests.demo.fleet import Fleet
 from tests.demo.stage import NO_GUARD, Stage
 from tests.harness.processes import wait_until

@@ -5,13 +5,13 @@ from collections.abc import Mapping
 
 import attrs
 
+from hapsync.agent.settings import Settings
 from hapsync.config.schema import BackendConfig
 from hapsync.errors import ConfigRefused
 from hapsync.haproxy.cfg import server_options_in
 from hapsync.haproxy.check_errors import blamed
 from hapsync.system.files import read_text_or_none
 from hapsync.text import one_line
-from hapsync.worker.settings import Settings
 
 log = logging.getLogger(__name__)
 

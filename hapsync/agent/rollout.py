@@ -6,6 +6,12 @@ import socket
 import time
 from collections.abc import Callable, Mapping
 
+from hapsync.agent.check_job import CheckJob
+from hapsync.agent.config_file import Candidate, candidate_grown, is_applied
+from hapsync.agent.half_reload import noted
+from hapsync.agent.live_backends import WholeBackends, can_have
+from hapsync.agent.quarantine import quarantined
+from hapsync.agent.settings import Settings
 from hapsync.consul.permit import Turn
 from hapsync.errors import HapsyncError, ReloadUnavailable, WouldLose
 from hapsync.haproxy.cfg_diff import Difference, difference
@@ -17,12 +23,6 @@ from hapsync.plan.growth import Need, needed
 from hapsync.plan.guard import Cautions
 from hapsync.plan.plan import Plan, describe_shortage
 from hapsync.system.files import read_text_or_none
-from hapsync.worker.check_job import CheckJob
-from hapsync.worker.half_reload import noted
-from hapsync.worker.paper import Candidate, candidate_grown, is_applied
-from hapsync.worker.quarantine import quarantined
-from hapsync.worker.settings import Settings
-from hapsync.worker.whole_backends import WholeBackends, can_have
 
 log = logging.getLogger(__name__)
 

@@ -6,12 +6,12 @@ from collections.abc import Callable, Collection, Sequence
 
 import attrs
 
+from hapsync.agent.allowance import Allowance
+from hapsync.agent.settings import Settings
 from hapsync.config.schema import Config
 from hapsync.consul.discovery import Listing, discover, in_doubt, with_discovered
 from hapsync.consul.services import ListingWatch
 from hapsync.plan.desired import Desired
-from hapsync.worker.allowance import Allowance
-from hapsync.worker.settings import Settings
 
 log = logging.getLogger(__name__)
 

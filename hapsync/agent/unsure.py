@@ -2,15 +2,15 @@
 
 from collections.abc import Mapping, Sequence
 
+from hapsync.agent.file_keeper import FileKeeper
+from hapsync.agent.presence import Presence
+from hapsync.agent.rollout import Reloads
+from hapsync.agent.schedule import Dues
 from hapsync.config.schema import Config
 from hapsync.consul.watch import WatchState
 from hapsync.model.catalog import NOT_TELLING
 from hapsync.plan.desired import Desired
 from hapsync.text import quoted
-from hapsync.worker.dues import Dues
-from hapsync.worker.file_keeper import FileKeeper
-from hapsync.worker.presence import Presence
-from hapsync.worker.reloads import Reloads
 
 
 def unsure(config: Config, wanted: Desired, watches: Mapping[str, WatchState], reloads: Reloads) -> Sequence[str]:

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import attrs
 
+from hapsync.agent.reconcile import Rules
+from hapsync.agent.state_file import keep_unread_aside, memory_path, save_memory
 from hapsync.config.schema import Config
 from hapsync.model.changes import Reason
 from hapsync.model.overrides import Hold, Memory, acknowledged, expired, is_frozen
@@ -17,8 +19,6 @@ from hapsync.plan.desired import Desired
 from hapsync.plan.guard import Caution, capacity
 from hapsync.plan.guard_history import Flaps, peak, refilled, seen
 from hapsync.plan.owners import Owners
-from hapsync.worker.memory_file import keep_unread_aside, memory_path, save_memory
-from hapsync.worker.one_pass import Rules
 
 log = logging.getLogger(__name__)
 BOOT_ID = "/proc/sys/kernel/random/boot_id"

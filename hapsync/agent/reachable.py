@@ -11,6 +11,7 @@ from pathlib import Path
 
 import attrs
 
+from hapsync.agent.settings import Settings, free_slots
 from hapsync.config.schema import Config, ConsulConfig, HAProxyConfig
 from hapsync.consul.client import Agent, endpoint, read_token
 from hapsync.consul.health import parse_reading
@@ -22,7 +23,6 @@ from hapsync.haproxy.sections import stats_sockets
 from hapsync.haproxy.socket import open_session
 from hapsync.system.files import read_text_or_none
 from hapsync.text import quoted
-from hapsync.worker.settings import Settings, free_slots
 
 HAPROXY_SECONDS = 3.0
 """How long HAProxy may take for each answer here, however long it may otherwise: no change is followed meanwhile."""

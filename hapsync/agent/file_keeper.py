@@ -6,6 +6,8 @@ import threading
 import time
 from collections.abc import Callable
 
+from hapsync.agent.config_file import Seen, is_applied, new_text
+from hapsync.agent.settings import Settings
 from hapsync.errors import ConfigError, ConfigRefused, HapsyncError, ReloadError
 from hapsync.haproxy.reload import install
 from hapsync.model.server import Observed
@@ -13,8 +15,6 @@ from hapsync.plan.desired import Desired
 from hapsync.plan.growth import Pending, file_due_seconds, touched
 from hapsync.plan.guard import Cautions
 from hapsync.system.files import read_text_or_none, signature
-from hapsync.worker.paper import Seen, is_applied, new_text
-from hapsync.worker.settings import Settings
 
 log = logging.getLogger(__name__)
 

@@ -1,10 +1,10 @@
 """What the catalog wants, worked out anew only where it changed."""
 
+from hapsync.agent.reconcile import read_backends
 from hapsync.config.schema import Config
 from hapsync.model.catalog import Catalog, Reading
 from hapsync.model.server import Address, Observed
 from hapsync.plan.desired import NOBODY, Desired, DesiredBackend, desired_backend, is_crowded, served_in
-from hapsync.worker.one_pass import read_backends
 
 
 class Wanted:

@@ -10,6 +10,23 @@ from collections.abc import Callable, Collection
 
 import attrs
 
+from hapsync.agent.config_file import observe_all, on_file
+from hapsync.agent.discovery import WHY as DISCOVERED, Discovering
+from hapsync.agent.file_keeper import FileKeeper
+from hapsync.agent.following import Following
+from hapsync.agent.guard_state import Safety
+from hapsync.agent.half_reload import is_half_done
+from hapsync.agent.live_backends import WholeBackends, can_have
+from hapsync.agent.old_workers import OldWorkersWatch
+from hapsync.agent.presence import Presence
+from hapsync.agent.reachable import tried, where_haproxy_is
+from hapsync.agent.reconcile import Outcome, check_alive, run_pass
+from hapsync.agent.report import Journal
+from hapsync.agent.rollout import EDITED, Reloads
+from hapsync.agent.schedule import Dues, Soon
+from hapsync.agent.settings import Settings
+from hapsync.agent.unread import Unread
+from hapsync.agent.unsure import is_in_step
 from hapsync.errors import HapsyncError, RuntimeAPIError
 from hapsync.haproxy.cfg_diff import Difference
 from hapsync.haproxy.probe import Probe
@@ -17,23 +34,6 @@ from hapsync.model.catalog import Catalog
 from hapsync.model.overrides import Memory
 from hapsync.model.server import HAProxyProcess
 from hapsync.plan.desired import Desired
-from hapsync.worker.discovering import WHY as DISCOVERED, Discovering
-from hapsync.worker.dues import Dues, Soon
-from hapsync.worker.file_keeper import FileKeeper
-from hapsync.worker.following import Following
-from hapsync.worker.half_reload import is_half_done
-from hapsync.worker.journal import Journal
-from hapsync.worker.old_workers import OldWorkersWatch
-from hapsync.worker.one_pass import Outcome, check_alive, run_pass
-from hapsync.worker.paper import observe_all, on_file
-from hapsync.worker.presence import Presence
-from hapsync.worker.reachable import tried, where_haproxy_is
-from hapsync.worker.reloads import EDITED, Reloads
-from hapsync.worker.safety import Safety
-from hapsync.worker.settings import Settings
-from hapsync.worker.unread import Unread
-from hapsync.worker.unsure import is_in_step
-from hapsync.worker.whole_backends import WholeBackends, can_have
 
 log = logging.getLogger(__name__)
 

@@ -10,19 +10,9 @@ from pathlib import Path
 import attrs
 
 from hapsync import __version__
-from hapsync.config.schema import AgentConfig, Config
-from hapsync.consul.watch import WatchState
-from hapsync.haproxy.cfg_diff import Difference
-from hapsync.haproxy.commands import explained
-from hapsync.haproxy.old_workers import OldWorkers
-from hapsync.model.catalog import Reading
-from hapsync.model.changes import Delete, EndSessions, SetAgent, SetAside, TakeBack
-from hapsync.model.overrides import other_version
-from hapsync.model.server import HAProxyProcess, Means
-from hapsync.plan.desired import Desired, DesiredBackend, fallback_reading
-from hapsync.plan.growth import is_filling as is_filling_up
-from hapsync.plan.plan import Plan, describe
-from hapsync.report import (
+from hapsync.agent.guard_state import Safety
+from hapsync.agent.reconcile import Outcome
+from hapsync.agent.report_file import (
     REPORT_FILE,
     SNAPSHOT_FILE,
     SNAPSHOT_VERSION,
@@ -36,11 +26,21 @@ from hapsync.report import (
     snapshot_from_json,
     snapshot_to_json,
 )
+from hapsync.agent.rollout import Reloads
+from hapsync.config.schema import AgentConfig, Config
+from hapsync.consul.watch import WatchState
+from hapsync.haproxy.cfg_diff import Difference
+from hapsync.haproxy.commands import explained
+from hapsync.haproxy.old_workers import OldWorkers
+from hapsync.model.catalog import Reading
+from hapsync.model.changes import Delete, EndSessions, SetAgent, SetAside, TakeBack
+from hapsync.model.overrides import other_version
+from hapsync.model.server import HAProxyProcess, Means
+from hapsync.plan.desired import Desired, DesiredBackend, fallback_reading
+from hapsync.plan.growth import is_filling as is_filling_up
+from hapsync.plan.plan import Plan, describe
 from hapsync.system.files import keep_aside, read_text_or_none, signature, write_in_folder
 from hapsync.text import plural
-from hapsync.worker.one_pass import Outcome
-from hapsync.worker.reloads import Reloads
-from hapsync.worker.safety import Safety
 
 log = logging.getLogger(__name__)
 

@@ -3,8 +3,8 @@
 import time
 from collections.abc import Iterable
 
+from hapsync.agent.reconcile import Outcome
 from hapsync.model.changes import Reason
-from hapsync.worker.one_pass import Outcome
 
 RETRY_SECONDS = 0.25
 FEW_BACKENDS = 8

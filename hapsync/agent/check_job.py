@@ -3,10 +3,10 @@
 import threading
 from collections.abc import Callable
 
+from hapsync.agent.config_file import Candidate
+from hapsync.agent.settings import Settings
 from hapsync.errors import HapsyncError, ReloadError
 from hapsync.haproxy.reload import check_text
-from hapsync.worker.paper import Candidate
-from hapsync.worker.settings import Settings
 
 
 class CheckJob(threading.Thread):

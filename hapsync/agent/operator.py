@@ -6,6 +6,11 @@ from collections.abc import Callable, Collection, Sequence
 
 import attrs
 
+from hapsync.agent.config_file import is_applied, observe_all, write_file
+from hapsync.agent.guard_state import Safety
+from hapsync.agent.reconcile import Outcome, run_pass
+from hapsync.agent.settings import Settings
+from hapsync.agent.state_file import load_memory
 from hapsync.api.messages import (
     Apply,
     FreezeAll,
@@ -29,11 +34,6 @@ from hapsync.plan.plan import alarms, describe
 from hapsync.plan.problems import unread_lines
 from hapsync.system.files import read_text_or_none
 from hapsync.text import one_line, plural
-from hapsync.worker.memory_file import load_memory
-from hapsync.worker.one_pass import Outcome, run_pass
-from hapsync.worker.paper import is_applied, observe_all, write_file
-from hapsync.worker.safety import Safety
-from hapsync.worker.settings import Settings
 
 log = logging.getLogger(__name__)
 

@@ -10,6 +10,7 @@ from collections.abc import Callable, Collection, Sequence
 
 import attrs
 
+from hapsync.agent.guard_state import Safety
 from hapsync.config.schema import Config
 from hapsync.haproxy.capabilities import NEWEST_SCANNED, spelled_out, version_of
 from hapsync.haproxy.cfg_diff import HAS_BACKENDS, Difference, PlainBackend, plain_backends
@@ -28,7 +29,6 @@ from hapsync.model.server import AdminState, Backend, HAProxyProcess, Observed, 
 from hapsync.plan.diff import REST_SECONDS
 from hapsync.system.files import read_text_or_none
 from hapsync.text import shown
-from hapsync.worker.safety import Safety
 
 log = logging.getLogger(__name__)
 

@@ -2,13 +2,13 @@
 
 from collections.abc import Callable, Collection, Mapping
 
+from hapsync.agent.catalog import Wanted
+from hapsync.agent.report import known_readings
 from hapsync.config.schema import Config
 from hapsync.consul.watch import Watches, WatchState
 from hapsync.model.catalog import Catalog
 from hapsync.model.server import Observed
 from hapsync.plan.desired import Desired
-from hapsync.worker.journal import known_readings
-from hapsync.worker.wanted import Wanted
 
 
 class Following:

@@ -4,6 +4,23 @@ import time
 
 import attrs
 
+from hapsync.agent.config_file import (
+    Candidate,
+    candidate_grown,
+    is_applied,
+    observe_all,
+    on_file,
+    served_now,
+    write_file,
+)
+from hapsync.agent.guard_state import Safety
+from hapsync.agent.half_reload import is_half_done, noted
+from hapsync.agent.quarantine import quarantined
+from hapsync.agent.reachable import where_haproxy_is
+from hapsync.agent.reconcile import check_alive, run_pass
+from hapsync.agent.rollout import EDITED
+from hapsync.agent.settings import Settings
+from hapsync.agent.state_file import load_memory
 from hapsync.errors import ConfigError, ReloadError, RuntimeAPIError
 from hapsync.haproxy.commands import explained
 from hapsync.haproxy.foreign import refuse
@@ -18,15 +35,6 @@ from hapsync.plan.guard import CHECK_SECONDS
 from hapsync.plan.plan import Plan, alarms, describe
 from hapsync.plan.problems import unread_lines, unserved
 from hapsync.system.files import read_text_or_none
-from hapsync.worker.half_reload import is_half_done, noted
-from hapsync.worker.memory_file import load_memory
-from hapsync.worker.one_pass import check_alive, run_pass
-from hapsync.worker.paper import Candidate, candidate_grown, is_applied, observe_all, on_file, served_now, write_file
-from hapsync.worker.quarantine import quarantined
-from hapsync.worker.reachable import where_haproxy_is
-from hapsync.worker.reloads import EDITED
-from hapsync.worker.safety import Safety
-from hapsync.worker.settings import Settings
 
 _POLL_SECONDS = 0.1
 _ROUNDS = 4

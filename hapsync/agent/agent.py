@@ -10,17 +10,17 @@ import queue
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 
+from hapsync.agent.acts import ALIVE_SECONDS, CATALOG_SECONDS, Acts
+from hapsync.agent.operator import answer_always
+from hapsync.agent.reconcile import Outcome
+from hapsync.agent.schedule import RETRY_SECONDS
+from hapsync.agent.settings import Settings
+from hapsync.agent.unsure import unsure
 from hapsync.api.messages import Apply, ReleaseBackend, Reply, Request
 from hapsync.api.server import Pending
 from hapsync.errors import RuntimeAPIError, Withdrawn
 from hapsync.model.overrides import Memory
 from hapsync.text import shown
-from hapsync.worker.acts import ALIVE_SECONDS, CATALOG_SECONDS, Acts
-from hapsync.worker.dues import RETRY_SECONDS
-from hapsync.worker.one_pass import Outcome
-from hapsync.worker.people import answer_always
-from hapsync.worker.settings import Settings
-from hapsync.worker.unsure import unsure
 
 log = logging.getLogger(__name__)
 

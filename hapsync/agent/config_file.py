@@ -5,6 +5,8 @@ from collections.abc import Iterable
 
 import attrs
 
+from hapsync.agent.reconcile import decide, read_backends
+from hapsync.agent.settings import Settings, free_slots
 from hapsync.errors import ConfigError, RuntimeAPIError, WouldEmpty, WouldLose
 from hapsync.haproxy.cfg import observed_from_file, skeleton
 from hapsync.haproxy.compare import emptied
@@ -22,8 +24,6 @@ from hapsync.plan.guard import Cautions, guard
 from hapsync.plan.target import picture_grown, picture_now
 from hapsync.system.files import read_text_or_none
 from hapsync.text import quoted
-from hapsync.worker.one_pass import decide, read_backends
-from hapsync.worker.settings import Settings, free_slots
 
 
 @attrs.frozen
