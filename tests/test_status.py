@@ -9,6 +9,7 @@ from hapsync.agent.guard_state import asides
 from hapsync.agent.report_file import Report
 from hapsync.config.schema import BackendConfig, Config
 from hapsync.haproxy.show import Health
+from hapsync.inspect.status import Verdict, View, make_view, view_to_json
 from hapsync.model.catalog import Catalog, Doubt, Instance, Quarantined, Reading
 from hapsync.model.changes import Reason
 from hapsync.model.overrides import Freeze, Hold, Memory
@@ -26,7 +27,6 @@ from hapsync.model.server import (
 from hapsync.plan.desired import desired
 from hapsync.plan.guard import Caution
 from hapsync.plan.simulate import FREE_SLOT
-from hapsync.status import Verdict, View, make_view, view_to_json
 
 READY, DRAIN, MAINT = AdminState.READY, AdminState.DRAIN, AdminState.MAINT
 CONFIG = Config(backends={"web": BackendConfig(service="web", slots=3)})

@@ -23,8 +23,8 @@ def command(config_path: str) -> int:
     check command, Consul and each service: a line each.
     """
     from hapsync.agent.settings import read_settings  # noqa: PLC0415
+    from hapsync.inspect.doctor import run_checks  # noqa: PLC0415
     from hapsync.text import plural  # noqa: PLC0415
-    from hapsync.worker.checks import run_checks  # noqa: PLC0415
 
     settings = read_settings(config_path)
     found = run_checks(settings)

@@ -41,10 +41,10 @@ def command(config_path: str, commands: bool) -> int:  # noqa: FBT001
     from hapsync.haproxy.compare import says_the_same  # noqa: PLC0415
     from hapsync.haproxy.probe import Probe  # noqa: PLC0415
     from hapsync.haproxy.socket import open_session  # noqa: PLC0415
+    from hapsync.inspect.collect import read_catalog_known, read_report, read_rules  # noqa: PLC0415
     from hapsync.plan.desired import desired  # noqa: PLC0415
     from hapsync.plan.target import picture_now  # noqa: PLC0415
     from hapsync.system.files import read_text_or_none  # noqa: PLC0415
-    from hapsync.worker.look import read_catalog_known, read_report, read_rules  # noqa: PLC0415
 
     settings = read_settings(config_path)
     problems: list[str] = []

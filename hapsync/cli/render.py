@@ -31,10 +31,10 @@ def command(config_path: str, offline: bool) -> None:  # noqa: FBT001
     from hapsync.agent.settings import read_settings  # noqa: PLC0415
     from hapsync.errors import CatalogError, ConfigError, RuntimeAPIError  # noqa: PLC0415
     from hapsync.haproxy.render import labels_of, render  # noqa: PLC0415
+    from hapsync.inspect.collect import read_report, read_rules  # noqa: PLC0415
     from hapsync.model.catalog import Catalog  # noqa: PLC0415
     from hapsync.plan.desired import desired  # noqa: PLC0415
     from hapsync.system.files import read_text_or_none  # noqa: PLC0415
-    from hapsync.worker.look import read_report, read_rules  # noqa: PLC0415
 
     settings = read_settings(config_path)
     if not offline:

@@ -32,8 +32,8 @@ def command(config_path: str, as_json: bool, all_queues: bool, backends: tuple[s
     import attrs  # noqa: PLC0415
 
     from hapsync.agent.settings import read_config  # noqa: PLC0415
-    from hapsync.status import view_to_json  # noqa: PLC0415
-    from hapsync.worker.look import look_around, read_queues  # noqa: PLC0415
+    from hapsync.inspect.collect import look_around, read_queues  # noqa: PLC0415
+    from hapsync.inspect.status import view_to_json  # noqa: PLC0415
 
     config = read_config(config_path)
     unknown = sorted(set(backends) - set(config.backends))

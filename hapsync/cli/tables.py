@@ -11,12 +11,12 @@ from rich.text import Text
 
 from hapsync.agent.report_file import Report
 from hapsync.haproxy.old_workers import OldWorkers
+from hapsync.inspect.status import BackendView, ServerRow, Verdict, View
 from hapsync.model.changes import Held, Reason
 from hapsync.model.overrides import Hold
 from hapsync.model.server import ListenQueue
 from hapsync.plan.growth import WARN_FRACTION
 from hapsync.plan.plan import describe
-from hapsync.status import BackendView, ServerRow, Verdict, View
 from hapsync.text import one_line, plural, shown
 
 _WORDS = {

@@ -8,10 +8,10 @@ import pytest
 from hapsync.agent.report import known_readings
 from hapsync.agent.report_file import SNAPSHOT_FILE, Report, Snapshot, report_to_json, snapshot_to_json
 from hapsync.config.schema import AgentConfig, Config, HAProxyConfig
+from hapsync.inspect.collect import read_report
 from hapsync.model.catalog import Instance, Reading
 from hapsync.model.server import Address, CheckStatus
 from hapsync.system.files import lock
-from hapsync.worker.look import read_report
 
 
 @pytest.fixture

@@ -165,7 +165,7 @@ def test_json_that_is_not_escaped_is_noticed(monkeypatch: pytest.MonkeyPatch) ->
     def dumps(tree: object, *, indent: int) -> str:
         return json.dumps(tree, indent=indent, ensure_ascii=False)
 
-    monkeypatch.setattr("hapsync.status.json", SimpleNamespace(dumps=dumps))
+    monkeypatch.setattr("hapsync.inspect.status.json", SimpleNamespace(dumps=dumps))
 
     with pytest.raises(LeakError, match="is not plain"):
         walk_all(Attacker(SEED).answers(100, INSTANCES))

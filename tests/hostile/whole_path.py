@@ -21,6 +21,7 @@ from hapsync.config.schema import AgentConfig, BackendConfig, Config, Template
 from hapsync.consul.health import parse_reading
 from hapsync.haproxy.commands import Refusal, address_commands, state_commands
 from hapsync.haproxy.render import labels_of, render
+from hapsync.inspect.status import View, make_view, view_to_json
 from hapsync.model.catalog import Catalog, Reading
 from hapsync.model.overrides import Memory
 from hapsync.model.server import Address, AdminState, Backend, HAProxyProcess, Observed, Server
@@ -29,7 +30,6 @@ from hapsync.plan.diff import diff
 from hapsync.plan.plan import Plan, make_plan
 from hapsync.plan.simulate import after, as_new_worker, grow
 from hapsync.plan.target import picture_now
-from hapsync.status import View, make_view, view_to_json
 
 CANARY = Server("one", Address("127.0.0.1", 9), AdminState.READY, 77, is_up=True)
 TEMPLATE = """\

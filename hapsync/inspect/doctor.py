@@ -31,13 +31,13 @@ from hapsync.haproxy.probe import Probe
 from hapsync.haproxy.reload import check_candidate
 from hapsync.haproxy.render import labels_of, render
 from hapsync.haproxy.socket import open_session
+from hapsync.inspect.collect import read_report, read_rules
 from hapsync.model.catalog import Catalog, Doubt
 from hapsync.model.server import Backend, HAProxyProcess
 from hapsync.plan.desired import desired, namesake_words
 from hapsync.system.files import candidate_file, read_text_or_none
 from hapsync.system.inet_diag import count_kept
 from hapsync.text import plural, quoted
-from hapsync.worker.look import read_report, read_rules
 
 _NAMED = 5
 """So many are named where an advice is the same for many."""

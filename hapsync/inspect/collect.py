@@ -36,12 +36,12 @@ from hapsync.haproxy.show import (
     with_proofs,
 )
 from hapsync.haproxy.socket import open_session
+from hapsync.inspect.status import View, make_view
 from hapsync.model.catalog import Catalog
 from hapsync.model.changes import Reason
 from hapsync.model.overrides import Memory, other_version
 from hapsync.model.server import HAProxyProcess, ListenQueue, Observed
 from hapsync.plan.desired import Desired, desired, served_in
-from hapsync.status import View, make_view
 from hapsync.system.files import read_text_or_none
 from hapsync.system.inet_diag import has_waiting
 from hapsync.system.sockdiag import read_listen_queues
