@@ -1,14 +1,17 @@
-"""hapsync keeps a live HAProxy's servers in step with Consul, without a reload.
+"""hapsync keeps a live HAProxy's servers in sync with Consul, without a reload.
 
-The package reads in the order one pass runs:
+The package has a room for each subject; a room imports only rooms below it:
 
-    catalog -> desired -> diff <- observed        what Consul says, what HAProxy has, what differs
-    plan -> runtime | render                      what to do: commands for the socket, or a new file
-    growth, status                                when to grow the slots; what to tell a person
+    cli                      the command line
+    inspect                  what `status` and `check` see
+    agent                    the agent: one thread that owns all state
+    haproxy                  HAProxy: its sockets, its configuration
+    consul | plan | api      Consul; from catalog and servers to a plan; the agent's own socket
+    system | config          the operating system; hapsync.toml
+    model                    the nouns: frozen values
+    errors, text
 
-These modules and the ones they stand on (`model`, `config`, `cfgfile`, `text`, `errors`) are pure: values in,
-values out. All input and output is in `hapsync.edge`. `hapsync.worker` joins the two into passes and decides
-when to make one; `hapsync.cli` is the command line.
+`model`, `config` and `plan` are pure: values in, values out. docs/architecture.md follows one change through them.
 """
 
 __version__ = "0.1.0"

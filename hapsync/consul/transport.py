@@ -2,7 +2,7 @@
 
 The library's own transport has no timeout for blocking queries, no unix socket, follows proxy variables, and hides
 the headers a watch needs. This one is made of `http.client`. An answer has one deadline for all of it
-(`edge/connection.py`).
+(`consul/connection.py`).
 """
 
 import contextlib

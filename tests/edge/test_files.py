@@ -244,7 +244,7 @@ def test_a_candidate_is_as_open_as_the_file_and_as_a_copy_kept_aside(tmp_path: P
 
 WRITE = """
 import sys
-from hapsync.edge.files import write_atomically
+from hapsync.system.files import write_atomically
 write_atomically(sys.argv[1], "new")
 """
 
@@ -321,7 +321,7 @@ def test_who_may_not_look_is_told_so_and_not_that_nobody_holds_the_lock(work: Pa
     work.chmod(0o755)
     state = work / "state"
     make_folder(str(state))
-    look = "import sys\nfrom hapsync.edge.files import lock_owner\nlock_owner(sys.argv[1])"
+    look = "import sys\nfrom hapsync.system.files import lock_owner\nlock_owner(sys.argv[1])"
     as_nobody = ("setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups", "--inh-caps=-all")
     with lock(str(state / "lock"), "me"):
         done = subprocess.run(

@@ -174,7 +174,7 @@ def test_an_error_of_the_kernel_is_one_of_ours(monkeypatch: pytest.MonkeyPatch) 
 )
 def test_descriptors_that_may_not_be_looked_at_are_an_error(pid: Callable[[], int]) -> None:
     script = f"""
-from hapsync.edge.inet_diag import count_connections
+from hapsync.system.inet_diag import count_connections
 from hapsync.errors import HapsyncError
 from hapsync.model import Address
 import os, sys

@@ -29,7 +29,7 @@ from tests.harness.processes import wait_until
 HOLD = HoldServer("web", "srv1", AdminState.DRAIN, 60, "kernel é")
 ASK = """\
 import os, sys
-from hapsync.edge.ask import ask_agent
+from hapsync.api.client import ask_agent
 from hapsync.request import Thaw
 os.setgid(65534); os.setuid(65534)
 try:

@@ -122,7 +122,7 @@ def test_that_consul_went_back_is_not_forgotten_by_a_pass_that_could_not_read_th
 
     with acting() as (acts, stage, show):
         show(5, FIVE)
-        monkeypatch.setattr(hapsync.worker.acts, "run_pass", unread)
+        monkeypatch.setattr(hapsync.agent.acts, "run_pass", unread)
         make_pass(acts)
         monkeypatch.undo()
         show(6, [*FIVE, 11])

@@ -1,1 +1,0 @@
-"""Everything that touches the world: sockets, files, processes, clocks. Nothing here decides."""
