@@ -1,4 +1,4 @@
-"""`python -m tests.demo [--keep] [--logs FOLDER]`."""
+"""`python -m tests.demo [--keep] [--logs FOLDER] [--picture FILE]`."""
 
 import argparse
 import shutil
@@ -10,6 +10,7 @@ from pathlib import Path
 from types import FrameType
 
 from tests.demo.fleet import Fleet
+from tests.demo.picture import picture
 from tests.demo.screen import Screen
 from tests.demo.stage import HAPSYNC, Stage
 from tests.demo.story import BACKEND, Story
@@ -24,15 +25,19 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.demo", description=main.__doc__)
     parser.add_argument("--keep", action="store_true", help="stay up afterwards, for a visitor, until Ctrl-C")
     parser.add_argument("--logs", type=Path, metavar="FOLDER", help="leave the programs' logs there at the end")
+    parser.add_argument("--picture", type=Path, metavar="FILE", help="put the SVG of README.md there (docs/demo.svg)")
     arguments = parser.parse_args()
     for number in ENDING:
         signal.signal(number, _interrupt_once)
     screen = Screen()
     try:
-        return _run(screen, keep=arguments.keep, logs=arguments.logs)
+        code = _run(screen, keep=arguments.keep, logs=arguments.logs)
     except KeyboardInterrupt:
         screen.plain("\nInterrupted; everything has been stopped.")
         return 130
+    if arguments.picture and code == 0:
+        arguments.picture.write_text(picture(screen.scenes), encoding="utf-8")
+    return code
 
 
 def _run(screen: Screen, *, keep: bool, logs: Path | None) -> int:
@@ -64,7 +69,7 @@ def _run(screen: Screen, *, keep: bool, logs: Path | None) -> int:
 def _print_end(screen: Screen, stage: Stage, summary: Summary) -> None:
     for line in summary.lines():
         screen.plain(line)
-    screen.plain("\n$ hapsync status")
+    screen.heading("$ hapsync status")
     stage.hapsync("status", capture=False)
     screen.plain()
     for problem in summary.problems():

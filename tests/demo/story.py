@@ -155,7 +155,7 @@ class Story:
             time.sleep(CHURN_PERIOD_SECONDS)
 
     def _vanish(self) -> None:
-        self._heading("Everything is deregistered by mistake: nothing is removed")
+        self._heading("All is deregistered by mistake: nothing is removed")
         before = _serving(self._haproxy.servers(BACKEND))
         self._fleet.vanish()
         self._screen.line("Consul", f"service {BACKEND} has no instance any more")
