@@ -14,7 +14,7 @@ TARGETS = set(re.findall(r"(?m)^([a-z-]+):", MAKEFILE))
 FOLDERS = ("docs", "haproxy", "hapsync", "tests", "vagrant", ".ci", ".github")
 """Those at the top of the repository that documents name."""
 DOCUMENTS = [*ROOT.glob("*.md"), *(path for folder in FOLDERS for path in (ROOT / folder).rglob("*.md"))]
-NAMES = {f"/{path.relative_to(ROOT)}" for folder in FOLDERS for path in (ROOT / folder).rglob("*.*")}
+PATHS = {f"/{path.relative_to(ROOT)}" for folder in FOLDERS for path in (ROOT / folder).rglob("*.*")}
 NO_FILES = {"tests/test_MODULE.py", "hapsync/GROUP/reload/slot-N"}
 """What looks like a path of ours: a name to fill in, and a key in Consul."""
 HOOKS = (ROOT / ".pre-commit-config.yaml").read_text(encoding="utf-8")
@@ -54,10 +54,8 @@ def test_a_target_of_make_that_is_named_is_there(document: Path) -> None:
 def test_a_path_or_a_module_that_is_named_is_there(document: Path) -> None:
     words = set(re.findall(r"`([\w./-]+)`", document.read_text(encoding="utf-8"))) - NO_FILES
 
-    paths = {word for word in words if word.startswith(tuple(f"{folder}/" for folder in FOLDERS))}
-    assert [word for word in sorted(paths) if not (ROOT / word).exists()] == []
-    modules = {word for word in words - paths if word.endswith((".py", ".sh"))}
-    assert [word for word in sorted(modules) if not any(name.endswith(f"/{word}") for name in NAMES)] == []
+    named = sorted(word for word in words if word.partition("/")[0] in FOLDERS or word.endswith((".py", ".sh")))
+    assert [word for word in named if not (ROOT / word).exists() and not is_end_of_a_path(word)] == []
 
 
 def test_what_runs_before_a_commit_is_what_make_runs() -> None:
@@ -70,6 +68,10 @@ def test_what_runs_before_a_commit_is_what_make_runs() -> None:
 @pytest.mark.parametrize("program", sorted({shlex.split(line)[0] for line in CHECKS}))
 def test_a_program_that_runs_before_a_commit_is_one(program: str) -> None:
     subprocess.run((ROOT / program, "--help"), check=True, capture_output=True, timeout=60)
+
+
+def is_end_of_a_path(word: str) -> bool:
+    return any(path.endswith(f"/{word}") for path in PATHS)
 
 
 def headings(document: Path) -> set[str]:
