@@ -176,7 +176,7 @@ def test_descriptors_that_may_not_be_looked_at_are_an_error(pid: Callable[[], in
     script = f"""
 from hapsync.system.inet_diag import count_connections
 from hapsync.errors import HapsyncError
-from hapsync.model import Address
+from hapsync.model.server import Address
 import os, sys
 os.setgroups([]); os.setgid({NOBODY}); os.setuid({NOBODY})
 try:

@@ -30,7 +30,7 @@ HOLD = HoldServer("web", "srv1", AdminState.DRAIN, 60, "kernel é")
 ASK = """\
 import os, sys
 from hapsync.api.client import ask_agent
-from hapsync.request import Thaw
+from hapsync.api.messages import Thaw
 os.setgid(65534); os.setuid(65534)
 try:
     print(ask_agent(sys.argv[1], Thaw(), 5).lines[0])
