@@ -15,6 +15,11 @@ FOLDERS = ("docs", "haproxy", "hapsync", "tests", "vagrant", ".ci", ".github")
 """Those at the top of the repository that documents name."""
 DOCUMENTS = [*ROOT.glob("*.md"), *(path for folder in FOLDERS for path in (ROOT / folder).rglob("*.md"))]
 PATHS = {f"/{path.relative_to(ROOT)}" for folder in FOLDERS for path in (ROOT / folder).rglob("*.*")}
+TESTS = {
+    name
+    for path in (ROOT / "tests").rglob("test_*.py")
+    for name in re.findall(r"(?m)^def (test_\w+)", path.read_text(encoding="utf-8"))
+}
 NO_FILES = {"tests/test_MODULE.py", "hapsync/GROUP/reload/slot-N"}
 """What looks like a path of ours: a name to fill in, and a key in Consul."""
 HOOKS = (ROOT / ".pre-commit-config.yaml").read_text(encoding="utf-8")
@@ -56,6 +61,12 @@ def test_a_path_or_a_module_that_is_named_is_there(document: Path) -> None:
 
     named = sorted(word for word in words if word.partition("/")[0] in FOLDERS or word.endswith((".py", ".sh")))
     assert [word for word in named if not (ROOT / word).exists() and not is_end_of_a_path(word)] == []
+
+
+def test_a_test_that_is_named_is_there(document: Path) -> None:
+    named = set(re.findall(r"`(test_\w+)`", document.read_text(encoding="utf-8")))
+
+    assert named <= TESTS
 
 
 def test_what_runs_before_a_commit_is_what_make_runs() -> None:
