@@ -1,6 +1,6 @@
 # Every target but help and clean first makes the machine ready; see tests/bootstrap.sh.
 .DEFAULT_GOAL := help
-.PHONY: help bootstrap test test-quick test-faults test-versions test-consul test-python test-lab matrix matrix-churn matrix-latency scan soak lab lab-scale demo bench lint types format clean
+.PHONY: help bootstrap test test-quick test-faults test-versions test-consul test-python test-lab matrix matrix-churn matrix-latency scan soak lab lab-scale release-figures demo bench lint types format clean
 
 PYTHON := .venv/bin/python
 MINUTES ?= 30
@@ -73,6 +73,11 @@ lab: bootstrap  ## each way of keeping HAProxy in step, measured beside the othe
 
 lab-scale: bootstrap  ## what each way of watching Consul costs its servers, measured, and modelled for 1,000 balancers
 	$(PYTHON) -m tests.lab.scale
+
+release-figures: bootstrap  ## lab and lab-scale, whose output goes with a release; needs root
+	$(MAKE) lab
+	$(MAKE) lab-scale
+	@echo "to go with the release: build/lab/ and build/lab-scale/"
 
 soak: bootstrap  ## churn and faults at random, under load; MINUTES=30 unless given
 	$(PYTHON) -m tests.soak --minutes $(MINUTES)

@@ -25,7 +25,7 @@ from tests.lab.lines import LinesError
 from tests.lab.network import NetworkError, open_network
 from tests.lab.options import options
 from tests.lab.overview import broken
-from tests.lab.report import Cell, Run, line, placed, read, written
+from tests.lab.report import Cell, Run, line, read, written
 from tests.lab.tables import delays
 from tests.lab.traffic.sent import DEFAULT, QUICK
 from tests.lab.ways import WAYS, UnavailableError, Way
@@ -59,10 +59,7 @@ def main() -> int:
                 cells_path,
             ):
                 cells.append(cell)
-        report = written(cells, asked.out, "")
-        (asked.out / "report.md").write_text(report, encoding="utf-8")
-        if asked.document is not None:
-            put_into(asked.document, cells)
+        report = written(cells, asked.out)
     except (LinesError, NetworkError, ToolMissingError) as error:
         return said(str(error), 2)
     except OSError as error:
@@ -104,13 +101,6 @@ def said(problem: str, code: int) -> int:
 
 def counted(cells: Sequence[Cell]) -> str:
     return "1 cell is" if len(cells) == 1 else f"{len(cells)} cells are"
-
-
-def put_into(document: Path, cells: Sequence[Cell]) -> None:
-    """Put the report into a document, and its plots into a folder beside it that has its name; `DocumentError`."""
-    pictures = document.with_suffix("")
-    report = written(cells, pictures, f"{pictures.name}/")
-    document.write_text(placed(document.read_text(encoding="utf-8"), report), encoding="utf-8")
 
 
 def run(

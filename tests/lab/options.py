@@ -11,7 +11,6 @@ from tests.harness.tools import ROOT
 from tests.lab.client import TRAFFIC
 from tests.lab.events import EVENTS
 from tests.lab.network import CONSUL_SERVERS
-from tests.lab.report import DocumentError, placed
 from tests.lab.ways import Way
 
 OUT = ROOT / "build" / "lab"
@@ -61,12 +60,6 @@ def options(arguments: Sequence[str], ways: Mapping[str, type[Way]]) -> argparse
     parser.add_argument(
         "--report", type=Path, nargs="+", metavar="FILE", help="only make the report, of the cells in these files"
     )
-    parser.add_argument(
-        "--document",
-        type=Path,
-        metavar="FILE",
-        help="put the report into it, between its markers, and plots beside it",
-    )
     parser.add_argument("--play", metavar="ORDER", help=argparse.SUPPRESS)
     asked = parser.parse_args(arguments)
     if asked.play is None:
@@ -74,8 +67,6 @@ def options(arguments: Sequence[str], ways: Mapping[str, type[Way]]) -> argparse
             parser.error("playing needs root, for network namespaces: run it with sudo")
         if why := _unwritable(asked.out):
             parser.error(f"--out {asked.out}: {why}")
-        if asked.document is not None and (why := _no_document(asked.document)):
-            parser.error(f"--document {asked.document}: {why}")
     return asked
 
 
@@ -108,16 +99,3 @@ def _unwritable(folder: Path) -> str:
     except OSError as error:
         return f"cannot be made ({error.strerror}); name a folder that can"
     return "" if os.access(folder, os.W_OK | os.X_OK) else "this user may not write there; name another folder"
-
-
-def _no_document(document: Path) -> str:
-    """Why the report cannot be put there, or nothing."""
-    try:
-        placed(document.read_text(encoding="utf-8"), "")
-    except OSError as error:
-        return f"{error.strerror}; it must be there, with markers where the figures are to stand"
-    except (UnicodeDecodeError, DocumentError) as error:
-        return str(error)
-    if not os.access(document, os.W_OK) or not os.access(document.parent, os.W_OK):
-        return "this user may not write it, or its plots beside it"
-    return ""

@@ -13,8 +13,6 @@ from tests.lab.overview import broken, overview_table, verdict
 from tests.lab.plots import failed_plot, live_plot
 from tests.lab.tables import Row, failures_table, latency_table, summary_table, traffic_of
 
-BEGIN, END = "<!-- figures:begin -->", "<!-- figures:end -->"
-
 
 @frozen
 class Run:
@@ -52,10 +50,6 @@ class Cell:
         return Row(self.way, self.event, self.measured, self.error)
 
 
-class DocumentError(Exception):
-    """A document has no place for the figures; the message says what it needs."""
-
-
 def line(cell: Cell) -> str:
     return lines.line(cell)
 
@@ -70,12 +64,11 @@ def read(file: Path) -> list[Cell]:
     return lines.read(file, Cell)
 
 
-def written(cells: Sequence[Cell], pictures: Path, link: str) -> str:
-    """The whole report, in Markdown; its plots become files in the folder `pictures`, which it finds by `link`.
+def written(cells: Sequence[Cell], folder: Path) -> str:
+    """The whole report, in Markdown, which becomes `report.md` in `folder`, beside its plots.
 
     Each run has a part of its own: where it was measured, its plots, its tables, its ways.
     """
-    pictures.mkdir(parents=True, exist_ok=True)
     runs: list[Run] = []
     for cell in cells:
         if cell.run not in runs:
@@ -86,18 +79,11 @@ def written(cells: Sequence[Cell], pictures: Path, link: str) -> str:
         suffix = "" if len(runs) == 1 else f"-{number}"
         plots = {f"failed{suffix}.svg": failed_plot(rows), f"live{suffix}.svg": live_plot(rows)}
         for name, drawing in plots.items():
-            (pictures / name).write_text(drawing, encoding="utf-8")
-        text += ["", *_run(run, rows, [f"{link}{name}" for name in plots])]
-    return "\n".join((*text, ""))
-
-
-def placed(document: str, report: str) -> str:
-    """The document with the report between its markers, instead of what was there; `DocumentError`."""
-    before, begin, rest = document.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not begin or not end:
-        raise DocumentError(f"there is no {BEGIN} with {END} after it: put both where the figures are to stand")
-    return f"{before}{BEGIN}\n\n{report}\n{END}{after}"
+            (folder / name).write_text(drawing, encoding="utf-8")
+        text += ["", *_run(run, rows, list(plots))]
+    report = "\n".join((*text, ""))
+    (folder / "report.md").write_text(report, encoding="utf-8")
+    return report
 
 
 def _run(run: Run, rows: Sequence[Row], plots: Sequence[str]) -> Iterator[str]:

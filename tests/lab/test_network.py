@@ -9,8 +9,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-import pytest
-
 from tests.harness.processes import wait_until
 from tests.harness.tools import ROOT
 from tests.lab.network import Network, Space, open_network
@@ -91,15 +89,6 @@ def a_lab(told: Path) -> Iterator[tuple[subprocess.Popen[bytes], Path, list[str]
 
 def is_gone(lab: subprocess.Popen[bytes], folder: Path) -> bool:
     return not list(FOLDER.glob(f"hslab-{lab.pid}-*")) and not folder.exists()
-
-
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
-def test_nothing_is_left_of_a_network_whose_lab_is_killed(tmp_path: Path, number: signal.Signals) -> None:
-    with a_lab(tmp_path / "told") as (lab, folder, names):
-        lab.send_signal(number)
-        lab.wait(5)
-        wait_until(lambda: is_gone(lab, folder), 10, "the namespaces and the folder to go")
-        assert inside(names) == set()
 
 
 def test_what_a_lab_left_that_was_killed_with_its_sweeper_is_gone_at_the_next_start(tmp_path: Path) -> None:

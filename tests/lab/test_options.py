@@ -10,7 +10,6 @@ import pytest
 from tests.harness.processes import short_folder
 from tests.harness.tools import ROOT
 from tests.lab.options import options
-from tests.lab.report import BEGIN, END
 from tests.lab.ways import WAYS
 
 
@@ -28,40 +27,15 @@ def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
     ("arguments", "words"),
     [
         (("--ways", "other"), "'other' (choose from 'restart', 'reload, no hand-over', "),
-        (("--traffic", "other"), "'other' (choose from 'new', 'kept', "),
-        (("--events", "other"), "'other' (choose from 'steady', 'deploy', "),
-        (("--interval", "0"), "--interval: '0' is no number of seconds from 0.1 to 60"),
-        (("--interval", "nan"), "--interval: 'nan' is no number of seconds"),
-        (("--interval", "soon"), "--interval: 'soon' is no number of seconds"),
+        (("--interval", "nan"), "--interval: 'nan' is no number of seconds from 0.1 to 60"),
         (("--rate", "0"), "--rate: '0' is not above 0"),
-        (("--consul-servers", "4"), "4 (choose from 1, 2, 3)"),
+        (("--out", __file__), "cannot be made (File exists)"),
     ],
 )
 def test_a_value_that_cannot_be_is_refused_with_those_that_can(
     capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...], words: str
 ) -> None:
     assert words in refused(capsys, *arguments)
-
-
-def test_a_folder_or_a_document_that_cannot_be_written_is_named_before_anything_is_played(
-    capsys: pytest.CaptureFixture[str], tmp_path: Path
-) -> None:
-    file = tmp_path / "file"
-    file.write_text("")
-    out = ("--out", str(tmp_path / "made" / "here"))
-
-    assert f"--out {file}: cannot be made (File exists)" in refused(capsys, "--out", str(file))
-    assert f"--document {tmp_path}/other: No such file" in refused(capsys, *out, "--document", f"{tmp_path}/other")
-    assert f"--document {tmp_path}: Is a directory" in refused(capsys, *out, "--document", str(tmp_path))
-    assert "put both where the figures" in refused(capsys, *out, "--document", str(file))
-    file.write_text(f"{BEGIN}{END}")
-    assert options((*out, "--document", str(file)), WAYS).document == file
-
-
-def test_names_can_be_taken_from_the_help_as_a_shell_takes_them(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit):
-        options(["--help"], WAYS)
-    assert " 'hapsync, slots' 'hapsync, dynamic'\n" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -1,12 +1,10 @@
 """At a lower rate there are as many fewer clients and requests, of every kind of traffic."""
 
 import asyncio
-from argparse import ArgumentTypeError
 from pathlib import Path
 
 import pytest
 
-from tests.lab.options import fraction
 from tests.lab.serving import Serve, only, sent_by, target
 from tests.lab.test_client import OK, answers
 from tests.lab.test_dialogues import echoes, serving
@@ -54,10 +52,3 @@ def test_where_one_client_is_more_than_there_should_be_it_talks_as_much_less(mon
 
 def test_a_part_of_wrks_connections_is_one_at_least(tmp_path: Path) -> None:
     assert [Wrk(target(tmp_path, 1), rate).connections for rate in (1.0, 0.25, 0.001)] == [32, 8, 1]
-
-
-@pytest.mark.parametrize("text", ["0", "-1", "1.01", "nan", "half"])
-def test_a_rate_that_is_no_part_of_the_usual_is_refused(text: str) -> None:
-    with pytest.raises(ArgumentTypeError, match="not above 0, and 1 at most"):
-        fraction(text)
-    assert fraction("0.1") == 0.1

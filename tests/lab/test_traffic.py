@@ -6,8 +6,8 @@ from typing import ClassVar
 import pytest
 
 from tests.lab.__main__ import cell_of, described, play_there
-from tests.lab.account import Account
-from tests.lab.cell import Order
+from tests.lab.cell import Measured, Order
+from tests.lab.events import INSTANCES
 from tests.lab.network import Network, open_network
 from tests.lab.report import Run
 from tests.lab.traffic.__main__ import SENDERS
@@ -25,9 +25,7 @@ def network() -> Iterator[Network]:
         yield made
 
 
-def accounts(
-    network: Network, way: str, event: str, *kinds: Traffic, rate_fraction: float = 1.0
-) -> Mapping[Traffic, Account]:
+def measured(network: Network, way: str, event: str, *kinds: Traffic, rate_fraction: float = 1.0) -> Measured:
     program = WAYS[way].program()
     order = Order(way, kinds, event, INTERVAL_SECONDS, program, network, rate_fraction=rate_fraction)
     cell = cell_of(way, event, RUN, play_there(order))
@@ -37,18 +35,26 @@ def accounts(
     for kind, account in found.items():
         assert sum(account.kinds.values()) == account.requests > 0, kind
         assert account.kinds["answered"] > 0, kind
-    return found
+    return cell.measured
 
 
 @pytest.mark.parametrize("way", ["hapsync, slots", "hapsync, dynamic"])
-def test_hapsync_loses_nothing_of_any_kind_in_a_deploy(network: Network, way: str) -> None:
-    for kind, account in accounts(network, way, "deploy", *DEFAULT).items():
+def test_hapsync_follows_a_deploy_at_once_without_another_worker_and_loses_nothing_of_any_kind(
+    network: Network, way: str
+) -> None:
+    one = measured(network, way, "deploy", *DEFAULT)
+
+    for kind, account in one.accounts.items():
         assert account.failures == {}, kind
         assert account.kinds["ended"] == 0 or kind in {"downloads", "uploads"}
+    assert (one.costs.workers_replaced, one.costs.workers_peak, one.costs.workers_end) == (0, 1, 1)
+    for delays in (one.live, one.gone):
+        assert (len(delays.seconds), delays.missed) == (INSTANCES, 0)
+        assert max(delays.seconds) < INTERVAL_SECONDS / 2
 
 
 def test_a_restart_costs_every_kind_of_traffic_and_cuts_all_that_is_long(network: Network) -> None:
-    found = accounts(network, "restart", "deploy", *DEFAULT)
+    found = measured(network, "restart", "deploy", *DEFAULT).accounts
 
     # That a short request meets one of a few restarts is likely, and for those few of TLS not certain.
     assert [kind for kind, account in found.items() if not account.failed and kind != "tls"] == []
@@ -63,7 +69,7 @@ def test_a_restart_costs_every_kind_of_traffic_and_cuts_all_that_is_long(network
 def test_a_seamless_reload_keeps_what_is_long_and_loses_pipelined_requests_that_it_says_it_has_not_processed(
     network: Network,
 ) -> None:
-    found = accounts(network, "seamless reload", "steady", *LONG, "pipelined")
+    found = measured(network, "seamless reload", "steady", *LONG, "pipelined").accounts
 
     for kind in LONG:
         assert found[kind].failures == {}, kind
@@ -72,18 +78,16 @@ def test_a_seamless_reload_keeps_what_is_long_and_loses_pipelined_requests_that_
 
 
 def test_a_cell_at_a_lower_rate_has_so_much_less_of_each_kind(network: Network) -> None:
-    usual, lower = (
-        accounts(network, "hapsync, slots", "steady", "new", "http2", "tcp", rate_fraction=rate)
-        for rate in (1.0, 0.25)
-    )
+    one = measured(network, "hapsync, slots", "steady", "new", "kept", rate_fraction=0.25)
 
-    for kind, account in lower.items():
-        assert account.requests == pytest.approx(usual[kind].requests / 4, rel=0.4), kind
+    for kind, account in one.accounts.items():
+        usual = SENDERS[kind].clients / SENDERS[kind].pause_seconds
+        assert account.requests == pytest.approx(0.25 * usual * one.seconds, rel=0.4), kind
         assert account.failures == {}, kind
 
 
 def test_wrk_sends_more_than_all_others_and_its_figures_are_an_account(network: Network) -> None:
-    found = accounts(network, "hapsync, slots", "critical", "wrk", "new")
+    found = measured(network, "hapsync, slots", "critical", "wrk", "new").accounts
 
     assert found["wrk"].requests > 5 * found["new"].requests
     assert found["wrk"].p99_ms > 0

@@ -2,7 +2,6 @@
 
 import re
 import shlex
-import subprocess
 from pathlib import Path
 
 import pytest
@@ -14,13 +13,6 @@ from tests.lab.ways import WAYS
 
 VAGRANT = ROOT / "vagrant"
 BUILD, PROVISION = VAGRANT / "box" / "build.sh", VAGRANT / "provision.sh"
-
-
-@pytest.mark.parametrize("script", [BUILD, PROVISION])
-def test_a_script_is_one_that_bash_understands_and_may_be_run(script: Path) -> None:
-    subprocess.run(("bash", "-n", script), check=True)
-
-    assert script.stat().st_mode & 0o111
 
 
 def test_the_box_that_needs_no_network_has_all_packages_that_provisioning_wants() -> None:
@@ -41,16 +33,6 @@ def test_only_a_machine_whose_processor_is_emulated_is_named_so(
     monkeypatch.setenv("PATH", str(tmp_path))
 
     assert (") emulated by software, " in machine()) == (said == "qemu")
-
-
-def test_the_documented_commands_name_what_is_there() -> None:
-    text = (VAGRANT / "README.md").read_text(encoding="utf-8")
-    targets = set(re.findall(r"(?m)^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8")))
-
-    assert set(re.findall(r"(?:sudo |`)make ([a-z-]+)", text)) <= targets
-    assert "vagrant/box/build.sh" in text
-    named = set(re.findall(r"HAPSYNC_[A-Z]+", text))
-    assert named == set(re.findall(r"HAPSYNC_[A-Z]+", (VAGRANT / "Vagrantfile").read_text(encoding="utf-8")))
 
 
 def test_the_documented_run_is_one_that_the_lab_can_play(tmp_path: Path) -> None:

@@ -21,14 +21,6 @@ def away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def test_without_go_a_tool_is_unavailable_and_says_what_to_install(away: Path) -> None:
-    with pytest.raises(
-        UnavailableError, match=r"consul-template v0\.42\.1 is not here, .* install Go, or set CONSUL_"
-    ):
-        TOOL.path()
-    assert not (away / "cache").exists()
-
-
 def test_a_tool_that_go_cannot_make_says_what_go_said_but_no_address(away: Path) -> None:
     said = "reading https://proxy.invalid/a/@v/list: 403 Forbidden"
     script(away / "nice", 'exec "$@"')
@@ -47,16 +39,6 @@ def test_a_tool_is_made_once_and_then_found(away: Path) -> None:
     (away / "go").unlink()
     assert Path(TOOL.path()).read_text() == "made\n"
     assert (away / "asked").read_text() == "install github.com/hashicorp/consul-template@v0.42.1\n"
-
-
-def test_a_tool_that_is_there_already_is_named_by_a_variable(away: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    script(away / "mine", "")
-    monkeypatch.setenv("CONSUL_TEMPLATE", "mine")
-    assert TOOL.path() == str(away / "mine")
-
-    monkeypatch.setenv("CONSUL_TEMPLATE", "theirs")
-    with pytest.raises(UnavailableError, match=r"\$CONSUL_TEMPLATE is 'theirs', which cannot be run"):
-        TOOL.path()
 
 
 def test_a_report_has_the_version_or_what_a_program_that_was_named_says_of_itself(

@@ -224,24 +224,6 @@ def test_what_goes_by_the_clock_replaces_workers_and_follows_when_it_is_time(net
     assert (account.kinds["refused"] > 0) == (way == "restart")
 
 
-def test_a_restart_refuses_connections_and_cuts_or_resets_those_there_are(network: Network) -> None:
-    one, account = played(network, "restart", "kept", "steady")
-
-    assert account.kinds["refused"] > 0
-    assert account.closed_idle > 0
-    assert one.costs.workers_replaced >= 2
-
-
-@pytest.mark.parametrize("way", ["hapsync, slots", "hapsync, dynamic"])
-def test_hapsync_follows_at_once_without_another_worker_or_a_lost_request(network: Network, way: str) -> None:
-    one, account = played(network, way, "kept", "critical")
-
-    assert account.kinds["answered"] == account.requests
-    assert (one.costs.workers_replaced, one.costs.workers_peak, one.costs.workers_end) == (0, 1, 1)
-    assert max(one.gone.seconds) < INTERVAL_SECONDS / 2
-    assert max(one.live.seconds) < INTERVAL_SECONDS
-
-
 def test_a_haproxy_that_is_killed_is_started_again_with_the_servers_of_hapsyncs_file(network: Network) -> None:
     one, account = played(network, "hapsync, slots", "new", "haproxy killed")
 
@@ -261,17 +243,6 @@ def test_hapsync_follows_a_new_leader_of_consul_and_what_it_asks_is_counted(netw
     assert 5 <= one.asked.requests < 100
     assert one.asked.bytes > 10_000
     assert 0 < one.costs.tool_cpu_seconds < one.seconds
-
-
-def test_an_instance_that_flaps_costs_nothing(network: Network) -> None:
-    order = Order("hapsync, slots", ("kept",), "flapping", INTERVAL_SECONDS, Restart.program(), network)
-    one = cell_of("hapsync, slots", "flapping", RUN, play_there(order)).measured
-
-    assert one is not None
-    assert one.accounts["kept"].failed == 0
-    assert one.costs.workers_replaced == 0
-    for delays in (one.live, one.gone):
-        assert delays.seconds
 
 
 def test_a_way_that_stopped_doing_its_work_is_a_cell_that_went_wrong(network: Network) -> None:

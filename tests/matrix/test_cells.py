@@ -14,11 +14,6 @@ from tests.matrix.__main__ import VERSIONS
 from tests.matrix.cell import played, players
 
 HANGS = "while True: time.sleep(1)"
-STARTS_HAPROXY = """
-from tests.demo.stage import Stage
-stage = Stage().__enter__()
-print(stage.haproxy.worker_pid(), stage.agent.pid, stage.consul.process.pid, file=open(pids, "w"))
-"""
 
 
 def cell(tmp_path: Path, story: str, seconds: float) -> Mapping[str, Any]:
@@ -39,14 +34,6 @@ def running(tmp_path: Path) -> list[str]:
     """Those of the processes named in `pids` that have not ended."""
     named = [Path("/proc", word, "cmdline") for word in (tmp_path / "pids").read_text().split() if word.isdigit()]
     return [str(one) for one in named if one.exists() and one.read_bytes()]
-
-
-def test_a_story_that_hangs_is_ended_with_haproxy_consul_and_the_agent(tmp_path: Path) -> None:
-    told = cell(tmp_path, STARTS_HAPROXY + HANGS, 12)
-
-    assert told == {"error": "not over after 12 s, so it was ended"}
-    assert len((tmp_path / "pids").read_text().split()) == 3
-    assert running(tmp_path) == []
 
 
 def test_a_story_that_hangs_is_ended_with_programs_that_nobody_waits_for_any_more(tmp_path: Path) -> None:

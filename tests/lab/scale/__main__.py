@@ -11,10 +11,8 @@ import hapsync
 from tests.harness.tools import ROOT
 from tests.lab.__main__ import machine
 from tests.lab.lines import LinesError, read
-from tests.lab.report import DocumentError
 from tests.lab.scale.catalog import INSTANCES
 from tests.lab.scale.costs import all_costs
-from tests.lab.scale.documents import put_into
 from tests.lab.scale.measure import Phase, Plan, measure
 from tests.lab.scale.plot import plot
 from tests.lab.scale.report import Record, Run, line, report
@@ -47,12 +45,6 @@ def main() -> int:
         "--out", type=Path, default=OUT, metavar="FOLDER", help="where points.jsonl and the report go"
     )
     parser.add_argument("--report", action="store_true", help="only make the report, of the points that are there")
-    parser.add_argument(
-        "--document",
-        type=Path,
-        metavar="FILE.md",
-        help="put the load into it, the model into FILE-model.md, and points and plot into the folder FILE",
-    )
     asked = parser.parse_args()
     if min(asked.services, asked.agents, asked.seconds, asked.changes) <= 0:
         parser.error("--services, --agents, --seconds and --changes must be above 0")
@@ -70,9 +62,7 @@ def main() -> int:
         )
     try:
         records = read(lines, Record)
-        if asked.document is not None:
-            put_into(asked.document, records)
-    except (LinesError, DocumentError) as error:
+    except LinesError as error:
         parser.error(str(error))
     text = report(records)
     (asked.out / "report.md").write_text(text, encoding="utf-8")

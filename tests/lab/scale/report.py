@@ -46,13 +46,7 @@ def parsed(text: str) -> list[Record]:
 
 
 def report(records: Sequence[Record]) -> str:
-    """Everything, in Markdown: the model first, then what it stands on. Needs a record at least."""
-    points = [record.point for record in records]
-    return "\n".join((model_report(records), *_points(points), ""))
-
-
-def model_report(records: Sequence[Record]) -> str:
-    """The model, what it stands on and what it is worth, without the measured points."""
+    """Everything, in Markdown: the model, what it stands on, the measured points. Needs a record at least."""
     points = [record.point for record in records]
     costs = all_costs(points)
     parts = (
@@ -61,19 +55,9 @@ def model_report(records: Sequence[Record]) -> str:
         _checks(checks_of(points)),
         _fits(all_fits(points), points),
         _words(records, costs),
+        _points(points),
     )
     return "\n".join("\n".join((*part, "")) for part in parts)
-
-
-def load_table(records: Sequence[Record]) -> str:
-    """The load of each strategy at rest and under most changes, in one table."""
-    rows = [*_row("strategy", "changes a second", *(counted(number, "balancer") for number in BALANCERS))]
-    rows.append(_rule(2 + len(BALANCERS)))
-    for name, cost in all_costs([record.point for record in records]).items():
-        watched = [(f"{rate:g}", rate) for rate in (CHANGES_PER_SECOND[0], CHANGES_PER_SECOND[-1])]
-        for said, rate in watched if cost.wake_bytes else [("any", 0.0)]:
-            rows += _row(name, said, *_loads(name, cost, rate))
-    return "\n".join(rows)
 
 
 def _model(costs: Mapping[str, Costs]) -> Iterator[str]:
