@@ -69,6 +69,13 @@ def test_a_test_that_is_named_is_there(document: Path) -> None:
     assert named <= TESTS
 
 
+def test_contributing_has_a_row_for_every_room() -> None:
+    rooms = [path.parent.name for path in (ROOT / "hapsync").glob("*/__init__.py")]
+    rows = re.findall(r"(?m)^\| `(\w+)/` \|", (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8"))
+
+    assert sorted(rows) == sorted(rooms)
+
+
 def test_what_runs_before_a_commit_is_what_make_runs() -> None:
     entries = re.findall(r"(?m)^ +entry: (.+)$", HOOKS)
 
