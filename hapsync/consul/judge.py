@@ -6,11 +6,12 @@ agent answers out of a stream, whatever streamed answers do not say.
 
 import math
 import time
+from collections.abc import Callable
 
 import attrs
 
 from hapsync.consul.evidence import is_rewritten, loses, loses_silently, needs_confirming, same_content
-from hapsync.consul.read import Finding, Reader
+from hapsync.consul.read import Finding, Interrupted, Reader
 from hapsync.errors import CatalogError
 from hapsync.model.catalog import Doubt, Reading
 from hapsync.text import quoted
@@ -39,10 +40,16 @@ class Judged:
 class Judge:
     """Settles the answers about one service; all methods are its watch's, which reads through `reader`."""
 
-    def __init__(self, service: str, reader: Reader, baseline: Reading | None) -> None:
-        """Take what the first answer is measured by; None where nothing is known."""
+    def __init__(
+        self, service: str, reader: Reader, baseline: Reading | None, is_alarmed: Callable[[], bool] = lambda: False
+    ) -> None:
+        """Take what the first answer is measured by; None where nothing is known.
+
+        `is_alarmed`: something happened to Consul's servers since the watch last took note of it.
+        """
         self._service = service
         self._reader = reader
+        self._is_alarmed = is_alarmed
         self._trusted = baseline
         self._trusted_index = baseline.index if baseline is not None else 0
         self._wary_until = -math.inf
@@ -142,6 +149,15 @@ class Judge:
                 # The leader may only be newer, which the cache will be in a moment. At the same index it is wrong.
                 is_cache_wrong = confirmed.index <= found.index and not same_content(confirmed.reading, found.reading)
                 found = attrs.evolve(confirmed, age_seconds=asked.age_seconds, is_cached=asked.is_cached)
+        return self._concluded(asked, found, is_cache_wrong=is_cache_wrong)
+
+    def _concluded(self, asked: Finding, found: Finding, *, is_cache_wrong: bool) -> Judged:
+        """Trust `found`, all that was learnt after the answer `asked`, unless there is a doubt.
+
+        Raises Interrupted where the servers' watch told of trouble meanwhile, which explains what is missing.
+        """
+        if self._is_alarmed():
+            raise Interrupted
         is_refuted = asked.is_streamed and not same_content(asked.reading, found.reading)
         is_backwards = found.doubt is None and (found.index < self._trusted_index or self._is_older(found))
         if is_backwards:

@@ -148,10 +148,9 @@ class Watch(threading.Thread):
         baseline = known if known is not None and known.doubt is not Doubt.FALLBACK else None
         self._stopped = threading.Event()
         self._reader = Reader(service, config, shared, self._stopped)
-        self._judge = Judge(service, self._reader, baseline)
-
         self._alarms: queue.SimpleQueue[bool] = queue.SimpleQueue()
         """Each: whether a snapshot may have been restored."""
+        self._judge = Judge(service, self._reader, baseline, lambda: not self._alarms.empty())
         self._index = 0
         """What the next read waits for to change; 0 is not to wait."""
         self._is_streamed = False

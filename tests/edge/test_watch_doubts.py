@@ -33,6 +33,8 @@ class Watched:
 
     watches: Watches
     seen: "list[tuple[list[str], Doubt | None, bool]]"
+    last: "list[Reading]"
+    """The reading published last, alone, also where `seen` was cleared."""
 
     @property
     def state(self) -> WatchState:
@@ -48,25 +50,34 @@ class Watched:
         return self.state.reading.doubt
 
     def wait(self, *numbers: int, doubt: Doubt | None = None, seconds: float = 10) -> None:
+        """Wait until the watch knows these instances with that doubt, and has published them."""
         wanted = [f"w{number}" for number in numbers]
-        wait_until(
-            lambda: sorted(self.ids) == sorted(wanted) and self.doubt is doubt, seconds, f"{wanted} with {doubt}"
-        )
+
+        def is_published() -> bool:
+            if sorted(self.ids) != sorted(wanted) or self.doubt is not doubt:
+                return False
+            [last] = self.last
+            return sorted(one.instance_id for one in last.instances) == sorted(wanted) and last.doubt is doubt
+
+        wait_until(is_published, seconds, f"{wanted} with {doubt}")
 
 
 @contextmanager
 def watching(config: ConsulConfig, known: Mapping[str, Reading] | None = None) -> Iterator[Watched]:
     seen: list[tuple[list[str], Doubt | None, bool]] = []
+    last: list[Reading] = []
 
     def note(service: str) -> None:
         reading = watches.catalog().readings[service]
         watches.acknowledge([reading])
         seen.append(([one.instance_id for one in reading.instances], reading.doubt, reading.is_backwards))
+        if service == "web":
+            last[:] = [reading]
 
     watches = Watches(config, note) if known is None else Watches(config, note, known)
     watches.follow(["web"])
     try:
-        yield Watched(watches, seen)
+        yield Watched(watches, seen, last)
     finally:
         watches.stop()
 

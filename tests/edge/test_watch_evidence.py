@@ -15,17 +15,19 @@ import pytest
 
 from hapsync.config.schema import ConsulConfig
 from hapsync.consul import servers, watch
-from hapsync.consul.read import Interrupted, Reader, Shared
-from hapsync.model.catalog import Doubt
+from hapsync.consul.read import Finding, Interrupted, Reader, Shared
+from hapsync.model.catalog import Doubt, Reading
 from hapsync.model.server import CheckStatus
 from tests.edge.fake_consul import fake_consul
 from tests.edge.test_watch_doubts import Watched, ids, of, watching
+from tests.harness.chaos import Chaos
 from tests.harness.cluster import Cluster
 from tests.harness.consul import Agent, Consul
 from tests.harness.processes import wait_until
 
 EIGHT = tuple(range(1, 9))
 OLD = (1, 2, 3, 4)
+SERVERS = "/v1/catalog/service/consul"
 AWAY_SECONDS = 4.0
 """So long without servers an agent has given old content out of its stream again (1.14.11)."""
 
@@ -67,13 +69,14 @@ def believed_losses(web: Watched, *numbers: int) -> list[Any]:
 @contextmanager
 def grown_since_a_snapshot(work: Path, consistency: str) -> Iterator[tuple[Consul, bytes, Watched]]:
     """A Consul with eight instances, of which a snapshot has the first four, and the watch that saw all eight."""
-    with Consul(work) as consul:
+    with Consul(work) as consul, Chaos(work, consul.host, consul.port) as counting:
         put(consul, *OLD)
         snapshot = consul.snapshot()
         put(consul, *EIGHT[4:])
-        with watching(ConsulConfig(address=consul.url, consistency=consistency)) as web:  # type: ignore[arg-type]
+        with watching(ConsulConfig(address=counting.url, consistency=consistency)) as web:  # type: ignore[arg-type]
             web.wait(*EIGHT)
-            wait_until(lambda: web.watches.minds_servers, 10, "the servers to be watched, too")
+            wait_until(lambda: counting.seen().asked.get(SERVERS, 0) > 1, 20, "the servers to be watched, too")
+            time.sleep(0.3)  # until Consul holds the query, which has just been sent
             web.seen.clear()
             yield consul, snapshot, web
 
@@ -147,6 +150,34 @@ def test_a_server_that_stops_and_starts_again_is_no_restored_snapshot(work: Path
 
 
 # -- what a real one cannot be made to show when it is needed ------------------------------------------------------
+
+
+@pytest.mark.parametrize("consistency", ["cached", "stale", "default"])
+def test_a_restored_snapshot_that_is_told_while_the_leader_is_asked_counts_for_what_the_leader_says(
+    monkeypatch: pytest.MonkeyPatch, consistency: str
+) -> None:
+    confirm = Reader.confirm
+    is_told = threading.Event()
+
+    def told_meanwhile(reader: Reader, seen: Reading, *, is_again: bool) -> Finding | None:
+        found = confirm(reader, seen, is_again=is_again)
+        if not is_told.is_set():
+            is_told.set()
+            web.watches._look_afresh(is_rewound=True)
+        return found
+
+    monkeypatch.setattr(Reader, "confirm", told_meanwhile)
+    with fake_consul() as fake:
+        fake.views["default"] = attrs.evolve(fake.views["stale"])
+        fake.show(*EIGHT, at=22)
+        with watching(attrs.evolve(of(fake), consistency=consistency)) as web:  # type: ignore[arg-type]
+            web.wait(*EIGHT)
+            fake.show(*OLD[1:], at=23)
+
+            web.wait(*OLD[1:])
+            assert is_told.is_set()
+            assert went_back(web)
+            assert believed_losses(web, *EIGHT) == []
 
 
 def test_a_safety_read_that_finds_an_older_state_is_settled_by_the_leader(monkeypatch: pytest.MonkeyPatch) -> None:
