@@ -113,22 +113,6 @@ def test_a_cluster_keeps_its_data_when_killed_and_loses_it_when_wiped(cluster: C
     assert wait_until(lambda: cluster.client.health("consul"), PATIENCE_SECONDS, "the servers to be in the catalog")
 
 
-def test_a_server_that_lost_its_data_comes_back_as_a_new_one(work: Path) -> None:
-    with Cluster(work) as cluster:
-        put(cluster.client, "held")
-        cluster.wipe_server(1)
-        cluster.start_server(1)
-        server = cluster.servers[1]
-        wait_until(
-            lambda: server.request("GET", f"{HEALTH}held?stale"), PATIENCE_SECONDS, "a new server to be filled"
-        )
-        wait_until(
-            lambda: "server-1-2" in {entry["Node"]["Node"] for entry in cluster.client.health("consul")},
-            PATIENCE_SECONDS,
-            "the new server to be in the catalog",
-        )
-
-
 def test_a_paused_leader_is_replaced_and_comes_back(work: Path) -> None:
     with Cluster(work) as cluster:
         first = cluster.wait_for_leader()
@@ -450,28 +434,6 @@ def test_a_query_that_blocked_before_is_rewritten_too(chaos: Chaos, shared_consu
         put(shared_consul, "late")
 
         assert query.result(10)[2] == b"[]"
-
-
-def test_a_proxy_may_listen_on_a_unix_socket(work: Path, shared_consul: Consul) -> None:
-    path = work / "consul.sock"
-
-    def ask() -> bytes:
-        with closing(socket.socket(socket.AF_UNIX)) as client:
-            client.settimeout(5)
-            client.connect(str(path))
-            client.sendall(b"GET /v1/status/leader HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
-            return b"".join(iter(lambda: client.recv(65536), b""))
-
-    with Chaos(work, shared_consul.host, shared_consul.port, listen_path=path) as chaos:
-        assert chaos.url == f"unix://{path}"
-        assert ask().startswith(b"HTTP/1.1 200 OK")
-
-        chaos.refuse()
-        with pytest.raises(ConnectionRefusedError):
-            ask()
-        chaos.pass_through()
-
-        assert ask().startswith(b"HTTP/1.1 200 OK")
 
 
 # Between a program and HAProxy

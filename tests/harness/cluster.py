@@ -4,7 +4,6 @@ import json
 import shutil
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -24,26 +23,21 @@ class Member(Agent):
     def __init__(self, work: Path, name: str, host: str, port: int, settings: Mapping[str, object]) -> None:
         self.name = name
         self.data = work / f"consul-{name}-{port}"
-        self._life = 1
         self.settings_path = work / f"consul-{name}-{port}.json"
         self.settings_path.write_text(json.dumps({**settings, "data_dir": str(self.data)}), encoding="utf-8")
         super().__init__((), work / f"consul-{name}-{port}.log", host=host, port=port)
 
     def launch(self) -> None:
-        # Without its data it is a new node. The catalog would keep the old one's name from it while that one still
-        # counts as alive, and the new one would not be in the catalog.
-        name = self.name if self._life == 1 else f"{self.name}-{self._life}"
         self.command = (
-            *(consul_path(), "agent", f"-node={name}", f"-bind={self.host}", f"-client={self.host}"),
+            *(consul_path(), "agent", f"-node={self.name}", f"-bind={self.host}", f"-client={self.host}"),
             *("-config-format=json", f"-config-file={self.settings_path}"),
         )
         super().launch()
 
-    def wipe(self, *, is_renamed: bool) -> None:
-        """End it with SIGKILL and remove its data; `is_renamed`: it comes back under another name."""
+    def wipe(self) -> None:
+        """End it with SIGKILL and remove its data."""
         self.kill()
         shutil.rmtree(self.data, ignore_errors=True)
-        self._life += is_renamed
 
 
 class Cluster:
@@ -154,25 +148,13 @@ class Cluster:
         """Start a server with the data it had and wait until it answers, which is before it has joined."""
         self.servers[number].start()
 
-    def wipe_server(self, number: int) -> None:
-        """Kill a server and remove its data; `start_server` then starts it as a new one that knows nothing.
-
-        The others let it vote after 10 s; until then they can spare none of themselves.
-        """
-        self.servers[number].wipe(is_renamed=True)
-
     def kill_all_servers(self) -> None:
         """End all servers with SIGKILL, together; the client lives on."""
         _at_once(tuple(self.servers.values()), Member.kill)
 
     def wipe_all_servers(self) -> None:
-        """Kill all servers, together, and remove their data; `start_all_servers` then starts an empty catalog.
-
-        For a cluster of which no server was wiped alone: the client still remembers the one that is gone, and the
-        new ones would count on its vote.
-        """
-        # No catalog is left that holds their names, and gossip knows them again.
-        _at_once(tuple(self.servers.values()), partial(Member.wipe, is_renamed=False))
+        """Kill all servers, together, and remove their data; `start_all_servers` then starts an empty catalog."""
+        _at_once(tuple(self.servers.values()), Member.wipe)
 
     def start_all_servers(self) -> None:
         """Start the servers that do not run, and wait for a leader."""

@@ -124,7 +124,6 @@ class Agent:
         port: int,
         *,
         tags: Sequence[str] = (),
-        meta: Mapping[str, str] | None = None,
         weights: tuple[int, int] | None = None,
         checks: Sequence[Mapping[str, object]] | None = None,
     ) -> None:
@@ -138,7 +137,6 @@ class Agent:
             "Address": address,
             "Port": port,
             "Tags": list(tags),
-            "Meta": dict(meta or {}),
             "Checks": [dict(check) for check in checks or ()],
             **({"Weights": _weights(weights)} if weights else {}),
         }

@@ -56,10 +56,10 @@ class HAProxy:
     work folder be a short one (`processes.short_folder`).
     """
 
-    def __init__(self, config: Path, work: Path, *, socket_path: Path | None = None) -> None:
-        """Prepare to run `config`, logging to `work`; `socket_path` is `work`/admin.sock unless given."""
+    def __init__(self, config: Path, work: Path) -> None:
+        """Prepare to run `config`, logging to `work`; `socket_path` is `work`/admin.sock."""
         self.config = config
-        self.socket_path = socket_path or work / "admin.sock"
+        self.socket_path = work / "admin.sock"
         self.master_path = work / "master.sock"
         self.log = work / "haproxy.log"
         self._process: Process | None = None
