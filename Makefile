@@ -68,7 +68,7 @@ matrix-latency: bootstrap  ## how fast requests are while servers come and go, b
 scan: bootstrap  ## look for what `add server` does and no reply shows, on each HAProxy; KEEP=1 keeps what was found
 	$(PYTHON) -m tests.scan --versions $(VERSIONS) $(if $(KEEP),--keep)
 
-lab: bootstrap  ## each way of keeping HAProxy in step, measured beside the others; needs root; QUICK=1: few of them
+lab: bootstrap  ## each way of keeping HAProxy in sync, measured beside the others; needs root; QUICK=1: few of them
 	$(PYTHON) -m tests.lab $(if $(QUICK),--quick)
 
 lab-scale: bootstrap  ## what each way of watching Consul costs its servers, measured, and modelled for 1,000 balancers

@@ -12,12 +12,12 @@ from unittest.mock import patch
 import attrs
 
 from hapsync.agent import guard_state as safety_module
-from hapsync.agent.guard_state import Safety
+from hapsync.agent.guard_state import GuardState
 from hapsync.config.schema import BackendConfig, Config
 from hapsync.model.catalog import Catalog, Doubt, Instance, Reading
 from hapsync.model.changes import Change, takes_out
-from hapsync.model.overrides import Memory
-from hapsync.model.server import Address, AdminState, Backend, CheckStatus, Observed, Proof, Server
+from hapsync.model.overrides import SavedState
+from hapsync.model.server import Address, AdminState, Backend, CheckStatus, FirstCheck, Observed, Server
 from hapsync.plan.desired import Desired, desired
 from hapsync.plan.diff import diff
 from hapsync.plan.guard import guard
@@ -65,23 +65,23 @@ class Simulation:
     refilling: Refilling | None = None
     _is_released: bool = False
     _kept: int = 0
-    _file: Memory = attrs.field(factory=Memory)
-    _safety: Safety = attrs.field(init=False)
+    _file: SavedState = attrs.field(factory=SavedState)
+    _guard_state: GuardState = attrs.field(init=False)
 
     @contextmanager
     def running(self) -> Iterator["Simulation"]:
         with (
             patch.object(safety_module, "_boot_seconds", lambda: self.now),
             patch.object(safety_module, "_read_boot_id", lambda: "boot"),
-            patch.object(safety_module, "save_memory", self._save),
+            patch.object(safety_module, "save_state", self._save),
         ):
-            self._safety = Safety(self._whole_config, self._file)
+            self._guard_state = GuardState(self._whole_config, self._file)
             self.passes()
             self.after(30)
             yield self
 
-    def _save(self, _config: Config, memory: Memory, *, durable: bool = True) -> None:  # noqa: ARG002
-        self._file = memory
+    def _save(self, _config: Config, saved: SavedState, *, durable: bool = True) -> None:  # noqa: ARG002
+        self._file = saved
 
     @property
     def _whole_config(self) -> Config:
@@ -100,8 +100,8 @@ class Simulation:
             if slot.admin is AdminState.MAINT:
                 return slot
             if slot.address in {FLEET[number] for number in self.dead}:
-                return attrs.evolve(slot, is_up=False, proof=Proof.MISSING)
-            return attrs.evolve(slot, is_up=True, proof=Proof.PASSED if seconds >= 1 else slot.proof)
+                return attrs.evolve(slot, is_up=False, first_check=FirstCheck.MISSING)
+            return attrs.evolve(slot, is_up=True, first_check=FirstCheck.PASSED if seconds >= 1 else slot.first_check)
 
         self.slots = tuple(map(checked, self.slots))
 
@@ -110,13 +110,13 @@ class Simulation:
 
     def restart(self) -> None:
         """Hapsync is stopped and started."""
-        self._safety.save()
+        self._guard_state.save()
         self._kept = len(self.capacities)
         self.kill()
 
     def kill(self) -> None:
         """Hapsync is killed and started: it must know of what there was before it last took anything out."""
-        self._safety = Safety(self._whole_config, self._file)
+        self._guard_state = GuardState(self._whole_config, self._file)
         del self.capacities[self._kept :]
 
     # -- what hapsync does ------------------------------------------------------------------------------------
@@ -137,21 +137,21 @@ class Simulation:
     def _pass(self) -> bool:
         """Make one pass as the worker does; return whether it changed anything."""
         wanted, observed = self.wanted, self.observed
-        with self._safety.releasing(["web"] if self._is_released else []):
-            rules = self._safety.rules(wanted, ["web"])
+        with self._guard_state.releasing(["web"] if self._is_released else []):
+            rules = self._guard_state.rules(wanted, ["web"])
         plan = make_plan(guard(diff(wanted, observed), observed, wanted, rules.cautions), observed)
         self._note(observed, wanted)
         if plan.outgoing:
-            self._safety.before_leaving(wanted, observed)
+            self._guard_state.before_leaving(wanted, observed)
         later = applied(observed, plan)
         if not self._is_released:
             self._look_at(observed, later, [change for change in plan.changes if takes_out(change)])
         self.slots = later.backends["web"].slots
         self.done += [(self.now, change) for change in plan.changes]
-        self._safety.note(wanted, later)
+        self._guard_state.note(wanted, later)
         self._note(later, wanted)
         if self._is_released:
-            self._safety.released(["web"])
+            self._guard_state.released(["web"])
         self.capacities.append((self.now, len(sure(later))))
         if self._is_released:
             self._is_released, self.refilling = False, None
@@ -205,4 +205,6 @@ def sent_to(observed: Observed) -> set[Address | None]:
 def sure(observed: Observed) -> set[Address | None]:
     """Those of them that passed a check."""
     slots = observed.backends["web"].slots
-    return sent_to(Observed({"web": Backend("web", tuple(one for one in slots if one.proof is Proof.PASSED))}))
+    return sent_to(
+        Observed({"web": Backend("web", tuple(one for one in slots if one.first_check is FirstCheck.PASSED))})
+    )

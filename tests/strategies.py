@@ -27,10 +27,10 @@ from hapsync.model.server import (
     AdminState,
     Backend,
     CheckStatus,
+    FirstCheck,
     Load,
-    Means,
     Observed,
-    Proof,
+    Scaling,
     Server,
 )
 from hapsync.plan.desired import Desired, desired
@@ -76,11 +76,11 @@ class World:
     catalog: Catalog
     observed: Observed
     cautions: Mapping[str, Caution] = attrs.field(factory=dict)
-    aside: Mapping[str, Mapping[Address, AdminState | None]] = attrs.field(factory=dict)
+    overrides: Mapping[str, Mapping[Address, AdminState | None]] = attrs.field(factory=dict)
 
     @property
     def desired(self) -> Desired:
-        return attrs.evolve(desired(self.catalog, self.config), aside=self.aside)
+        return attrs.evolve(desired(self.catalog, self.config), overrides=self.overrides)
 
     def _repr_pretty_(self, printer: RepresentationPrinter, _is_cycle: bool) -> None:  # noqa: FBT001
         """Show a world that breaks a law by what the law is about."""
@@ -91,10 +91,10 @@ class World:
             if want is not None:
                 lines.append(f"  {want.doubt} backwards {want.is_backwards} {self.cautions.get(name)}")
                 lines += [f"  wants {one.address} {one.admin.value} {one.weight}" for one in want.servers]
-            lines += [f"  aside {address} {admin}" for address, admin in self.aside.get(name, {}).items()]
+            lines += [f"  aside {address} {admin}" for address, admin in self.overrides.get(name, {}).items()]
             for one in (*backend.slots, *backend.foreign):
                 load = one.load and attrs.astuple(one.load)
-                health = f"{'up' if one.is_up else 'down'} {one.proof.value}"
+                health = f"{'up' if one.is_up else 'down'} {one.first_check.value}"
                 lines.append(f"  has {one.name} {one.address} {one.admin.value} {one.weight} {health} load {load}")
         printer.text("\n" + "\n".join(lines))
 
@@ -109,7 +109,7 @@ def _mostly(usual: st.SearchStrategy[Any], odd: st.SearchStrategy[Any]) -> st.Se
 
 
 DRAIN_SECONDS = 60
-SINCE_SECONDS = {Proof.PASSED: 900, Proof.MISSING: 2, Proof.UNREAD: 2}
+SINCE_SECONDS = {FirstCheck.PASSED: 900, FirstCheck.MISSING: 2, FirstCheck.UNREAD: 2}
 """How long ago a server was last up or down."""
 
 
@@ -121,13 +121,13 @@ class State:
     weight: int
     load: Load | None
     is_up: bool
-    proof: Proof
+    first_check: FirstCheck
 
     def server(self, name: str, address: Address) -> Server:
         is_free = address == PLACEHOLDER and self.admin is AdminState.MAINT
         weight = 1 if is_free else self.weight  # nobody reads that of a free slot
-        since_seconds = SINCE_SECONDS[self.proof]
-        return Server(name, address, self.admin, weight, self.is_up, self.load, self.proof, since_seconds)
+        since_seconds = SINCE_SECONDS[self.first_check]
+        return Server(name, address, self.admin, weight, self.is_up, self.load, self.first_check, since_seconds)
 
 
 def _numbered(found: Sequence[tuple[int, Address, State]]) -> tuple[Server, ...]:
@@ -146,23 +146,27 @@ _INSTANCES = st.lists(_any_of(tuple(itertools.product(ADDRESSES, _STATUSES, _WEI
         for place, (address, status, weights, tags) in enumerate(found)
     )
 )
-_UP = ((True, Proof.PASSED),) * 4 + ((True, Proof.MISSING), (True, Proof.UNREAD), (False, Proof.MISSING))
+_UP = ((True, FirstCheck.PASSED),) * 4 + (
+    (True, FirstCheck.MISSING),
+    (True, FirstCheck.UNREAD),
+    (False, FirstCheck.MISSING),
+)
 _STATES = (
     *(
-        State(AdminState.READY, weight, load, is_up, proof)
-        for load, weight, (is_up, proof) in itertools.product((*LOADS, *LOADS), (1, 1, 0, 10, 256), _UP)
+        State(AdminState.READY, weight, load, is_up, first_check)
+        for load, weight, (is_up, first_check) in itertools.product((*LOADS, *LOADS), (1, 1, 0, 10, 256), _UP)
     ),
     *(
-        State(AdminState.DRAIN, weight, load, is_up, proof)
-        for load, weight, (is_up, proof) in itertools.product(LOADS, (0, 0, 0, 0, 10), _UP)
+        State(AdminState.DRAIN, weight, load, is_up, first_check)
+        for load, weight, (is_up, first_check) in itertools.product(LOADS, (0, 0, 0, 0, 10), _UP)
     ),
     *(
-        State(AdminState.MAINT, weight, load, is_up=False, proof=Proof.PASSED)
+        State(AdminState.MAINT, weight, load, is_up=False, first_check=FirstCheck.PASSED)
         for load, weight, _ in itertools.product((*LOADS, NO_LOAD, NO_LOAD), (7, 0, 0, 0, 0), _UP)
     ),
 )
 """With a weight above 0 in drain or maint it is held by hand."""
-_FREE = State(AdminState.MAINT, 0, NO_LOAD, is_up=False, proof=Proof.PASSED)
+_FREE = State(AdminState.MAINT, 0, NO_LOAD, is_up=False, first_check=FirstCheck.PASSED)
 _SLOTS = st.one_of(
     *(
         st.builds(
@@ -173,7 +177,7 @@ _SLOTS = st.one_of(
         for addresses in ((*ADDRESSES, PLACEHOLDER), OLD_ADDRESSES)
     )
 )
-_SERVES = State(AdminState.READY, 1, NO_LOAD, is_up=True, proof=Proof.PASSED)
+_SERVES = State(AdminState.READY, 1, NO_LOAD, is_up=True, first_check=FirstCheck.PASSED)
 
 
 def _dynamic(found: Sequence[tuple[Address, State]]) -> tuple[Server, ...]:
@@ -182,8 +186,8 @@ def _dynamic(found: Sequence[tuple[Address, State]]) -> tuple[Server, ...]:
         for number, (address, state) in enumerate(found)
     ]
     if servers and servers[0].admin is AdminState.MAINT:
-        since_seconds = SINCE_SECONDS[Proof.MISSING]
-        servers[0] = attrs.evolve(servers[0], proof=Proof.MISSING, since_seconds=since_seconds)
+        since_seconds = SINCE_SECONDS[FirstCheck.MISSING]
+        servers[0] = attrs.evolve(servers[0], first_check=FirstCheck.MISSING, since_seconds=since_seconds)
     return tuple(servers)
 
 
@@ -191,7 +195,7 @@ _DYNAMIC = st.lists(_any_of(tuple(itertools.product((*ADDRESSES, *OLD_ADDRESSES)
     _dynamic
 )
 """The first, if it is in maint, has not been so for long enough to be deleted."""
-_MEANS = _any_of((*((SLOTS_ONLY, False),) * 2, (Means(can_add=True, can_wait=True), True), (SLOTS_ONLY, True)))
+_MEANS = _any_of((*((SLOTS_ONLY, False),) * 2, (Scaling(can_add=True, can_wait=True), True), (SLOTS_ONLY, True)))
 """And whether there are dynamic servers; those of a file stay where none can be added any more."""
 _FOREIGN = _any_of(
     ((), *((_SERVES.server(name, ADDRESSES[0]),) for name in ("sorry", "srv03", "SRV1", "srv0"))),
@@ -204,12 +208,12 @@ _BACKENDS = _any_of(
             service=service,
             tags=tags,
             slots=slots,
-            means=means,
+            scaling=scaling,
             start=_STARTS[slots % 4 == 0],
             fallback=ADDRESSES[:3],
             drain_seconds=slots % 3 * DRAIN_SECONDS,
         )
-        for service, tags, slots, means in itertools.product(SERVICES, ((), (), ("a b",)), range(1, 7), _HOW)
+        for service, tags, slots, scaling in itertools.product(SERVICES, ((), (), ("a b",)), range(1, 7), _HOW)
     )
 )
 _CAUTIONS = _any_of(
@@ -220,11 +224,11 @@ _CAUTIONS = _any_of(
             peak=peak,
             is_refilling=refill == "refilling",
             has_refilled=refill == "refilled",
-            held_down=frozenset(held_down),
+            damped=frozenset(damped),
             taken=frozenset(taken),
             is_released=is_released,
         )
-        for fraction, min_ready, peak, refill, held_down, taken, is_released in itertools.product(
+        for fraction, min_ready, peak, refill, damped, taken, is_released in itertools.product(
             (1.0, 0.5, 0.5, 0.2, 0.0),
             (0, 1, 1, 3, 4000),
             (0, 4, 8, 12),
@@ -267,16 +271,16 @@ def worlds(draw: st.DrawFn) -> World:
     readings = {name: draw(_READINGS[name]) for name in config.services if draw(st.integers(0, 9))}
     seen = {}
     for name in (*sorted(config.backends), UNWANTED):
-        ours, foreign, (means, has_dynamic) = draw(_SLOTS), draw(_FOREIGN), draw(_MEANS)
+        ours, foreign, (scaling, has_dynamic) = draw(_SLOTS), draw(_FOREIGN), draw(_MEANS)
         ours = (*ours, *(draw(_DYNAMIC) if has_dynamic else ()))
-        seen[name] = Backend(name, ours, foreign, exists=bool(ours or foreign), means=means)
+        seen[name] = Backend(name, ours, foreign, exists=bool(ours or foreign), scaling=scaling)
     names = sorted(config.backends)
     return World(
         config,
         Catalog(readings),
         Observed(seen),
         {name: draw(_CAUTIONS) for name in names},
-        {name: aside for name in names if (aside := draw(_ASIDES))},
+        {name: overrides for name in names if (overrides := draw(_ASIDES))},
     )
 
 
@@ -341,8 +345,8 @@ def answer_of(reading: Reading, shuffle: random.Random) -> bytes:
 def state_of(observed: Observed, shuffle: random.Random) -> str:
     """Return a `show servers state` that gives `observed` without its loads, columns and lines in any order."""
     bits = {AdminState.READY: 4, AdminState.DRAIN: 12, AdminState.MAINT: 5}
-    results = {Proof.PASSED: "3", Proof.MISSING: "2", Proof.UNREAD: "4"}
-    checks = {proof: (str(SINCE_SECONDS[proof]), result) for proof, result in results.items()}
+    results = {FirstCheck.PASSED: "3", FirstCheck.MISSING: "2", FirstCheck.UNREAD: "4"}
+    checks = {first_check: (str(SINCE_SECONDS[first_check]), result) for first_check, result in results.items()}
     rows = [
         {
             "be_id": "3",
@@ -354,7 +358,7 @@ def state_of(observed: Observed, shuffle: random.Random) -> str:
             "srv_op_state": "2" if server.is_up else "0",
             "srv_admin_state": str(bits[server.admin]),
             "srv_uweight": str(server.weight),
-            **dict(zip(("srv_time_since_last_change", "srv_check_result"), checks[server.proof], strict=True)),
+            **dict(zip(("srv_time_since_last_change", "srv_check_result"), checks[server.first_check], strict=True)),
             "srv_check_state": "6",
         }
         for backend in observed.backends.values()
@@ -414,11 +418,11 @@ def _changed(server: Server, verb: str, words: Sequence[str], command: Command) 
         case ["weight", weight]:
             return attrs.evolve(server, weight=int(weight))
         case ["health", "down"]:
-            return attrs.evolve(server, is_up=False, proof=Proof.MISSING)
+            return attrs.evolve(server, is_up=False, first_check=FirstCheck.MISSING)
         case ["state", "maint"]:
             return attrs.evolve(server, admin=AdminState.MAINT, is_up=False)
         case ["state", state] if server.admin is AdminState.MAINT:
-            return attrs.evolve(server, admin=AdminState(state), is_up=True, proof=Proof.MISSING)
+            return attrs.evolve(server, admin=AdminState(state), is_up=True, first_check=FirstCheck.MISSING)
         case ["state", state]:
             return attrs.evolve(server, admin=AdminState(state))
         case _:
@@ -443,7 +447,9 @@ def obeyed(observed: Observed, commands: Iterable[Command]) -> Observed:
             added = Address(host.strip("[]"), int(port))
             assert (backend_name, name) not in servers
             assert words[1:5] == ["id", str(int(name[-7:], 16)), "weight", "0"]
-            servers[backend_name, name] = Server(name, added, AdminState.MAINT, 0, load=NO_LOAD, proof=Proof.MISSING)
+            servers[backend_name, name] = Server(
+                name, added, AdminState.MAINT, 0, load=NO_LOAD, first_check=FirstCheck.MISSING
+            )
             continue
         server = servers[backend_name, name]
         if verb == "del":
@@ -477,10 +483,11 @@ def with_load(observed: Observed, load: Load) -> Observed:
     return _each(observed, lambda slot: attrs.evolve(slot, load=load))
 
 
-def proven(observed: Observed) -> Observed:
+def first_checked(observed: Observed) -> Observed:
     """Return `observed` with every check of its slots passed."""
     return _each(
-        observed, lambda slot: attrs.evolve(slot, is_up=slot.admin is not AdminState.MAINT, proof=Proof.PASSED)
+        observed,
+        lambda slot: attrs.evolve(slot, is_up=slot.admin is not AdminState.MAINT, first_check=FirstCheck.PASSED),
     )
 
 

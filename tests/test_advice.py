@@ -4,7 +4,7 @@ import pytest
 
 from hapsync.agent.settings import free_slots
 from hapsync.config.schema import BackendConfig, Config, Template
-from hapsync.haproxy.lint import advise
+from hapsync.haproxy.lint import lint
 from hapsync.haproxy.render import render
 from tests.harness.tools import ROOT
 
@@ -12,7 +12,7 @@ GOOD = "defaults\n mode http\n option idle-close-on-response\n option redispatch
 
 
 def said(text: str, options: str = "check") -> list[str]:
-    found = advise(GOOD + text, {"web": BackendConfig(service="web", server_options=options)})
+    found = lint(GOOD + text, {"web": BackendConfig(service="web", server_options=options)})
     return [f"{one.line - GOOD.count(chr(10))} {one.where}: {one.what}" for one in found]
 
 
@@ -171,7 +171,7 @@ def test_the_shipped_configuration_earns_no_advice() -> None:
     template = Template("haproxy.cfg.j2", (ROOT / "haproxy" / "haproxy.cfg.j2").read_text(encoding="utf-8"))
     text = render(template, free_slots(config), config, {})
 
-    assert list(advise(text, config.backends)) == []
+    assert list(lint(text, config.backends)) == []
 
 
 def test_a_new_worker_that_checks_seldom_is_named() -> None:
@@ -185,5 +185,5 @@ def test_a_reload_without_a_master_needs_its_sockets_handed_over() -> None:
     bad = "global\n stats socket /run/a.sock level admin\n"
     good = "global\n stats socket /run/a.sock level admin expose-fd listeners\n"
 
-    assert "expose-fd listeners" in advise(bad, {}, has_master=False)[0].what
-    assert advise(bad, {}) == advise(good, {}, has_master=False) == []
+    assert "expose-fd listeners" in lint(bad, {}, has_master=False)[0].what
+    assert lint(bad, {}) == lint(good, {}, has_master=False) == []

@@ -19,7 +19,7 @@ from hapsync.model.changes import (
     Remove,
     Reweigh,
     SetAgent,
-    SetAside,
+    SetOverride,
     takes_out,
 )
 from hapsync.model.server import (
@@ -39,7 +39,7 @@ from hapsync.plan.guard import guard
 from hapsync.plan.plan import make_plan
 from hapsync.plan.problems import unserved
 from hapsync.plan.simulate import FREE_SLOT, as_new_worker
-from hapsync.plan.target import picture_now
+from hapsync.plan.target import target_now
 
 READY, DRAIN, MAINT = AdminState.READY, AdminState.DRAIN, AdminState.MAINT
 STATUS = {READY: CheckStatus.PASSING, DRAIN: CheckStatus.MAINTENANCE, MAINT: CheckStatus.CRITICAL}
@@ -64,7 +64,7 @@ def seen(*servers: Server) -> Observed:
 
 def changes(desired: Desired, observed: Observed) -> tuple[Change, ...]:
     found = diff(desired, observed)
-    assert found.held == ()
+    assert found.deferred == ()
     return found.changes
 
 
@@ -99,10 +99,10 @@ def test_an_agent_leads_a_server_that_serves_and_no_other(
 
 
 def test_what_an_agent_did_is_no_persons_hand_and_what_was_done_with_its_check_off_is() -> None:
-    assert not led(DRAIN, 100).is_by_hand
-    assert not led(MAINT, 100).is_by_hand
-    assert led(DRAIN, 100, OFF).is_by_hand
-    assert led(MAINT, 100, 0).is_by_hand
+    assert not led(DRAIN, 100).is_overridden
+    assert not led(MAINT, 100).is_overridden
+    assert led(DRAIN, 100, OFF).is_overridden
+    assert led(MAINT, 100, 0).is_overridden
 
 
 def test_a_slot_that_an_agent_may_still_lift_out_of_maint_is_given_to_nobody() -> None:
@@ -117,10 +117,10 @@ def test_the_agents_of_free_slots_are_switched_off_in_any_doubt() -> None:
     desired = wanted(None)
     found = diff(desired, seen(free))
     doubted = Desired({"web": attrs.evolve(desired.backends["web"], is_backwards=True)})
-    held = guard(diff(doubted, seen(free)), seen(free), doubted, {})
+    deferred = guard(diff(doubted, seen(free)), seen(free), doubted, {})
 
     assert found.changes == (SetAgent("web", "srv1", PLACEHOLDER, runs=False),)
-    assert held.changes == found.changes
+    assert deferred.changes == found.changes
     assert not takes_out(found.changes[0])
     assert make_plan(found, seen(free)).outgoing == found.changes
     assert diff(desired, seen(attrs.evolve(free, agent=OFF))).changes == ()
@@ -132,7 +132,7 @@ def test_an_agent_is_off_before_its_server_leaves_and_on_last_when_it_enters() -
         Drain("web", "srv1", ONE, Reason.MAINTENANCE),
         Disable("web", "srv1", ONE, Reason.CRITICAL),
         Remove("web", "srv1", ONE, Reason.GONE),
-        SetAside("web", "srv1", ONE, MAINT, 1),
+        SetOverride("web", "srv1", ONE, MAINT, 1),
     )
     entering = (Add("web", "srv1", ONE, 3, Reason.PASSING), Enable("web", "srv1", ONE, 3, Reason.PASSING))
 
@@ -160,13 +160,13 @@ def test_a_dynamic_server_with_an_agent_is_added_with_the_weight_that_the_agent_
 def test_the_file_and_a_new_worker_know_nothing_of_what_an_agent_said() -> None:
     observed = seen(led(DRAIN, 30))
     [slot, _] = as_new_worker(observed).backends["web"].slots
-    picture = picture_now(wanted(READY), observed)
+    target = target_now(wanted(READY), observed)
 
     assert (slot.admin, slot.agent) == (READY, 0)
-    assert [(one.admin, one.weight) for one in picture.backends["web"].slots] == [(READY, 100), (READY, 100)]
-    assert shows(observed, picture) == ()
-    assert shows(seen(led(DRAIN, 30, OFF)), picture) != ()
-    assert shows(seen(led(READY, 100, address=Address("10.0.0.9", 80))), picture) != ()
+    assert [(one.admin, one.weight) for one in target.backends["web"].slots] == [(READY, 100), (READY, 100)]
+    assert shows(observed, target) == ()
+    assert shows(seen(led(DRAIN, 30, OFF)), target) != ()
+    assert shows(seen(led(READY, 100, address=Address("10.0.0.9", 80))), target) != ()
 
 
 @pytest.mark.parametrize(
@@ -214,13 +214,13 @@ def test_a_line_says_enabled_only_where_default_server_would_disable_it(
 
 
 def test_a_backend_that_sends_to_nobody_by_a_hand_that_nobody_knows_of_is_told() -> None:
-    by_hand = attrs.evolve(led(MAINT, 1, 0), name="srv1")
-    both = Observed({"web": Backend("web", (by_hand, attrs.evolve(by_hand, name="srv2", address=TWO)))})
-    aside = attrs.evolve(wanted(READY), aside={"web": {ONE: MAINT, TWO: DRAIN}})
+    overridden = attrs.evolve(led(MAINT, 1, 0), name="srv1")
+    both = Observed({"web": Backend("web", (overridden, attrs.evolve(overridden, name="srv2", address=TWO)))})
+    overrides = attrs.evolve(wanted(READY), overrides={"web": {ONE: MAINT, TWO: DRAIN}})
     agents = Observed({"web": Backend("web", (led(DRAIN, 1),))})
 
     assert "`hapsync release web/srv1`" in unserved(wanted(READY), both)[0]
-    assert unserved(aside, both) == []
-    assert unserved(wanted(READY), seen(by_hand)) == []
+    assert unserved(overrides, both) == []
+    assert unserved(wanted(READY), seen(overridden)) == []
     assert "the agents of srv1" in unserved(wanted(READY), agents)[0]
     assert unserved(Desired({}), both) == []

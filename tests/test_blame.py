@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from hapsync.haproxy.check_errors import blamed
+from hapsync.haproxy.check_errors import backends_at_fault
 from tests.harness.tools import ROOT
 
 DATA = ROOT / "tests" / "data" / "refused"
@@ -33,7 +33,7 @@ def text(name: str) -> str:
 @pytest.mark.parametrize("version", VERSIONS)
 @pytest.mark.parametrize("name", SERVERS_ALONE)
 def test_a_refusal_of_nothing_but_servers_of_ours_leads_to_their_backend(version: str, name: str) -> None:
-    [(backend, why)] = blamed(said(version, name), text(name), FILE).items()
+    [(backend, why)] = backends_at_fault(said(version, name), text(name), FILE).items()
 
     assert backend == "api"
     assert "srv1" in why
@@ -42,7 +42,7 @@ def test_a_refusal_of_nothing_but_servers_of_ours_leads_to_their_backend(version
 @pytest.mark.parametrize("version", VERSIONS)
 @pytest.mark.parametrize("name", MORE_THAN_SERVERS)
 def test_a_refusal_of_anything_else_as_well_blames_nobody(version: str, name: str) -> None:
-    assert blamed(said(version, name), text(name), FILE) == {}
+    assert backends_at_fault(said(version, name), text(name), FILE) == {}
 
 
 @pytest.mark.parametrize("name", ["no-such-resolvers", "a-wrong-value"])
@@ -51,7 +51,7 @@ def test_each_backend_has_the_first_words_on_it(name: str) -> None:
     first, *_ = words.splitlines()
     web = first.replace("'api'", "'web'").replace("api/", "web/").replace(":16]", ":12]")
 
-    found = blamed(words + web, text(name), FILE)
+    found = backends_at_fault(words + web, text(name), FILE)
 
     assert sorted(found) == ["api", "web"]
     assert found["api"] in words
@@ -73,12 +73,12 @@ def test_each_backend_has_the_first_words_on_it(name: str) -> None:
 def test_an_alert_that_cannot_be_attributed_blames_nobody(alert: str) -> None:
     words = said("3.0", "no-such-ca-file")
 
-    assert blamed(words, text("no-such-ca-file"), FILE)
-    assert blamed(f"{words}\n{alert}\n", text("no-such-ca-file"), FILE) == {}
+    assert backends_at_fault(words, text("no-such-ca-file"), FILE)
+    assert backends_at_fault(f"{words}\n{alert}\n", text("no-such-ca-file"), FILE) == {}
 
 
 def test_a_check_that_prints_no_alert_blames_nobody() -> None:
-    assert blamed("haproxy: permission denied\n", text("a-wrong-value"), FILE) == {}
+    assert backends_at_fault("haproxy: permission denied\n", text("a-wrong-value"), FILE) == {}
 
 
 def test_every_configuration_is_covered() -> None:

@@ -6,8 +6,8 @@ import attrs
 import pytest
 
 from hapsync.config.schema import BackendConfig
-from hapsync.haproxy.capabilities import NEWEST_SCANNED, means_of, probe_command, refused, spelled_out, version_of
-from hapsync.model.server import Backend, Means
+from hapsync.haproxy.capabilities import NEWEST_SCANNED, probe_command, refused, scaling_of, spelled_out, version_of
+from hapsync.model.server import Backend, Scaling
 from hapsync.plan.simulate import FREE_SLOT
 
 YES = "Already exists a server with the same name in backend.\n"
@@ -31,20 +31,20 @@ def test_a_backend_without_a_server_of_ours_is_not_probed() -> None:
 
 @pytest.mark.parametrize("version", [(3, 0), (3, 2), (3, 3), NEWEST_SCANNED])
 def test_from_3_0_on_servers_are_added_where_haproxy_takes_them(version: tuple[int, int]) -> None:
-    assert means_of(version, backend(), YES) == Means(can_add=True, can_wait=True)
+    assert scaling_of(version, backend(), YES) == Scaling(can_add=True, can_wait=True)
 
 
 def test_before_3_0_servers_are_added_only_where_it_was_asked_for() -> None:
-    assert means_of((2, 6), backend(means="dynamic"), YES).can_add
-    assert not means_of((2, 6), backend(), YES).can_add
-    assert "are deleted late" in means_of((2, 8), backend(), YES).why
+    assert scaling_of((2, 6), backend(scaling="dynamic"), YES).can_add
+    assert not scaling_of((2, 6), backend(), YES).can_add
+    assert "are deleted late" in scaling_of((2, 8), backend(), YES).why
 
 
 @pytest.mark.parametrize(
     ("version", "config", "reply", "why"),
     [
-        ((3, 0), backend(means="slots"), YES, 'means = "slots"'),
-        ((2, 4), backend(means="dynamic"), YES, "experimental"),
+        ((3, 0), backend(scaling="slots"), YES, 'scaling = "slots"'),
+        ((2, 4), backend(scaling="dynamic"), YES, "experimental"),
         ((0, 0), backend(), YES, "experimental"),
         ((3, 0), backend(), STATIC, "HAProxy says: Backend must use a dynamic load balancing"),
         ((3, 4), backend(), "Permission denied\n", "HAProxy says: Permission denied"),
@@ -57,25 +57,25 @@ def test_before_3_0_servers_are_added_only_where_it_was_asked_for() -> None:
 def test_where_servers_cannot_be_added_it_says_why(
     version: tuple[int, int], config: BackendConfig, reply: str, why: str
 ) -> None:
-    means = means_of(version, config, reply)
+    scaling = scaling_of(version, config, reply)
 
-    assert not means.can_add
-    assert why in means.why
+    assert not scaling.can_add
+    assert why in scaling.why
 
 
 def test_a_default_server_line_is_not_heeded_by_added_servers() -> None:
-    means = means_of((3, 0), backend(), YES, ["inter", "2s"])
+    scaling = scaling_of((3, 0), backend(), YES, ["inter", "2s"])
 
-    assert not means.can_add
-    assert "default-server inter 2s" in means.why
+    assert not scaling.can_add
+    assert "default-server inter 2s" in scaling.why
 
 
 def test_a_backend_that_was_not_probed_has_its_slots_only() -> None:
-    assert means_of((3, 4), backend(), None) == Means(can_wait=True)
+    assert scaling_of((3, 4), backend(), None) == Scaling(can_wait=True)
 
 
 def test_a_refusal_ends_the_adding_but_for_a_name_that_is_there_already() -> None:
-    assert refused("'xyz' option is not accepted for dynamic server") == Means(
+    assert refused("'xyz' option is not accepted for dynamic server") == Scaling(
         why="HAProxy refused `add server`: 'xyz' option is not accepted for dynamic server"
     )
     assert refused(YES.strip()) is None
@@ -92,8 +92,8 @@ def test_a_version_is_its_first_two_numbers(text: str, version: tuple[int, int])
 def test_a_newer_haproxy_than_was_scanned_is_given_servers_only_where_it_was_asked_for() -> None:
     newer = (NEWEST_SCANNED[0], NEWEST_SCANNED[1] + 1)
 
-    assert "was not tried" in means_of(newer, backend(), YES).why
-    assert means_of(newer, backend(means="dynamic"), YES).can_add
+    assert "was not tried" in scaling_of(newer, backend(), YES).why
+    assert scaling_of(newer, backend(scaling="dynamic"), YES).can_add
 
 
 @pytest.mark.parametrize(("version", "can_add"), [((3, 0), False), ((3, 1), False), ((3, 2), True)])
@@ -101,7 +101,7 @@ def test_no_server_is_added_that_haproxy_may_die_of_when_it_is_deleted(
     version: tuple[int, int],
     can_add: bool,  # noqa: FBT001
 ) -> None:
-    assert means_of(version, backend(server_options="check ssl check-alpn h2"), YES).can_add is can_add
+    assert scaling_of(version, backend(server_options="check ssl check-alpn h2"), YES).can_add is can_add
 
 
 @pytest.mark.parametrize(
@@ -127,7 +127,7 @@ def test_what_a_line_of_the_file_implies_is_spelled_out_for_an_added_server(
 ) -> None:
     assert spelled_out((3, 0), options) == words
     assert spelled_out((2, 6), options) == (*words, "pool-max-conn", "-1", "pool-purge-delay", "5s")
-    assert means_of((3, 0), backend(server_options=options), YES).implied == words
+    assert scaling_of((3, 0), backend(server_options=options), YES).implied == words
 
 
 def test_what_is_said_of_idle_connections_is_heeded() -> None:
@@ -136,6 +136,6 @@ def test_what_is_said_of_idle_connections_is_heeded() -> None:
 
 
 def test_where_haproxy_might_die_of_a_server_none_is_added_whatever_means_says() -> None:
-    means = means_of((3, 2), backend(means="dynamic"), YES, danger="it would die")
+    scaling = scaling_of((3, 2), backend(scaling="dynamic"), YES, danger="it would die")
 
-    assert means == Means(can_wait=True, why="it would die")
+    assert scaling == Scaling(can_wait=True, why="it would die")

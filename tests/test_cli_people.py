@@ -13,10 +13,10 @@ import attrs
 import pytest
 
 from hapsync.api.client import SOCKET_FILE, person
-from hapsync.api.messages import Apply, FreezeAll, HoldServer, ReleaseBackend, ReleaseServer, Reply, Request, Thaw
+from hapsync.api.messages import Apply, FreezeAll, OverrideServer, ReleaseBackend, ReleaseServer, Reply, Request, Thaw
 from hapsync.api.server import Pending, Requests
 from hapsync.cli import COMMANDS, asking, run
-from hapsync.model.overrides import Freeze, Hold, Memory, memory_from_json, memory_to_json, with_hold
+from hapsync.model.overrides import Freeze, Override, SavedState, state_from_json, state_to_json, with_override
 from hapsync.model.server import Address, AdminState
 from hapsync.system.files import lock
 from tests.demo.fleet import Fleet
@@ -25,7 +25,7 @@ from tests.harness.ports import free_port
 from tests.harness.processes import wait_until
 
 MAINT, DRAIN = AdminState.MAINT, AdminState.DRAIN
-HELD = Hold("web", Address("10.0.0.5", 80), MAINT, 5.0, None, "alice", "disk")
+HELD = Override("web", Address("10.0.0.5", 80), MAINT, 5.0, None, "alice", "disk")
 ME = person(os.geteuid(), "")
 WORK = ("agent", "consul", "haproxy", "inspect", "plan", "system")
 NEW = ("hold", "drain", "release", "freeze", "thaw")
@@ -88,16 +88,16 @@ def agent(work: Path, config: Path) -> Iterator[Agent]:  # noqa: ARG001
     assert not (work / "state" / "memory.json").exists(), "with an agent, only the agent writes"
 
 
-def memory_in(work: Path) -> Memory:
-    found = memory_from_json((work / "state" / "memory.json").read_text())
+def memory_in(work: Path) -> SavedState:
+    found = state_from_json((work / "state" / "memory.json").read_text())
     assert found is not None
     return found
 
 
-def remembered(work: Path, memory: Memory) -> Path:
+def remembered(work: Path, saved: SavedState) -> Path:
     path = work / "state" / "memory.json"
     path.parent.mkdir(exist_ok=True)
-    path.write_text(memory_to_json(memory))
+    path.write_text(state_to_json(saved))
     return path
 
 
@@ -189,12 +189,12 @@ def test_a_wrong_configuration_is_78_and_reaches_nobody(agent: Agent, config: Pa
 @pytest.mark.parametrize(
     ("arguments", "request_"),
     [
-        (["hold", "web/srv3"], HoldServer("web", "srv3", MAINT)),
+        (["hold", "web/srv3"], OverrideServer("web", "srv3", MAINT)),
         (
             ["hold", "web/[2001:DB8::1]:80", "--for", "2d", "--reason", " disk is failing "],
-            HoldServer("web", "[2001:db8::1]:80", MAINT, 172800, "disk is failing"),
+            OverrideServer("web", "[2001:db8::1]:80", MAINT, 172800, "disk is failing"),
         ),
-        (["drain", "api/10.0.0.5:80", "--for=30m"], HoldServer("api", "10.0.0.5:80", DRAIN, 1800)),
+        (["drain", "api/10.0.0.5:80", "--for=30m"], OverrideServer("api", "10.0.0.5:80", DRAIN, 1800)),
         (["release", "web/srv3"], ReleaseServer("web", "srv3")),
         (["release", "web"], ReleaseBackend("web")),
         (["freeze"], FreezeAll()),
@@ -237,10 +237,10 @@ def test_what_the_agent_says_cannot_move_a_terminals_cursor(agent: Agent, capsys
 def test_apply_beside_an_agent_lets_the_agent_make_the_pass(
     agent: Agent, arguments: tuple[str, ...], request_: Request
 ) -> None:
-    agent.reply = Reply.not_done("add web/srv1", "HAProxy is not in step with Consul")
+    agent.reply = Reply.not_done("add web/srv1", "HAProxy is not in sync with Consul")
     shown = subprocess.run((HAPSYNC, "apply", *arguments), capture_output=True, text=True, check=False, timeout=60)
 
-    assert (shown.returncode, shown.stdout) == (2, "add web/srv1\nHAProxy is not in step with Consul\n")
+    assert (shown.returncode, shown.stdout) == (2, "add web/srv1\nHAProxy is not in sync with Consul\n")
     assert agent.asked == [attrs.evolve(request_, who=ME)]
 
 
@@ -275,15 +275,15 @@ def test_a_freeze_needs_nothing_but_the_configuration(work: Path, capsys: pytest
 def test_a_thaw_ends_the_freeze_says_whose_it_was_and_leaves_the_holds(
     work: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    held = with_hold(Memory(), HELD)
-    remembered(work, attrs.evolve(held, freeze=Freeze(5.0, None, "alice", "disk\u202e full")))
+    deferred = with_override(SavedState(), HELD)
+    remembered(work, attrs.evolve(deferred, freeze=Freeze(5.0, None, "alice", "disk\u202e full")))
 
     assert run(["thaw"]) == 0
     assert "by alice: disk\\u202e full" in capsys.readouterr().out
-    assert attrs.evolve(memory_in(work), boot_id="") == held
+    assert attrs.evolve(memory_in(work), boot_id="") == deferred
     assert run(["thaw"]) == 0
     assert "nothing was frozen" in capsys.readouterr().out
-    assert attrs.evolve(memory_in(work), boot_id="") == held
+    assert attrs.evolve(memory_in(work), boot_id="") == deferred
 
 
 @pytest.mark.usefixtures("config")
@@ -315,7 +315,7 @@ def test_the_memory_is_for_owner_and_group_only(work: Path) -> None:
 
 @pytest.mark.usefixtures("config")
 def test_a_damaged_memory_is_kept_aside_and_named(work: Path, caplog: pytest.LogCaptureFixture) -> None:
-    path = remembered(work, with_hold(Memory(), HELD))
+    path = remembered(work, with_override(SavedState(), HELD))
     damaged = path.read_text().replace("10.0.0.5", "10.0.0.6")
     path.write_text(damaged)
 
@@ -342,7 +342,7 @@ def test_status_says_that_holds_were_lost_until_a_person_acknowledges_it(
         assert (told["lost"] is not None) == is_told
         return is_told
 
-    path = remembered(work, with_hold(Memory(), HELD))
+    path = remembered(work, with_override(SavedState(), HELD))
     assert not lost()
     path.write_text(path.read_text()[:-5])
     assert lost()
@@ -362,7 +362,7 @@ def test_status_says_that_holds_were_lost_until_a_person_acknowledges_it(
 def test_a_memory_of_another_version_is_left_as_it_is_and_nothing_is_done(
     work: Path, capsys: pytest.CaptureFixture[str], arguments: list[str]
 ) -> None:
-    path = remembered(work, with_hold(Memory(), HELD))
+    path = remembered(work, with_override(SavedState(), HELD))
     path.write_text(json.dumps({**json.loads(path.read_text()), "version": 7}))
     before = path.read_text()
 
@@ -374,7 +374,7 @@ def test_a_memory_of_another_version_is_left_as_it_is_and_nothing_is_done(
 
 @pytest.mark.usefixtures("config")
 def test_a_person_goes_on_without_a_memory_of_another_version_which_is_kept(work: Path) -> None:
-    path = remembered(work, with_hold(Memory(), HELD))
+    path = remembered(work, with_override(SavedState(), HELD))
     path.write_text(json.dumps({**json.loads(path.read_text()), "version": 7}))
     before = path.read_text()
 
@@ -388,7 +388,7 @@ def test_a_person_goes_on_without_a_memory_of_another_version_which_is_kept(work
 def test_a_memory_that_cannot_be_written_is_said_and_stays_as_it_was(
     work: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    path = remembered(work, with_hold(Memory(), HELD))
+    path = remembered(work, with_override(SavedState(), HELD))
     before = path.read_text()
 
     def full(_: int) -> None:
@@ -485,11 +485,11 @@ def test_what_people_set_aside_stays_aside_over_a_restart_of_the_agent_until_it_
             fleet.add()
         stage.wait_equal()
         third = f"web/127.0.0.1:{stage.haproxy.servers('web')['srv3'].port}"
-        held = stage.hapsync("hold", "web/srv1", "--for", "1h", "--reason", "disk")
+        deferred = stage.hapsync("hold", "web/srv1", "--for", "1h", "--reason", "disk")
         drained = stage.hapsync("drain", third)
         nobody = stage.hapsync("hold", "web/srv9")
         aside = {"srv1": "maint", "srv2": "ready", "srv3": "drain"}
-        assert (held.returncode, drained.returncode, states(stage)) == (0, 0, aside), (held, drained)
+        assert (deferred.returncode, drained.returncode, states(stage)) == (0, 0, aside), (deferred, drained)
         assert (nobody.returncode, "has no server srv9" in nobody.stderr) == (64, True)
 
         stage.kill_agent()

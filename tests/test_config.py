@@ -4,9 +4,11 @@ import re
 import tomllib
 from ipaddress import ip_network
 
+import attrs
 import pytest
 
 from hapsync.config.schema import (
+    RENAMED,
     AgentConfig,
     BackendConfig,
     BackendKeys,
@@ -16,6 +18,7 @@ from hapsync.config.schema import (
     FleetConfig,
     HAProxyConfig,
     parse_config,
+    renamed_keys,
 )
 from hapsync.errors import ConfigError
 from hapsync.model.server import Address
@@ -106,12 +109,12 @@ log_level = "debug"
 [fleet]
 group = "edge"
 reloads_at_once = 2
-patience_seconds = 9
+acquire_timeout_seconds = 9
 [backends."a.b:c-d_1"]
 service = "web server"
 tags = ["a b", "`c`", ""]
 slots = 4000
-means = "dynamic"
+scaling = "dynamic"
 start = "checked"
 server_options = "check inter 2s ssl verify none"
 networks = ["10.0.0.0/8", "2001:DB8::/32"]
@@ -148,13 +151,13 @@ fallback = ["10.0.0.5:80", "[2001:db8:0::1]:8080"]
             old_worker_grace_seconds=3600.0,
         ),
         agent=AgentConfig(mode="observe", state_dir="/s", runtime_dir="/r", resync_seconds=1.0, log_level="debug"),
-        fleet=FleetConfig(group="edge", reloads_at_once=2, patience_seconds=9.0),
+        fleet=FleetConfig(group="edge", reloads_at_once=2, acquire_timeout_seconds=9.0),
         backends={
             "a.b:c-d_1": BackendConfig(
                 service="web server",
                 tags=("a b", "`c`", ""),
                 slots=4000,
-                means="dynamic",
+                scaling="dynamic",
                 start="checked",
                 server_options="check inter 2s ssl verify none",
                 networks=(ip_network("10.0.0.0/8"), ip_network("2001:db8::/32")),
@@ -659,3 +662,61 @@ def test_the_shipped_file_is_right_and_shows_every_default_it_comments_out() -> 
 
     assert shown >= 12
     assert config.backends["web"] == BackendConfig(service="web", server_options="check inter 2s")
+
+
+OLD_NAMES = """
+[fleet]
+group = "edge"
+patience_seconds = 9
+
+[backends.web]
+service = "web"
+means = "slots"
+
+[discover.apps]
+tag = "app"
+prefix = "app-"
+
+[discover.apps.each]
+hold_down_seconds = 5
+"""
+
+
+def test_a_key_may_have_the_name_it_had_in_0_1_and_the_reader_is_told_the_new_one() -> None:
+    config = parse_config(OLD_NAMES, "hapsync.toml")
+
+    assert config.fleet is not None
+    assert config.fleet.acquire_timeout_seconds == 9.0
+    assert config.backends["web"].scaling == "slots"
+    assert config.discover["apps"].each.damping_seconds == 5.0
+    assert renamed_keys(OLD_NAMES) == (
+        "backends.web.means is called scaling now; the old name is read until hapsync 0.3",
+        "discover.apps.each.hold_down_seconds is called damping_seconds now; the old name is read until hapsync 0.3",
+        "fleet.patience_seconds is called acquire_timeout_seconds now; the old name is read until hapsync 0.3",
+    )
+
+
+def test_a_key_with_both_of_its_names_is_a_problem() -> None:
+    both = OLD_NAMES.replace('means = "slots"', 'means = "slots"\nscaling = "auto"')
+
+    with pytest.raises(ConfigError) as caught:
+        parse_config(both, "hapsync.toml")
+    assert caught.value.problems == (
+        "backends.web.means: is the old name of scaling, which is given too; remove means",
+    )
+
+
+@pytest.mark.parametrize("text", ["backends = 5", "fleet = []", "[backends]\nweb = 5", "[discover.apps]\neach = 5"])
+def test_a_table_of_the_wrong_type_has_no_old_names(text: str) -> None:
+    assert renamed_keys(text) == ()
+    with pytest.raises(ConfigError):
+        parse_config(text, "hapsync.toml")
+
+
+def test_every_new_name_is_a_key_and_no_old_one_is() -> None:
+    keys = {"backends": BackendConfig, "discover": BackendKeys, "fleet": FleetConfig}
+    for table, renamed in RENAMED.items():
+        names = {field.name for field in attrs.fields(keys[table])}
+
+        assert set(renamed.values()) <= names
+        assert not set(renamed) & names

@@ -6,16 +6,16 @@ import pytest
 from hapsync.model.changes import (
     Add,
     Change,
+    ClearOverride,
+    Deferred,
     Disable,
     Drain,
     Enable,
-    Held,
     Reason,
     Remove,
     Reweigh,
-    SetAside,
+    SetOverride,
     Shortage,
-    TakeBack,
 )
 from hapsync.model.server import (
     NO_LOAD,
@@ -24,10 +24,10 @@ from hapsync.model.server import (
     AdminState,
     Backend,
     CheckStatus,
+    FirstCheck,
     Load,
-    Means,
     Observed,
-    Proof,
+    Scaling,
     Server,
 )
 from hapsync.plan.desired import Desired, DesiredBackend, DesiredServer
@@ -141,7 +141,9 @@ def test_a_critical_instance_keeps_its_slot_from_others() -> None:
 
 @pytest.mark.parametrize("have", [slot(2, 9, MAINT), free(2)], ids=["of another", "at the placeholder"])
 def test_a_slot_that_is_given_away_forgets_whose_it_was_also_where_a_reload_has_tidied_it(have: Server) -> None:
-    sticky = attrs.evolve(seen().backends["web"], slots=(attrs.evolve(have, id=7),), means=Means(tables=("a", "b/c")))
+    sticky = attrs.evolve(
+        seen().backends["web"], slots=(attrs.evolve(have, id=7),), scaling=Scaling(tables=("a", "b/c"))
+    )
     [change] = diff(wanted(want(1)), Observed({"web": sticky})).changes
 
     assert isinstance(change, Add)
@@ -199,12 +201,12 @@ def test_all_of_a_service_that_is_gone_whole_is_due_to_go() -> None:
 def test_a_server_held_by_hand_is_left_as_it_is_and_what_is_due_on_it_is_held(
     admin: AdminState, due: tuple[DesiredServer, ...]
 ) -> None:
-    held = slot(1, 1, admin, weight=5)
-    ours = diff(wanted(*due), seen(attrs.evolve(held, weight=0)))
-    found = diff(wanted(*due), seen(held))
+    deferred = slot(1, 1, admin, weight=5)
+    ours = diff(wanted(*due), seen(attrs.evolve(deferred, weight=0)))
+    found = diff(wanted(*due), seen(deferred))
 
     assert found.changes == ()
-    assert found.held == tuple(Held(change, Reason.BY_HAND) for change in ours.changes)
+    assert found.deferred == tuple(Deferred(change, Reason.OVERRIDDEN) for change in ours.changes)
     assert found.shortages == ()
 
 
@@ -214,7 +216,7 @@ def test_a_slot_held_by_hand_is_given_to_nobody_else() -> None:
 
 def asked_for(admin: AdminState | None) -> Desired:
     """Return two wanted servers, the first of them set aside, or released."""
-    return attrs.evolve(wanted(want(1), want(2)), aside={"web": {at(1): admin}})
+    return attrs.evolve(wanted(want(1), want(2)), overrides={"web": {at(1): admin}})
 
 
 @pytest.mark.parametrize("admin", [DRAIN, MAINT])
@@ -228,16 +230,16 @@ def test_what_a_person_asks_for_is_set_aside_with_a_weight_that_marks_it(
     observed = seen(have, slot(2, 2))
     found = diff(asked_for(admin), observed)
 
-    assert found == Diff((SetAside("web", "srv1", at(1), admin, weight),))
+    assert found == Diff((SetOverride("web", "srv1", at(1), admin, weight),))
     assert diff(asked_for(admin), after(observed, found.changes)) == Diff(
-        held=(Held(Enable("web", "srv1", at(1), 1, Reason.PASSING), Reason.BY_HAND),)
+        deferred=(Deferred(Enable("web", "srv1", at(1), 1, Reason.PASSING), Reason.OVERRIDDEN),)
     )
 
 
 def test_a_hold_can_become_a_drain() -> None:
     found = diff(asked_for(DRAIN), seen(slot(1, 1, MAINT, weight=7), slot(2, 2)))
 
-    assert found.changes == (SetAside("web", "srv1", at(1), DRAIN, 7),)
+    assert found.changes == (SetOverride("web", "srv1", at(1), DRAIN, 7),)
 
 
 def test_what_a_person_released_becomes_ours_and_then_what_the_catalog_says() -> None:
@@ -245,7 +247,7 @@ def test_what_a_person_released_becomes_ours_and_then_what_the_catalog_says() ->
     first = diff(asked_for(None), observed)
     observed = after(observed, first.changes)
 
-    assert first == Diff((TakeBack("web", "srv1", at(1)),))
+    assert first == Diff((ClearOverride("web", "srv1", at(1)),))
     assert diff(asked_for(None), observed) == Diff((Enable("web", "srv1", at(1), 1, Reason.PASSING),))
 
 
@@ -259,14 +261,14 @@ def test_an_address_set_aside_that_has_no_slot_gets_none_until_it_is_released() 
 def test_a_server_of_a_service_that_was_never_read_can_be_set_aside() -> None:
     desired = Desired({}, {"web": {at(1): MAINT}})
 
-    assert diff(desired, seen(slot(1, 1), slot(2, 2))).changes == (SetAside("web", "srv1", at(1), MAINT, 1),)
+    assert diff(desired, seen(slot(1, 1), slot(2, 2))).changes == (SetOverride("web", "srv1", at(1), MAINT, 1),)
 
 
 def test_of_two_slots_with_one_address_the_one_that_haproxy_sends_to_stays() -> None:
     down = attrs.evolve(slot(1, 1), is_up=False)
     silent = slot(1, 1, weight=0)
-    unproven = attrs.evolve(slot(1, 1), proof=Proof.MISSING)
-    for worse in (down, silent, unproven):
+    unchecked = attrs.evolve(slot(1, 1), first_check=FirstCheck.MISSING)
+    for worse in (down, silent, unchecked):
         found = diff(wanted(want(1)), seen(worse, slot(2, 1)))
 
         assert found.changes == (Remove("web", "srv1", at(1), Reason.DUPLICATE),)
@@ -276,7 +278,7 @@ def test_a_service_whose_last_instance_is_critical_is_not_gone() -> None:
     found = diff(wanted(want(1, MAINT)), seen(slot(1, 1), slot(2, 2)))
 
     assert [type(change) for change in found.changes] == [Disable, Remove]
-    assert found.held == ()
+    assert found.deferred == ()
 
 
 def test_a_backend_that_haproxy_lacks_is_short_of_everything() -> None:
@@ -323,12 +325,12 @@ def dynamic(number: int, admin: AdminState = MAINT, *, since_seconds: int = 60) 
 
 
 def seen_dynamic(*slots: Server) -> Observed:
-    return Observed({"web": Backend("web", slots, means=Means(can_add=True))})
+    return Observed({"web": Backend("web", slots, scaling=Scaling(can_add=True))})
 
 
-def wanted_dynamic(*servers: DesiredServer, means: str) -> Desired:
+def wanted_dynamic(*servers: DesiredServer, scaling: str) -> Desired:
     (one,) = wanted(*servers).backends.values()
-    return Desired({"web": attrs.evolve(one, means=means)})
+    return Desired({"web": attrs.evolve(one, scaling=scaling)})
 
 
 @pytest.mark.parametrize(
@@ -343,7 +345,7 @@ def wanted_dynamic(*servers: DesiredServer, means: str) -> Desired:
 def test_whoever_comes_in_does_not_wait_for_what_is_read_only_to_delete(
     due: tuple[DesiredServer, ...], have: Server, backends: tuple[str, ...]
 ) -> None:
-    desired, observed = wanted_dynamic(*due, means="auto"), seen_dynamic(dynamic(1), have)
+    desired, observed = wanted_dynamic(*due, scaling="auto"), seen_dynamic(dynamic(1), have)
     found = diff(desired, observed)
 
     assert backends == needs_loads(found, desired, observed, entries_first=True)
@@ -352,7 +354,7 @@ def test_whoever_comes_in_does_not_wait_for_what_is_read_only_to_delete(
 
 def test_where_servers_are_added_for_everyone_no_slot_is_looked_at_first() -> None:
     observed = seen_dynamic(slot(1, 9, MAINT, load=None))
-    only, auto = wanted_dynamic(want(1), means="dynamic"), wanted_dynamic(want(1), means="auto")
+    only, auto = wanted_dynamic(want(1), scaling="dynamic"), wanted_dynamic(want(1), scaling="auto")
 
     assert needs_loads(diff(only, observed), only, observed) == ()
     assert needs_loads(diff(auto, observed), auto, observed) == ("web",)
@@ -373,8 +375,8 @@ def test_loads_are_not_needed_for_a_backend_haproxy_lacks() -> None:
         (Drain("web", "srv1", at(1), Reason.MAINTENANCE), slot(1, 1, DRAIN, 0, BUSY)),
         (Disable("web", "srv1", at(1), Reason.CRITICAL), slot(1, 1, MAINT, 0, BUSY)),
         (Remove("web", "srv1", at(1), Reason.GONE), slot(1, 1, MAINT, 0, BUSY)),
-        (SetAside("web", "srv1", at(1), MAINT, 3), slot(1, 1, MAINT, 3, BUSY)),
-        (SetAside("web", "srv1", at(1), DRAIN, 3), slot(1, 1, DRAIN, 3, BUSY)),
+        (SetOverride("web", "srv1", at(1), MAINT, 3), slot(1, 1, MAINT, 3, BUSY)),
+        (SetOverride("web", "srv1", at(1), DRAIN, 3), slot(1, 1, DRAIN, 3, BUSY)),
     ],
     ids=lambda value: type(value).__name__,
 )
@@ -429,6 +431,15 @@ def test_slots_that_critical_instances_keep_are_part_of_the_need() -> None:
 def test_a_backend_that_serves_what_is_gone_grows_enough_for_all_that_is_new() -> None:
     observed = seen(*(slot(number, 100 + number) for number in range(1, 9)))
     desired = wanted(*(want(number) for number in range(1, 10)))
+    grown = as_new_worker(grow(observed, desired, ("web",)))
+
+    assert diff(desired, grown).shortages == ()
+
+
+def test_a_slot_whose_address_operators_override_is_no_free_one() -> None:
+    """Four servers that operators take out, and a fifth slot that is idle and has the same address."""
+    observed = seen(*(slot(number, 100) for number in range(1, 5)), slot(5, 100, MAINT))
+    desired = attrs.evolve(wanted(*(want(number) for number in range(1, 7))), overrides={"web": {at(100): MAINT}})
     grown = as_new_worker(grow(observed, desired, ("web",)))
 
     assert diff(desired, grown).shortages == ()

@@ -8,7 +8,7 @@ import hapsync.haproxy.foreign
 from hapsync.errors import WouldLose
 from hapsync.haproxy.foreign import Loss, losses, on_file, refuse
 from hapsync.model.catalog import Doubt
-from hapsync.model.server import Address, AdminState, Backend, CheckStatus, Observed, Proof, Server
+from hapsync.model.server import Address, AdminState, Backend, CheckStatus, FirstCheck, Observed, Server
 from hapsync.plan.desired import Desired, DesiredBackend, DesiredServer
 from hapsync.plan.guard import Caution
 
@@ -32,7 +32,7 @@ def seen(*foreign: Server, slots: tuple[Server, ...] = ()) -> Observed:
     return Observed({"web": Backend("web", slots, foreign)})
 
 
-def picture(*numbers: int) -> Observed:
+def target(*numbers: int) -> Observed:
     return Observed({"web": Backend("web", tuple(server(f"srv{one}", one) for one in numbers))})
 
 
@@ -42,7 +42,7 @@ def lost(
     """What goes where Consul names these servers, and all of them are in the picture."""
     file = f"backend web\n{text}"
     cautions = {"web": caution} if caution is not None else {}
-    found = losses(observed, file, picture(*numbers), wanted(*numbers, doubt=doubt), cautions)
+    found = losses(observed, file, target(*numbers), wanted(*numbers, doubt=doubt), cautions)
     return found[0] if found else None
 
 
@@ -56,7 +56,7 @@ def test_what_consul_names_is_no_loss() -> None:
 def test_more_than_the_guard_lets_go_is_held() -> None:
     loss = lost(seen(*FIVE), 1)
     assert loss is not None
-    assert loss.held == "1 would be left, and the guard keeps 3"
+    assert loss.deferred == "1 would be left, and the guard keeps 3"
     with pytest.raises(WouldLose, match=r"old2 10\.0\.0\.2:80, old3") as caught:
         refuse([loss])
     assert caught.value.names == {"web": {"old2", "old3", "old4", "old5"}}
@@ -72,36 +72,36 @@ def test_as_much_as_the_guard_lets_go_is_named_and_goes() -> None:
 def test_newcomers_do_not_count_for_those_who_would_go() -> None:
     loss = lost(seen(*FIVE), 11, 12, 13, 14, 15)
     assert loss is not None
-    assert loss.held == "0 would be left, and the guard keeps 3"
+    assert loss.deferred == "0 would be left, and the guard keeps 3"
 
 
 def test_newcomers_count_once_haproxy_has_checked_them() -> None:
     slots = tuple(server(f"srv{one}", one) for one in range(11, 16))
     loss = lost(seen(*FIVE, slots=slots), 11, 12, 13, 14, 15)
     assert loss is not None
-    assert loss.held is None
-    unproven = tuple(attrs.evolve(one, proof=Proof.MISSING) for one in slots)
-    loss = lost(seen(*FIVE, slots=unproven), 11, 12, 13, 14, 15)
+    assert loss.deferred is None
+    unchecked = tuple(attrs.evolve(one, first_check=FirstCheck.MISSING) for one in slots)
+    loss = lost(seen(*FIVE, slots=unchecked), 11, 12, 13, 14, 15)
     assert loss is not None
-    assert loss.held is not None
+    assert loss.deferred is not None
 
 
 @pytest.mark.parametrize("doubt", [Doubt.AWAY, Doubt.FILTERED])
 def test_nothing_goes_on_doubt(doubt: Doubt) -> None:
     loss = lost(seen(*FIVE), 1, 2, 3, 4, doubt=doubt)
     assert loss is not None
-    assert loss.held == doubt.value
+    assert loss.deferred == doubt.value
 
 
-def message(*held: Loss) -> str:
+def message(*deferred: Loss) -> str:
     with pytest.raises(WouldLose) as caught:
-        refuse(held)
+        refuse(deferred)
     return str(caught.value)
 
 
 def test_what_is_in_doubt_is_offered_to_nobody_to_be_let_go() -> None:
     sure, doubted = lost(seen(*FIVE), 1), lost(seen(*FIVE), 1, doubt=Doubt.AWAY)
-    (unread,) = losses(seen(*FIVE), "backend web\n", picture(1), Desired({}), {})
+    (unread,) = losses(seen(*FIVE), "backend web\n", target(1), Desired({}), {})
     assert sure is not None
     assert doubted is not None
     other = attrs.evolve(sure, backend="api")
@@ -117,18 +117,18 @@ def test_what_is_in_doubt_is_offered_to_nobody_to_be_let_go() -> None:
 
 
 def test_nothing_goes_where_the_service_could_not_be_read() -> None:
-    (loss,) = losses(seen(*FIVE), "backend web\n", picture(1, 2, 3, 4), Desired({}), {})
-    assert loss.held == "its service could not be read"
+    (loss,) = losses(seen(*FIVE), "backend web\n", target(1, 2, 3, 4), Desired({}), {})
+    assert loss.deferred == "its service could not be read"
 
 
 def test_what_a_person_let_go_goes_and_nothing_else() -> None:
     everybody = Caution(let_go=frozenset({"old2", "old3", "old4", "old5"}))
     loss = lost(seen(*FIVE), 1, caution=everybody)
     assert loss is not None
-    assert loss.held is None
+    assert loss.deferred is None
     loss = lost(seen(*FIVE, server("other", 9)), 1, caution=everybody)
     assert loss is not None
-    assert loss.held is not None
+    assert loss.deferred is not None
 
 
 @pytest.mark.parametrize(
@@ -156,7 +156,7 @@ def test_what_gets_no_traffic_costs_nothing() -> None:
     assert lost(seen(server("old1", 1, MAINT)), 2) is None
     loss = lost(seen(server("old1", 1, is_up=False)), 2)
     assert loss is not None
-    assert (loss.lines, loss.held) == (("web/old1 10.0.0.1:80 (down now)",), None)
+    assert (loss.lines, loss.deferred) == (("web/old1 10.0.0.1:80 (down now)",), None)
 
 
 def test_a_file_is_read_for_the_foreign_servers_that_it_starts() -> None:
@@ -186,7 +186,7 @@ def test_no_reload_that_is_let_through_leaves_less_than_the_guard_keeps(
     left = static & (kept | consul)
     if loss is None:
         assert left == static
-    elif loss.held is None:
+    elif loss.deferred is None:
         assert len(left) >= caution.floor(len(static))
     else:
         assert len(left) < caution.floor(len(static)) or not consul

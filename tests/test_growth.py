@@ -1,7 +1,7 @@
 """What still changes is waited for, but not for long."""
 
 from hapsync.model.changes import Shortage
-from hapsync.model.server import PLACEHOLDER, Address, AdminState, Backend, CheckStatus, Means, Server
+from hapsync.model.server import PLACEHOLDER, Address, AdminState, Backend, CheckStatus, Scaling, Server
 from hapsync.plan.desired import DesiredBackend, DesiredServer
 from hapsync.plan.growth import FILE_REST_SECONDS, Need, Pending, file_due_seconds, is_filling, needed, touched
 
@@ -62,10 +62,10 @@ def test_a_file_that_was_just_written_is_due_after_1_s_of_quiet_and_5_s_at_the_l
     assert file_due_seconds(Pending(10.0, 14.5), written) == 15.0
 
 
-def with_slots(taken: int, free: int, means: Means = Means()) -> Backend:  # noqa: B008  # it is frozen
+def with_slots(taken: int, free: int, scaling: Scaling = Scaling()) -> Backend:  # noqa: B008  # it is frozen
     used = [Server(f"srv{n}", Address("10.0.0.1", n), AdminState.READY, 1) for n in range(1, taken + 1)]
     rest = [Server(f"srv{taken + n}", PLACEHOLDER, AdminState.MAINT, 1) for n in range(1, free + 1)]
-    return Backend("web", (*used, *rest), means=means)
+    return Backend("web", (*used, *rest), scaling=scaling)
 
 
 def test_a_backend_is_filling_from_four_of_five_slots_on() -> None:
@@ -77,7 +77,7 @@ def test_a_backend_is_filling_from_four_of_five_slots_on() -> None:
 
 
 def test_a_backend_whose_servers_are_added_live_is_never_filling() -> None:
-    assert not is_filling(DesiredBackend("web", 5), with_slots(5, 0, Means(can_add=True)))
+    assert not is_filling(DesiredBackend("web", 5), with_slots(5, 0, Scaling(can_add=True)))
 
 
 def test_a_critical_instance_takes_its_slot_too() -> None:

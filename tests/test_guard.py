@@ -5,11 +5,11 @@ import pytest
 
 from hapsync.config.schema import BackendConfig
 from hapsync.model.catalog import Doubt
-from hapsync.model.changes import Add, Disable, Drain, Held, Reason, Remove, Reweigh, SetAside, Shortage
-from hapsync.model.server import NO_LOAD, Address, AdminState, Backend, CheckStatus, Observed, Proof, Server
+from hapsync.model.changes import Add, Deferred, Disable, Drain, Reason, Remove, Reweigh, SetOverride, Shortage
+from hapsync.model.server import NO_LOAD, Address, AdminState, Backend, CheckStatus, FirstCheck, Observed, Server
 from hapsync.plan.desired import Desired, DesiredBackend, DesiredServer
 from hapsync.plan.diff import Diff, diff
-from hapsync.plan.guard import Caution, capacity, guard, needs_proofs, unread_proofs
+from hapsync.plan.guard import Caution, capacity, guard, needs_first_checks, unread_first_checks
 from hapsync.plan.simulate import FREE_SLOT
 
 READY, DRAIN, MAINT = AdminState.READY, AdminState.DRAIN, AdminState.MAINT
@@ -35,12 +35,12 @@ def slot(name: int, number: int, admin: AdminState = READY, weight: int | None =
 
 
 def down(server: Server) -> Server:
-    return attrs.evolve(server, is_up=False, proof=Proof.MISSING)
+    return attrs.evolve(server, is_up=False, first_check=FirstCheck.MISSING)
 
 
-def fresh(server: Server, proof: Proof = Proof.MISSING) -> Server:
+def fresh(server: Server, first_check: FirstCheck = FirstCheck.MISSING) -> Server:
     """Up, but its first check is still to come."""
-    return attrs.evolve(server, proof=proof)
+    return attrs.evolve(server, first_check=first_check)
 
 
 def free(name: int) -> Server:
@@ -59,8 +59,8 @@ def leaving(found: Diff) -> list[str]:
     return [change.server for change in found.changes if isinstance(change, Remove | Disable | Drain)]
 
 
-def held(found: Diff) -> list[tuple[str, Reason]]:
-    return [(one.change.server, one.reason) for one in found.held]
+def deferred(found: Diff) -> list[tuple[str, Reason]]:
+    return [(one.change.server, one.reason) for one in found.deferred]
 
 
 GOOD = [slot(number, number) for number in (1, 2, 3, 4)]
@@ -74,7 +74,7 @@ WANT_NEW = wanted(*(want(number) for number in (5, 6, 7, 8)))
     [
         [down(one) for one in NEW],
         [fresh(one) for one in NEW],
-        [fresh(one, Proof.UNREAD) for one in NEW],
+        [fresh(one, FirstCheck.UNREAD) for one in NEW],
         [free(number) for number in (5, 6, 7, 8)],
     ],
     ids=["down", "not checked yet", "not read", "not in yet"],
@@ -83,14 +83,14 @@ def test_four_dead_newcomers_send_only_half_of_four_good_servers_away(dead: list
     found = guarded(WANT_NEW, seen(*GOOD, *dead))
 
     assert leaving(found) == ["srv1", "srv2"]
-    assert held(found) == [("srv3", Reason.MAX_LOSS), ("srv4", Reason.MAX_LOSS)]
+    assert deferred(found) == [("srv3", Reason.MAX_LOSS), ("srv4", Reason.MAX_LOSS)]
 
 
 def test_four_live_newcomers_send_all_four_away() -> None:
     found = guarded(WANT_NEW, seen(*GOOD, *NEW))
 
     assert leaving(found) == ["srv1", "srv2", "srv3", "srv4"]
-    assert found.held == ()
+    assert found.deferred == ()
 
 
 @pytest.mark.parametrize(("passed", "gone"), [(0, 2), (1, 2), (2, 3), (3, 3), (4, 4)])
@@ -106,7 +106,7 @@ def test_a_server_that_haproxy_holds_down_leaves_freely() -> None:
     found = guarded(wanted(want(1, MAINT), want(3, MAINT)), observed, strict)
 
     assert sorted(leaving(found)) == ["srv1", "srv2"]
-    assert held(found) == [("srv3", Reason.MIN_READY)]
+    assert deferred(found) == [("srv3", Reason.MIN_READY)]
 
 
 @pytest.mark.parametrize("server", [slot(1, 1, DRAIN), slot(1, 1, weight=0)])
@@ -121,7 +121,7 @@ def test_min_ready_servers_stay(min_ready: int, left: int) -> None:
     found = guarded(wanted(want(9, MAINT)), seen(*GOOD), Caution(max_loss_fraction=1.0, min_ready=min_ready))
 
     assert len(leaving(found)) == 4 - left
-    assert {reason for _, reason in held(found)} <= {Reason.MIN_READY}
+    assert {reason for _, reason in deferred(found)} <= {Reason.MIN_READY}
 
 
 @pytest.mark.parametrize(
@@ -132,7 +132,7 @@ def test_what_is_lost_counts_from_the_most_there_was_within_the_window(fraction:
     found = guarded(wanted(want(9, MAINT)), seen(*GOOD), Caution(max_loss_fraction=fraction, min_ready=0, peak=peak))
 
     assert len(leaving(found)) == 4 - left
-    assert {reason for _, reason in held(found)} <= {Reason.MAX_LOSS}
+    assert {reason for _, reason in deferred(found)} <= {Reason.MAX_LOSS}
 
 
 @pytest.mark.parametrize(
@@ -153,7 +153,7 @@ def test_a_server_whose_check_is_still_to_come_costs_nothing_but_stays_while_the
     too_little = seen(slot(1, 1), fresh(slot(9, 9)))
 
     assert leaving(guarded(wanted(*map(want, (1, 2, 3, 4))), enough)) == ["srv9"]
-    assert held(guarded(wanted(want(1)), too_little, Caution(peak=4))) == [("srv9", Reason.MAX_LOSS)]
+    assert deferred(guarded(wanted(want(1)), too_little, Caution(peak=4))) == [("srv9", Reason.MAX_LOSS)]
 
 
 def test_the_ones_that_are_gone_leave_before_those_that_are_still_in_consul() -> None:
@@ -161,7 +161,7 @@ def test_the_ones_that_are_gone_leave_before_those_that_are_still_in_consul() ->
     found = guarded(desired, seen(*GOOD), Caution(max_loss_fraction=0.25))
 
     assert leaving(found) == ["srv4"]
-    assert [(type(one.change), one.reason) for one in found.held] == [
+    assert [(type(one.change), one.reason) for one in found.deferred] == [
         (Disable, Reason.MAX_LOSS),
         (Drain, Reason.MAX_LOSS),
         (Reweigh, Reason.MAX_LOSS),
@@ -182,25 +182,25 @@ def test_an_address_in_two_slots_counts_once_and_either_may_leave() -> None:
     assert capacity(twice.backends["web"]) == 2
     assert leaving(guarded(wanted(want(1), want(3)), twice, strict)) == ["srv2"]
     assert leaving(guarded(wanted(want(3)), twice, strict)) == ["srv1"]
-    assert held(guarded(wanted(want(3)), twice, strict)) == [("srv2", Reason.MAX_LOSS)]
+    assert deferred(guarded(wanted(want(3)), twice, strict)) == [("srv2", Reason.MAX_LOSS)]
 
 
 def test_of_an_address_in_two_slots_the_one_that_passed_its_check_stays() -> None:
     for slots in ((slot(1, 1), fresh(slot(2, 1))), (fresh(slot(1, 1)), slot(2, 1))):
         found = guarded(wanted(want(3)), seen(*slots, slot(3, 3)), Caution(max_loss_fraction=0.0))
 
-        assert [one.change.server for one in found.held] == [
-            next(one.name for one in slots if one.proof is Proof.PASSED)
+        assert [one.change.server for one in found.deferred] == [
+            next(one.name for one in slots if one.first_check is FirstCheck.PASSED)
         ]
         assert len(leaving(found)) == 1
 
 
 def test_what_a_person_sets_aside_is_not_counted_as_left() -> None:
-    desired = attrs.evolve(wanted(want(1), want(2)), aside={"web": {at(1): MAINT}})
+    desired = attrs.evolve(wanted(want(1), want(2)), overrides={"web": {at(1): MAINT}})
     found = guarded(desired, seen(*GOOD))
 
-    assert [type(change) for change in found.changes] == [SetAside, Remove]
-    assert held(found) == [("srv4", Reason.MAX_LOSS)]
+    assert [type(change) for change in found.changes] == [SetOverride, Remove]
+    assert deferred(found) == [("srv4", Reason.MAX_LOSS)]
 
 
 @pytest.mark.parametrize("doubt", Doubt)
@@ -215,7 +215,7 @@ def test_on_a_doubt_additions_go_on_and_nothing_is_removed(doubt: Doubt) -> None
     assert [(one.server, one.reason) for one in found.changes if isinstance(one, Remove)] == [
         ("srv7", Reason.DUPLICATE)
     ]
-    assert {reason.value for _, reason in held(found)} == {doubt.value}
+    assert {reason.value for _, reason in deferred(found)} == {doubt.value}
 
 
 def test_every_doubt_is_a_reason() -> None:
@@ -228,7 +228,7 @@ def test_a_held_server_whose_address_another_service_has_by_now_leaves(doubt: Do
     found = guarded(wanted(doubt=doubt), seen(*GOOD), taken)
 
     assert leaving(found) == ["srv2"]
-    assert [name for name, _ in held(found)] == ["srv1", "srv3", "srv4"]
+    assert [name for name, _ in deferred(found)] == ["srv1", "srv3", "srv4"]
 
 
 def test_of_held_servers_whose_addresses_are_taken_as_many_stay_as_the_guard_keeps() -> None:
@@ -236,7 +236,7 @@ def test_of_held_servers_whose_addresses_are_taken_as_many_stay_as_the_guard_kee
     found = guarded(wanted(), seen(*GOOD), every)
 
     assert leaving(found) == ["srv1", "srv2"]
-    assert held(found) == [("srv3", Reason.MAX_LOSS), ("srv4", Reason.MAX_LOSS)]
+    assert deferred(found) == [("srv3", Reason.MAX_LOSS), ("srv4", Reason.MAX_LOSS)]
     assert leaving(guarded(wanted(), seen(*GOOD), attrs.evolve(every, max_loss_fraction=1.0, min_ready=0))) == [
         "srv1",
         "srv2",
@@ -255,21 +255,21 @@ def test_a_service_that_vanished_keeps_all_its_servers() -> None:
     found = guarded(wanted(), seen(slot(1, 1), down(slot(2, 2)), slot(3, 3, DRAIN)), Caution(min_ready=0))
 
     assert found.changes == ()
-    assert held(found) == [(f"srv{number}", Reason.SERVICE_GONE) for number in (1, 2, 3)]
+    assert deferred(found) == [(f"srv{number}", Reason.SERVICE_GONE) for number in (1, 2, 3)]
 
 
 def test_while_a_service_refills_nothing_is_removed() -> None:
     found = guarded(wanted(want(1), want(5)), seen(*GOOD, free(5)), Caution(is_refilling=True))
 
     assert [change.server for change in found.changes] == ["srv5"]
-    assert held(found) == [(f"srv{number}", Reason.REFILLING) for number in (2, 3, 4)]
+    assert deferred(found) == [(f"srv{number}", Reason.REFILLING) for number in (2, 3, 4)]
 
 
 def test_a_reading_from_a_consul_that_went_back_takes_nothing_away_until_it_is_known_to_be_whole() -> None:
     desired, observed = wanted(want(1), is_backwards=True), seen(slot(1, 1), slot(2, 2))
 
-    assert held(guarded(desired, observed)) == [("srv2", Reason.REFILLING)]
-    assert held(guarded(desired, observed, Caution(is_refilling=True))) == [("srv2", Reason.REFILLING)]
+    assert deferred(guarded(desired, observed)) == [("srv2", Reason.REFILLING)]
+    assert deferred(guarded(desired, observed, Caution(is_refilling=True))) == [("srv2", Reason.REFILLING)]
     assert leaving(guarded(desired, observed, Caution(has_refilled=True))) == ["srv2"]
 
 
@@ -279,7 +279,7 @@ def test_what_a_person_released_goes_whatever_speaks_against_it() -> None:
         min_ready=9,
         peak=9,
         is_refilling=True,
-        held_down=frozenset({at(5)}),
+        damped=frozenset({at(5)}),
         is_released=True,
     )
     for desired in (wanted(want(5), doubt=Doubt.FALLBACK, is_backwards=True), wanted()):
@@ -289,15 +289,15 @@ def test_what_a_person_released_goes_whatever_speaks_against_it() -> None:
         assert guarded(desired, seen(*GOOD), released) == diff(desired, seen(*GOOD))
 
 
-FLAPPING = Caution(held_down=frozenset({at(3), at(4)}))
+FLAPPING = Caution(damped=frozenset({at(3), at(4)}))
 
 
 def test_an_address_that_comes_and_goes_waits_while_there_is_capacity_enough() -> None:
     desired = wanted(*map(want, (1, 2, 3, 4)))
     observed = seen(slot(1, 1), slot(2, 2), slot(3, 3, MAINT), free(4))
 
-    assert held(guarded(desired, observed, FLAPPING)) == [("srv4", Reason.FLAPPING), ("srv3", Reason.FLAPPING)]
-    assert len(guarded(desired, observed, attrs.evolve(FLAPPING, peak=4)).held) == 2
+    assert deferred(guarded(desired, observed, FLAPPING)) == [("srv4", Reason.FLAPPING), ("srv3", Reason.FLAPPING)]
+    assert len(guarded(desired, observed, attrs.evolve(FLAPPING, peak=4)).deferred) == 2
     assert len(guarded(desired, observed, attrs.evolve(FLAPPING, peak=5)).changes) == 2
 
 
@@ -316,7 +316,7 @@ def test_the_slot_that_waits_for_one_that_comes_and_goes_is_given_to_the_next() 
 
     assert [(one.server, one.address) for one in found.changes if isinstance(one, Add)] == [("srv2", at(5))]
     assert found.shortages == ()
-    assert [(one.change.address, one.reason) for one in found.held] == [(at(3), Reason.FLAPPING)]
+    assert [(one.change.address, one.reason) for one in found.deferred] == [(at(3), Reason.FLAPPING)]
 
 
 def test_a_backend_that_haproxy_lacks_is_short_of_all_whatever_comes_and_goes() -> None:
@@ -333,7 +333,7 @@ def test_the_fallback_list_is_not_used_while_haproxy_serves_from_others() -> Non
 
     assert found.changes == ()
     assert found.shortages == ()
-    assert {reason for _, reason in held(found)} == {Reason.FALLBACK}
+    assert {reason for _, reason in deferred(found)} == {Reason.FALLBACK}
 
 
 @pytest.mark.parametrize("others", [(), (down(slot(1, 1)),), (slot(1, 1, DRAIN),), (slot(1, 1, weight=0),)])
@@ -342,7 +342,7 @@ def test_the_fallback_list_serves_when_no_other_does(others: tuple[Server, ...])
 
     assert [change.server for change in found.changes] == ["srv8"]
     assert found.shortages == (Shortage("web", (at(9),), 2),)
-    assert {reason for _, reason in held(found)} <= {Reason.FALLBACK}
+    assert {reason for _, reason in deferred(found)} <= {Reason.FALLBACK}
 
 
 def test_the_fallback_list_completes_itself() -> None:
@@ -354,8 +354,8 @@ def test_the_fallback_list_completes_itself() -> None:
 def test_what_is_held_by_hand_stays_held_beside_what_the_guard_holds() -> None:
     found = guarded(wanted(want(1), want(2)), seen(slot(1, 1, MAINT, weight=1), slot(2, 2), slot(3, 3), slot(4, 4)))
 
-    assert found.held[0].reason is Reason.BY_HAND
-    assert [reason for _, reason in held(found)[1:]] == [Reason.MAX_LOSS]
+    assert found.deferred[0].reason is Reason.OVERRIDDEN
+    assert [reason for _, reason in deferred(found)[1:]] == [Reason.MAX_LOSS]
 
 
 def test_backends_are_guarded_one_by_one() -> None:
@@ -364,7 +364,7 @@ def test_backends_are_guarded_one_by_one() -> None:
     found = guard(diff(desired, observed), observed, desired, {"api": Caution(max_loss_fraction=1.0, min_ready=0)})
 
     assert [change.backend for change in found.changes] == ["api"]
-    assert [one.change.backend for one in found.held] == ["web"]
+    assert [one.change.backend for one in found.deferred] == ["web"]
 
 
 def test_the_guard_of_a_backend_is_what_its_configuration_says() -> None:
@@ -375,17 +375,17 @@ def test_the_guard_of_a_backend_is_what_its_configuration_says() -> None:
 
 
 def test_first_checks_are_read_only_where_a_removal_is_due() -> None:
-    observed = seen(fresh(slot(1, 1), Proof.UNREAD), slot(2, 2), free(3))
+    observed = seen(fresh(slot(1, 1), FirstCheck.UNREAD), slot(2, 2), free(3))
 
-    assert unread_proofs(observed) == ("web",)
-    assert needs_proofs(diff(wanted(want(1), want(2), want(3)), observed), observed) == ()
-    assert needs_proofs(diff(wanted(want(1)), observed), observed) == ("web",)
-    for known in (Proof.PASSED, Proof.MISSING):
-        assert unread_proofs(seen(fresh(slot(1, 1), known))) == ()
-    assert unread_proofs(seen(fresh(slot(1, 1, MAINT), Proof.UNREAD))) == ()
+    assert unread_first_checks(observed) == ("web",)
+    assert needs_first_checks(diff(wanted(want(1), want(2), want(3)), observed), observed) == ()
+    assert needs_first_checks(diff(wanted(want(1)), observed), observed) == ("web",)
+    for known in (FirstCheck.PASSED, FirstCheck.MISSING):
+        assert unread_first_checks(seen(fresh(slot(1, 1), known))) == ()
+    assert unread_first_checks(seen(fresh(slot(1, 1, MAINT), FirstCheck.UNREAD))) == ()
 
 
 def test_a_change_that_is_held_says_what_it_would_do() -> None:
     found = guarded(wanted(want(1, MAINT)), seen(slot(1, 1)))
 
-    assert found.held == (Held(Disable("web", "srv1", at(1), Reason.CRITICAL), Reason.MIN_READY),)
+    assert found.deferred == (Deferred(Disable("web", "srv1", at(1), Reason.CRITICAL), Reason.MIN_READY),)

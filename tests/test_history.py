@@ -7,7 +7,7 @@ import pytest
 
 from hapsync.model.catalog import Doubt, Quarantined
 from hapsync.model.overrides import Refill
-from hapsync.model.server import NO_LOAD, Address, AdminState, Backend, CheckStatus, Proof, Server
+from hapsync.model.server import NO_LOAD, Address, AdminState, Backend, CheckStatus, FirstCheck, Server
 from hapsync.plan.desired import Desired, DesiredBackend, DesiredServer
 from hapsync.plan.guard_history import Flaps, Peaks, capacity_or_ready, peak, refilled, seen
 
@@ -30,9 +30,9 @@ def service(
     return DesiredBackend("web", 4, tuple(servers), doubt=doubt, is_backwards=is_backwards)
 
 
-def serving(count: int, proof: Proof = Proof.PASSED) -> Backend:
+def serving(count: int, first_check: FirstCheck = FirstCheck.PASSED) -> Backend:
     slots = (
-        Server(f"srv{number}", at(number), READY, 1, is_up=True, load=NO_LOAD, proof=proof)
+        Server(f"srv{number}", at(number), READY, 1, is_up=True, load=NO_LOAD, first_check=first_check)
         for number in range(1, count + 1)
     )
     return Backend("web", tuple(slots))
@@ -93,7 +93,7 @@ def test_a_service_that_is_there_refills_nothing() -> None:
 
 def test_a_service_that_vanished_refills_from_what_served() -> None:
     assert after(None, service(0), serving(4), 5) == Refill(was=4, since=5, changed=5, serving=0)
-    assert after(None, service(0), serving(4, Proof.MISSING), 5) == Refill(was=4, since=5, changed=5, serving=0)
+    assert after(None, service(0), serving(4, FirstCheck.MISSING), 5) == Refill(was=4, since=5, changed=5, serving=0)
 
 
 def test_a_service_that_vanished_where_nothing_served_refills_nothing() -> None:
@@ -208,7 +208,7 @@ def test_a_service_that_vanishes_after_a_reading_that_went_back_refills_anew() -
 
 
 def test_before_any_check_has_passed_the_states_tell_how_many_served() -> None:
-    assert capacity_or_ready(serving(3, Proof.MISSING)) == 3
+    assert capacity_or_ready(serving(3, FirstCheck.MISSING)) == 3
     assert capacity_or_ready(serving(3)) == 3
     twice = Backend("web", (*serving(1).slots, attrs.evolve(serving(1).slots[0], name="srv9")))
     assert capacity_or_ready(twice) == 1
@@ -237,8 +237,8 @@ class Flapper:
 
     def waits(self) -> float:
         seconds = 0.0
-        while self.flaps.held_down("web", self.now + seconds):
-            assert self.flaps.held_down("web", self.now + seconds) == {at(2)}
+        while self.flaps.damped("web", self.now + seconds):
+            assert self.flaps.damped("web", self.now + seconds) == {at(2)}
             seconds += 0.5
         return seconds
 
@@ -274,8 +274,8 @@ def test_only_what_returned_waits_and_only_in_its_backend() -> None:
     for _ in range(3):
         flapper.falls_and_returns()
 
-    assert flapper.flaps.held_down("web", flapper.now) == {at(2)}
-    assert flapper.flaps.held_down("api", flapper.now) == frozenset()
+    assert flapper.flaps.damped("web", flapper.now) == {at(2)}
+    assert flapper.flaps.damped("api", flapper.now) == frozenset()
 
 
 def test_a_backend_that_is_seen_for_the_first_time_has_no_falls() -> None:

@@ -12,11 +12,12 @@ from hapsync.config.schema import Config, Template
 from hapsync.consul.health import parse_reading
 from hapsync.haproxy.cfg import observed_from_file
 from hapsync.haproxy.render import labels_of, render
-from hapsync.haproxy.show import parse_servers_state, with_loads, with_means
+from hapsync.haproxy.show import parse_servers_state, with_loads, with_scaling
 from hapsync.model.catalog import Catalog
 from hapsync.model.changes import (
     Add,
     Change,
+    ClearOverride,
     Create,
     Delete,
     Drain,
@@ -24,17 +25,26 @@ from hapsync.model.changes import (
     Entry,
     Reason,
     Remove,
-    SetAside,
-    TakeBack,
+    SetOverride,
     takes_out,
 )
-from hapsync.model.server import NO_LOAD, PLACEHOLDER, Address, AdminState, Backend, Load, Observed, Proof, Server
+from hapsync.model.server import (
+    NO_LOAD,
+    PLACEHOLDER,
+    Address,
+    AdminState,
+    Backend,
+    FirstCheck,
+    Load,
+    Observed,
+    Server,
+)
 from hapsync.plan.desired import Desired, DesiredBackend
 from hapsync.plan.diff import Diff, diff
 from hapsync.plan.guard import Caution, guard
 from hapsync.plan.plan import Plan, make_plan
 from hapsync.plan.simulate import after, as_new_worker, grow
-from hapsync.plan.target import picture_grown, picture_now
+from hapsync.plan.target import target_grown, target_now
 from tests.strategies import (
     COMMAND,
     SERVICES,
@@ -43,10 +53,10 @@ from tests.strategies import (
     answer_of,
     applied,
     commands_of,
+    first_checked,
     hostile_answers,
     loads_of,
     obeyed,
-    proven,
     shuffled,
     state_of,
     steps_of,
@@ -86,8 +96,8 @@ def short_of(found: Diff | Plan) -> list[str]:
 
 def holding(world: World, observed: Observed) -> set[str]:
     """The backends in which something due is held, or for which persons asked for something."""
-    held = {one.change.backend for one in planned(world, observed).held}
-    return {*held, *slotless(world, observed), *world.aside}
+    deferred = {one.change.backend for one in planned(world, observed).deferred}
+    return {*deferred, *slotless(world, observed), *world.overrides}
 
 
 def slotless(world: World, observed: Observed) -> set[str]:
@@ -100,9 +110,9 @@ def settled(world: World, observed: Observed) -> Observed:
     wanted = world.desired
     for _ in range(ROUNDS):
         plan = planned(world, observed)
-        observed = proven(with_load(applied(observed, plan), NO_LOAD))
+        observed = first_checked(with_load(applied(observed, plan), NO_LOAD))
         if plan.shortages and not plan.changes:
-            observed = proven(as_new_worker(grow(observed, wanted, short_of(plan))))
+            observed = first_checked(as_new_worker(grow(observed, wanted, short_of(plan))))
     return observed
 
 
@@ -119,10 +129,12 @@ def sent_to(backend: Backend) -> set[Address | None]:
 
 def sure(backend: Backend) -> set[Address | None]:
     """Those of them that passed a check."""
-    return sent_to(attrs.evolve(backend, slots=tuple(one for one in backend.slots if one.proof is Proof.PASSED)))
+    return sent_to(
+        attrs.evolve(backend, slots=tuple(one for one in backend.slots if one.first_check is FirstCheck.PASSED))
+    )
 
 
-def by_hand(observed: Observed) -> Mapping[tuple[str, str], tuple[Address | None, AdminState, int]]:
+def overridden(observed: Observed) -> Mapping[tuple[str, str], tuple[Address | None, AdminState, int]]:
     """The servers in maint or drain that keep a weight."""
     return {
         (name, slot.name): (slot.address, slot.admin, slot.weight)
@@ -134,7 +146,7 @@ def by_hand(observed: Observed) -> Mapping[tuple[str, str], tuple[Address | None
 
 def asked_for(changes: tuple[Change, ...]) -> set[tuple[str, str]]:
     """The servers that persons set aside or released."""
-    return {(one.backend, one.server) for one in changes if isinstance(one, SetAside | TakeBack)}
+    return {(one.backend, one.server) for one in changes if isinstance(one, SetOverride | ClearOverride)}
 
 
 def on_paper(observed: Observed) -> Mapping[tuple[str, str], tuple[object, ...]]:
@@ -245,9 +257,9 @@ def test_backends_that_are_not_desired_are_never_touched(world: World) -> None:
     found = found_in(world)
     plan = make_plan(found, observed)
     named = {one.backend for one in (*plan.changes, *plan.shortages)}
-    named |= {one.change.backend for one in (*plan.held, *plan.waiting)}
+    named |= {one.change.backend for one in (*plan.deferred, *plan.waiting)}
 
-    assert named <= set(wanted.backends) | set(world.aside)
+    assert named <= set(wanted.backends) | set(world.overrides)
     assert {one.backend for one in plan.changes} - set(wanted.backends) == {
         name for name, _ in asked_for(plan.changes) if name not in wanted.backends
     }
@@ -255,9 +267,9 @@ def test_backends_that_are_not_desired_are_never_touched(world: World) -> None:
         applied(observed, plan),
         after(observed, found.changes),
         grow(observed, wanted, short_of(found)),
-        picture_now(wanted, as_new_worker(observed), found.held),
+        target_now(wanted, as_new_worker(observed), found.deferred),
     ):
-        for name in set(observed.backends) - set(wanted.backends) - set(world.aside):
+        for name in set(observed.backends) - set(wanted.backends) - set(world.overrides):
             assert later.backends[name].slots in (
                 observed.backends[name].slots,
                 as_new_worker(observed).backends[name].slots,
@@ -279,16 +291,18 @@ def test_the_order_of_what_is_read_never_matters(world: World, shuffle: random.R
     observed = with_loads(
         parse_servers_state(text, shuffled(world.observed.backends, shuffle)), loads_of(world.observed)
     )
-    observed = with_means(observed, {name: one.means for name, one in world.observed.backends.items()})
-    turned = World(config, Catalog(readings), observed, dict(shuffled(world.cautions.items(), shuffle)), world.aside)
+    observed = with_scaling(observed, {name: one.scaling for name, one in world.observed.backends.items()})
+    turned = World(
+        config, Catalog(readings), observed, dict(shuffled(world.cautions.items(), shuffle)), world.overrides
+    )
     wanted = turned.desired
     one, other = planned(world), planned(turned)
 
     assert one == other
     assert str(one) == str(other)
     pictures = (
-        picture_now(world.desired, world.observed, one.held),
-        picture_now(wanted, observed, other.held),
+        target_now(world.desired, world.observed, one.deferred),
+        target_now(wanted, observed, other.deferred),
     )
     assert pictures[0] == pictures[1]
     template = template_of(world.config)
@@ -302,14 +316,14 @@ def test_the_order_of_what_is_read_never_matters(world: World, shuffle: random.R
 @laws
 @given(worlds())
 def test_the_same_pass_twice_does_nothing_the_second_time_but_what_was_held(world: World) -> None:
-    left_out = {*short_of(planned(world)), *world.aside}
+    left_out = {*short_of(planned(world)), *world.overrides}
     wanted = world.desired.only(set(world.desired.backends) - left_out)
     first = planned(world, None, wanted)
     second = planned(world, applied(world.observed, first), wanted)
 
     # Where a server was down for long enough before it went into maint, this may be done at once.
     left = [change for change in second.changes if not isinstance(change, Delete | EndSessions)]
-    assert {_what(change) for change in left} <= {_what(one.change) for one in first.held}
+    assert {_what(change) for change in left} <= {_what(one.change) for one in first.deferred}
     assert second.waiting == ()
     assert second.shortages == ()
 
@@ -333,7 +347,7 @@ def test_capacity_goes_in_before_any_goes_out(world: World) -> None:
         was, now = now, ready_counts(observed)
         if now[change.backend] < was[change.backend]:
             going_down.add(change.backend)
-            taken_by_persons[change.backend] += isinstance(change, SetAside)
+            taken_by_persons[change.backend] += isinstance(change, SetOverride)
         assert now[change.backend] <= was[change.backend] or change.backend not in going_down
         lowest[change.backend] = min(lowest[change.backend], now[change.backend])
 
@@ -344,7 +358,7 @@ def test_capacity_goes_in_before_any_goes_out(world: World) -> None:
 @laws
 @given(worlds())
 def test_passes_repeated_while_slots_are_short_keep_half(world: World) -> None:
-    world = attrs.evolve(world, aside={})
+    world = attrs.evolve(world, overrides={})
     observed = with_load(world.observed, Load(1, 0, 0, 0))
     before = ready_counts(observed)
     for _ in range(ROUNDS):
@@ -366,7 +380,7 @@ def test_sessions_are_ended_only_in_maint_long_after_and_where_consul_is_sure_th
             [server] = [slot for slot in world.observed.backends[change.backend].slots if slot.name == change.server]
             want = world.desired.backends[change.backend]
             assert server.admin is AdminState.MAINT
-            assert not server.is_by_hand
+            assert not server.is_overridden
             assert 0 < want.drain_seconds <= server.since_seconds
             assert want.doubt is None
             assert server.load is not None
@@ -393,9 +407,9 @@ def test_a_dynamic_server_is_deleted_only_in_maint_idle_and_unwanted_and_its_id_
             want = world.desired.backends[change.backend].by_address.get(server.address or PLACEHOLDER)
             assert want is None or server.address in serving
         if isinstance(change, Create):
-            assert have.means.can_add
+            assert have.scaling.can_add
             assert change.server[-7:] not in ids
-            assert world.config.backends[change.backend].means != "slots"
+            assert world.config.backends[change.backend].scaling != "slots"
     created = [(one.backend, one.server[-7:]) for one in plan.changes if isinstance(one, Create)]
     assert len(set(created)) == len(created)
 
@@ -406,22 +420,22 @@ def test_what_can_be_added_live_is_never_short_and_free_slots_come_first(world: 
     found = found_in(world)
     for name, backend in world.observed.backends.items():
         want = world.desired.backends.get(name)
-        if want is None or not backend.means.can_add or not backend.exists:
+        if want is None or not backend.scaling.can_add or not backend.exists:
             continue
         created = [one for one in found.changes if isinstance(one, Create) and one.backend == name]
         added = {one.server for one in found.changes if isinstance(one, Add) and one.backend == name}
         touched = {server for where, server in asked_for(tuple(found.changes)) if where == name}
-        if want.means == "slots":
+        if want.scaling == "slots":
             assert created == []
             continue
         assert name not in short_of(found)
-        if want.means == "auto" and created:
-            held = {one.change.server for one in found.held if isinstance(one.change, Add)}
+        if want.scaling == "auto" and created:
+            deferred = {one.change.server for one in found.deferred if isinstance(one.change, Add)}
             wanted = want.by_address
             free = {
                 slot.name for slot in backend.slots if slot.is_slot and slot.is_idle and slot.address not in wanted
             }
-            assert free <= added | held | touched
+            assert free <= added | deferred | touched
 
 
 @laws
@@ -434,7 +448,7 @@ def test_foreign_servers_are_never_in_a_change(world: World) -> None:
     foreign = {
         (backend.name, server.name) for backend in world.observed.backends.values() for server in backend.foreign
     }
-    changes: list[Change] = [*plan.changes, *(held.change for held in (*plan.held, *plan.waiting))]
+    changes: list[Change] = [*plan.changes, *(deferred.change for deferred in (*plan.deferred, *plan.waiting))]
 
     assert not {(change.backend, change.server) for change in changes} & foreign
     assert all(later.backends[name].foreign == one.foreign for name, one in world.observed.backends.items())
@@ -463,8 +477,8 @@ def test_a_file_that_is_rendered_says_what_the_picture_says(world: World, told: 
     hostile = {name: parse_reading(name, answer) for name, answer in told.items()}
     wanted = attrs.evolve(world, catalog=Catalog({**world.catalog.readings, **hostile})).desired
     found = found_in(world, None, wanted)
-    picture = picture_grown(wanted, world.observed, short_of(found), found.held)
-    text = render(template_of(world.config), picture, world.config, labels_of(wanted, None, ()))
+    target = target_grown(wanted, world.observed, short_of(found), found.deferred)
+    text = render(template_of(world.config), target, world.config, labels_of(wanted, None, ()))
     expected = {
         name: attrs.evolve(
             backend,
@@ -479,11 +493,11 @@ def test_a_file_that_is_rendered_says_what_the_picture_says(world: World, told: 
             foreign=(),
             exists=bool(backend.slots),
         )
-        for name, backend in picture.backends.items()
+        for name, backend in target.backends.items()
         if name in world.config.backends
     }
 
-    lines = [1 + max(1, len(picture.backends[name].slots)) for name in world.config.backends]
+    lines = [1 + max(1, len(target.backends[name].slots)) for name in world.config.backends]
 
     assert observed_from_file(text, tuple(world.config.backends)).backends == expected
     assert text.isascii()
@@ -496,10 +510,10 @@ def test_the_guard_only_sorts_what_is_due_into_what_goes_and_what_is_held(world:
     due = diff(world.desired, world.observed)
     found = found_in(world)
 
-    sorted_out = Counter((*found.changes, *(one.change for one in found.held)))
-    all_due = Counter((*due.changes, *(one.change for one in due.held)))
+    sorted_out = Counter((*found.changes, *(one.change for one in found.deferred)))
+    all_due = Counter((*due.changes, *(one.change for one in due.deferred)))
     moved_up = sorted_out - all_due
-    waiting = {(one.change.backend, one.change.server) for one in found.held if isinstance(one.change, Add)}
+    waiting = {(one.change.backend, one.change.server) for one in found.deferred if isinstance(one.change, Add)}
     short = {(one.backend, address) for one in due.shortages for address in one.addresses}
 
     assert not all_due - sorted_out
@@ -508,10 +522,10 @@ def test_the_guard_only_sorts_what_is_due_into_what_goes_and_what_is_held(world:
     assert {(change.backend, change.address) for change in moved_up} <= short
     assert all(
         takes_out(one.change)
-        for one in found.held
-        if one.reason not in (Reason.FLAPPING, Reason.FALLBACK, Reason.BY_HAND)
+        for one in found.deferred
+        if one.reason not in (Reason.FLAPPING, Reason.FALLBACK, Reason.OVERRIDDEN)
     )
-    assert not any(takes_out(one.change) for one in found.held if one.reason is Reason.FLAPPING)
+    assert not any(takes_out(one.change) for one in found.deferred if one.reason is Reason.FLAPPING)
 
 
 @laws
@@ -529,7 +543,7 @@ def test_capacity_never_falls_below_its_floor_and_below_it_never_falls(world: Wo
             math.ceil(round(max(caution.peak, len(before)) * (1 - caution.max_loss_fraction), 6)),
         )
         kept = before & sent_to(later.backends[name])
-        taken = {one.address for one in plan.changes if isinstance(one, SetAside) and one.backend == name}
+        taken = {one.address for one in plan.changes if isinstance(one, SetOverride) and one.backend == name}
 
         assert len(kept) >= min(len(before - taken), floor)
 
@@ -538,9 +552,9 @@ def test_capacity_never_falls_below_its_floor_and_below_it_never_falls(world: Wo
 @given(worlds())
 def test_a_server_that_haproxy_holds_down_is_never_held_for_capacity(world: World) -> None:
     up = {(name, slot.name) for name, one in world.observed.backends.items() for slot in one.slots if slot.is_up}
-    for held in found_in(world).held:
-        if held.reason in (Reason.MIN_READY, Reason.MAX_LOSS):
-            assert (held.change.backend, held.change.server) in up
+    for deferred in found_in(world).deferred:
+        if deferred.reason in (Reason.MIN_READY, Reason.MAX_LOSS):
+            assert (deferred.change.backend, deferred.change.server) in up
 
 
 @laws
@@ -568,7 +582,7 @@ def test_nothing_is_removed_on_doubt_when_the_service_vanished_or_while_it_refil
 @laws
 @given(worlds())
 def test_a_service_of_which_consul_has_instances_is_never_held_as_gone(world: World) -> None:
-    for one in found_in(world).held:
+    for one in found_in(world).deferred:
         if one.reason is Reason.SERVICE_GONE:
             service = world.config.backends[one.change.backend].service
 
@@ -582,7 +596,7 @@ def test_of_what_a_person_released_only_what_is_held_by_hand_is_held(world: Worl
     due = diff(world.desired, world.observed)
     found = found_in(attrs.evolve(world, cautions=everything))
 
-    assert {one.reason for one in found.held} <= {Reason.BY_HAND}
+    assert {one.reason for one in found.deferred} <= {Reason.OVERRIDDEN}
     assert found == due
 
 
@@ -592,17 +606,17 @@ def test_a_server_held_by_hand_is_only_changed_by_a_person_and_stays_in_the_file
     found = found_in(world)
     plan = make_plan(found, world.observed)
     asked = asked_for(plan.changes)
-    held = {where: one for where, one in by_hand(world.observed).items() if where not in asked}
+    deferred = {where: one for where, one in overridden(world.observed).items() if where not in asked}
 
-    assert not {(one.backend, one.server) for one in plan.changes} & set(held)
-    for picture in (
-        picture_now(world.desired, world.observed, found.held),
-        picture_grown(world.desired, world.observed, short_of(found), found.held),
+    assert not {(one.backend, one.server) for one in plan.changes} & set(deferred)
+    for target in (
+        target_now(world.desired, world.observed, found.deferred),
+        target_grown(world.desired, world.observed, short_of(found), found.deferred),
     ):
-        shown = on_paper(picture)
-        text = render(template_of(world.config), picture, world.config, {})
-        started = by_hand(observed_from_file(text, tuple(world.config.backends)))
-        for where, (address, admin, weight) in held.items():
+        shown = on_paper(target)
+        text = render(template_of(world.config), target, world.config, {})
+        started = overridden(observed_from_file(text, tuple(world.config.backends)))
+        for where, (address, admin, weight) in deferred.items():
             if where[0] in world.config.backends:
                 assert shown[where] == (address, admin, weight)
                 assert started.get(where) == (address, AdminState.MAINT, weight)
@@ -613,15 +627,15 @@ def test_a_server_held_by_hand_is_only_changed_by_a_person_and_stays_in_the_file
 def test_what_is_held_is_held_in_the_picture_too(world: World) -> None:
     found = found_in(world)
     slots = on_paper(world.observed)
-    for picture in (
-        picture_now(world.desired, world.observed, found.held),
-        picture_grown(world.desired, world.observed, short_of(found), found.held),
+    for target in (
+        target_now(world.desired, world.observed, found.deferred),
+        target_grown(world.desired, world.observed, short_of(found), found.deferred),
     ):
-        shown = on_paper(picture)
-        for one in found.held:
+        shown = on_paper(target)
+        for one in found.deferred:
             where = (one.change.backend, one.change.server)
             if isinstance(one.change, Add | Create):
-                entered = {slot.address for slot in picture.backends[one.change.backend].ready}
+                entered = {slot.address for slot in target.backends[one.change.backend].ready}
 
                 assert one.change.address not in entered
             else:
@@ -635,7 +649,7 @@ def test_a_crash_between_any_two_commands_leaves_nothing_that_looks_held_by_hand
     steps = steps_of(plan)
     crashed = obeyed(world.observed, steps[: place % (len(steps) + 1)])
 
-    assert set(by_hand(crashed)) <= set(by_hand(world.observed)) | asked_for(plan.changes)
+    assert set(overridden(crashed)) <= set(overridden(world.observed)) | asked_for(plan.changes)
 
 
 @laws
@@ -647,10 +661,10 @@ def test_after_a_crash_between_any_two_commands_the_passes_lead_to_the_same_end(
     ends = [settled(world, one) for one in (world.observed, crashed)]
     # What the guard holds depends on what HAProxy could be sent to on the way.
     depends = (Reason.MIN_READY, Reason.MAX_LOSS, Reason.FLAPPING, Reason.FALLBACK)
-    unsure = {one.change.backend for end in ends for one in planned(world, end).held if one.reason in depends}.union(
-        *(slotless(world, end) for end in ends)
-    )
-    for name in set(world.desired.backends) - unsure:
+    why_unknown = {
+        one.change.backend for end in ends for one in planned(world, end).deferred if one.reason in depends
+    }.union(*(slotless(world, end) for end in ends))
+    for name in set(world.desired.backends) - why_unknown:
         one, other = (ready_in(end.backends[name]) for end in ends)
 
         assert one == other
@@ -707,7 +721,7 @@ def test_flapping_addresses_are_not_entered_while_there_is_capacity_enough(world
         floor = max(caution.min_ready, math.ceil(round(max(caution.peak, have) * (1 - caution.max_loss_fraction), 6)))
         is_short = have < floor
 
-        assert change.address not in caution.held_down or is_short or caution.is_released
+        assert change.address not in caution.damped or is_short or caution.is_released
 
 
 def test_the_worlds_are_of_every_kind() -> None:
@@ -718,11 +732,11 @@ def test_the_worlds_are_of_every_kind() -> None:
     def look(world: World) -> None:
         plan = planned(world)
         seen.update({type(change).__name__ for change in plan.changes})
-        seen.update(word for word in ("waiting", "held", "shortages") if getattr(plan, word))
-        seen.update({one.reason.name for one in plan.held})
+        seen.update(word for word in ("waiting", "deferred", "shortages") if getattr(plan, word))
+        seen.update({one.reason.name for one in plan.deferred})
         seen.update(["quarantined"] * any(one.quarantined for one in world.desired.backends.values()))
         seen.update(["settled"] * plan.is_empty)
-        seen.update(["by hand"] * bool(by_hand(world.observed)))
+        seen.update(["by hand"] * bool(overridden(world.observed)))
         for name, caution in world.cautions.items():
             seen.update(
                 ["released"]
@@ -733,27 +747,38 @@ def test_the_worlds_are_of_every_kind() -> None:
                             attrs.evolve(
                                 world, cautions={**world.cautions, name: attrs.evolve(caution, is_released=False)}
                             )
-                        ).held
+                        ).deferred
                     )
                 )
             )
-            held_down = {one.address for one in plan.changes if isinstance(one, Entry) and one.backend == name}
-            seen.update(["flapping and needed"] * bool(held_down & caution.held_down))
+            damped = {one.address for one in plan.changes if isinstance(one, Entry) and one.backend == name}
+            seen.update(["flapping and needed"] * bool(damped & caution.damped))
         servers = [slot for one in world.observed.backends.values() for slot in one.slots]
         seen.update(["down"] * any(one.admin is AdminState.READY and not one.is_up for one in servers))
-        seen.update({one.proof.name for one in servers if one.admin is AdminState.READY})
+        seen.update({one.first_check.name for one in servers if one.admin is AdminState.READY})
 
     look()
     reasons = set(Reason) - {
         *(Reason.PASSING, Reason.WARNING, Reason.CRITICAL, Reason.MAINTENANCE, Reason.WEIGHT, Reason.GONE),
         *(Reason.OTHER_TAGS, Reason.LEFT_OUT),
-        *(Reason.DUPLICATE, Reason.DRAINED, Reason.PERSON, Reason.RELEASED, Reason.CAPACITY_FIRST),
+        *(Reason.DUPLICATE, Reason.DRAINED, Reason.OPERATOR, Reason.RELEASED, Reason.CAPACITY_FIRST),
         *(Reason.FROZEN, Reason.OBSERVING, Reason.OTHER_VERSION, Reason.AGENT, Reason.UNREAD),
     }
     kinds = (
-        *("Add", "Create", "Enable", "Reweigh", "Drain", "Disable", "Remove", "Delete", "SetAside", "TakeBack"),
+        *(
+            "Add",
+            "Create",
+            "Enable",
+            "Reweigh",
+            "Drain",
+            "Disable",
+            "Remove",
+            "Delete",
+            "SetOverride",
+            "ClearOverride",
+        ),
         "EndSessions",
-        *("waiting", "held", "shortages", "quarantined", "settled", "by hand", "released", "flapping and needed"),
+        *("waiting", "deferred", "shortages", "quarantined", "settled", "by hand", "released", "flapping and needed"),
         *("down", "PASSED", "MISSING", "UNREAD"),
         *sorted(reason.name for reason in reasons),
     )

@@ -13,8 +13,8 @@ from hapsync.consul import health as catalog
 from hapsync.haproxy import cfg as cfgfile, commands as runtime, render, show as observed_module
 from hapsync.haproxy.commands import Command
 from hapsync.model import changes as changes_module, server as model
-from hapsync.model.changes import Add, Change, Disable, Drain, Enable, Remove, Reweigh, SetAside
-from hapsync.model.server import Address, AdminState, Backend, CheckStatus, Observed, Proof, Server
+from hapsync.model.changes import Add, Change, Disable, Drain, Enable, Remove, Reweigh, SetOverride
+from hapsync.model.server import Address, AdminState, Backend, CheckStatus, FirstCheck, Observed, Server
 from hapsync.plan import (
     desired as desired_module,
     diff as diff_module,
@@ -22,7 +22,7 @@ from hapsync.plan import (
     guard_history as history,
     plan as plan_module,
     simulate as ahead_module,
-    target as picture,
+    target,
 )
 from hapsync.plan.desired import Desired, DesiredBackend, DesiredServer
 from hapsync.plan.guard import Caution
@@ -151,18 +151,22 @@ def a_weight_of_zero_is_no_removal(patch: Patch) -> None:
 
 
 def all_that_may_be_sent_to_counts(patch: Patch) -> None:
-    patch.setattr(guard_module, "_proven", lambda backend: {slot.address for slot in backend.slots if slot.can_serve})
+    patch.setattr(
+        guard_module, "_first_checked", lambda backend: {slot.address for slot in backend.slots if slot.can_serve}
+    )
 
 
 def first_checks_are_passed_over(patch: Patch) -> None:
-    patch.setattr(guard_module, "_proven", lambda backend: {slot.address for slot in backend.slots if slot.serves})
+    patch.setattr(
+        guard_module, "_first_checked", lambda backend: {slot.address for slot in backend.slots if slot.serves}
+    )
 
 
 def each_slot_counts(patch: Patch) -> None:
     def broken(backend: Backend) -> list[Address | None]:
-        return [slot.address for slot in backend.slots if slot.serves and slot.proof is Proof.PASSED]
+        return [slot.address for slot in backend.slots if slot.serves and slot.first_check is FirstCheck.PASSED]
 
-    patch.setattr(guard_module, "_proven", broken)
+    patch.setattr(guard_module, "_first_checked", broken)
 
 
 def the_peak_is_forgotten(patch: Patch) -> None:
@@ -193,7 +197,7 @@ def busy_servers_are_deleted(patch: Patch) -> None:
 
 def servers_held_by_hand_are_deleted(patch: Patch) -> None:
     def broken(slot: Server, have: Backend) -> bool:
-        return slot.is_dynamic and slot.admin is AdminState.MAINT and have.means.can_add and slot.since_seconds > 2
+        return slot.is_dynamic and slot.admin is AdminState.MAINT and have.scaling.can_add and slot.since_seconds > 2
 
     patch.setattr(diff_module, "_is_at_rest", broken)
 
@@ -208,7 +212,7 @@ def nobody_waits_for_a_check(patch: Patch) -> None:
 
 def sessions_are_ended_at_once(patch: Patch) -> None:
     def broken(slot: Server, want: Any) -> bool:
-        return slot.admin is AdminState.MAINT and not slot.is_by_hand and want.drain_seconds > 0
+        return slot.admin is AdminState.MAINT and not slot.is_overridden and want.drain_seconds > 0
 
     patch.setattr(diff_module, "_is_overdue", broken)
 
@@ -216,8 +220,10 @@ def sessions_are_ended_at_once(patch: Patch) -> None:
 def slots_are_passed_over(patch: Patch) -> None:
     diff_backend = diff_module._diff_backend
 
-    def broken(want: Any, have: Backend, aside: Any) -> diff_module.Diff:
-        return diff_backend(attrs.evolve(want, means="dynamic" if want.means == "auto" else want.means), have, aside)
+    def broken(want: Any, have: Backend, overrides: Any) -> diff_module.Diff:
+        return diff_backend(
+            attrs.evolve(want, scaling="dynamic" if want.scaling == "auto" else want.scaling), have, overrides
+        )
 
     patch.setattr(diff_module, "_diff_backend", broken)
 
@@ -252,14 +258,14 @@ def a_release_lets_only_removals_go(patch: Patch) -> None:
     def broken(changes: Any, have: Any, want: Any, caution: Any) -> Any:
         if not caution.is_released:
             return guard_backend(changes, have, want, caution)
-        permissive = Caution(max_loss_fraction=1.0, min_ready=0, held_down=caution.held_down, has_refilled=True)
+        permissive = Caution(max_loss_fraction=1.0, min_ready=0, damped=caution.damped, has_refilled=True)
         return guard_backend(changes, have, want and attrs.evolve(want, doubt=None), permissive)
 
     patch.setattr(guard_module, "_guard_backend", broken)
 
 
 def a_hand_on_a_server_is_not_seen(patch: Patch) -> None:
-    patch.setattr(Server, "is_by_hand", property(lambda _: False))
+    patch.setattr(Server, "is_overridden", property(lambda _: False))
 
 
 def files_lose_the_weight_of_disabled_servers(patch: Patch) -> None:
@@ -274,13 +280,13 @@ def files_lose_the_weight_of_disabled_servers(patch: Patch) -> None:
 
 
 def pictures_make_what_is_held(patch: Patch) -> None:
-    patch.setattr(picture.Staying, "forbids", lambda *_: False)
+    patch.setattr(target.Staying, "forbids", lambda *_: False)
 
 
 def pictures_enter_what_is_held_back(patch: Patch) -> None:
-    forbids = picture.Staying.forbids
+    forbids = target.Staying.forbids
     patch.setattr(
-        picture.Staying, "forbids", lambda stays, change: not isinstance(change, Add) and forbids(stays, change)
+        target.Staying, "forbids", lambda stays, change: not isinstance(change, Add) and forbids(stays, change)
     )
 
 
@@ -319,7 +325,7 @@ def what_crashed_half_way_is_held_by_hand(patch: Patch) -> None:
     # As if the mark of a person's hand were the state alone.
     patch.setattr(
         Server,
-        "is_by_hand",
+        "is_overridden",
         property(lambda slot: slot.admin is not AdminState.READY and slot.address != model.PLACEHOLDER),
     )
 
@@ -345,12 +351,12 @@ def every_backend_of_haproxy_is_ours(patch: Patch) -> None:
 
 
 def free_slots_are_tidied_everywhere(patch: Patch) -> None:
-    tidy = picture._tidy
+    tidy = target._tidy
 
     def broken(observed: Observed, _: Desired) -> Observed:
         return tidy(observed, Desired({name: DesiredBackend(name, 1) for name in observed.backends}))
 
-    patch.setattr(picture, "_tidy", broken)
+    patch.setattr(target, "_tidy", broken)
 
 
 def slots_are_taken_in_the_order_of_lines(patch: Patch) -> None:
@@ -404,9 +410,9 @@ def persons_take_a_part_of_the_half(patch: Patch) -> None:
     keep_half = plan_module.keep_half
 
     def broken(outgoing: Sequence[Change], *of: Any) -> tuple[Sequence[Change], Sequence[Change]]:
-        aside = [change for change in outgoing if isinstance(change, SetAside)]
-        go, wait = keep_half([change for change in outgoing if change not in aside], *of)
-        return [*aside, *go], wait
+        overrides = [change for change in outgoing if isinstance(change, SetOverride)]
+        go, wait = keep_half([change for change in outgoing if change not in overrides], *of)
+        return [*overrides, *go], wait
 
     patch.setattr(plan_module, "keep_half", broken)
 
@@ -462,7 +468,7 @@ def lower_capacities_take_the_place_of_higher_ones(patch: Patch) -> None:
 
 
 def nothing_is_saved_before_anything_leaves(patch: Patch) -> None:
-    patch.setattr(safety_module.Safety, "before_leaving", lambda *_: None)
+    patch.setattr(safety_module.GuardState, "before_leaving", lambda *_: None)
 
 
 def other_tags_are_taken_for_absence(patch: Patch) -> None:
@@ -508,12 +514,12 @@ def peaks_never_fade(patch: Patch) -> None:
 
 
 def returns_never_wait(patch: Patch) -> None:
-    patch.setattr(history.Flaps, "held_down", lambda *_: frozenset())
+    patch.setattr(history.Flaps, "damped", lambda *_: frozenset())
 
 
 def what_flaps_is_never_let_in_again(patch: Patch) -> None:
-    held_down = history.Flaps.held_down
-    patch.setattr(history.Flaps, "held_down", lambda flaps, name, _now: held_down(flaps, name, 0))
+    damped = history.Flaps.damped
+    patch.setattr(history.Flaps, "damped", lambda flaps, name, _now: damped(flaps, name, 0))
 
 
 MISTAKES: Mapping[Callable[..., None], Sequence[Callable[[Patch], None]]] = {

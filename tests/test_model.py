@@ -9,8 +9,8 @@ from hapsync.model.server import (
     Address,
     AdminState,
     Backend,
+    FirstCheck,
     Load,
-    Proof,
     Server,
     canonical_host,
     server_order,
@@ -139,16 +139,16 @@ def test_haproxy_sends_to_servers_that_can_serve_and_are_up() -> None:
 
 @pytest.mark.parametrize("admin", [AdminState.MAINT, AdminState.DRAIN])
 def test_a_server_in_maint_or_drain_that_keeps_its_weight_is_a_persons(admin: AdminState) -> None:
-    held = attrs.evolve(IDLE, admin=admin, weight=1)
+    deferred = attrs.evolve(IDLE, admin=admin, weight=1)
 
-    assert held.is_by_hand
-    assert not held.is_idle
-    assert not attrs.evolve(held, weight=0).is_by_hand
-    assert not attrs.evolve(held, admin=AdminState.READY).is_by_hand
-    assert not attrs.evolve(held, address=PLACEHOLDER).is_by_hand
-    assert not attrs.evolve(held, address=None).is_by_hand
+    assert deferred.is_overridden
+    assert not deferred.is_idle
+    assert not attrs.evolve(deferred, weight=0).is_overridden
+    assert not attrs.evolve(deferred, admin=AdminState.READY).is_overridden
+    assert not attrs.evolve(deferred, address=PLACEHOLDER).is_overridden
+    assert not attrs.evolve(deferred, address=None).is_overridden
 
 
 def test_a_proof_says_nothing_of_what_a_server_is() -> None:
-    assert attrs.evolve(IDLE, proof=Proof.MISSING) == attrs.evolve(IDLE, proof=Proof.PASSED)
-    assert attrs.evolve(IDLE, proof=Proof.MISSING).with_load(None).proof is Proof.MISSING
+    assert attrs.evolve(IDLE, first_check=FirstCheck.MISSING) == attrs.evolve(IDLE, first_check=FirstCheck.PASSED)
+    assert attrs.evolve(IDLE, first_check=FirstCheck.MISSING).with_load(None).first_check is FirstCheck.MISSING

@@ -7,17 +7,17 @@ import pytest
 
 from hapsync.errors import RuntimeAPIError
 from hapsync.haproxy.show import (
-    PROVEN_SECONDS,
+    FIRST_CHECK_SECONDS,
     Health,
     is_learning,
+    parse_first_checks,
     parse_health,
     parse_info,
     parse_loads,
-    parse_proofs,
     parse_servers_state,
     unread_counters,
+    with_first_checks,
     with_loads,
-    with_proofs,
 )
 from hapsync.model.server import (
     NO_LOAD,
@@ -25,10 +25,10 @@ from hapsync.model.server import (
     Address,
     AdminState,
     Backend,
+    FirstCheck,
     HAProxyProcess,
     Load,
     Observed,
-    Proof,
     Server,
 )
 
@@ -79,7 +79,7 @@ def test_of_a_reading_only_some_servers_can_be_taken() -> None:
 def test_of_the_counters_only_those_of_some_servers_can_be_taken() -> None:
     some = {("api", "srv1"), ("web", "srv2"), ("web", "srv99")}
 
-    for parse in (parse_loads, parse_proofs):
+    for parse in (parse_loads, parse_first_checks):
         assert parse(STAT, some) == {name: one for name, one in parse(STAT).items() if name in some}
         assert len(parse(STAT, some)) == 2
 
@@ -91,7 +91,7 @@ def test_of_a_free_slot_neither_proof_nor_time_is_read(port: str, admin: int, *,
 
     assert one.is_free == is_free
     assert one.since_seconds == (0 if is_free else 9)
-    assert one.proof is (Proof.MISSING if is_free else Proof.PASSED)
+    assert one.first_check is (FirstCheck.MISSING if is_free else FirstCheck.PASSED)
     assert (one.id, one.weight, one.is_up) == (7, 1, True)
 
 
@@ -333,7 +333,7 @@ def test_what_an_origin_answers_to_a_check_never_spoils_the_reading(odd: str) ->
     ids=lambda text: repr(text[:24]),
 )
 def test_a_damaged_statistic_is_an_error(text: str) -> None:
-    for parse in (parse_loads, parse_health, parse_proofs):
+    for parse in (parse_loads, parse_health, parse_first_checks):
         with pytest.raises(RuntimeAPIError, match="show stat"):
             parse(text)
 
@@ -352,69 +352,74 @@ def test_a_row_that_cannot_be_read_is_left_out_and_told_of_its_own_backend(row: 
 
 
 @pytest.mark.parametrize(
-    ("since", "result", "checks", "proof"),
+    ("since", "result", "checks", "first_check"),
     [
-        (0, 0, 0, Proof.PASSED),  # no check at all
-        (0, 0, 8, Proof.PASSED),
-        (900, 0, 2, Proof.PASSED),  # its check is turned off
-        (0, 0, 6, Proof.MISSING),
-        (900, 1, 6, Proof.MISSING),
-        (900, 2, 6, Proof.MISSING),
-        (0, 3, 6, Proof.UNREAD),
-        (PROVEN_SECONDS - 1, 3, 6, Proof.UNREAD),
-        (PROVEN_SECONDS, 3, 6, Proof.PASSED),
-        (PROVEN_SECONDS, 4, 14, Proof.PASSED),
+        (0, 0, 0, FirstCheck.PASSED),  # no check at all
+        (0, 0, 8, FirstCheck.PASSED),
+        (900, 0, 2, FirstCheck.PASSED),  # its check is turned off
+        (0, 0, 6, FirstCheck.MISSING),
+        (900, 1, 6, FirstCheck.MISSING),
+        (900, 2, 6, FirstCheck.MISSING),
+        (0, 3, 6, FirstCheck.UNREAD),
+        (FIRST_CHECK_SECONDS - 1, 3, 6, FirstCheck.UNREAD),
+        (FIRST_CHECK_SECONDS, 3, 6, FirstCheck.PASSED),
+        (FIRST_CHECK_SECONDS, 4, 14, FirstCheck.PASSED),
     ],
 )
-def test_what_the_state_tells_of_a_servers_first_check(since: int, result: int, checks: int, proof: Proof) -> None:
+def test_what_the_state_tells_of_a_servers_first_check(
+    since: int, result: int, checks: int, first_check: FirstCheck
+) -> None:
     text = ONE.format(admin=0).replace(" 9 0 0 8080", f" {since} {result} {checks} 8080")
 
-    assert backend(text).slots[0].proof is proof
+    assert backend(text).slots[0].first_check is first_check
 
 
 @pytest.mark.parametrize(
-    ("health", "rise", "fall", "since", "proof"),
+    ("health", "rise", "fall", "since", "first_check"),
     [
-        ("", "", "", "", Proof.PASSED),  # no check
-        (2, 2, 3, 1, Proof.MISSING),  # just entered: at `rise`
-        (3, 2, 3, 1, Proof.MISSING),
-        (4, 2, 3, 1, Proof.PASSED),  # rise + fall - 1
-        (0, 2, 3, 59, Proof.MISSING),
-        (3, 2, 3, 60, Proof.PASSED),  # up for a minute
-        (1, 1, 1, 1, Proof.MISSING),  # with `fall 1` the counter says nothing
-        (1, 1, 1, 60, Proof.PASSED),
+        ("", "", "", "", FirstCheck.PASSED),  # no check
+        (2, 2, 3, 1, FirstCheck.MISSING),  # just entered: at `rise`
+        (3, 2, 3, 1, FirstCheck.MISSING),
+        (4, 2, 3, 1, FirstCheck.PASSED),  # rise + fall - 1
+        (0, 2, 3, 59, FirstCheck.MISSING),
+        (3, 2, 3, 60, FirstCheck.PASSED),  # up for a minute
+        (1, 1, 1, 1, FirstCheck.MISSING),  # with `fall 1` the counter says nothing
+        (1, 1, 1, 60, FirstCheck.PASSED),
     ],
 )
 def test_the_counters_tell_whether_the_first_check_passed(
-    health: object, rise: object, fall: object, since: object, proof: Proof
+    health: object, rise: object, fall: object, since: object, first_check: FirstCheck
 ) -> None:
     text = (
         "# pxname,svname,type,lastchg,check_rise,check_fall,check_health,\n"
         f"web,srv1,2,{since},{rise},{fall},{health},\nweb,BACKEND,1,1,1,1,1,\n"
     )
 
-    assert parse_proofs(text) == {("web", "srv1"): proof}
+    assert parse_first_checks(text) == {("web", "srv1"): first_check}
 
 
 def test_the_first_checks_are_read_from_a_real_answer() -> None:
-    proofs = parse_proofs(STAT)
+    first_checks = parse_first_checks(STAT)
 
-    assert proofs["web", "srv2"] is Proof.PASSED
-    assert proofs["checked", "srv1"] is Proof.MISSING
+    assert first_checks["web", "srv2"] is FirstCheck.PASSED
+    assert first_checks["checked", "srv1"] is FirstCheck.MISSING
 
 
 def test_only_proofs_that_were_not_read_are_filled_in() -> None:
     slot = Server("srv1", Address("10.0.0.1", 80), AdminState.READY, 1, is_up=True)
-    slots = [attrs.evolve(slot, name=f"srv{number}", proof=proof) for number, proof in enumerate(Proof, 1)]
-    slots.append(attrs.evolve(slot, name="srv4", proof=Proof.UNREAD))
-    observed = Observed({"web": Backend("web", tuple(slots)), "api": Backend("api", (slot,))})
-    told = {("web", one.name): Proof.PASSED for one in slots[:3]} | {("api", "srv1"): Proof.MISSING}
-    filled = with_proofs(observed, told)
-
-    assert [one.proof for one in filled.backends["web"].slots] == [
-        *(Proof.PASSED, Proof.MISSING, Proof.PASSED, Proof.UNREAD)
+    slots = [
+        attrs.evolve(slot, name=f"srv{number}", first_check=first_check)
+        for number, first_check in enumerate(FirstCheck, 1)
     ]
-    assert filled.backends["api"].slots[0].proof is Proof.PASSED
+    slots.append(attrs.evolve(slot, name="srv4", first_check=FirstCheck.UNREAD))
+    observed = Observed({"web": Backend("web", tuple(slots)), "api": Backend("api", (slot,))})
+    told = {("web", one.name): FirstCheck.PASSED for one in slots[:3]} | {("api", "srv1"): FirstCheck.MISSING}
+    filled = with_first_checks(observed, told)
+
+    assert [one.first_check for one in filled.backends["web"].slots] == [
+        *(FirstCheck.PASSED, FirstCheck.MISSING, FirstCheck.PASSED, FirstCheck.UNREAD)
+    ]
+    assert filled.backends["api"].slots[0].first_check is FirstCheck.PASSED
 
 
 def test_a_load_that_was_not_read_stays_unknown() -> None:

@@ -138,7 +138,7 @@ def test_a_server_that_neither_consul_nor_haproxy_names_any_more_is_gone() -> No
         (on(LEFT), Desired({}), live(FREE)),
         (on(LEFT), catalog(HERE), {}),
         (on(LEFT), catalog(HERE), {"web": Backend("web", exists=False)}),
-        (on(LEFT), attrs.evolve(catalog(HERE), aside={"web": {LEFT: AdminState.MAINT}}), live(FREE)),
+        (on(LEFT), attrs.evolve(catalog(HERE), overrides={"web": {LEFT: AdminState.MAINT}}), live(FREE)),
     ],
     ids=[
         *("nothing on it", "critical", "ready", "drained", "in maint by hand", "foreign now", "foreign then"),

@@ -4,25 +4,25 @@ import attrs
 import pytest
 
 from hapsync.haproxy.compare import says_the_same, shows
-from hapsync.haproxy.show import with_means
-from hapsync.model.changes import Add, Enable, Held, Reason, Remove
+from hapsync.haproxy.show import with_scaling
+from hapsync.model.changes import Add, Deferred, Enable, Reason, Remove
 from hapsync.model.server import (
     NO_LOAD,
     Address,
     AdminState,
     Backend,
     CheckStatus,
+    FirstCheck,
     Load,
-    Means,
     Observed,
-    Proof,
+    Scaling,
     Server,
 )
 from hapsync.plan.desired import Desired, DesiredBackend, DesiredServer
 from hapsync.plan.diff import diff
 from hapsync.plan.guard import Caution, guard
 from hapsync.plan.simulate import FREE_SLOT
-from hapsync.plan.target import picture_grown, picture_now
+from hapsync.plan.target import target_grown, target_now
 
 READY, DRAIN, MAINT = AdminState.READY, AdminState.DRAIN, AdminState.MAINT
 STATUS = {READY: CheckStatus.PASSING, DRAIN: CheckStatus.MAINTENANCE, MAINT: CheckStatus.CRITICAL}
@@ -61,29 +61,29 @@ def test_a_picture_has_all_due_changes_made() -> None:
     observed = seen(slot(1, 1), slot(2, 2), free(3))
     desired = wanted(want(1, DRAIN), want(3))
 
-    assert seen(slot(1, 1, DRAIN), free(2), slot(3, 3)) == picture_now(desired, observed)
+    assert seen(slot(1, 1, DRAIN), free(2), slot(3, 3)) == target_now(desired, observed)
 
 
 def test_a_new_worker_has_no_sessions_so_every_slot_in_maint_is_free_in_a_picture() -> None:
     observed = seen(slot(1, 9, MAINT, BUSY), slot(2, 8, MAINT, load=None))
 
-    assert seen(slot(1, 1), slot(2, 2)) == picture_now(wanted(want(1), want(2)), observed)
+    assert seen(slot(1, 1), slot(2, 2)) == target_now(wanted(want(1), want(2)), observed)
 
 
 def test_slots_that_no_instance_has_point_where_nobody_listens() -> None:
     observed = seen(slot(1, 9, MAINT), slot(2, 1, MAINT), slot(3, 1))
 
-    assert seen(free(1), free(2), slot(3, 1)) == picture_now(wanted(want(1)), observed)
+    assert seen(free(1), free(2), slot(3, 1)) == target_now(wanted(want(1)), observed)
 
 
 def test_a_server_held_by_hand_stays_in_a_picture() -> None:
     observed = seen(slot(1, 9, MAINT, weight=7), slot(2, 1, DRAIN, weight=7), slot(3, 2))
     desired = wanted(want(1), want(2), want(3))
-    held = diff(desired, observed).held
+    deferred = diff(desired, observed).deferred
 
-    assert observed == picture_now(desired, observed, held)
-    assert seen(*observed.backends["web"].slots, slot(4, 3), free(5), free(6)) == picture_grown(
-        desired, observed, ["web"], held
+    assert observed == target_now(desired, observed, deferred)
+    assert seen(*observed.backends["web"].slots, slot(4, 3), free(5), free(6)) == target_grown(
+        desired, observed, ["web"], deferred
     )
 
 
@@ -94,8 +94,8 @@ def test_what_is_held_is_not_made_in_a_picture() -> None:
 
     assert [type(change) for change in found.changes] == [Add, Enable, Remove]
     for change in found.changes:
-        picture = picture_grown(desired, observed, ["web"], [Held(change, Reason.MAX_LOSS)])
-        ready = {one.address for one in picture.backends["web"].ready}
+        target = target_grown(desired, observed, ["web"], [Deferred(change, Reason.MAX_LOSS)])
+        ready = {one.address for one in target.backends["web"].ready}
 
         assert {at(1), at(3), at(4)} - ready == ({change.address} if not isinstance(change, Remove) else set())
         assert (at(2) in ready) is isinstance(change, Remove)
@@ -104,77 +104,79 @@ def test_what_is_held_is_not_made_in_a_picture() -> None:
 def test_an_entry_that_is_held_is_made_on_no_other_slot_of_a_picture_either() -> None:
     observed = seen(slot(1, 1), free(2))
     desired = wanted(want(1), want(2))
-    held = [Held(Add("web", "srv2", at(2), 1, Reason.PASSING), Reason.FLAPPING)]
+    deferred = [Deferred(Add("web", "srv2", at(2), 1, Reason.PASSING), Reason.FLAPPING)]
 
-    assert {one.address for one in picture_grown(desired, observed, ["web"], held).backends["web"].ready} == {at(1)}
+    assert {one.address for one in target_grown(desired, observed, ["web"], deferred).backends["web"].ready} == {
+        at(1)
+    }
 
 
 def test_a_critical_instance_keeps_its_slot_in_a_picture() -> None:
     observed = seen(slot(1, 1, MAINT), slot(2, 2))
 
-    assert observed == picture_now(wanted(want(1, MAINT), want(2)), observed)
+    assert observed == target_now(wanted(want(1, MAINT), want(2)), observed)
 
 
 def test_equal_states_make_equal_pictures_whatever_was_there_before() -> None:
     desired = wanted(want(1))
 
-    assert picture_now(desired, seen(slot(1, 1), slot(2, 7, MAINT, BUSY))) == picture_now(
+    assert target_now(desired, seen(slot(1, 1), slot(2, 7, MAINT, BUSY))) == target_now(
         desired, seen(slot(1, 1), slot(2, 8, MAINT))
     )
 
 
 def test_a_service_that_is_gone_whole_stays_in_the_picture() -> None:
     observed = seen(slot(1, 1), slot(2, 2))
-    held = guard(diff(wanted(), observed), observed, wanted(), {}).held
+    deferred = guard(diff(wanted(), observed), observed, wanted(), {}).deferred
 
-    assert observed == picture_now(wanted(), observed, held)
+    assert observed == target_now(wanted(), observed, deferred)
 
 
 def test_a_backend_that_was_not_read_stays_as_it_is_in_the_picture() -> None:
     observed = seen(slot(1, 9, MAINT, weight=7), slot(2, 2, DRAIN))
 
-    assert observed == picture_now(Desired({}), observed)
+    assert observed == target_now(Desired({}), observed)
 
 
 def test_a_grown_picture_holds_everything() -> None:
     observed = seen(slot(1, 9, MAINT, BUSY), slot(2, 2))
     desired = wanted(want(1), want(2), want(3), slots=1)
-    picture = picture_grown(desired, observed, ["web"])
+    target = target_grown(desired, observed, ["web"])
 
-    assert seen(slot(1, 1), slot(2, 2), slot(3, 3), free(4), free(5)) == picture
-    assert diff(desired, picture).changes == ()
+    assert seen(slot(1, 1), slot(2, 2), slot(3, 3), free(4), free(5)) == target
+    assert diff(desired, target).changes == ()
 
 
 def test_a_grown_picture_has_the_backends_haproxy_lacks() -> None:
     observed = Observed({"web": Backend("web", exists=False)})
 
-    assert seen(slot(1, 1), free(2), free(3)) == picture_grown(wanted(want(1)), observed, ["web"])
+    assert seen(slot(1, 1), free(2), free(3)) == target_grown(wanted(want(1)), observed, ["web"])
 
 
 def test_a_picture_is_whole_after_a_backend_was_replaced_while_haproxy_was_down() -> None:
     observed = seen(*(slot(number, 100 + number) for number in range(1, 9)))
     desired = wanted(*(want(number) for number in range(1, 10)))
-    picture = picture_grown(desired, observed, ["web"])
+    target = target_grown(desired, observed, ["web"])
 
-    assert {one.address for one in picture.backends["web"].ready} == {at(number) for number in range(1, 10)}
+    assert {one.address for one in target.backends["web"].ready} == {at(number) for number in range(1, 10)}
 
 
 def test_a_reload_lets_nobody_into_a_slot_whose_last_instance_has_clients_in_a_stick_table() -> None:
     observed = seen(slot(1, 9, MAINT, BUSY), slot(2, 2), slot(3, 8))
-    sticky = with_means(observed, {"web": Means(tables=("mates/t1",))})
+    sticky = with_scaling(observed, {"web": Scaling(tables=("mates/t1",))})
     desired = wanted(want(1), want(2), want(3))
 
     def reloaded_into(live: Observed) -> Observed:
-        return picture_grown(desired, live, ["web"], lets_in=False)
+        return target_grown(desired, live, ["web"], lets_in=False)
 
     assert reloaded_into(observed).backends["web"].slots[0] == slot(1, 1)
     assert reloaded_into(sticky) == seen(free(1), slot(2, 2), slot(3, 8), free(4), free(5), free(6))
 
 
 def test_a_reload_lets_everybody_in_where_nothing_serves_whatever_sticks() -> None:
-    sticky = with_means(seen(slot(1, 9, MAINT, BUSY)), {"web": Means(tables=("mates/t1",))})
+    sticky = with_scaling(seen(slot(1, 9, MAINT, BUSY)), {"web": Scaling(tables=("mates/t1",))})
 
-    assert picture_grown(wanted(want(1)), sticky, ["web"], lets_in=False).backends["web"].ready == (slot(1, 1),)
+    assert target_grown(wanted(want(1)), sticky, ["web"], lets_in=False).backends["web"].ready == (slot(1, 1),)
 
 
 FILE = """\
@@ -193,19 +195,19 @@ def test_a_server_that_is_down_waits_for_a_pass_after_a_reload_where_it_must_be_
     observed = seen(slot(1, 1), attrs.evolve(slot(2, 2), is_up=False))
     desired = Desired({"web": attrs.evolve(wanted(want(1), want(2), want(3)).backends["web"], start=start)})
 
-    assert admins(picture_grown(desired, observed, ["web"], lets_in=False))[:2] == after_a_reload
-    assert admins(picture_grown(desired, observed, ["web"]))[:2] == (READY, READY)
+    assert admins(target_grown(desired, observed, ["web"], lets_in=False))[:2] == after_a_reload
+    assert admins(target_grown(desired, observed, ["web"]))[:2] == (READY, READY)
 
 
 def test_servers_that_are_down_stay_through_a_reload_where_nothing_serves() -> None:
     observed = seen(attrs.evolve(slot(1, 1), is_up=False))
     desired = Desired({"web": attrs.evolve(wanted(want(1), want(2)).backends["web"], start="checked")})
 
-    assert admins(picture_grown(desired, observed, ["web"], lets_in=False))[0] is READY
+    assert admins(target_grown(desired, observed, ["web"], lets_in=False))[0] is READY
 
 
-def admins(picture: Observed) -> tuple[AdminState, ...]:
-    return tuple(one.admin for one in picture.backends["web"].slots)
+def admins(target: Observed) -> tuple[AdminState, ...]:
+    return tuple(one.admin for one in target.backends["web"].slots)
 
 
 def test_a_file_that_holds_the_same_slots_says_the_same() -> None:
@@ -245,11 +247,11 @@ def test_every_difference_from_the_picture_is_told() -> None:
 
 
 def test_of_two_servers_at_rest_with_one_address_the_picture_keeps_the_one_that_is_held() -> None:
-    by_hand = attrs.evolve(slot(1, 1, MAINT, weight=7), name="dyn-web.1-1000001", proof=Proof.MISSING)
+    overridden = attrs.evolve(slot(1, 1, MAINT, weight=7), name="dyn-web.1-1000001", first_check=FirstCheck.MISSING)
     at_rest = attrs.evolve(slot(2, 1, MAINT), name="dyn-web.1-1000002")
-    observed, desired = seen(by_hand, at_rest), wanted(want(1), slots=0)
-    cautions = {"web": Caution(held_down=frozenset({at(1)}), min_ready=0)}
-    held = guard(diff(desired, observed), observed, desired, cautions).held
+    observed, desired = seen(overridden, at_rest), wanted(want(1), slots=0)
+    cautions = {"web": Caution(damped=frozenset({at(1)}), min_ready=0)}
+    deferred = guard(diff(desired, observed), observed, desired, cautions).deferred
 
-    assert [(one.change.server, one.reason) for one in held] == [(at_rest.name, Reason.FLAPPING)]
-    assert seen(by_hand, at_rest) == picture_now(desired, observed, held)
+    assert [(one.change.server, one.reason) for one in deferred] == [(at_rest.name, Reason.FLAPPING)]
+    assert seen(overridden, at_rest) == target_now(desired, observed, deferred)

@@ -6,16 +6,16 @@ import pytest
 from hapsync.model.changes import (
     Add,
     Change,
+    ClearOverride,
+    Deferred,
     Disable,
     Drain,
     Enable,
-    Held,
     Reason,
     Remove,
     Reweigh,
-    SetAside,
+    SetOverride,
     Shortage,
-    TakeBack,
 )
 from hapsync.model.server import NO_LOAD, Address, AdminState, Backend, CheckStatus, Load, Observed, Server
 from hapsync.plan.desired import Desired, DesiredBackend, DesiredServer
@@ -102,7 +102,7 @@ def test_half_of_what_is_wanted_rounded_up_stays_while_a_backend_is_short(
     plan = make_plan(Diff(removals, (Shortage("web", (at(99),), wanted),)), serving(ready_now))
 
     assert plan.outgoing == removals[:go]
-    assert plan.waiting == tuple(Held(one, Reason.CAPACITY_FIRST) for one in removals[go:])
+    assert plan.waiting == tuple(Deferred(one, Reason.CAPACITY_FIRST) for one in removals[go:])
 
 
 def test_everything_goes_where_nothing_is_short() -> None:
@@ -168,42 +168,42 @@ def test_passes_repeated_while_slots_are_short_never_leave_less_than_half() -> N
 
 
 def test_a_plan_is_empty_when_nothing_is_due() -> None:
-    held = Held(removal(1), Reason.SERVICE_GONE)
+    deferred = Deferred(removal(1), Reason.SERVICE_GONE)
 
     assert Plan().is_empty
-    assert Plan(held=(held,)).is_empty
+    assert Plan(deferred=(deferred,)).is_empty
     assert not Plan(incoming=(ADD,)).is_empty
     assert not Plan(outgoing=(REMOVE,)).is_empty
-    assert not Plan(waiting=(held,)).is_empty
+    assert not Plan(waiting=(deferred,)).is_empty
     assert not Plan(shortages=(Shortage("web", (), 0),)).is_empty
 
 
 @pytest.mark.parametrize("reason", [Reason.FROZEN, Reason.OBSERVING, Reason.OTHER_VERSION])
 def test_a_plan_that_is_stopped_does_nothing_and_is_empty_only_if_nothing_was_due(reason: Reason) -> None:
-    waiting, held = Held(removal(1), Reason.CAPACITY_FIRST), Held(removal(2), Reason.MIN_READY)
+    waiting, deferred = Deferred(removal(1), Reason.CAPACITY_FIRST), Deferred(removal(2), Reason.MIN_READY)
     shortage = Shortage("web", (at(5),), 5)
-    stopped = Plan((ADD,), (DRAIN,), (waiting,), (held,), (shortage,)).stopped(reason)
+    stopped = Plan((ADD,), (DRAIN,), (waiting,), (deferred,), (shortage,)).stopped(reason)
 
     assert stopped == Plan(
-        held=(Held(ADD, reason), Held(DRAIN, reason), waiting, held),
+        deferred=(Deferred(ADD, reason), Deferred(DRAIN, reason), waiting, deferred),
         shortages=(shortage,),
     )
     assert not Plan((ADD,)).stopped(reason).is_empty
-    assert Plan(held=(held,)).stopped(reason).is_empty
+    assert Plan(deferred=(deferred,)).stopped(reason).is_empty
 
 
 def test_what_a_person_sets_aside_goes_before_what_the_catalog_takes_and_counts_as_gone() -> None:
-    aside = SetAside("web", "srv1", at(1), AdminState.MAINT, 1)
+    overrides = SetOverride("web", "srv1", at(1), AdminState.MAINT, 1)
     removals = [removal(number) for number in (2, 3, 4)]
 
-    assert keep_half([*removals, aside], serving(4), {"web": 4}, ()) == ([removals[0], aside], removals[1:])
-    assert make_plan(Diff((*removals, aside)), serving(4)).outgoing == (aside, *removals)
+    assert keep_half([*removals, overrides], serving(4), {"web": 4}, ()) == ([removals[0], overrides], removals[1:])
+    assert make_plan(Diff((*removals, overrides)), serving(4)).outgoing == (overrides, *removals)
     silent = Observed({"web": Backend("web", (ready(1, 1, weight=0), *serving(4).backends["web"].slots[1:]))})
-    assert keep_half([*removals, aside], silent, {"web": 4}, ()) == ([removals[0], aside], removals[1:])
+    assert keep_half([*removals, overrides], silent, {"web": 4}, ()) == ([removals[0], overrides], removals[1:])
 
 
 def test_what_a_person_releases_comes_first() -> None:
-    back = TakeBack("web", "srv5", at(5))
+    back = ClearOverride("web", "srv5", at(5))
 
     assert make_plan(Diff((*ALL, back)), serving(9)).incoming == (back, ENABLE, ADD, MORE)
 
@@ -213,7 +213,7 @@ def test_a_service_that_is_gone_whole_makes_an_empty_plan() -> None:
     plan = make_plan(guard(diff(wants(), observed), observed, wants(), {}), observed)
 
     assert plan.is_empty
-    assert len(plan.held) == 2
+    assert len(plan.deferred) == 2
 
 
 @pytest.mark.parametrize(
@@ -226,14 +226,14 @@ def test_a_service_that_is_gone_whole_makes_an_empty_plan() -> None:
         (DISABLE, "disable web/srv7 10.0.0.7:80 (critical)"),
         (REMOVE, "remove  web/srv6 10.0.0.6:80 (gone from Consul)"),
         (
-            SetAside("web", "srv1", at(1), AdminState.MAINT, 1),
+            SetOverride("web", "srv1", at(1), AdminState.MAINT, 1),
             "hold    web/srv1 10.0.0.1:80 (a person set it aside)",
         ),
         (
-            SetAside("web", "srv1", at(1), AdminState.DRAIN, 1),
+            SetOverride("web", "srv1", at(1), AdminState.DRAIN, 1),
             "drain   web/srv1 10.0.0.1:80 (a person set it aside)",
         ),
-        (TakeBack("web", "srv1", at(1)), "release web/srv1 10.0.0.1:80 (a person released it)"),
+        (ClearOverride("web", "srv1", at(1)), "release web/srv1 10.0.0.1:80 (a person released it)"),
     ],
     ids=lambda value: type(value).__name__,
 )
@@ -255,8 +255,8 @@ def test_a_plan_is_read_in_the_order_it_is_done() -> None:
     plan = Plan(
         (ADD,),
         (DRAIN,),
-        (Held(REMOVE, Reason.CAPACITY_FIRST),),
-        (Held(removal(1, "api"), Reason.SERVICE_GONE),),
+        (Deferred(REMOVE, Reason.CAPACITY_FIRST),),
+        (Deferred(removal(1, "api"), Reason.SERVICE_GONE),),
         (Shortage("web", (at(5),), 5),),
     )
 

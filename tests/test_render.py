@@ -76,7 +76,7 @@ def free(name: int) -> Server:
     return attrs.evolve(FREE_SLOT, name=f"srv{name}")
 
 
-def picture(*slots: Server) -> Observed:
+def target(*slots: Server) -> Observed:
     return Observed({"web": Backend("web", slots)})
 
 
@@ -86,7 +86,7 @@ def rendered(text: str, of: Observed, config: Config = CONFIG, labels: Mapping[t
 
 def problems(text: str, of: Observed | None = None, config: Config = CONFIG) -> list[str]:
     with pytest.raises(ConfigError) as caught:
-        rendered(text, of if of is not None else picture(free(1)), config)
+        rendered(text, of if of is not None else target(free(1)), config)
 
     assert caught.value.where == "web.j2"
     return list(caught.value.problems)
@@ -103,7 +103,7 @@ def check(work: Path, text: str) -> str:
 def test_server_lines_stand_where_the_template_says() -> None:
     text = rendered(
         TEMPLATE,
-        picture(
+        target(
             slot(1, at(1), weight=256), slot(2, Address("2001:db8::1", 80), DRAIN, 0), slot(3, at(3), MAINT), free(4)
         ),
         labels={("web", at(1)): 'node "n1" service id "web-1"'},
@@ -122,14 +122,14 @@ server srv1 10.0.0.1:8080 weight 256 check inter 2s  # node "n1" service id "web
 
 
 def test_what_is_rendered_is_known_as_ours_and_unchanged() -> None:
-    text = rendered(TEMPLATE, picture(slot(1, at(1))))
+    text = rendered(TEMPLATE, target(slot(1, at(1))))
 
     assert is_sealed(text)
     assert not is_sealed(text.replace("retries 3", "retries 4"))
 
 
 def test_haproxy_accepts_what_is_rendered(work: Path) -> None:
-    text = rendered(TEMPLATE, picture(slot(1, at(1)), slot(2, Address("2001:db8::1", 80), DRAIN), free(3)))
+    text = rendered(TEMPLATE, target(slot(1, at(1)), slot(2, Address("2001:db8::1", 80), DRAIN), free(3)))
 
     assert check(work, text) == ""
 
@@ -153,11 +153,11 @@ def test_equal_input_gives_equal_bytes() -> None:
 def test_servers_may_stand_in_a_listen_a_condition_or_a_loop() -> None:
     lines = '{% for name in ["web"] if true %}{% if name %}{{ servers(name) }}{% endif %}{% endfor %}'
 
-    assert "server srv1" in rendered(f"listen web\n    bind :80\n    {lines}\n", picture(free(1)))
+    assert "server srv1" in rendered(f"listen web\n    bind :80\n    {lines}\n", target(free(1)))
 
 
 def test_a_slot_without_an_address_points_where_nobody_listens() -> None:
-    line = rendered(TEMPLATE, picture(attrs.evolve(free(1), address=None)))
+    line = rendered(TEMPLATE, target(attrs.evolve(free(1), address=None)))
 
     assert f"server srv1 {PLACEHOLDER} weight 1 check inter 2s disabled  # free\n" in line
 
@@ -258,7 +258,7 @@ def test_no_node_or_id_can_end_its_comment_or_its_line(work: Path) -> None:
         DesiredServer(at(number), READY, 1, name, name, CheckStatus.PASSING) for number, name in enumerate(HOSTILE, 1)
     )
     desired = Desired({"web": DesiredBackend("web", len(servers), servers)})
-    meant = picture(*(slot(number, server.address) for number, server in enumerate(servers, 1)))
+    meant = target(*(slot(number, server.address) for number, server in enumerate(servers, 1)))
     text = rendered(TEMPLATE, meant, labels=labels_of(desired, None, ["web"]))
 
     assert len(text.splitlines()) == len(sealed(TEMPLATE).splitlines()) + len(HOSTILE) - 1
@@ -271,9 +271,9 @@ def test_no_node_or_id_can_end_its_comment_or_its_line(work: Path) -> None:
 def test_files_of_one_template_and_options_have_one_skeleton_whatever_their_slots_hold() -> None:
     labels = {("web", at(1)): 'node "n # disabled" service id "  # x weight 5"'}
     pictures = (
-        picture(free(1)),
-        picture(slot(1, at(1), weight=256), slot(2, at(2), MAINT), slot(3, Address("2001:db8::1", 80), DRAIN, 0)),
-        picture(slot(10, at(1)), free(11)),
+        target(free(1)),
+        target(slot(1, at(1), weight=256), slot(2, at(2), MAINT), slot(3, Address("2001:db8::1", 80), DRAIN, 0)),
+        target(slot(10, at(1)), free(11)),
     )
 
     assert len({skeleton(rendered(TEMPLATE, one, labels=labels)) for one in pictures}) == 1
@@ -287,12 +287,12 @@ def test_a_file_of_another_template_or_other_options_has_another_skeleton() -> N
     other = Config(backends={"web": BackendConfig(service="web", server_options="check inter 3s")})
     more = TEMPLATE.replace("    retries 3", "    server sorry 10.0.0.9:80 backup\n    retries 3")
     texts = (
-        rendered(TEMPLATE, picture(free(1))),
-        rendered(TEMPLATE, picture(free(1)), other),
-        rendered(TEMPLATE.replace("retries 3", "retries 4"), picture(free(1))),
-        rendered(TEMPLATE.replace("    retries 3\n", ""), picture(free(1))),
-        rendered(more, picture(free(1))),
-        rendered(more.replace("sorry 10.0.0.9", "sorry 10.0.0.8"), picture(free(1))),
+        rendered(TEMPLATE, target(free(1))),
+        rendered(TEMPLATE, target(free(1)), other),
+        rendered(TEMPLATE.replace("retries 3", "retries 4"), target(free(1))),
+        rendered(TEMPLATE.replace("    retries 3\n", ""), target(free(1))),
+        rendered(more, target(free(1))),
+        rendered(more.replace("sorry 10.0.0.9", "sorry 10.0.0.8"), target(free(1))),
     )
 
     assert len({skeleton(text) for text in texts}) == len(texts)
@@ -327,7 +327,7 @@ ODD_LINES = """\
 
 def test_what_haproxy_writes_in_braces_reaches_it_as_it_stands(work: Path) -> None:
     text = TEMPLATE.replace("frontend public\n", f"frontend public\n{ODD_LINES}") + "# {# closed #}\n"
-    found = rendered(text, picture(slot(1, at(1))))
+    found = rendered(text, target(slot(1, at(1))))
 
     assert ODD_LINES in found
     assert "closed" not in found
@@ -352,7 +352,7 @@ def test_what_haproxy_writes_in_braces_reaches_it_as_it_stands(work: Path) -> No
     ],
 )
 def test_only_what_jinja2_knows_is_a_tag_or_a_comment(text: str, becomes: str) -> None:
-    found = rendered(f"# {text}|\n{TEMPLATE}", picture(slot(1, at(1))))
+    found = rendered(f"# {text}|\n{TEMPLATE}", target(slot(1, at(1))))
     assert f"\n# {becomes}|\n" in found
 
 

@@ -23,13 +23,13 @@ from hapsync.agent.report_file import (
 from hapsync.model.catalog import Doubt, Instance, Quarantined, Reading
 from hapsync.model.server import Address, CheckStatus, HAProxyProcess
 
-BARE = Report(pid=1, started_at=10.0, written_at=11.5, hapsync_version="0.1.0", in_step=True)
+BARE = Report(pid=1, started_at=10.0, written_at=11.5, hapsync_version="0.1.0", in_sync=True)
 FULL = Report(
     pid=1,
     started_at=10.0,
     written_at=11.5,
     hapsync_version="0.1.0",
-    in_step=False,
+    in_sync=False,
     haproxy=HAProxyProcess(7, "2.6.12", 100, is_stopping=False),
     haproxy_error="gone\n\x1b",
     file_error="full",

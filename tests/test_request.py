@@ -12,7 +12,7 @@ from hapsync.api.messages import (
     Apply,
     BadRequest,
     FreezeAll,
-    HoldServer,
+    OverrideServer,
     ReleaseBackend,
     ReleaseServer,
     Reply,
@@ -43,7 +43,7 @@ deadlines = st.none() | st.floats(0, 1e12)
 requests = st.one_of(
     st.builds(Apply, st.booleans(), claims, deadlines),
     st.builds(
-        HoldServer,
+        OverrideServer,
         names,
         servers,
         st.sampled_from([AdminState.MAINT, AdminState.DRAIN]),
@@ -62,7 +62,7 @@ json_trees = st.recursive(
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4),
     max_leaves=12,
 )
-HOLD = HoldServer("web", "srv1", AdminState.MAINT, 60, "why", "alice")
+HOLD = OverrideServer("web", "srv1", AdminState.MAINT, 60, "why", "alice")
 FIELDS = ["ask", "backend", "server", "admin", "for_seconds", "reason", "who", "force", "deadline", "more"]
 
 
@@ -80,7 +80,7 @@ def test_a_request_comes_back_as_it_was(request: Request) -> None:
 
 
 def test_the_longest_request_fits_by_far() -> None:
-    longest = HoldServer("b" * 128, "s" * 128, AdminState.DRAIN, MAX_SECONDS, "\U0001f600" * MAX_REASON, "w" * 32)
+    longest = OverrideServer("b" * 128, "s" * 128, AdminState.DRAIN, MAX_SECONDS, "\U0001f600" * MAX_REASON, "w" * 32)
 
     assert request_from_json(request_to_json(longest)) == longest
     assert len(request_to_json(longest)) < MAX_REQUEST_BYTES / 10

@@ -22,7 +22,18 @@ from hapsync.haproxy.commands import (
     show_stat_servers,
     state_commands,
 )
-from hapsync.model.changes import Add, Change, Disable, Drain, Enable, Reason, Remove, Reweigh, SetAside, TakeBack
+from hapsync.model.changes import (
+    Add,
+    Change,
+    ClearOverride,
+    Disable,
+    Drain,
+    Enable,
+    Reason,
+    Remove,
+    Reweigh,
+    SetOverride,
+)
 from hapsync.model.server import Address, AdminState, Backend, Observed, Server
 
 ADDRESS = Address("10.0.0.1", 8080)
@@ -155,16 +166,16 @@ def test_the_questions_are_haproxys() -> None:
         (Remove("web", "srv1", ADDRESS, Reason.GONE), [], [NO_WEIGHT, "set server web/srv1 state maint"]),
         (Remove("web", "srv1", None, Reason.GONE), [], [NO_WEIGHT, "set server web/srv1 state maint"]),
         (
-            SetAside("web", "srv1", ADDRESS, AdminState.MAINT, 7),
+            SetOverride("web", "srv1", ADDRESS, AdminState.MAINT, 7),
             [],
             ["set server web/srv1 state maint", "set server web/srv1 weight 7"],
         ),
         (
-            SetAside("web", "srv1", ADDRESS, AdminState.DRAIN, 7),
+            SetOverride("web", "srv1", ADDRESS, AdminState.DRAIN, 7),
             [],
             ["set server web/srv1 state drain", "set server web/srv1 weight 7"],
         ),
-        (TakeBack("web", "srv1", ADDRESS), [], [NO_WEIGHT]),
+        (ClearOverride("web", "srv1", ADDRESS), [], [NO_WEIGHT]),
     ],
     ids=lambda value: type(value).__name__,
 )

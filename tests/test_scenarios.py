@@ -18,9 +18,16 @@ import pytest
 from hapsync.config.schema import BackendConfig, parse_config
 from hapsync.consul.health import parse_reading
 from hapsync.haproxy.commands import address_commands, state_commands
-from hapsync.haproxy.show import parse_loads, parse_proofs, parse_servers_state, with_loads, with_means, with_proofs
+from hapsync.haproxy.show import (
+    parse_first_checks,
+    parse_loads,
+    parse_servers_state,
+    with_first_checks,
+    with_loads,
+    with_scaling,
+)
 from hapsync.model.catalog import Catalog, Doubt
-from hapsync.model.server import Address, AdminState, Means
+from hapsync.model.server import Address, AdminState, Scaling
 from hapsync.plan.desired import desired
 from hapsync.plan.diff import diff
 from hapsync.plan.guard import Caution, guard
@@ -40,32 +47,36 @@ def address(text: str) -> Address:
 
 
 def caution(config: BackendConfig, known: Mapping[str, Any]) -> Caution:
-    held_down = frozenset(map(address, known.get("held_down", ())))
-    return attrs.evolve(Caution.of(config), **{**known, "held_down": held_down})
+    damped = frozenset(map(address, known.get("damped", ())))
+    return attrs.evolve(Caution.of(config), **{**known, "damped": damped})
 
 
 def planned(scenario: Path) -> Plan:
     config = parse_config((scenario / "hapsync.toml").read_text(), "hapsync.toml")
-    safety = read(scenario, "safety.json")
-    doubts = {service: Doubt(words) for service, words in safety.get("doubts", {}).items()}
+    guard_state = read(scenario, "guard_state.json")
+    doubts = {service: Doubt(words) for service, words in guard_state.get("doubts", {}).items()}
     readings = {
         service: attrs.evolve(
             parse_reading(service, json.dumps(answer).encode()),
             doubt=doubts.get(service),
-            is_backwards=service in safety.get("backwards", ()),
+            is_backwards=service in guard_state.get("backwards", ()),
         )
         for service, answer in read(scenario, "catalog.json").items()
     }
     state = parse_servers_state((scenario / "servers_state.txt").read_text(), tuple(config.backends))
     stat = (scenario / "stat.csv").read_text()
-    means = {name: Means(**one) for name, one in read(scenario, "means.json").items()}
-    observed = with_means(with_proofs(with_loads(state, parse_loads(stat)), parse_proofs(stat)), means)
-    aside = {
+    scaling = {name: Scaling(**one) for name, one in read(scenario, "scaling.json").items()}
+    observed = with_scaling(
+        with_first_checks(with_loads(state, parse_loads(stat)), parse_first_checks(stat)), scaling
+    )
+    overrides = {
         name: {address(text): AdminState(to) if to else None for text, to in asked.items()}
-        for name, asked in safety.get("aside", {}).items()
+        for name, asked in guard_state.get("overrides", {}).items()
     }
-    cautions = {name: caution(one, safety.get("cautions", {}).get(name, {})) for name, one in config.backends.items()}
-    wanted = attrs.evolve(desired(Catalog(readings), config), aside=aside)
+    cautions = {
+        name: caution(one, guard_state.get("cautions", {}).get(name, {})) for name, one in config.backends.items()
+    }
+    wanted = attrs.evolve(desired(Catalog(readings), config), overrides=overrides)
     return make_plan(guard(diff(wanted, observed), observed, wanted, cautions), observed)
 
 

@@ -1,18 +1,18 @@
-"""`hapsync status` says whether HAProxy is in step, and shows each server beside what is desired of it."""
+"""`hapsync status` says whether HAProxy is in sync, and shows each server beside what is desired of it."""
 
 import json
 from collections.abc import Mapping
 
 import attrs
 
-from hapsync.agent.guard_state import asides
+from hapsync.agent.guard_state import operator_overrides
 from hapsync.agent.report_file import Report
 from hapsync.config.schema import BackendConfig, Config
 from hapsync.haproxy.show import Health
 from hapsync.inspect.status import Verdict, View, make_view, view_to_json
 from hapsync.model.catalog import Catalog, Doubt, Instance, Quarantined, Reading
 from hapsync.model.changes import Reason
-from hapsync.model.overrides import Freeze, Hold, Memory
+from hapsync.model.overrides import Freeze, Override, SavedState
 from hapsync.model.server import (
     NO_LOAD,
     Address,
@@ -62,7 +62,7 @@ def slot(
 
 FREE = attrs.evolve(FREE_SLOT, name="srv3")
 BOTH = (instance(1), instance(2))
-NOTHING_ASKED = Memory()
+NOTHING_ASKED = SavedState()
 CARELESS = {"web": Caution(max_loss_fraction=1.0, min_ready=0)}
 
 
@@ -81,14 +81,16 @@ def view(
     report: Report | None = None,
     cautions: Mapping[str, Caution] = {},
     stopped: Reason | None = None,
-    memory: Memory = NOTHING_ASKED,
+    saved: SavedState = NOTHING_ASKED,
 ) -> View:
     return make_view(
         config=config,
-        wanted=attrs.evolve(desired(catalog, config), aside=asides(memory)) if catalog is not None else None,
+        wanted=attrs.evolve(desired(catalog, config), overrides=operator_overrides(saved))
+        if catalog is not None
+        else None,
         cautions=cautions,
         stopped=stopped,
-        memory=memory,
+        saved=saved,
         catalog_from="consul",
         catalog_age_seconds=0.5,
         process=PROCESS if observed is not None else None,
@@ -100,22 +102,22 @@ def view(
     )
 
 
-IN_STEP = view(catalog(*BOTH), seen(slot(1, 1), slot(2, 2), FREE))
+IN_SYNC = view(catalog(*BOTH), seen(slot(1, 1), slot(2, 2), FREE))
 
 
 def test_haproxy_is_in_step_when_nothing_is_due_and_the_file_says_the_same() -> None:
-    assert IN_STEP.verdict is Verdict.IN_STEP
-    assert IN_STEP.reasons == ()
+    assert IN_SYNC.verdict is Verdict.IN_SYNC
+    assert IN_SYNC.reasons == ()
 
 
 def test_the_verdict_is_the_exit_code() -> None:
-    assert [verdict.value for verdict in (Verdict.IN_STEP, Verdict.CANNOT_TELL, Verdict.OUT_OF_STEP)] == [0, 1, 2]
+    assert [verdict.value for verdict in (Verdict.IN_SYNC, Verdict.CANNOT_TELL, Verdict.OUT_OF_SYNC)] == [0, 1, 2]
 
 
-def test_whatever_is_due_puts_it_out_of_step() -> None:
+def test_whatever_is_due_puts_it_out_of_sync() -> None:
     found = view(catalog(instance(1, weight=5), instance(3)), seen(slot(1, 1), slot(2, 2), FREE))
 
-    assert found.verdict is Verdict.OUT_OF_STEP
+    assert found.verdict is Verdict.OUT_OF_SYNC
     assert found.reasons == (
         "due: add web/srv3 10.0.0.3:80 weight 1 (passing)",
         "due: weight web/srv1 10.0.0.1:80 1 -> 5",
@@ -124,10 +126,10 @@ def test_whatever_is_due_puts_it_out_of_step() -> None:
     )
 
 
-def test_a_shortage_puts_it_out_of_step() -> None:
+def test_a_shortage_puts_it_out_of_sync() -> None:
     found = view(catalog(instance(1), instance(9)), seen(slot(1, 1), slot(2, 2)))
 
-    assert found.verdict is Verdict.OUT_OF_STEP
+    assert found.verdict is Verdict.OUT_OF_SYNC
     assert "grow web: no free slot for 1 server: 10.0.0.9:80" in found.reasons
 
 
@@ -137,7 +139,7 @@ def test_what_waits_for_its_replacement_is_said() -> None:
     assert "waits: remove web/srv1 10.0.0.1:80 (gone from Consul)" in found.reasons
 
 
-def test_a_file_that_differs_or_lacks_puts_it_out_of_step() -> None:
+def test_a_file_that_differs_or_lacks_puts_it_out_of_sync() -> None:
     observed = seen(slot(1, 1), slot(2, 2), FREE)
 
     for text, reason in (
@@ -146,7 +148,7 @@ def test_a_file_that_differs_or_lacks_puts_it_out_of_step() -> None:
     ):
         found = view(catalog(*BOTH), observed, file_text=text)
 
-        assert found.verdict is Verdict.OUT_OF_STEP
+        assert found.verdict is Verdict.OUT_OF_SYNC
         assert len(found.reasons) == 1
         assert reason in found.reasons[0]
 
@@ -157,17 +159,19 @@ LAST_TWO = {"web": Caution(min_ready=2)}
 def test_a_service_that_is_gone_whole_is_an_alarm() -> None:
     found = view(catalog(), seen(slot(1, 1), slot(2, 2), FREE))
 
-    assert found.verdict is Verdict.OUT_OF_STEP
+    assert found.verdict is Verdict.OUT_OF_SYNC
     assert found.reasons == ("backend web: 2 servers kept, the whole service is gone from Consul",)
-    assert [held.change.server for held in found.plan.held] == ["srv1", "srv2"]
+    assert [deferred.change.server for deferred in found.plan.deferred] == ["srv1", "srv2"]
 
 
-def test_what_the_guard_keeps_for_a_while_or_is_quarantined_does_not_put_it_out_of_step() -> None:
+def test_what_the_guard_keeps_for_a_while_or_is_quarantined_does_not_put_it_out_of_sync() -> None:
     left_out = Quarantined("n9", "web-9", "it has no address")
     found = view(catalog(instance(1), quarantined=(left_out,)), seen(slot(1, 1), slot(2, 2), FREE), cautions=LAST_TWO)
 
-    assert found.verdict is Verdict.IN_STEP
-    assert [(held.change.server, held.reason) for held in found.plan.held] == [("srv2", Reason.MIN_READY)]
+    assert found.verdict is Verdict.IN_SYNC
+    assert [(deferred.change.server, deferred.reason) for deferred in found.plan.deferred] == [
+        ("srv2", Reason.MIN_READY)
+    ]
     assert found.backends[0].quarantined == (left_out,)
 
 
@@ -234,7 +238,7 @@ def test_the_json_is_the_documented_one() -> None:
         catalog(instance(1), instance(9), quarantined=(left_out,)),
         seen(slot(1, 1, load=BUSY), attrs.evolve(slot(2, 2), address=None, load=None)),
         health={("web", "srv1"): Health("DOWN", "L4CON refused", 3)},
-        report=Report(pid=1, started_at=1.0, written_at=2.0, hapsync_version="0", in_step=False),
+        report=Report(pid=1, started_at=1.0, written_at=2.0, hapsync_version="0", in_sync=False),
     )
     tree = json.loads(view_to_json(found))
     desired = {
@@ -251,7 +255,7 @@ def test_the_json_is_the_documented_one() -> None:
         *("version", "verdict", "reasons", "haproxy", "catalog", "counts", "backends", "held"),
         *("freeze", "holds", "lost", "stopped", "old_workers", "queues", "agent"),
     ]
-    assert (tree["version"], tree["verdict"]) == (1, "out_of_step")
+    assert (tree["version"], tree["verdict"]) == (2, "out_of_sync")
     assert tree["haproxy"] == {"pid": 7, "version": "2.6.12-1", "uptime_seconds": 100, "is_stopping": False}
     assert tree["catalog"] == {"from": "consul", "age_seconds": 0.5}
     assert tree["counts"] == {"held": 0, "quarantined": 1}
@@ -269,7 +273,7 @@ def test_the_json_is_the_documented_one() -> None:
         "left_by_hand": [],
         "slots": {"used": 2, "free": 0, "emptying": 0},
         "dynamic": 0,
-        "means": {"dynamic": False, "why_not": None},
+        "scaling": {"dynamic": False, "why_not": None},
         "servers": [
             {
                 "server": "srv1",
@@ -316,11 +320,11 @@ def test_the_json_is_ascii_and_shows_reasons_escaped() -> None:
 def test_the_json_tells_what_is_held_and_what_waits() -> None:
     gone = json.loads(view_to_json(view(catalog(), seen(slot(1, 1)))))
     short = json.loads(view_to_json(view(catalog(instance(8), instance(9)), seen(slot(1, 1)), cautions=CARELESS)))
-    held = {"backend": "web", "server": "srv1", "change": "remove web/srv1 10.0.0.1:80 (gone from Consul)"}
+    deferred = {"backend": "web", "server": "srv1", "change": "remove web/srv1 10.0.0.1:80 (gone from Consul)"}
 
-    assert gone["held"] == [{**held, "reason": "the whole service is gone from Consul"}]
+    assert gone["held"] == [{**deferred, "reason": "the whole service is gone from Consul"}]
     assert gone["counts"] == {"held": 1, "quarantined": 0}
-    assert short["held"] == [{**held, "reason": "its replacement has no slot yet"}]
+    assert short["held"] == [{**deferred, "reason": "its replacement has no slot yet"}]
     assert short["counts"] == {"held": 0, "quarantined": 0}
 
 
@@ -332,18 +336,20 @@ def test_a_server_held_by_hand_is_shown_so_and_breaks_nothing() -> None:
         file_text=FILE.replace("10.0.0.2:80 weight 1 check", "10.0.0.2:80 weight 1 disabled"),
     )
 
-    assert found.verdict is Verdict.IN_STEP
+    assert found.verdict is Verdict.IN_SYNC
     assert [row.use for row in found.backends[0].rows] == ["used", "by hand", "free"]
-    assert [held.reason for held in found.plan.held] == [Reason.BY_HAND]
+    assert [deferred.reason for deferred in found.plan.deferred] == [Reason.OVERRIDDEN]
     assert (found.backends[0].slots_used, found.backends[0].slots_free) == (2, 1)
 
 
-HOLD = Hold("web", at(2), MAINT, 5.0, None, "ann", "a disk")
+HOLD = Override("web", at(2), MAINT, 5.0, None, "ann", "a disk")
 FREEZE = Freeze(6.0, None, "bob", "a migration")
 
 
 def test_what_persons_asked_for_is_shown() -> None:
-    found = view(catalog(*BOTH), seen(slot(1, 1), slot(2, 2, MAINT, weight=1), FREE), memory=Memory(FREEZE, (HOLD,)))
+    found = view(
+        catalog(*BOTH), seen(slot(1, 1), slot(2, 2, MAINT, weight=1), FREE), saved=SavedState(FREEZE, (HOLD,))
+    )
     tree = json.loads(view_to_json(found))
 
     assert (found.freeze, found.holds) == (FREEZE, (HOLD,))
@@ -364,12 +370,12 @@ def test_what_persons_asked_for_is_shown() -> None:
 
 def test_that_everything_is_frozen_is_said_first_and_by_whose_word() -> None:
     observed = seen(slot(1, 1), slot(2, 2), FREE)
-    found = view(catalog(*BOTH, instance(3)), observed, stopped=Reason.FROZEN, memory=Memory(FREEZE))
+    found = view(catalog(*BOTH, instance(3)), observed, stopped=Reason.FROZEN, saved=SavedState(FREEZE))
 
     assert found.reasons[0] == (
         "nothing is changed: everything is frozen, by bob: a migration; `hapsync thaw` ends it"
     )
-    assert found.verdict is Verdict.OUT_OF_STEP
+    assert found.verdict is Verdict.OUT_OF_SYNC
     assert json.loads(view_to_json(found))["stopped"] == "everything is frozen"
 
 
@@ -381,5 +387,5 @@ def test_what_the_guard_goes_by_is_shown() -> None:
 
     assert found.verdict is Verdict.CANNOT_TELL
     assert found.reasons == ('service "web": Consul does not answer', *found.reasons[1:])
-    assert [held.reason for held in found.plan.held] == [Reason.AWAY]
+    assert [deferred.reason for deferred in found.plan.deferred] == [Reason.AWAY]
     assert (backend.doubt, backend.capacity, backend.floor, backend.is_refilling) == (Doubt.AWAY.value, 2, 5, True)

@@ -14,24 +14,24 @@ from hapsync.agent.config_file import observe_all, on_file
 from hapsync.agent.discovery import WHY as DISCOVERED, Discovering
 from hapsync.agent.file_keeper import FileKeeper
 from hapsync.agent.following import Following
-from hapsync.agent.guard_state import Safety
+from hapsync.agent.guard_state import GuardState
 from hapsync.agent.half_reload import is_half_done
 from hapsync.agent.live_backends import WholeBackends, can_have
+from hapsync.agent.liveness import Liveness
 from hapsync.agent.old_workers import OldWorkersWatch
-from hapsync.agent.presence import Presence
 from hapsync.agent.reachable import tried, where_haproxy_is
 from hapsync.agent.reconcile import Outcome, check_alive, run_pass
-from hapsync.agent.report import Journal
+from hapsync.agent.report import Reporter
 from hapsync.agent.rollout import EDITED, Reloads
-from hapsync.agent.schedule import Dues, Soon
+from hapsync.agent.schedule import Schedule, Soon
 from hapsync.agent.settings import Settings
 from hapsync.agent.unread import Unread
-from hapsync.agent.unsure import is_in_step
+from hapsync.agent.why_unknown import is_in_sync
 from hapsync.errors import HapsyncError, RuntimeAPIError
 from hapsync.haproxy.cfg_diff import Difference
 from hapsync.haproxy.probe import Probe
 from hapsync.model.catalog import Catalog
-from hapsync.model.overrides import Memory
+from hapsync.model.overrides import SavedState
 from hapsync.model.server import HAProxyProcess
 from hapsync.plan.desired import Desired
 
@@ -52,34 +52,34 @@ class Acts:
         self,
         settings: Settings,
         read_again: Callable[[], Settings],
-        memory: Memory,
+        saved: SavedState,
         wake: Callable[[str], None],
     ) -> None:
         self._settings = settings
         self._read_again = read_again
         self._following = Following(settings.config, wake)
         self._discovering = Discovering(settings.config, lambda: wake(""))
-        self._journal = Journal(settings.config.agent)
-        self._safety = Safety(settings.config, memory)
+        self._reporter = Reporter(settings.config.agent)
+        self._guard_state = GuardState(settings.config, saved)
         self._probe = Probe(settings.config)
 
-        self._haproxy = Presence()
-        self._dues = Dues()
-        self._stopped = self._safety.stopped
+        self._haproxy = Liveness()
+        self._schedule = Schedule()
+        self._stopped = self._guard_state.stopped
         self._withheld: set[str] = set()
         self._unreadable = Unread()
         self._unread: set[str] = set(settings.config.backends)
 
-        self._whole = WholeBackends(self._safety)
+        self._whole = WholeBackends(self._guard_state)
         self._reloads = Reloads(lambda: wake(""), self._whole)
         self._file = FileKeeper(lambda: wake(""))
-        self._old = OldWorkersWatch(lambda: self._safety.stopped is None)
+        self._old = OldWorkersWatch(lambda: self._guard_state.stopped is None)
 
         self._publishing = Soon(PUBLISH_SECONDS)
 
     def _made_live(self, made: Difference) -> None:
-        self._journal.note_live(made)
-        self._dues.add(one.name for one in made.new)
+        self._reporter.note_live(made)
+        self._schedule.add(one.name for one in made.new)
         self._pass(is_full=False)
 
     def _take_new_settings(self) -> None:
@@ -129,10 +129,10 @@ class Acts:
         self._following.use(settings.config)
         self._discovering.use(settings.config)
         self._settings = settings
-        self._safety.use(settings.config)
+        self._guard_state.use(settings.config)
         self._probe.use(settings.config)
         names = set(settings.config.backends)
-        self._dues.only(names)
+        self._schedule.only(names)
         self._unreadable.only(names)
         self._unread = names - set(self._desired().backends)
         self._reloads.forget_need()
@@ -140,7 +140,7 @@ class Acts:
         self._file.touch()
 
     def _desired(self, catalog: Catalog | None = None) -> Desired:
-        return attrs.evolve(self._following.desired(catalog), aside=self._safety.aside())
+        return attrs.evolve(self._following.desired(catalog), overrides=self._guard_state.overrides())
 
     def _look_whether_alive(self) -> None:
         haproxy = self._settings.config.haproxy
@@ -150,7 +150,7 @@ class Acts:
                 is_settled = not self._reloads.is_due and not self._file.is_behind
                 deleted = self._whole.step(self._settings.config, is_settled=is_settled)
                 if deleted:
-                    self._journal.note_deleted(deleted)
+                    self._reporter.note_deleted(deleted)
                     self._publishing.soon()
         except RuntimeAPIError as error:
             self._lost(error)
@@ -174,11 +174,11 @@ class Acts:
         if arrival is None:
             return
         if arrival.is_another:
-            self._journal.note_worker(process)
+            self._reporter.note_worker(process)
             self._reloads.is_doubted = False
             if is_half_done(self._settings.config, process.pid):
                 self._reloads.doubt_worker()
-        self._dues.add(self._settings.config.backends)
+        self._schedule.add(self._settings.config.backends)
         self._reloads.try_again()
         self._file.stop_for_start()
         self._file.touch()
@@ -203,24 +203,26 @@ class Acts:
             catalog = self._following.catalog()
             self._following.look(catalog)
             wanted = self._desired(catalog)
-            backends = tuple(sorted(self._dues.take() & {*wanted.backends, *wanted.aside} & set(config.backends)))
+            backends = tuple(
+                sorted(self._schedule.take() & {*wanted.backends, *wanted.overrides} & set(config.backends))
+            )
             if not backends:
                 return None
-            rules = self._safety.rules(wanted, backends, is_full=is_full)
+            rules = self._guard_state.rules(wanted, backends, is_full=is_full)
             outcome = run_pass(
                 config.haproxy.socket,
                 config.haproxy.timeout_seconds,
                 wanted,
                 backends,
                 rules,
-                lambda observed: self._safety.before_leaving(wanted, observed),
+                lambda observed: self._guard_state.before_leaving(wanted, observed),
                 self._probe,
                 before_acting,
             )
         except RuntimeAPIError as error:
             self._lost(error)
             return None
-        self._safety.note(wanted, outcome.last.observed, pid=outcome.last.process.pid)
+        self._guard_state.note(wanted, outcome.last.observed, pid=outcome.last.process.pid)
         # The guard saw nothing of a backend that could not be read, so what is marked there is still to be told.
         self._following.acknowledge(catalog, set(backends) & outcome.last.observed.backends.keys())
         self._following.note(outcome.last.observed)
@@ -228,19 +230,19 @@ class Acts:
         self._old.note(outcome.last.process, outcome.last.observed)
         self._unreadable.note(outcome.last.observed, backends)
         self._reloads.take(outcome.last.plan, set(backends))
-        self._dues.note(
+        self._schedule.note(
             outcome,
             set(backends),
             waiting=[
-                *(name for name, one in rules.cautions.items() if one.held_down or one.is_refilling),
+                *(name for name, one in rules.cautions.items() if one.damped or one.is_refilling),
                 *outcome.last.observed.unread,
             ],
             short=self._reloads.short,
             longest_seconds=config.agent.resync_seconds,
         )
         self._withheld -= set(backends)
-        self._withheld |= {one.change.backend for one in outcome.last.plan.held if one.reason is rules.stopped}
-        self._journal.note_pass(wanted, backends, outcome, time.monotonic() - begin)
+        self._withheld |= {one.change.backend for one in outcome.last.plan.deferred if one.reason is rules.stopped}
+        self._reporter.note_pass(wanted, backends, outcome, time.monotonic() - begin)
         has_all = len(backends) == len(wanted.backends)
         changed_by_others = has_all and self._file.is_new_to(outcome.last.observed)
         if outcome.done or changed_by_others or self._unread & set(backends):
@@ -267,7 +269,7 @@ class Acts:
         self._old.stand_aside()
         try:
             made = self._reloads.step(
-                self._settings, wanted, self._safety.cautions(), self._haproxy.process, self._made_live
+                self._settings, wanted, self._guard_state.cautions(), self._haproxy.process, self._made_live
             )
         except RuntimeAPIError as lost:
             self._lost(lost)
@@ -296,13 +298,13 @@ class Acts:
                 self._publishing.soon()
                 return
             self._file.forget(is_current=True)
-            self._safety.forget_let_go()
-            if self._safety.has_released:
+            self._guard_state.forget_let_go()
+            if self._guard_state.has_released:
                 self._file.touch()
             self._answered(made)
         if is_discovered:
             self._discovering.reloaded()
-        self._journal.note_reload(why, time.monotonic() - begin, error, is_tried_again=is_tried_again)
+        self._reporter.note_reload(why, time.monotonic() - begin, error, is_tried_again=is_tried_again)
         self._file.look(self._settings)
         self._publishing.soon()
 
@@ -317,16 +319,16 @@ class Acts:
             if is_down:
                 self._following.note(on_file(self._settings))
             wanted = self._desired()
-            seen = None if is_down else observe_all(self._settings, wanted, self._safety.cautions())
+            seen = None if is_down else observe_all(self._settings, wanted, self._guard_state.cautions())
             if seen is None:
-                self._safety.note(wanted, on_file(self._settings))  # the file is all there is to be guarded
+                self._guard_state.note(wanted, on_file(self._settings))  # the file is all there is to be guarded
         except RuntimeAPIError as error:
             self._lost(error)
             return
         except OSError as error:
             self._file.cannot(error, self._settings)
             return
-        self._file.write(self._settings, wanted, self._safety.cautions(), seen)
+        self._file.write(self._settings, wanted, self._guard_state.cautions(), seen)
         self._file_is_written()
         self._publishing.soon()
 
@@ -336,14 +338,14 @@ class Acts:
             self._file.was_late = False
             self._reloads.doubt_worker()
         if self._file.made_of is not None and not self._file.is_behind:
-            self._safety.forget_released(self._file.made_of)
+            self._guard_state.forget_released(self._file.made_of)
 
     def _publish(self) -> None:
         self._publishing.done()
         is_whole = not (self._unread or self._withheld or self._unreadable.why)
-        self._journal.publish(
-            in_step=is_in_step(
-                self._desired(), self._haproxy, self._dues, self._reloads, self._file, is_whole=is_whole
+        self._reporter.publish(
+            in_sync=is_in_sync(
+                self._desired(), self._haproxy, self._schedule, self._reloads, self._file, is_whole=is_whole
             ),
             process=self._haproxy.process,
             haproxy_error=self._haproxy.error,
@@ -352,7 +354,7 @@ class Acts:
             discovery_error=self._discovering.problem,
             leaving=self._whole.leaving(self._settings.config),
             watches=self._following.states(),
-            safety=self._safety,
-            means=self._probe.means,
+            guard_state=self._guard_state,
+            scaling=self._probe.scaling,
             old_workers=self._old.seen,
         )

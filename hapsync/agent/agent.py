@@ -15,24 +15,24 @@ from hapsync.agent.operator import answer_always
 from hapsync.agent.reconcile import Outcome
 from hapsync.agent.schedule import RETRY_SECONDS
 from hapsync.agent.settings import Settings
-from hapsync.agent.unsure import unsure
+from hapsync.agent.why_unknown import why_unknown
 from hapsync.api.messages import Apply, ReleaseBackend, Reply, Request
 from hapsync.api.server import Pending
 from hapsync.errors import RuntimeAPIError, Withdrawn
-from hapsync.model.overrides import Memory
+from hapsync.model.overrides import SavedState
 from hapsync.text import shown
 
 log = logging.getLogger(__name__)
 
 
-class Worker(Acts):
+class Agent(Acts):
     """The agent's one thread; `run` returns after `stop`."""
 
     def __init__(
         self,
         settings: Settings,
         read_again: Callable[[], Settings],
-        memory: Memory,
+        saved: SavedState,
         keep_locks: Callable[[], None] = lambda: None,
     ) -> None:
         """Take what to follow and what was remembered; `read_again` reads the settings afresh for `reload`.
@@ -42,7 +42,7 @@ class Worker(Acts):
         Raises CatalogError when Consul's certificates cannot be used.
         """
         self._wakes: queue.SimpleQueue[str] = queue.SimpleQueue()
-        super().__init__(settings, read_again, memory, self._wakes.put)
+        super().__init__(settings, read_again, saved, self._wakes.put)
         self._asked: queue.SimpleQueue[Pending] = queue.SimpleQueue()
         self._keep_locks = keep_locks
         self._is_stopping = False
@@ -54,7 +54,7 @@ class Worker(Acts):
         self._is_stopping = True
         self._wakes.put("")
 
-    def reload(self) -> None:
+    def reread_settings(self) -> None:
         """Read configuration and template again, soon; safe in a signal handler."""
         self._is_asked_to_reload = True
         self._wakes.put("")
@@ -77,7 +77,7 @@ class Worker(Acts):
                 if not self._is_stopping:
                     self._step_safely()
         finally:
-            self._reloads.end_turn()
+            self._reloads.release_permit()
             self._following.stop()
             self._discovering.stop()
             self._old.stand_aside()
@@ -85,7 +85,7 @@ class Worker(Acts):
             if self._file.is_behind and self._haproxy.process is not None:
                 self._write_file()  # HAProxy may be restarted before hapsync is
                 self._file.finish(wait=True)
-            self._safety.save()
+            self._guard_state.save()
             self._publish()
 
     def _wait(self) -> None:
@@ -96,12 +96,12 @@ class Worker(Acts):
             while True:
                 woken.add(self._wakes.get_nowait())
         backends = {name for name, one in self._settings.config.backends.items() if one.service in woken}
-        self._dues.add(backends)
+        self._schedule.add(backends)
         if backends and self._haproxy.is_down:
             self._file.touch()  # what HAProxy is started with should be what the catalog says by then
 
     def _next_at(self) -> float:
-        times = (self._alive_at, self._full_at, self._dues.retry_at, self._grow_at())
+        times = (self._alive_at, self._full_at, self._schedule.retry_at, self._grow_at())
         return min(at for at in (*times, self._file.due_seconds, self._publishing.due_seconds) if at is not None)
 
     def _step_safely(self) -> None:
@@ -110,7 +110,7 @@ class Worker(Acts):
             self._step()
         except Exception:
             log.exception("a defect of hapsync, please report it; HAProxy keeps what it has")
-            self._dues.add(self._settings.config.backends)
+            self._schedule.add(self._settings.config.backends)
             time.sleep(RETRY_SECONDS)
 
     def _step(self) -> None:
@@ -123,26 +123,26 @@ class Worker(Acts):
         is_full = now >= self._full_at
         if is_full:
             self._full_at = now + self._settings.config.agent.resync_seconds
-            self._dues.add(self._settings.config.backends)
+            self._schedule.add(self._settings.config.backends)
             if self._haproxy.is_down:
                 self._find_haproxy()
             if self._file.is_suspect(self._settings):
                 self._file.touch()
             self._publishing.soon()
-        self._dues.look()
+        self._schedule.look()
         if now >= self._alive_at:
             self._alive_at = now + ALIVE_SECONDS
             self._keep_locks()
             self._look_whether_alive()
-            self._dues.look_at_held()
-            self._dues.add(self._reloads.short)  # a slot may have fallen idle
+            self._schedule.look_at_held()
+            self._schedule.add(self._reloads.short)  # a slot may have fallen idle
             self._look_whether_stopped()
             if self._old.step(self._settings.config, self._desired()):
                 self._publishing.soon()
         grow_at = self._grow_at()
         if grow_at is not None and now >= grow_at:
-            self._dues.add(self._reloads.short)
-        if self._dues.now and self._haproxy.process is not None:
+            self._schedule.add(self._reloads.short)
+        if self._schedule.now and self._haproxy.process is not None:
             self._pass(is_full=is_full)
         grow_at = self._grow_at()
         if grow_at is not None and time.monotonic() >= grow_at:
@@ -157,16 +157,16 @@ class Worker(Acts):
             self._publish()
 
     def _look_whether_stopped(self) -> None:
-        stopped = self._safety.stopped
+        stopped = self._guard_state.stopped
         if stopped is not self._stopped:
             self._stopped = stopped
             log.warning("changes are %s", f"stopped: {stopped.value}" if stopped else "made again")
-            self._dues.add(self._settings.config.backends)
+            self._schedule.add(self._settings.config.backends)
             self._file.touch()
             self._publishing.soon()
             if stopped:
                 self._file.stop()
-                self._reloads.end_turn()
+                self._reloads.release_permit()
 
     def _answer_people(self) -> None:
         with contextlib.suppress(queue.Empty):
@@ -193,12 +193,12 @@ class Worker(Acts):
         match pending.request:
             # Whoever drops foreign servers has not said that what the guard holds back may go, too.
             case ReleaseBackend(backend=name) if (
-                name in losing and name in config.backends and not self._safety.stopped
+                name in losing and name in config.backends and not self._guard_state.stopped
             ):
-                held = f"what the guard holds back in {name} stays held"
-                reply = Reply.not_done(f"{held}; for that, `hapsync release {name}` after the reload")
+                deferred = f"what the guard holds back in {name} stays held"
+                reply = Reply.not_done(f"{deferred}; for that, `hapsync release {name}` after the reload")
             case request:
-                reply = answer_always(request, self._safety, config, make_pass, self._unsure, ensure_wanted)
+                reply = answer_always(request, self._guard_state, config, make_pass, self._why_unknown, ensure_wanted)
         if pending.is_wanted:
             reply = self._let_go(pending.request, losing, reply)
         self._look_whether_stopped()  # a freeze counts from its answer on, also for a reload that is due
@@ -214,9 +214,9 @@ class Worker(Acts):
                 released = dict(losing)
             case _:
                 return reply
-        if not released or self._safety.stopped:
+        if not released or self._guard_state.stopped:
             return reply
-        self._safety.let_go(released)
+        self._guard_state.let_go(released)
         if self._reloads.not_taken is not None:
             self._take_new_settings()
         self._reloads.try_again()
@@ -226,23 +226,23 @@ class Worker(Acts):
         lines = (line for line in reply.lines if not line.startswith(("settings not taken", "HAProxy is ")))
         return Reply.not_done(*lines, told)
 
-    def _unsure(self) -> Sequence[str]:
+    def _why_unknown(self) -> Sequence[str]:
         """Return why it cannot be told whether HAProxy is as Consul says, a line each."""
-        return unsure(self._settings.config, self._desired(), self._following.states(), self._reloads)
+        return why_unknown(self._settings.config, self._desired(), self._following.states(), self._reloads)
 
     def _pass_now(self, backends: Collection[str], ensure_wanted: Callable[[], None]) -> Outcome:
         """Make a pass over `backends` and return what came of it.
 
         Raises RuntimeAPIError, and Withdrawn, by `ensure_wanted`, where nobody waits any more; then nothing was done.
         """
-        self._dues.add(backends)
-        due = set(self._dues.now)
+        self._schedule.add(backends)
+        due = set(self._schedule.now)
         try:
             outcome = self._pass(is_full=False, before_acting=ensure_wanted)
         except Withdrawn:
-            self._dues.add(due)  # for a pass of the agent's own
+            self._schedule.add(due)  # for a pass of the agent's own
             raise
         if outcome is None:
-            why = self._haproxy.error or "; ".join(self._unsure()) or "HAProxy was not reached yet"
+            why = self._haproxy.error or "; ".join(self._why_unknown()) or "HAProxy was not reached yet"
             raise RuntimeAPIError(f"{why}; nothing was done, ask again")
         return outcome

@@ -7,7 +7,7 @@ from hapsync.model.server import Address, Observed
 from hapsync.plan.desired import NOBODY, Desired, DesiredBackend, desired_backend, is_crowded, served_in
 
 
-class Wanted:
+class DesiredCache:
     """The same as `desired`, for one configuration: a backend whose reading is the same object is taken as it was.
 
     Where there are more instances than a backend takes, those that HAProxy sends to by the last reading stay.

@@ -14,14 +14,14 @@ from hapsync.haproxy.foreign import Loss, losses, on_file as foreign_on_file, re
 from hapsync.haproxy.reload import install
 from hapsync.haproxy.render import labels_of, render
 from hapsync.haproxy.sections import stats_sockets, stick_tables
-from hapsync.haproxy.show import with_means
+from hapsync.haproxy.show import with_scaling
 from hapsync.haproxy.socket import open_session
-from hapsync.model.changes import Held, Reason
-from hapsync.model.server import Means, Observed
+from hapsync.model.changes import Deferred, Reason
+from hapsync.model.server import Observed, Scaling
 from hapsync.plan.desired import Desired, Served, served_in
 from hapsync.plan.diff import diff
 from hapsync.plan.guard import Cautions, guard
-from hapsync.plan.target import picture_grown, picture_now
+from hapsync.plan.target import target_grown, target_now
 from hapsync.system.files import read_text_or_none
 from hapsync.text import quoted
 
@@ -31,7 +31,7 @@ class Seen:
     """A reading of all configured backends, and what of the changes due there is held."""
 
     observed: Observed
-    held: tuple[Held, ...] = ()
+    deferred: tuple[Deferred, ...] = ()
 
 
 @attrs.frozen
@@ -42,7 +42,7 @@ class Candidate:
     """
 
     text: str
-    picture: Observed
+    target: Observed
     lost: tuple[Loss, ...] = ()
 
 
@@ -61,11 +61,11 @@ def observe_all(settings: Settings, wanted: Desired, cautions: Cautions) -> Seen
         observed, found = decide(session, process, wanted, observed, cautions)
     names = sorted(set(observed.unread) - set(observed.backends))
     if not names:
-        return Seen(observed, found.held)
+        return Seen(observed, found.deferred)
     text = read_text_or_none(haproxy.config) or ""
     filed = foreign_on_file(text, observed_from_file(text, names))
-    kept = (Held(change, Reason.UNREAD) for change in diff(wanted.only(names), filed).changes)
-    return Seen(observed.with_backends({**observed.backends, **filed.backends}), (*found.held, *kept))
+    kept = (Deferred(change, Reason.UNREAD) for change in diff(wanted.only(names), filed).changes)
+    return Seen(observed.with_backends({**observed.backends, **filed.backends}), (*found.deferred, *kept))
 
 
 def served_now(settings: Settings) -> Served:
@@ -86,20 +86,20 @@ def on_file(settings: Settings) -> Observed:
 def observe_file(settings: Settings, wanted: Desired, cautions: Cautions, current: str | None) -> Seen:
     """Return the reading that a HAProxy started with the file `current` would give."""
     observed = observed_from_file(current or "", tuple(settings.config.backends))
-    return Seen(observed, guard(diff(wanted, observed), observed, wanted, cautions).held)
+    return Seen(observed, guard(diff(wanted, observed), observed, wanted, cautions).deferred)
 
 
-def picture_to_start_with(wanted: Desired, seen: Seen) -> Observed:
+def initial_target(wanted: Desired, seen: Seen) -> Observed:
     """Return what to start a HAProxy with that has the slots of `seen`, grown where they do not suffice."""
-    picture = picture_now(wanted, seen.observed, seen.held)
-    short = [shortage.backend for shortage in diff(wanted, picture).shortages]
-    return picture_grown(wanted, seen.observed, short, seen.held) if short else picture
+    target = target_now(wanted, seen.observed, seen.deferred)
+    short = [shortage.backend for shortage in diff(wanted, target).shortages]
+    return target_grown(wanted, seen.observed, short, seen.deferred) if short else target
 
 
-def empty_slots(settings: Settings, picture: Observed) -> Observed:
+def empty_slots(settings: Settings, target: Observed) -> Observed:
     """Return `picture` with `slots` free ones where a backend has none and nothing is known of it."""
     free = free_slots(settings.config).backends
-    return Observed({name: backend if backend.slots else free[name] for name, backend in picture.backends.items()})
+    return Observed({name: backend if backend.slots else free[name] for name, backend in target.backends.items()})
 
 
 def is_applied(settings: Settings, current: str | None) -> bool:
@@ -141,13 +141,13 @@ def new_text(settings: Settings, wanted: Desired, cautions: Cautions, seen: Seen
         text = _to_start_with(settings, wanted, cautions, _to_start_with(settings, wanted, cautions, current))
         refuse(_lost_on_file(settings, wanted, cautions, current, text))
     else:
-        text = _rendered_whole(settings, wanted, picture_now(wanted, seen.observed, seen.held), current)
+        text = _rendered_whole(settings, wanted, target_now(wanted, seen.observed, seen.deferred), current)
     return text if text != current else None
 
 
 def _to_start_with(settings: Settings, wanted: Desired, cautions: Cautions, current: str | None) -> str | None:
-    picture = picture_to_start_with(wanted, observe_file(settings, wanted, cautions, current))
-    return _rendered_whole(settings, wanted, picture, current)
+    target = initial_target(wanted, observe_file(settings, wanted, cautions, current))
+    return _rendered_whole(settings, wanted, target, current)
 
 
 def _lost_on_file(
@@ -161,11 +161,11 @@ def _lost_on_file(
     return losses(before, text, observed_from_file(text, names), wanted, cautions)
 
 
-def _rendered_whole(settings: Settings, wanted: Desired, picture: Observed, current: str | None) -> str | None:
+def _rendered_whole(settings: Settings, wanted: Desired, target: Observed, current: str | None) -> str | None:
     """Return the file with `picture`, `current` where a backend is lacking."""
-    if not all(backend.exists for backend in picture.backends.values()):
+    if not all(backend.exists for backend in target.backends.values()):
         return current
-    return _rendered(settings, wanted, picture, current)
+    return _rendered(settings, wanted, target, current)
 
 
 def candidate_grown(settings: Settings, wanted: Desired, cautions: Cautions, short: Iterable[str]) -> Candidate:
@@ -175,10 +175,10 @@ def candidate_grown(settings: Settings, wanted: Desired, cautions: Cautions, sho
     """
     seen = observe_all(settings, wanted, cautions)
     current = read_text_or_none(settings.config.haproxy.config)
-    tables = {name: Means(tables=tables) for name, tables in stick_tables(current or "").items()}
-    observed = with_means(seen.observed, tables)
-    picture = empty_slots(settings, picture_grown(wanted, observed, short, seen.held, lets_in=False))
-    text = _rendered(settings, wanted, picture, current)
+    tables = {name: Scaling(tables=tables) for name, tables in stick_tables(current or "").items()}
+    observed = with_scaling(seen.observed, tables)
+    target = empty_slots(settings, target_grown(wanted, observed, short, seen.deferred, lets_in=False))
+    text = _rendered(settings, wanted, target, current)
     for name in emptied(seen.observed, text):
         service = quoted(settings.config.backends[name].service)
         why = "has no instance that may serve" if name in wanted.backends else "could not be read"
@@ -189,7 +189,7 @@ def candidate_grown(settings: Settings, wanted: Desired, cautions: Cautions, sho
     unreachable = _unreachable_after(settings, current, text)
     if unreachable is not None:
         raise ConfigError(settings.template.name, (unreachable,))
-    return Candidate(text, picture, losses(seen.observed, text, picture, wanted, cautions))
+    return Candidate(text, target, losses(seen.observed, text, target, wanted, cautions))
 
 
 def _unreachable_after(settings: Settings, current: str | None, text: str) -> str | None:
@@ -224,6 +224,6 @@ def lost_by_reload(
     return lines, None
 
 
-def _rendered(settings: Settings, wanted: Desired, picture: Observed, current: str | None) -> str:
+def _rendered(settings: Settings, wanted: Desired, target: Observed, current: str | None) -> str:
     config = settings.config
-    return render(settings.template, picture, config, labels_of(wanted, current, config.backends))
+    return render(settings.template, target, config, labels_of(wanted, current, config.backends))

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Collection, Mapping
 
-from hapsync.agent.catalog import Wanted
+from hapsync.agent.catalog import DesiredCache
 from hapsync.agent.report import known_readings
 from hapsync.config.schema import Config
 from hapsync.consul.watch import Watches, WatchState
@@ -22,7 +22,7 @@ class Following:
         self._config = config
         self._on_change = on_change
         self._watches = self._made(config)
-        self._wanted = Wanted()
+        self._wanted = DesiredCache()
 
     def start(self) -> None:
         """Begin to watch."""
@@ -43,7 +43,7 @@ class Following:
             self._watches = watches
         self._config = config
         self._watches.follow(config.services, config.max_servers)
-        self._wanted = Wanted()
+        self._wanted = DesiredCache()
 
     def catalog(self) -> Catalog:
         """Return what is known of the services by now."""

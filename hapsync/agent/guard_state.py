@@ -10,10 +10,10 @@ from pathlib import Path
 import attrs
 
 from hapsync.agent.reconcile import Rules
-from hapsync.agent.state_file import keep_unread_aside, memory_path, save_memory
+from hapsync.agent.state_file import keep_unread_aside, save_state, state_path
 from hapsync.config.schema import Config
 from hapsync.model.changes import Reason
-from hapsync.model.overrides import Hold, Memory, acknowledged, expired, is_frozen
+from hapsync.model.overrides import Override, SavedState, acknowledged, expired, is_frozen
 from hapsync.model.server import Address, AdminState, Observed
 from hapsync.plan.desired import Desired
 from hapsync.plan.guard import Caution, capacity
@@ -24,40 +24,40 @@ log = logging.getLogger(__name__)
 BOOT_ID = "/proc/sys/kernel/random/boot_id"
 
 
-class Safety:
+class GuardState:
     """The memory, kept in its file by whoever holds the lock, and what is too short-lived to be kept.
 
     Capacities and refills are timed by a clock that nobody sets and that goes on while the machine sleeps; holds and
     freezes by the wall clock, for people name times of day.
     """
 
-    def __init__(self, config: Config, memory: Memory) -> None:
+    def __init__(self, config: Config, saved: SavedState) -> None:
         """Take the memory as the file had it; what is of an earlier boot counts as of now."""
         boot_id = _read_boot_id()
-        if memory.boot_id != boot_id:
-            memory = _of_this_boot(memory, boot_id)
-        self.memory = memory
+        if saved.boot_id != boot_id:
+            saved = _of_this_boot(saved, boot_id)
+        self.saved = saved
         self.error: str | None = None
         self._config = config
-        self._longest_seconds = _hold_downs(config)
+        self._longest_seconds = _damping_limits(config)
         self._flaps = Flaps()
-        self._owners = _owners_of(config, memory)
+        self._owners = _owners_of(config, saved)
         self._released: frozenset[str] = frozenset()
         self._let_go: Mapping[str, frozenset[str]] = {}
-        self._saved = memory
+        self._saved = saved
         self._pid = 0
         self._ours: frozenset[tuple[str, Address]] = frozenset()
 
     def use(self, config: Config) -> None:
         """Go on with another configuration; what it does not name is forgotten."""
         self._config = config
-        self._longest_seconds = _hold_downs(config)
+        self._longest_seconds = _damping_limits(config)
         names = config.backends
         self._flaps = self._flaps.only(names)
-        self.memory = attrs.evolve(
-            self.memory,
-            peaks={name: one for name, one in self.memory.peaks.items() if name in names},
-            refills={name: one for name, one in self.memory.refills.items() if name in names},
+        self.saved = attrs.evolve(
+            self.saved,
+            peaks={name: one for name, one in self.saved.peaks.items() if name in names},
+            refills={name: one for name, one in self.saved.refills.items() if name in names},
         )
 
     @property
@@ -69,18 +69,18 @@ class Safety:
         """Why nothing may be changed at all; None while it may."""
         if self._config.agent.mode == "observe":
             return Reason.OBSERVING
-        if self.memory.unread_version is not None:
+        if self.saved.unread_version is not None:
             return Reason.OTHER_VERSION
-        return Reason.FROZEN if is_frozen(self.memory, time.time()) else None
+        return Reason.FROZEN if is_frozen(self.saved, time.time()) else None
 
-    def aside(self) -> Mapping[str, Mapping[Address, AdminState | None]]:
+    def overrides(self) -> Mapping[str, Mapping[Address, AdminState | None]]:
         """Return what persons set aside, by backend and address; None where they released it.
 
         A release counts until the worker at hand has shown the server as hapsync's own: a hand on it after that is
         another one. (Another worker may be started from a file that does not know of the release yet.)
         """
         found = {}
-        for name, one in asides(self.memory).items():
+        for name, one in operator_overrides(self.saved).items():
             left = {at: to for at, to in one.items() if to is not None or (name, at) not in self._ours}
             if left:
                 found[name] = left
@@ -102,10 +102,10 @@ class Safety:
     def released(self, backends: Collection[str]) -> None:
         """A person let go what was held in `backends`: the guard begins anew there."""
         names = set(backends)
-        self.memory = attrs.evolve(
-            self.memory,
-            peaks={name: one for name, one in self.memory.peaks.items() if name not in names},
-            refills={name: one for name, one in self.memory.refills.items() if name not in names},
+        self.saved = attrs.evolve(
+            self.saved,
+            peaks={name: one for name, one in self.saved.peaks.items() if name not in names},
+            refills={name: one for name, one in self.saved.refills.items() if name not in names},
         )
 
     def let_go(self, foreign: Mapping[str, frozenset[str]]) -> None:
@@ -123,7 +123,7 @@ class Safety:
         cautions = dict(self.cautions(backends))
         for name in self._released & set(cautions):
             cautions[name] = attrs.evolve(cautions[name], is_released=True)
-        return Rules(cautions, self.stopped, reads_proofs=is_full)
+        return Rules(cautions, self.stopped, reads_first_checks=is_full)
 
     def cautions(self, backends: Iterable[str] | None = None) -> Mapping[str, Caution]:
         """Return what the guard knows of each of `backends`, or of all."""
@@ -131,13 +131,13 @@ class Safety:
         found = {}
         for name in self._config.backends if backends is None else backends:
             config = self._config.backends[name]
-            refill = self.memory.refills.get(name)
+            refill = self.saved.refills.get(name)
             found[name] = attrs.evolve(
                 Caution.of(config),
-                peak=peak(self.memory.peaks.get(name, ()), now, config.guard_window_seconds),
+                peak=peak(self.saved.peaks.get(name, ()), now, config.guard_window_seconds),
                 is_refilling=refill is not None and not refill.is_over,
                 has_refilled=refill is not None and refill.is_over,
-                held_down=self._flaps.held_down(name, now),
+                damped=self._flaps.damped(name, now),
                 let_go=self._let_go.get(name, frozenset()),
                 taken=self._owners.taken(config.service),
             )
@@ -148,7 +148,7 @@ class Safety:
         if pid is not None:
             self._note_released(observed, pid)
         now = _boot_seconds()
-        peaks, refills = dict(self.memory.peaks), dict(self.memory.refills)
+        peaks, refills = dict(self.saved.peaks), dict(self.saved.refills)
         for name, have in observed.backends.items():
             config = self._config.backends.get(name)
             if config is None:
@@ -171,8 +171,8 @@ class Safety:
                 refill = attrs.evolve(refill, own=tuple(sorted(own)))
             if refill is not None:
                 refills[name] = refill
-        self.memory = memory = expired(attrs.evolve(self.memory, peaks=peaks, refills=refills), time.time())
-        if (memory.refills, memory.holds, memory.freeze) != (
+        self.saved = saved = expired(attrs.evolve(self.saved, peaks=peaks, refills=refills), time.time())
+        if (saved.refills, saved.holds, saved.freeze) != (
             self._saved.refills,
             self._saved.holds,
             self._saved.freeze,
@@ -183,14 +183,17 @@ class Safety:
         """Remember which released servers the worker `pid` has shown as hapsync's own."""
         if pid != self._pid:
             self._pid, self._ours = pid, frozenset()
-        released = {(hold.backend, hold.address) for hold in self.memory.holds if hold.is_releasing}
+        released = {(hold.backend, hold.address) for hold in self.saved.holds if hold.is_releasing}
         if not released:
             self._ours = frozenset()
             return
-        by_hand = {
-            (name, slot.address) for name, one in observed.backends.items() for slot in one.slots if slot.is_by_hand
+        overridden = {
+            (name, slot.address)
+            for name, one in observed.backends.items()
+            for slot in one.slots
+            if slot.is_overridden
         }
-        shown = {(name, address) for name, address in released - by_hand if name in observed.backends}
+        shown = {(name, address) for name, address in released - overridden if name in observed.backends}
         self._ours = (self._ours | shown) & released
 
     def before_leaving(self, wanted: Desired, observed: Observed) -> None:
@@ -201,104 +204,106 @@ class Safety:
     @property
     def has_released(self) -> bool:
         """A hold was released that the file may still show."""
-        return any(hold.is_releasing for hold in self.memory.holds)
+        return any(hold.is_releasing for hold in self.saved.holds)
 
     def forget_released(self, observed: Observed) -> None:
         """The file says what `observed` shows: forget released holds whose server is hapsync's own again, or gone.
 
         Not before, or a HAProxy started from the older file would have them held by a hand that nobody knows of.
         """
-        memory = _without_done(self.memory, observed)
-        if memory is not self.memory:
-            self.memory = memory
+        saved = _without_done(self.saved, observed)
+        if saved is not self.saved:
+            self.saved = saved
             self.save()
 
-    def remember(self, memory: Memory, *, asked: Hold | None = None) -> None:
+    def remember(self, saved: SavedState, *, asked: Override | None = None) -> None:
         """Take what a person asked for, durably; `asked` is the hold or release that it is about, if any.
 
         Raises OSError when it cannot be written; then nothing has changed.
         """
-        if memory.unread_version is not None:
-            raise OSError(errno.EROFS, "is of another version of hapsync", memory_path(self._config))
-        save_memory(self._config, memory)
-        self.memory = self._saved = memory
+        if saved.unread_version is not None:
+            raise OSError(errno.EROFS, "is of another version of hapsync", state_path(self._config))
+        save_state(self._config, saved)
+        self.saved = self._saved = saved
         if asked is not None:  # where it is released, it was not shown as hapsync's own since
             self._ours -= {(asked.backend, asked.address)}
 
-    def acknowledge(self) -> tuple[Memory, tuple[str, ...]]:
+    def acknowledge(self) -> tuple[SavedState, tuple[str, ...]]:
         """Return the memory as it is once a person has acknowledged what it lost or cannot read, and what to say.
 
         A file of another version is kept aside. Raises OSError when that is not possible.
         """
-        memory, lines = self.memory, list[str]()
-        if memory.unread_version is not None:
-            aside = keep_unread_aside(self._config, memory.unread_version)
+        saved, lines = self.saved, list[str]()
+        if saved.unread_version is not None:
+            overrides = keep_unread_aside(self._config, saved.unread_version)
             lines.append(
-                f"going on without what memory.json of version {memory.unread_version} says; kept as {aside}"
+                f"going on without what memory.json of version {saved.unread_version} says; kept as {overrides}"
             )
-        if memory.lost is not None:
-            lines.append(f"acknowledged: holds and a freeze were lost; the damaged file is {memory.lost.file}")
-        return acknowledged(memory), tuple(lines or ("there was nothing to acknowledge",))
+        if saved.lost is not None:
+            lines.append(f"acknowledged: holds and a freeze were lost; the damaged file is {saved.lost.file}")
+        return acknowledged(saved), tuple(lines or ("there was nothing to acknowledge",))
 
     def save(self, *, durable: bool = True) -> None:
-        """Write the memory; a full disk is logged once, and HAProxy is kept in step all the same.
+        """Write the memory; a full disk is logged once, and HAProxy is kept in sync all the same.
 
         A file of another version is not written over.
         """
-        if self.memory.unread_version is not None:
+        if self.saved.unread_version is not None:
             return
         try:
-            save_memory(self._config, self.memory, durable=durable)
-            self._saved, self.error = self.memory, None
+            save_state(self._config, self.saved, durable=durable)
+            self._saved, self.error = self.saved, None
         except OSError as error:
             if self.error is None:
                 log.error("memory not written: %s; the guard goes on without", error)  # noqa: TRY400
             self.error = str(error)
 
 
-def _owners_of(config: Config, memory: Memory) -> Owners:
+def _owners_of(config: Config, saved: SavedState) -> Owners:
     return Owners.of(
         (config.backends[name].service, address)
-        for name, refill in memory.refills.items()
+        for name, refill in saved.refills.items()
         if name in config.backends
         for address in refill.own
     )
 
 
-def _of_this_boot(memory: Memory, boot_id: str) -> Memory:
+def _of_this_boot(saved: SavedState, boot_id: str) -> SavedState:
     """Return `memory` with its times as of now: nobody knows how long the machine was off."""
     now = _boot_seconds()
     return attrs.evolve(
-        memory,
-        peaks={name: ((now, max(amount for _, amount in one)),) for name, one in memory.peaks.items() if one},
-        refills={name: attrs.evolve(one, since=now, changed=now) for name, one in memory.refills.items()},
+        saved,
+        peaks={name: ((now, max(amount for _, amount in one)),) for name, one in saved.peaks.items() if one},
+        refills={name: attrs.evolve(one, since=now, changed=now) for name, one in saved.refills.items()},
         boot_id=boot_id,
     )
 
 
-def _hold_downs(config: Config) -> Mapping[str, float]:
-    return {name: one.hold_down_seconds for name, one in config.backends.items()}
+def _damping_limits(config: Config) -> Mapping[str, float]:
+    return {name: one.damping_seconds for name, one in config.backends.items()}
 
 
-def asides(memory: Memory) -> Mapping[str, Mapping[Address, AdminState | None]]:
+def operator_overrides(saved: SavedState) -> Mapping[str, Mapping[Address, AdminState | None]]:
     """Return what persons set aside by now, by backend and address; None where they released it."""
     found: dict[str, dict[Address, AdminState | None]] = {}
-    for hold in expired(memory, time.time()).holds:
+    for hold in expired(saved, time.time()).holds:
         found.setdefault(hold.backend, {})[hold.address] = None if hold.is_releasing else hold.admin
     return found
 
 
-def _without_done(memory: Memory, observed: Observed) -> Memory:
+def _without_done(saved: SavedState, observed: Observed) -> SavedState:
     """Return `memory` without released holds whose server is hapsync's own again, or gone."""
-    by_hand = {
-        (name, slot.address) for name, one in observed.backends.items() for slot in one.slots if slot.is_by_hand
+    overridden = {
+        (name, slot.address) for name, one in observed.backends.items() for slot in one.slots if slot.is_overridden
     }
     holds = tuple(
         hold
-        for hold in memory.holds
-        if not hold.is_releasing or hold.backend not in observed.backends or (hold.backend, hold.address) in by_hand
+        for hold in saved.holds
+        if not hold.is_releasing
+        or hold.backend not in observed.backends
+        or (hold.backend, hold.address) in overridden
     )
-    return memory if len(holds) == len(memory.holds) else attrs.evolve(memory, holds=holds)
+    return saved if len(holds) == len(saved.holds) else attrs.evolve(saved, holds=holds)
 
 
 def _boot_seconds() -> float:

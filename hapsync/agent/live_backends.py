@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection, Sequence
 
 import attrs
 
-from hapsync.agent.guard_state import Safety
+from hapsync.agent.guard_state import GuardState
 from hapsync.config.schema import Config
 from hapsync.haproxy.capabilities import NEWEST_SCANNED, spelled_out, version_of
 from hapsync.haproxy.cfg_diff import HAS_BACKENDS, Difference, PlainBackend, plain_backends
@@ -44,8 +44,8 @@ def can_have(process: HAProxyProcess | None) -> bool:
 class WholeBackends:
     """Adds and deletes plain backends; what is under way is in the memory of `safety`."""
 
-    def __init__(self, safety: Safety) -> None:
-        self._safety = safety
+    def __init__(self, guard_state: GuardState) -> None:
+        self._guard_state = guard_state
         self._again_at = 0.0
 
     def make(self, config: Config, wanted: Difference, made_live: Callable[[Difference], None]) -> str | None:
@@ -61,7 +61,7 @@ class WholeBackends:
             return None
         with open_session(config.haproxy.socket, config.haproxy.timeout_seconds) as session:
             self._look_whose(config, session.read_process())
-            under_way = self._safety.memory.under_way
+            under_way = self._guard_state.saved.under_way
             known = {one.name for one in wanted.new if under_way.get(one.name) == _definition(one)}
             self._remember({one.name: _definition(one) for one in (*wanted.new, *wanted.gone)})
             made: list[PlainBackend] = []
@@ -85,12 +85,12 @@ class WholeBackends:
 
         `is_settled`: HAProxy and its file are as `config` says. Raises RuntimeAPIError.
         """
-        if not self._safety.memory.under_way or time.monotonic() < self._again_at:
+        if not self._guard_state.saved.under_way or time.monotonic() < self._again_at:
             return ()
         self._again_at = time.monotonic() + AGAIN_SECONDS
         with open_session(config.haproxy.socket, config.haproxy.timeout_seconds) as session:
             self._look_whose(config, session.read_process())
-            under_way = self._safety.memory.under_way
+            under_way = self._guard_state.saved.under_way
             gone = [name for name in under_way if name not in config.backends and _delete(session, name)]
         added = [name for name in under_way if name in config.backends] if is_settled else []
         _publish(config, added)  # again, where an agent was killed in between
@@ -99,19 +99,19 @@ class WholeBackends:
 
     def leaving(self, config: Config) -> tuple[str, ...]:
         """Return the backends that get no new traffic any more, and are deleted once nothing is left on them."""
-        return tuple(sorted(name for name in self._safety.memory.under_way if name not in config.backends))
+        return tuple(sorted(name for name in self._guard_state.saved.under_way if name not in config.backends))
 
     def _look_whose(self, config: Config, process: HAProxyProcess) -> None:
         """Forget what was under way in another worker, but for what `process` was started with: the file has it.
 
         A backend of that name in a new worker may be anybody's, written by hand.
         """
-        memory = self._safety.memory
-        if memory.under_way_pid == process.pid:
+        saved = self._guard_state.saved
+        if saved.under_way_pid == process.pid:
             return
-        there = plain_backends(read_text_or_none(config.haproxy.config) or "") if memory.under_way else ()
-        left = {name: one for name, one in memory.under_way.items() if name in there and can_have(process)}
-        self._safety.memory = attrs.evolve(memory, under_way=left, under_way_pid=process.pid)
+        there = plain_backends(read_text_or_none(config.haproxy.config) or "") if saved.under_way else ()
+        left = {name: one for name, one in saved.under_way.items() if name in there and can_have(process)}
+        self._guard_state.saved = attrs.evolve(saved, under_way=left, under_way_pid=process.pid)
 
     def _undo(self, session: RuntimeSession, new: Collection[PlainBackend], wanted: Difference) -> None:
         """Take back what a refusal left half done: a reload brings all of it."""
@@ -121,15 +121,15 @@ class WholeBackends:
         self._forget([one.name for one in (*wanted.new, *wanted.gone)])
 
     def _remember(self, names: dict[str, str]) -> None:
-        memory = self._safety.memory
-        self._safety.remember(attrs.evolve(memory, under_way={**memory.under_way, **names}))
+        saved = self._guard_state.saved
+        self._guard_state.remember(attrs.evolve(saved, under_way={**saved.under_way, **names}))
 
     def _forget(self, names: Collection[str]) -> None:
-        memory = self._safety.memory
-        left = {name: one for name, one in memory.under_way.items() if name not in names}
-        if left != memory.under_way:
-            self._safety.memory = attrs.evolve(memory, under_way=left)
-            self._safety.save()
+        saved = self._guard_state.saved
+        left = {name: one for name, one in saved.under_way.items() if name not in names}
+        if left != saved.under_way:
+            self._guard_state.saved = attrs.evolve(saved, under_way=left)
+            self._guard_state.save()
 
 
 def _publish(config: Config, names: Collection[str]) -> None:

@@ -1,4 +1,4 @@
-"""Who keeps a HAProxy in step holds two locks: of its own state, and of the file HAProxy is started with."""
+"""Who keeps a HAProxy in sync holds two locks: of its own state, and of the file HAProxy is started with."""
 
 import contextlib
 import logging

@@ -7,14 +7,14 @@ from collections.abc import Callable, Collection, Sequence
 import attrs
 
 from hapsync.agent.config_file import is_applied, observe_all, write_file
-from hapsync.agent.guard_state import Safety
+from hapsync.agent.guard_state import GuardState
 from hapsync.agent.reconcile import Outcome, run_pass
 from hapsync.agent.settings import Settings
-from hapsync.agent.state_file import load_memory
+from hapsync.agent.state_file import load_state
 from hapsync.api.messages import (
     Apply,
     FreezeAll,
-    HoldServer,
+    OverrideServer,
     ReleaseBackend,
     ReleaseServer,
     Reply,
@@ -27,7 +27,7 @@ from hapsync.errors import HapsyncError, Withdrawn
 from hapsync.haproxy.commands import explained
 from hapsync.haproxy.socket import open_session
 from hapsync.model.changes import Reason, takes_out
-from hapsync.model.overrides import Freeze, Hold, Memory, expired, is_frozen, stopped_words, with_hold
+from hapsync.model.overrides import Freeze, Override, SavedState, expired, is_frozen, stopped_words, with_override
 from hapsync.model.server import PLACEHOLDER, Backend
 from hapsync.plan.desired import Desired
 from hapsync.plan.plan import alarms, describe
@@ -41,23 +41,23 @@ _NO_AGENT_RELEASE = "no agent runs: `hapsync apply` brings it to what Consul say
 _NO_AGENT = "no agent runs: it counts for `hapsync apply`, and for the agent as soon as it starts"
 
 
-def freeze_or_thaw(memory: Memory, request: FreezeAll | Thaw, now: float) -> tuple[Memory, Reply]:
+def freeze_or_thaw(saved: SavedState, request: FreezeAll | Thaw, now: float) -> tuple[SavedState, Reply]:
     """Return `memory` after `request`, whose `who` is filled in, and what to say; `now` is of the wall clock."""
-    before = memory.freeze if is_frozen(memory, now) else None
+    before = saved.freeze if is_frozen(saved, now) else None
     was = f"frozen since {_moment(before.at, now)} by {before.who}{_because(before.reason)}" if before else ""
-    memory = expired(memory, now)
+    saved = expired(saved, now)
     if isinstance(request, Thaw):
-        thawed = attrs.evolve(memory, freeze=None)
+        thawed = attrs.evolve(saved, freeze=None)
         return thawed, Reply.done(f"thawed; it was {was}" if before else "nothing was frozen")
     until = None if request.for_seconds is None else now + request.for_seconds
-    memory = attrs.evolve(memory, freeze=Freeze(now, until, request.who, request.reason))
+    saved = attrs.evolve(saved, freeze=Freeze(now, until, request.who, request.reason))
     if until is None:
         lines = ["frozen: hapsync changes nothing until `hapsync thaw`"]
     else:
         lines = [f"frozen for {duration_words(until - now)}: hapsync changes nothing until {_moment(until, now)}"]
     if before:
         lines.append(f"this takes the place of an earlier freeze: {was}")
-    return memory, Reply.done(*lines)
+    return saved, Reply.done(*lines)
 
 
 def freeze_once(config: Config, request: FreezeAll | Thaw, who: str) -> Reply:
@@ -65,12 +65,12 @@ def freeze_once(config: Config, request: FreezeAll | Thaw, who: str) -> Reply:
 
     Raises OSError when the memory cannot be read or written.
     """
-    safety = Safety(config, load_memory(config))
+    guard_state = GuardState(config, load_state(config))
 
     def no_pass(_: Collection[str]) -> Outcome:
         raise NotImplementedError("a freeze makes no pass")
 
-    reply = answer(attrs.evolve(request, who=who), safety, config, no_pass)
+    reply = answer(attrs.evolve(request, who=who), guard_state, config, no_pass)
     return attrs.evolve(reply, lines=(*reply.lines, _NO_AGENT)) if reply.is_ok else reply
 
 
@@ -80,25 +80,25 @@ def do_once(settings: Settings, request: Request, who: str) -> Reply:
     Raises RuntimeAPIError when HAProxy does not answer, OSError when the memory cannot be read or written.
     """
     config = settings.config
-    safety = Safety(config, load_memory(config))
+    guard_state = GuardState(config, load_state(config))
 
     def make_pass(backends: Collection[str]) -> Outcome:
-        wanted = Desired({}, safety.aside())  # without the catalog: only what people asked for
-        haproxy, rules = config.haproxy, safety.rules(wanted, backends)
+        wanted = Desired({}, guard_state.overrides())  # without the catalog: only what people asked for
+        haproxy, rules = config.haproxy, guard_state.rules(wanted, backends)
         outcome = run_pass(haproxy.socket, haproxy.timeout_seconds, wanted, backends, rules)
-        safety.note(wanted, outcome.last.observed)
+        guard_state.note(wanted, outcome.last.observed)
         return outcome
 
-    reply = answer(attrs.evolve(request, who=who), safety, config, make_pass)
-    safety.save()
+    reply = answer(attrs.evolve(request, who=who), guard_state, config, make_pass)
+    guard_state.save()
     if not reply.is_ok:
         return reply
     try:
-        wanted, cautions = Desired({}, safety.aside()), safety.cautions()
+        wanted, cautions = Desired({}, guard_state.overrides()), guard_state.cautions()
         if is_applied(settings, read_text_or_none(config.haproxy.config)):
             seen = observe_all(settings, wanted, cautions)
             write_file(settings, wanted, cautions, seen)
-            safety.forget_released(seen.observed)
+            guard_state.forget_released(seen.observed)
     except HapsyncError as error:
         return Reply.not_done(*reply.lines, f"but {config.haproxy.config} does not say so yet: {error}")
     if isinstance(request, ReleaseServer):
@@ -108,10 +108,10 @@ def do_once(settings: Settings, request: Request, who: str) -> Reply:
 
 def answer(
     request: Request,
-    safety: Safety,
+    guard_state: GuardState,
     config: Config,
     make_pass: Callable[[Collection[str]], Outcome],
-    unsure: Callable[[], Sequence[str]] = tuple,
+    why_unknown: Callable[[], Sequence[str]] = tuple,
     ensure_wanted: Callable[[], None] = lambda: None,
 ) -> Reply:
     """Do what `request` asks, its `who` filled in, and return what to say.
@@ -124,49 +124,51 @@ def answer(
     match request:
         case Thaw(acknowledge=True):
             ensure_wanted()
-            memory, lines = safety.acknowledge()
-            safety.remember(memory)
+            saved, lines = guard_state.acknowledge()
+            guard_state.remember(saved)
             log.info("acknowledged by %s; %s", request.who, "; ".join(lines))
             return Reply.done(*lines)
-        case FreezeAll() | Thaw() | HoldServer() | ReleaseServer() if safety.memory.unread_version is not None:
-            return Reply.not_done(f"nothing is done: {stopped_words(Reason.OTHER_VERSION, safety.memory)}")
+        case FreezeAll() | Thaw() | OverrideServer() | ReleaseServer() if (
+            guard_state.saved.unread_version is not None
+        ):
+            return Reply.not_done(f"nothing is done: {stopped_words(Reason.OTHER_VERSION, guard_state.saved)}")
         case FreezeAll() | Thaw():
-            memory, reply = freeze_or_thaw(safety.memory, request, time.time())
+            saved, reply = freeze_or_thaw(guard_state.saved, request, time.time())
             ensure_wanted()
-            safety.remember(memory)
+            guard_state.remember(saved)
             what = "freeze" if isinstance(request, FreezeAll) else "thaw"
             log.info("%s by %s%s; %s", what, request.who, _because(getattr(request, "reason", "")), reply.lines[0])
             return reply
         case Apply(force=force):
-            if safety.stopped is not None:
-                return _told(make_pass(tuple(config.backends)), safety, unsure())
-            with safety.releasing(config.backends if force else ()):
+            if guard_state.stopped is not None:
+                return _told(make_pass(tuple(config.backends)), guard_state, why_unknown())
+            with guard_state.releasing(config.backends if force else ()):
                 outcome = make_pass(tuple(config.backends))
-            return _told(outcome, safety, unsure())
+            return _told(outcome, guard_state, why_unknown())
         case ReleaseBackend(backend=backend):
             if backend not in config.backends:
                 return _no_backend(backend, config)
-            if safety.stopped is not None:
-                return Reply.not_done(f"nothing is released: {stopped_words(safety.stopped, safety.memory)}")
+            if guard_state.stopped is not None:
+                return Reply.not_done(f"nothing is released: {stopped_words(guard_state.stopped, guard_state.saved)}")
             log.info("release backend %s by %s", backend, request.who)
-            with safety.releasing([backend]):
+            with guard_state.releasing([backend]):
                 outcome = make_pass((backend,))
-            return _told(outcome, safety, unsure())
-        case HoldServer() | ReleaseServer():
-            return _with_server(request, safety, config, make_pass, ensure_wanted)
+            return _told(outcome, guard_state, why_unknown())
+        case OverrideServer() | ReleaseServer():
+            return _with_server(request, guard_state, config, make_pass, ensure_wanted)
 
 
 def answer_always(
     request: Request,
-    safety: Safety,
+    guard_state: GuardState,
     config: Config,
     make_pass: Callable[[Collection[str]], Outcome],
-    unsure: Callable[[], Sequence[str]],
+    why_unknown: Callable[[], Sequence[str]],
     ensure_wanted: Callable[[], None],
 ) -> Reply:
     """Return what `answer` says, or why there is no answer; raises nothing, for a person waits for it."""
     try:
-        return answer(request, safety, config, make_pass, unsure, ensure_wanted)
+        return answer(request, guard_state, config, make_pass, why_unknown, ensure_wanted)
     except Withdrawn as error:
         log.warning("%s: %s", type(request).__name__, error)
         return Reply.not_done(str(error))
@@ -178,8 +180,8 @@ def answer_always(
 
 
 def _with_server(
-    request: HoldServer | ReleaseServer,
-    safety: Safety,
+    request: OverrideServer | ReleaseServer,
+    guard_state: GuardState,
     config: Config,
     make_pass: Callable[[Collection[str]], Outcome],
     ensure_wanted: Callable[[], None],
@@ -197,7 +199,7 @@ def _with_server(
     now = time.time()
     if slot is None or slot.address in (None, PLACEHOLDER):
         # HAProxy may have been started from a file without it; the hold must not outlive the server for ever.
-        lost = _hold_on(safety.memory, name, request.server) if isinstance(request, ReleaseServer) else None
+        lost = _hold_on(guard_state.saved, name, request.server) if isinstance(request, ReleaseServer) else None
         if lost is None:
             there = ", ".join(f"{one.name} {one.address}" for one in have.slots if one.address != PLACEHOLDER)
             return Reply.wrong(f"backend {name} has no server {request.server}; it has {there or 'none in use'}")
@@ -205,30 +207,32 @@ def _with_server(
     else:
         assert slot.address is not None  # noqa: S101
         where = f"{name}/{slot.name} {slot.address}"
-        if isinstance(request, HoldServer):
+        if isinstance(request, OverrideServer):
             until = None if request.for_seconds is None else now + request.for_seconds
-            hold = Hold(name, slot.address, request.admin, now, until, request.who, request.reason)
+            hold = Override(name, slot.address, request.admin, now, until, request.who, request.reason)
             how_long = f"until {_moment(until, now)}" if until else "until released"
             what = f"{where} is in {hold.admin.value}, held {how_long}"
         else:
-            known = safety.memory.hold_of(name, slot.address)
-            if known is None and not slot.is_by_hand:
+            known = guard_state.saved.override_of(name, slot.address)
+            if known is None and not slot.is_overridden:
                 return Reply.done(f"{where} is not held; there is nothing to release")
-            hold = known if known is not None else Hold(name, slot.address, slot.admin, now, None, request.who, "")
+            hold = (
+                known if known is not None else Override(name, slot.address, slot.admin, now, None, request.who, "")
+            )
             what = f"{where} is released"
     if isinstance(request, ReleaseServer):
         hold = attrs.evolve(hold, is_releasing=True)
     ensure_wanted()
-    safety.remember(with_hold(safety.memory, hold), asked=hold)
+    guard_state.remember(with_override(guard_state.saved, hold), asked=hold)
     outcome = make_pass((name,))
-    if safety.stopped is not None:
-        return Reply.not_done(f"noted, but not done now: {stopped_words(safety.stopped, safety.memory)}")
+    if guard_state.stopped is not None:
+        return Reply.not_done(f"noted, but not done now: {stopped_words(guard_state.stopped, guard_state.saved)}")
     refused = [one for one in outcome.refused if one.is_of_change]
     mine = [one for one in refused if getattr(one.change, "address", None) == hold.address]
     if mine:
         return Reply.not_done(*(f"refused {explained(one)}" for one in mine))
     log.info("%s; asked for by %s%s", what, request.who, _because(getattr(request, "reason", "")))
-    if isinstance(request, HoldServer):
+    if isinstance(request, OverrideServer):
         return Reply.done(what, _left(outcome.last.observed.backends[name]))
     return Reply.done(what)
 
@@ -240,11 +244,11 @@ def _left(backend: Backend) -> str:
     return f"backend {backend.name} has {plural(count, 'server')} left that can serve"
 
 
-def _hold_on(memory: Memory, backend: str, address: str) -> Hold | None:
-    return next((hold for hold in memory.holds if (hold.backend, str(hold.address)) == (backend, address)), None)
+def _hold_on(saved: SavedState, backend: str, address: str) -> Override | None:
+    return next((hold for hold in saved.holds if (hold.backend, str(hold.address)) == (backend, address)), None)
 
 
-def _told(outcome: Outcome, safety: Safety, unsure: Sequence[str]) -> Reply:
+def _told(outcome: Outcome, guard_state: GuardState, why_unknown: Sequence[str]) -> Reply:
     """Return what a pass did and left, for a person."""
     plan = outcome.last.plan
     emptied = {change.backend for change in outcome.done if takes_out(change)}
@@ -255,17 +259,17 @@ def _told(outcome: Outcome, safety: Safety, unsure: Sequence[str]) -> Reply:
     lines += [" ".join(line.split()) for line in str(plan).splitlines()]
     lines += (worrying := alarms(plan))
     is_done = plan.is_empty and not any(one.is_of_change for one in outcome.refused)
-    if safety.stopped is not None:
-        lines.append(f"nothing is done: {stopped_words(safety.stopped, safety.memory)}")
+    if guard_state.stopped is not None:
+        lines.append(f"nothing is done: {stopped_words(guard_state.stopped, guard_state.saved)}")
     elif plan.shortages:
         lines.append("the agent reloads HAProxy for more slots in a moment")
-    unsure = (*unsure, *unread_lines(outcome.last.observed))
-    if unsure and is_done:
-        return Reply.cannot_tell(*lines, *unsure)
-    is_in_step = is_done and not worrying
-    lines += unsure
-    lines.append("HAProxy is in step with Consul" if is_in_step else "HAProxy is not in step with Consul")
-    return Reply.done(*lines) if is_in_step else Reply.not_done(*lines)
+    why_unknown = (*why_unknown, *unread_lines(outcome.last.observed))
+    if why_unknown and is_done:
+        return Reply.cannot_tell(*lines, *why_unknown)
+    is_in_sync = is_done and not worrying
+    lines += why_unknown
+    lines.append("HAProxy is in sync with Consul" if is_in_sync else "HAProxy is not in sync with Consul")
+    return Reply.done(*lines) if is_in_sync else Reply.not_done(*lines)
 
 
 def _no_backend(name: str, config: Config) -> Reply:

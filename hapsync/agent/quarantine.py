@@ -9,7 +9,7 @@ from hapsync.agent.settings import Settings
 from hapsync.config.schema import BackendConfig
 from hapsync.errors import ConfigRefused
 from hapsync.haproxy.cfg import server_options_in
-from hapsync.haproxy.check_errors import blamed
+from hapsync.haproxy.check_errors import backends_at_fault
 from hapsync.system.files import read_text_or_none
 from hapsync.text import one_line
 
@@ -41,7 +41,7 @@ def quarantined(settings: Settings, refused: Exception) -> Quarantine | None:
         return None
     backends = dict(settings.config.backends)
     why = {}
-    for name, said in sorted(blamed(refused.said, refused.text, haproxy.config).items()):
+    for name, said in sorted(backends_at_fault(refused.said, refused.text, haproxy.config).items()):
         old = accepted.get(name)
         if name not in backends or old is None or old == " ".join(backends[name].server_options.split()):
             return None

@@ -13,7 +13,7 @@ import attrs
 
 from hapsync.agent.settings import Settings, free_slots
 from hapsync.config.schema import Config, ConsulConfig, HAProxyConfig
-from hapsync.consul.client import Agent, endpoint, read_token
+from hapsync.consul.client import ConsulClient, endpoint, read_token
 from hapsync.consul.health import parse_reading
 from hapsync.errors import CatalogError, ConfigError, RuntimeAPIError, TooLarge
 from hapsync.haproxy.commands import Command
@@ -172,7 +172,7 @@ def _about_consul(config: Config, running: ConsulConfig, known: Collection[str])
     if _reach(consul) == _reach(running):
         return
     try:
-        agent = Agent(consul, endpoint(consul), read_token(consul))
+        agent = ConsulClient(consul, endpoint(consul), read_token(consul))
         try:
             agent.read_leader()
             yield from _about_token(agent, config, known)
@@ -182,7 +182,7 @@ def _about_consul(config: Config, running: ConsulConfig, known: Collection[str])
         yield f"consul: {error}"
 
 
-def _about_token(agent: Agent, config: Config, known: Collection[str]) -> Iterator[str]:
+def _about_token(agent: ConsulClient, config: Config, known: Collection[str]) -> Iterator[str]:
     """Ask for a service that has instances now; whoever may not read it is given an empty list, or a refusal."""
     first = next((name for name in config.services if name in known), None)
     for name in [first] if first is not None else config.services[:1]:

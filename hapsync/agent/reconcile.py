@@ -20,13 +20,13 @@ from hapsync.haproxy.commands import (
 )
 from hapsync.haproxy.count_uncounted import with_all_loads
 from hapsync.haproxy.probe import Probe
-from hapsync.haproxy.show import is_learning, with_loads, with_proofs
+from hapsync.haproxy.show import is_learning, with_first_checks, with_loads
 from hapsync.haproxy.socket import RuntimeSession, open_session
 from hapsync.model.changes import Add, Change, Delete, Entry, Reason
 from hapsync.model.server import AGENT_IS_ASKED, HAProxyProcess, Observed
 from hapsync.plan.desired import Desired
 from hapsync.plan.diff import Diff, diff, needs_loads, needs_sessions
-from hapsync.plan.guard import Cautions, guard, needs_proofs, unread_proofs
+from hapsync.plan.guard import Cautions, guard, needs_first_checks, unread_first_checks
 from hapsync.plan.plan import Plan, keep_half, make_plan
 
 ADDRESS_SECONDS = 1.0
@@ -40,7 +40,7 @@ LESSON_WAIT_SECONDS = 5.0
 
 
 @attrs.frozen
-class Look:
+class Assessment:
     """One reading and what it asks for."""
 
     process: HAProxyProcess
@@ -55,8 +55,8 @@ class Outcome:
     Where it let anybody in, `done` may hold deletions that `first` does not: they were looked for afterwards.
     """
 
-    first: Look
-    last: Look
+    first: Assessment
+    last: Assessment
     done: tuple[Change, ...] = ()
     refused: tuple[Refusal, ...] = ()
 
@@ -71,12 +71,12 @@ class Rules:
 
     cautions: Cautions = attrs.field(factory=dict)
     stopped: Reason | None = None
-    reads_proofs: bool = False
+    reads_first_checks: bool = False
 
 
 def look(
     session: RuntimeSession, desired: Desired, backends: Collection[str], rules: Rules, probe: Probe | None = None
-) -> Look:
+) -> Assessment:
     """Read `backends` and return what `desired` asks of them; without `probe` they are given slots only.
 
     States are read first and loads after, only where they decide something, so "idle" is newer than "in maint".
@@ -108,12 +108,12 @@ def run_pass(
     with open_session(socket, timeout_seconds) as session:
         process, observed = session.read_all(backends)
 
-        def look_at(observed: Observed, *, entries_first: bool = False) -> Look:
+        def look_at(observed: Observed, *, entries_first: bool = False) -> Assessment:
             return _look(session, process, desired, backends, observed, rules, probe, entries_first=entries_first)
 
         def carry_out(plan: Plan, observed: Observed, before: Callable[[], None]) -> Outcome:
             """Do what is planned for `observed`, and read the backends it is about again."""
-            seen = Look(process, observed, plan)
+            seen = Assessment(process, observed, plan)
             if not plan.changes:
                 return Outcome(seen, seen)
             if plan.outgoing:
@@ -128,7 +128,7 @@ def run_pass(
 
         first = look_at(observed, entries_first=True)
         lets_in = any(isinstance(change, Entry) for change in first.plan.changes)
-        if not lets_in and first.plan.held and needs_loads(Diff(), desired, first.observed):
+        if not lets_in and first.plan.deferred and needs_loads(Diff(), desired, first.observed):
             first = look_at(first.observed)  # nobody comes in after all, so what can be deleted is read now
         outcome = carry_out(first.plan, first.observed, before_acting)
         left = outcome.last
@@ -149,7 +149,7 @@ def _look(
     probe: Probe | None,
     *,
     entries_first: bool = False,
-) -> Look:
+) -> Assessment:
     if probe is not None:
         observed = probe.attach(session, process, observed)
     observed, found = decide(
@@ -158,11 +158,11 @@ def _look(
         desired.only(backends),
         observed,
         rules.cautions,
-        reads_proofs=rules.reads_proofs,
+        reads_first_checks=rules.reads_first_checks,
         entries_first=entries_first,
     )
     plan = make_plan(found, observed)
-    return Look(process, observed, plan.stopped(rules.stopped) if rules.stopped else plan)
+    return Assessment(process, observed, plan.stopped(rules.stopped) if rules.stopped else plan)
 
 
 def decide(
@@ -172,7 +172,7 @@ def decide(
     observed: Observed,
     cautions: Cautions,
     *,
-    reads_proofs: bool = False,
+    reads_first_checks: bool = False,
     entries_first: bool = False,
 ) -> tuple[Observed, Diff]:
     """Return what differs and may be changed, and the reading with what had to be read to know it.
@@ -183,21 +183,21 @@ def decide(
     """
     found = diff(wanted, observed)
     short = needs_loads(found, wanted, observed, entries_first=entries_first)
-    if reads_proofs:
+    if reads_first_checks:
         short = (*short, *needs_sessions(wanted, observed))
-    unproven = unread_proofs(observed) if reads_proofs else needs_proofs(found, observed, cautions)
-    if short or unproven:
-        loads, proofs, unread = session.read_stats([observed.backends[name] for name in {*short, *unproven}])
+    unchecked = unread_first_checks(observed) if reads_first_checks else needs_first_checks(found, observed, cautions)
+    if short or unchecked:
+        loads, first_checks, unread = session.read_stats([observed.backends[name] for name in {*short, *unchecked}])
         if short:
             observed = with_all_loads(with_loads(observed, loads), process, session.path, wanted)
-        observed = with_proofs(observed, proofs)
+        observed = with_first_checks(observed, first_checks)
         observed = attrs.evolve(observed, unread={**observed.unread, **unread}) if unread else observed
         found = diff(wanted, observed)
     return observed, guard(found, observed, wanted, cautions)
 
 
 def _apply(
-    session: RuntimeSession, seen: Look, desired: Desired, before: Callable[[], None]
+    session: RuntimeSession, seen: Assessment, desired: Desired, before: Callable[[], None]
 ) -> tuple[Sequence[Change], Sequence[Refusal]]:
     plan = seen.plan
     if any(isinstance(change, Add) and change.forgets for change in plan.incoming):

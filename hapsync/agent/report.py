@@ -10,7 +10,7 @@ from pathlib import Path
 import attrs
 
 from hapsync import __version__
-from hapsync.agent.guard_state import Safety
+from hapsync.agent.guard_state import GuardState
 from hapsync.agent.reconcile import Outcome
 from hapsync.agent.report_file import (
     REPORT_FILE,
@@ -33,9 +33,9 @@ from hapsync.haproxy.cfg_diff import Difference
 from hapsync.haproxy.commands import explained
 from hapsync.haproxy.old_workers import OldWorkers
 from hapsync.model.catalog import Reading
-from hapsync.model.changes import Delete, EndSessions, SetAgent, SetAside, TakeBack
+from hapsync.model.changes import ClearOverride, Delete, EndSessions, SetAgent, SetOverride
 from hapsync.model.overrides import other_version
-from hapsync.model.server import HAProxyProcess, Means
+from hapsync.model.server import HAProxyProcess, Scaling
 from hapsync.plan.desired import Desired, DesiredBackend, fallback_reading
 from hapsync.plan.growth import is_filling as is_filling_up
 from hapsync.plan.plan import Plan, describe
@@ -45,7 +45,7 @@ from hapsync.text import plural
 log = logging.getLogger(__name__)
 
 RECENT = 20
-_NO_DRIFT = Delete | EndSessions | SetAgent | SetAside | TakeBack
+_NO_DRIFT = Delete | EndSessions | SetAgent | SetOverride | ClearOverride
 """What time or a person asks for, not the catalog."""
 
 
@@ -79,7 +79,7 @@ def known_readings(config: Config) -> Mapping[str, Reading]:
     return known
 
 
-class Journal:
+class Reporter:
     """Remembers the last events, counts all of them, and writes both for `hapsync status`."""
 
     def __init__(self, config: AgentConfig) -> None:
@@ -106,7 +106,7 @@ class Journal:
         """A pass over `backends` ended; one line for each change, and one for the pass if it did anything."""
         self._note_drift(wanted, outcome)
         self._note_slots(wanted, outcome)
-        self._note_held(outcome.last.plan, backends)
+        self._note_deferred(outcome.last.plan, backends)
         counters = self._counters
         self._counters = attrs.evolve(
             counters,
@@ -134,11 +134,11 @@ class Journal:
             )
 
     def _note_drift(self, wanted: Desired, outcome: Outcome) -> None:
-        """Count the changes that nothing asked for anew: HAProxy was in step with the same catalog before."""
+        """Count the changes that nothing asked for anew: HAProxy was in sync with the same catalog before."""
         drifted = 0
         for change in outcome.done:
             want = wanted.backends.get(change.backend)
-            is_asked_for = isinstance(change, _NO_DRIFT) or wanted.aside.get(change.backend)
+            is_asked_for = isinstance(change, _NO_DRIFT) or wanted.overrides.get(change.backend)
             if want is not None and self._settled.get(change.backend) is want and not is_asked_for:
                 drifted += 1
                 log.warning(
@@ -147,7 +147,7 @@ class Journal:
         self._counters = attrs.evolve(self._counters, drift=self._counters.drift + drifted)
         plan = outcome.last.plan
         unsettled = {one.backend for one in (*plan.changes, *plan.shortages)}
-        unsettled |= {one.change.backend for one in (*plan.held, *plan.waiting)}
+        unsettled |= {one.change.backend for one in (*plan.deferred, *plan.waiting)}
         for name in outcome.last.observed.backends:
             if name in wanted.backends and name not in unsettled:
                 self._settled[name] = wanted.backends[name]
@@ -162,18 +162,18 @@ class Journal:
             if is_filling and name not in self._filling:
                 self._filling.add(name)
                 log.warning(
-                    "slots of backend %s run out: the next growth costs a reload; see `slots` and `means`", name
+                    "slots of backend %s run out: the next growth costs a reload; see `slots` and `scaling`", name
                 )
             elif not is_filling and name in self._filling:
                 self._filling.discard(name)
                 log.info("slots backend %s: enough are free again", name)
 
-    def _note_held(self, plan: Plan, backends: Collection[str]) -> None:
+    def _note_deferred(self, plan: Plan, backends: Collection[str]) -> None:
         """What is held now in `backends`; each reason of it is logged when it begins and when it ends."""
         now: dict[str, dict[str, int]] = {}
-        for held in plan.held:
-            counts = now.setdefault(held.change.backend, {})
-            counts[held.reason.value] = counts.get(held.reason.value, 0) + 1
+        for deferred in plan.deferred:
+            counts = now.setdefault(deferred.change.backend, {})
+            counts[deferred.reason.value] = counts.get(deferred.reason.value, 0) + 1
         for name in backends:
             before, reasons = self._held.pop(name, frozenset()), now.get(name, {})
             if reasons:
@@ -215,7 +215,7 @@ class Journal:
     def publish(
         self,
         *,
-        in_step: bool,
+        in_sync: bool,
         process: HAProxyProcess | None,
         haproxy_error: str | None,
         file_error: str | None,
@@ -223,8 +223,8 @@ class Journal:
         discovery_error: str | None,
         leaving: tuple[str, ...],
         watches: Mapping[str, WatchState],
-        safety: Safety,
-        means: Mapping[str, Means],
+        guard_state: GuardState,
+        scaling: Mapping[str, Scaling],
         old_workers: OldWorkers,
     ) -> None:
         """Write the report, and the snapshot where the catalog changed; a full disk is logged, no more."""
@@ -240,7 +240,7 @@ class Journal:
             started_at=self._started_at,
             written_at=time.time(),
             hapsync_version=__version__,
-            in_step=in_step,
+            in_sync=in_sync,
             haproxy=process,
             haproxy_error=haproxy_error,
             file_error=file_error,
@@ -263,14 +263,14 @@ class Journal:
             changes=tuple(self._changes),
             reloads=tuple(self._reloads),
             refusals=tuple(self._refusals),
-            mode=safety.mode,
-            freeze=safety.memory.freeze,
-            holds=safety.memory.holds,
-            lost=safety.memory.lost,
-            unread_version=safety.memory.unread_version,
-            cautions=safety.cautions(),
-            memory_error=safety.error,
-            means=means,
+            mode=guard_state.mode,
+            freeze=guard_state.saved.freeze,
+            holds=guard_state.saved.holds,
+            lost=guard_state.saved.lost,
+            unread_version=guard_state.saved.unread_version,
+            cautions=guard_state.cautions(),
+            state_file_error=guard_state.error,
+            scaling=scaling,
             old_workers=old_workers,
         )
         try:
@@ -302,7 +302,7 @@ class Journal:
         """Log that a file cannot be written, and that it can again, once each."""
         if error is not None and name not in self._unwritten:
             self._unwritten.add(name)
-            log.error("%s not written: %s; HAProxy is kept in step all the same", name, error)
+            log.error("%s not written: %s; HAProxy is kept in sync all the same", name, error)
         elif error is None and name in self._unwritten:
             self._unwritten.discard(name)
             log.info("%s written again", name)

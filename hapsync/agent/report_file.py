@@ -12,11 +12,11 @@ import cattrs
 
 from hapsync.haproxy.old_workers import NOT_LOOKED, OldWorkers
 from hapsync.model.catalog import Catalog, Doubt, Reading
-from hapsync.model.overrides import Freeze, Hold, Lost
-from hapsync.model.server import HAProxyProcess, Means
+from hapsync.model.overrides import Freeze, Lost, Override
+from hapsync.model.server import HAProxyProcess, Scaling
 from hapsync.plan.guard import Caution
 
-VERSION = 1
+VERSION = 2
 """Of the report; it changes when a field changes its meaning or goes."""
 SNAPSHOT_VERSION = 2
 """Of the snapshot, likewise."""
@@ -84,7 +84,7 @@ class Report:
     started_at: float
     written_at: float
     hapsync_version: str
-    in_step: bool
+    in_sync: bool
     haproxy: HAProxyProcess | None = None
     haproxy_error: str | None = None
     file_error: str | None = None
@@ -97,12 +97,12 @@ class Report:
     refusals: tuple[Event, ...] = ()
     mode: str = "active"
     freeze: Freeze | None = None
-    holds: tuple[Hold, ...] = ()
+    holds: tuple[Override, ...] = ()
     lost: Lost | None = None
     unread_version: str | None = None
     cautions: Mapping[str, Caution] = attrs.field(factory=dict)
-    memory_error: str | None = None
-    means: Mapping[str, Means] = attrs.field(factory=dict)
+    state_file_error: str | None = None
+    scaling: Mapping[str, Scaling] = attrs.field(factory=dict)
     reload_waits_for: str | None = None
     discovery_error: str | None = None
     leaving: tuple[str, ...] = ()

@@ -12,7 +12,7 @@ from hapsync.agent.half_reload import noted
 from hapsync.agent.live_backends import WholeBackends, can_have
 from hapsync.agent.quarantine import quarantined
 from hapsync.agent.settings import Settings
-from hapsync.consul.permit import Turn
+from hapsync.consul.permit import PermitRequest
 from hapsync.errors import HapsyncError, ReloadUnavailable, WouldLose
 from hapsync.haproxy.cfg_diff import Difference, difference
 from hapsync.haproxy.foreign import refuse
@@ -66,7 +66,7 @@ class Reloads:
         self._refused_until = 0.0
         self._refused_seconds = REFUSED_SECONDS
         self._job: CheckJob | None = None
-        self._turn: Turn | None = None
+        self._permit: PermitRequest | None = None
         self._checks = 0
         self._is_live_refused = False
 
@@ -107,33 +107,35 @@ class Reloads:
     @property
     def waits_for(self) -> str | None:
         """What a reload that is due waits for in its group, in words; None where it does not."""
-        return self._turn.waits_for or None if self._turn is not None and not self._turn.is_come.is_set() else None
+        return (
+            self._permit.waits_for or None if self._permit is not None and not self._permit.is_come.is_set() else None
+        )
 
-    def end_turn(self) -> None:
+    def release_permit(self) -> None:
         """Give back what this balancer holds or asks for in its group: no reload is being made."""
-        if self._turn is not None:
-            self._turn.give_back()
-            self._turn = None
+        if self._permit is not None:
+            self._permit.give_back()
+            self._permit = None
 
-    def _is_our_turn(self, settings: Settings) -> bool:
+    def _has_permit(self, settings: Settings) -> bool:
         """Return whether a reload may go on; where the group is to be asked, that is begun, and wakes the worker."""
         fleet = settings.config.fleet
         if fleet is None:
-            self.end_turn()
+            self.release_permit()
             return True
-        if self._turn is not None and self._turn.is_lost:
-            self.end_turn()
-        if self._turn is None:
-            self._turn = Turn(
+        if self._permit is not None and self._permit.is_lost:
+            self.release_permit()
+        if self._permit is None:
+            self._permit = PermitRequest(
                 settings.config.consul,
                 fleet.group,
                 fleet.reloads_at_once,
                 value=f"{socket.gethostname()} pid {os.getpid()}: {self.why}",
-                patience_seconds=fleet.patience_seconds,
+                acquire_timeout_seconds=fleet.acquire_timeout_seconds,
                 when_come=self._when_done,
             )
-            self._turn.start()
-        return self._turn.is_come.is_set()
+            self._permit.start()
+        return self._permit.is_come.is_set()
 
     def try_again(self) -> None:
         """What was refused may have been mended."""
@@ -152,7 +154,7 @@ class Reloads:
     def forget_need(self) -> None:
         """HAProxy is another, or away: what it lacks is to be read anew."""
         self.need = None
-        self.end_turn()
+        self.release_permit()
 
     def look_whether_applied(self, settings: Settings, reload_at: float) -> None:
         """Ask for a reload at `reload_at` if the running HAProxy was not made from the settings at hand."""
@@ -166,7 +168,7 @@ class Reloads:
         if applied:
             self._settings_error = None
         if not self.is_due:
-            self.end_turn()
+            self.release_permit()
 
     def doubt_worker(self) -> None:
         """The worker may be older than the file, which says nothing of it then: ask for a reload."""
@@ -179,7 +181,7 @@ class Reloads:
         shortages = sorted((*others, *plan.shortages), key=lambda shortage: shortage.backend)
         self.need = needed(self.need, shortages, time.monotonic())
         if not self.is_due:
-            self.end_turn()
+            self.release_permit()
 
     def due_seconds(self, settings: Settings, attempt: tuple[Desired, Settings], *, is_told: bool) -> float | None:
         """Return when to call `step`, on the monotonic clock: once the need has settled, and not within the gap.
@@ -189,7 +191,7 @@ class Reloads:
         if self._job is not None:
             return time.monotonic() if self._job.is_done.is_set() else None
         settings_at = time.monotonic() if self.new_settings_at and is_told else self.new_settings_at
-        if self._turn is not None and not self._turn.is_come.is_set():
+        if self._permit is not None and not self._permit.is_come.is_set():
             return None
         causes = [at for at in (settings_at, self.need.due_seconds if self.need else None) if at is not None]
         if not causes:
@@ -233,13 +235,13 @@ class Reloads:
         """
         job, self._job = self._job, None
         if not self.is_due:
-            self.end_turn()
+            self.release_permit()
             return None
         candidate = candidate_grown(settings, wanted, cautions, self.short)
         live = self._difference(settings, candidate, process)
         if live is None:
             refuse(candidate.lost)
-            if not self._is_our_turn(settings):
+            if not self._has_permit(settings):
                 return None
         is_checked = job is not None and (job.settings, job.candidate.text) == (settings, candidate.text)
         if is_checked and job is not None and job.error is not None:
@@ -257,7 +259,7 @@ class Reloads:
         haproxy, pid = settings.config.haproxy, process.pid if process is not None else 0
         with noted(settings.config, pid, candidate.text):
             made = reload_into(
-                haproxy, candidate.text, candidate.picture, is_checked=is_checked, next_socket=settings.next_socket
+                haproxy, candidate.text, candidate.target, is_checked=is_checked, next_socket=settings.next_socket
             )
         for loss in candidate.lost:
             log.warning("the reload took out foreign servers: %s", ", ".join(loss.lines))
@@ -296,7 +298,7 @@ class Reloads:
             self.need = None
             self.is_doubted = False
             self._reloaded_at = time.monotonic()
-        self.end_turn()
+        self.release_permit()
 
     def without_refused(self, settings: Settings, error: Exception) -> Settings | None:
         """Return what to try next where `error` blames only some backends' servers; None where it is a failure."""
@@ -313,7 +315,7 @@ class Reloads:
         """
         self._checks = 0
         self._reloaded_at = time.monotonic()
-        self.end_turn()
+        self.release_permit()
         self._losing = error.names if isinstance(error, WouldLose) else {}
         is_tried_again = isinstance(error, ReloadUnavailable | OSError)
         if is_tried_again:

@@ -14,7 +14,7 @@ HELD_SECONDS = 2.0
 RELEASED_BY_TIME = frozenset({Reason.MIN_READY, Reason.MAX_LOSS, Reason.CHECKED_FIRST})
 
 
-class Dues:
+class Schedule:
     """The backends due now, those to be tried again later, and those where time may release what is held."""
 
     def __init__(self) -> None:
@@ -76,7 +76,7 @@ class Dues:
         """
         left = outcome.last.plan
         self._held -= backends
-        self._held |= {one.change.backend for one in left.held if one.reason in RELEASED_BY_TIME}
+        self._held |= {one.change.backend for one in left.deferred if one.reason in RELEASED_BY_TIME}
         self._held |= set(waiting)
         self._unfinished -= backends
         self._unfinished |= {change.backend for change in left.changes} - short

@@ -5,7 +5,7 @@ import logging
 
 import attrs
 
-from hapsync.config.schema import Config, Template, parse_config
+from hapsync.config.schema import Config, Template, parse_config, renamed_keys
 from hapsync.consul.discovery import with_discovered
 from hapsync.errors import ConfigError
 from hapsync.haproxy.discovered import discovered_in
@@ -68,6 +68,8 @@ def read_config(path: str) -> Config:
     except (OSError, ValueError) as error:
         raise ConfigError(path, (f"cannot be read ({reason(error)}); name another with --config",)) from error
     config = parse_config(text, path)
+    for line in renamed_keys(text):
+        log.warning("%s: %s", path, line)
     if config.discover:
         with contextlib.suppress(OSError, ValueError):  # where it counts, `read_settings` says so
             config = with_discovered(config, discovered_in(config, read_text_or_none(config.haproxy.config)))

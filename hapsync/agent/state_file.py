@@ -8,20 +8,20 @@ from pathlib import Path
 import attrs
 
 from hapsync.config.schema import Config
-from hapsync.model.overrides import VERSION, Lost, Memory, memory_from_json, memory_to_json, other_version
+from hapsync.model.overrides import VERSION, Lost, SavedState, other_version, state_from_json, state_to_json
 from hapsync.system.files import keep_aside, read_text_or_none, write_in_folder
 
 log = logging.getLogger(__name__)
 
-MEMORY_FILE = "memory.json"
+STATE_FILE = "memory.json"
 
 
-def memory_path(config: Config) -> str:
+def state_path(config: Config) -> str:
     """Return where the memory is kept."""
-    return str(Path(config.agent.state_dir, MEMORY_FILE))
+    return str(Path(config.agent.state_dir, STATE_FILE))
 
 
-def load_memory(config: Config) -> Memory:
+def load_state(config: Config) -> SavedState:
     """Return the memory; empty where there is none yet. Only for whoever holds the lock.
 
     A damaged file is kept aside as `memory.json.damaged` (with a number where that is there), with a warning in the
@@ -29,34 +29,34 @@ def load_memory(config: Config) -> Memory:
 
     Raises OSError when the file cannot be read: then nobody knows what people asked for, and it must not be lost.
     """
-    path = memory_path(config)
-    memory = peek_memory(config)
-    if memory.unread_version is not None:
-        log.error("%s; `hapsync thaw --acknowledge` goes on without", unread_words(path, memory.unread_version))
-    if memory.lost is not None and memory.lost.file == path:
+    path = state_path(config)
+    saved = peek_state(config)
+    if saved.unread_version is not None:
+        log.error("%s; `hapsync thaw --acknowledge` goes on without", unread_words(path, saved.unread_version))
+    if saved.lost is not None and saved.lost.file == path:
         aside = _free_name(f"{path}.damaged")
         log.error("%s is damaged: holds and a freeze, if there were any, are forgotten; kept as %s", path, aside)
-        memory = attrs.evolve(memory, lost=attrs.evolve(memory.lost, file=aside))
+        saved = attrs.evolve(saved, lost=attrs.evolve(saved.lost, file=aside))
         keep_aside(path, aside.removeprefix(path))
-        save_memory(config, memory)  # in the damaged file's place: a killed agent must not forget that it was there
-    return memory
+        save_state(config, saved)  # in the damaged file's place: a killed agent must not forget that it was there
+    return saved
 
 
-def peek_memory(config: Config) -> Memory:
+def peek_state(config: Config) -> SavedState:
     """Return the memory, for whoever does not hold the lock; a damaged file stays, and is named in `lost`.
 
     Raises OSError when the file cannot be read.
     """
-    path = memory_path(config)
+    path = state_path(config)
     text = read_text_or_none(path)
     if text is None:
-        return Memory()
-    memory = memory_from_json(text)
-    if memory is not None:
-        return memory
+        return SavedState()
+    saved = state_from_json(text)
+    if saved is not None:
+        return saved
     if (version := other_version(text, VERSION)) is not None:
-        return Memory(unread_version=version)
-    return Memory(lost=Lost(time.time(), path))
+        return SavedState(unread_version=version)
+    return SavedState(lost=Lost(time.time(), path))
 
 
 def unread_words(path: str, version: str) -> str:
@@ -67,7 +67,7 @@ def unread_words(path: str, version: str) -> str:
 
 def keep_unread_aside(config: Config, version: str) -> str:
     """Copy the memory of another version aside before it is written over; return the copy's name. Raises OSError."""
-    path = memory_path(config)
+    path = state_path(config)
     aside = _free_name(f"{path}.version-{version}")
     keep_aside(path, aside.removeprefix(path))
     return aside
@@ -79,6 +79,6 @@ def _free_name(path: str) -> str:
     return next((name for name in names if not os.path.lexists(name)), names[-1])
 
 
-def save_memory(config: Config, memory: Memory, *, durable: bool = True) -> None:
+def save_state(config: Config, saved: SavedState, *, durable: bool = True) -> None:
     """Write the memory; `durable`: it is on the disk when this returns. Raises OSError; then the old one stands."""
-    write_in_folder(config.agent.state_dir, MEMORY_FILE, memory_to_json(memory), durable=durable)
+    write_in_folder(config.agent.state_dir, STATE_FILE, state_to_json(saved), durable=durable)

@@ -43,7 +43,7 @@ class Apply:
 
 
 @attrs.frozen
-class HoldServer:
+class OverrideServer:
     """Take a server to `admin` (MAINT or DRAIN) and keep it there for a while (None: until released).
 
     `server` is HAProxy's name of it, or its address as `str(Address)`; see `address_in`.
@@ -99,7 +99,7 @@ class Thaw:
     deadline: float | None = None
 
 
-Request = Apply | HoldServer | ReleaseServer | ReleaseBackend | FreezeAll | Thaw
+Request = Apply | OverrideServer | ReleaseServer | ReleaseBackend | FreezeAll | Thaw
 """`who`: from the client, the user it claims to act for (`claim`) or nothing; in the worker, who asked.
 
 `deadline`: seconds of this machine's monotonic clock; nobody waits after it, so the request is not begun after it.
@@ -240,7 +240,7 @@ def _is_bare_ipv6(text: str) -> bool:
 
 _KINDS: Mapping[str, type[Any]] = {
     "apply": Apply,
-    "hold": HoldServer,
+    "hold": OverrideServer,
     "release": ReleaseServer,
     "release_backend": ReleaseBackend,
     "freeze": FreezeAll,
@@ -252,7 +252,7 @@ _WORDS = {kind: word for word, kind in _KINDS.items()}
 def request_to_json(request: Request) -> str:
     """Return `request` as one line of ASCII."""
     fields = attrs.asdict(request)
-    if isinstance(request, HoldServer):
+    if isinstance(request, OverrideServer):
         fields["admin"] = request.admin.value
     return json.dumps({"ask": _WORDS[type(request)], **fields})
 

@@ -42,7 +42,7 @@ Examples:
 
 \b
 Every command takes --config FILE after its name (else HAPSYNC_CONFIG, else
-/etc/hapsync/hapsync.toml). Exit codes: 0 in step or done, 2 not, 1 cannot
+/etc/hapsync/hapsync.toml). Exit codes: 0 in sync or done, 2 not, 1 cannot
 tell, 64 wrong usage, 78 wrong configuration."""
 
 
@@ -71,7 +71,7 @@ class _Commands(click.Group):
 )
 @click.version_option(__version__, prog_name="hapsync")
 def hapsync() -> None:
-    """Keep a live HAProxy's servers in step with Consul, without a reload."""
+    """Keep a live HAProxy's servers in sync with Consul, without a reload."""
 
 
 def main() -> NoReturn:

@@ -27,10 +27,10 @@ def command(config_path: str) -> None:
     import signal  # noqa: PLC0415
     from pathlib import Path  # noqa: PLC0415
 
-    from hapsync.agent.agent import Worker  # noqa: PLC0415
+    from hapsync.agent.agent import Agent  # noqa: PLC0415
     from hapsync.agent.lock import locked  # noqa: PLC0415
     from hapsync.agent.settings import read_settings  # noqa: PLC0415
-    from hapsync.agent.state_file import load_memory  # noqa: PLC0415
+    from hapsync.agent.state_file import load_state  # noqa: PLC0415
     from hapsync.api.client import SOCKET_FILE  # noqa: PLC0415
     from hapsync.api.server import Requests  # noqa: PLC0415
     from hapsync.errors import ConfigError  # noqa: PLC0415
@@ -43,30 +43,30 @@ def command(config_path: str) -> None:
     allow_many_files()
     collect_seldom()
     settings = read_settings(config_path)
-    agent = settings.config.agent
-    logging.basicConfig(level=agent.log_level.upper(), format="%(asctime)s %(levelname)s %(message)s", force=True)
+    folders = settings.config.agent
+    logging.basicConfig(level=folders.log_level.upper(), format="%(asctime)s %(levelname)s %(message)s", force=True)
     with contextlib.ExitStack() as stack:
         locks = stack.enter_context(locked(settings.config, config_path, "agent"))
         try:
-            make_folder(agent.runtime_dir)
+            make_folder(folders.runtime_dir)
         except OSError as error:
             why = f"{reason(error)}; it must be there, writable by this user, with room"
-            what = f"agent.runtime_dir {agent.runtime_dir}: {why}"
+            what = f"agent.runtime_dir {folders.runtime_dir}: {why}"
             raise ConfigError(config_path, (what,)) from error
         try:
-            memory = load_memory(settings.config)
+            saved = load_state(settings.config)
         except OSError as error:
-            what = f"agent.state_dir {agent.state_dir}: what people asked for cannot be read: {reason(error)}"
+            what = f"agent.state_dir {folders.state_dir}: what people asked for cannot be read: {reason(error)}"
             raise ConfigError(config_path, (what,)) from error
-        worker = Worker(settings, lambda: read_settings(config_path), memory, locks.keep)
+        agent = Agent(settings, lambda: read_settings(config_path), saved, locks.keep)
         try:
-            requests = Requests(str(Path(agent.runtime_dir, SOCKET_FILE)), worker.ask)
+            requests = Requests(str(Path(folders.runtime_dir, SOCKET_FILE)), agent.ask)
         except OSError as error:
             why = f"the socket for requests cannot be made there: {reason(error)}"
-            what = f"agent.runtime_dir {agent.runtime_dir}: {why}"
+            what = f"agent.runtime_dir {folders.runtime_dir}: {why}"
             raise ConfigError(config_path, (what,)) from error
         stack.callback(requests.close)
-        signal.signal(signal.SIGTERM, lambda *_: worker.stop())
-        signal.signal(signal.SIGINT, lambda *_: worker.stop())
-        signal.signal(signal.SIGHUP, lambda *_: worker.reload())
-        worker.run()
+        signal.signal(signal.SIGTERM, lambda *_: agent.stop())
+        signal.signal(signal.SIGINT, lambda *_: agent.stop())
+        signal.signal(signal.SIGHUP, lambda *_: agent.reread_settings())
+        agent.run()

@@ -11,7 +11,7 @@ Examples:
   */1 * * * * root hapsync apply     without an agent, from cron
 
 \b
-Exit codes: 0 HAProxy is in step now; 2 it is not, and why is printed;
+Exit codes: 0 HAProxy is in sync now; 2 it is not, and why is printed;
 1 cannot tell (Consul or HAProxy did not answer, or another apply runs)."""
 
 
@@ -45,5 +45,5 @@ def command(config_path: str, force: bool) -> int:  # noqa: FBT001
         click.echo(line)
     if not result.is_whole:
         return 1
-    click.echo("HAProxy is in step with Consul" if result.in_step else "HAProxy is not in step with Consul")
-    return 0 if result.in_step else 2
+    click.echo("HAProxy is in sync with Consul" if result.in_sync else "HAProxy is not in sync with Consul")
+    return 0 if result.in_sync else 2

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 
 import click
 
-from hapsync.api.messages import HoldServer, Reply, Request, Target
+from hapsync.api.messages import OverrideServer, Reply, Request, Target
 from hapsync.config.schema import Config
 from hapsync.model.server import AdminState
 
@@ -58,14 +58,14 @@ def parse_server_target(text: str) -> tuple[str, str]:
         return target.backend, target.server
 
 
-def set_aside(config_path: str, target: str, admin: AdminState, for_text: str | None, reason: str) -> int:
+def set_override(config_path: str, target: str, admin: AdminState, for_text: str | None, reason: str) -> int:
     """Ask for a server to be kept in `admin`; the body of `hold` and `drain`, returns the exit code."""
     from hapsync.api.messages import parse_duration, parse_reason  # noqa: PLC0415
 
     backend, server = parse_server_target(target)
     with said_as_usage():
         seconds = None if for_text is None else parse_duration(for_text)
-        request = HoldServer(backend, server, admin, seconds, parse_reason(reason))
+        request = OverrideServer(backend, server, admin, seconds, parse_reason(reason))
     return ask_or_do_with_haproxy(config_path, read_config_with(config_path, backend), request)
 
 

@@ -27,7 +27,7 @@ def command(config_path: str, for_text: str | None, reason: str, target: str) ->
     What runs on it ends in its own time; it gets nothing new but requests that
     a persistence cookie or a stick table sends it. Otherwise like `hold`.
     """
-    from hapsync.cli.asking import set_aside  # noqa: PLC0415
+    from hapsync.cli.asking import set_override  # noqa: PLC0415
     from hapsync.model.server import AdminState  # noqa: PLC0415
 
-    return set_aside(config_path, target, AdminState.DRAIN, for_text, reason)
+    return set_override(config_path, target, AdminState.DRAIN, for_text, reason)

@@ -28,7 +28,7 @@ def command(config_path: str, for_text: str | None, reason: str, target: str) ->
     it stays where the server comes back in another slot, after a reload and
     after a restart, until it is released or its time is over.
     """
-    from hapsync.cli.asking import set_aside  # noqa: PLC0415
+    from hapsync.cli.asking import set_override  # noqa: PLC0415
     from hapsync.model.server import AdminState  # noqa: PLC0415
 
-    return set_aside(config_path, target, AdminState.MAINT, for_text, reason)
+    return set_override(config_path, target, AdminState.MAINT, for_text, reason)

@@ -9,7 +9,7 @@ from hapsync.cli.options import CONTEXT, config_option
 
 if TYPE_CHECKING:
     from hapsync.model.changes import Reason
-    from hapsync.model.overrides import Memory
+    from hapsync.model.overrides import SavedState
     from hapsync.model.server import Observed
     from hapsync.plan.desired import Desired
     from hapsync.plan.plan import Plan
@@ -21,7 +21,7 @@ Examples:
   hapsync plan --commands    the Runtime API commands, too
 
 \b
-Exit codes: 0 HAProxy is in step, nothing to do; 2 there is something to do,
+Exit codes: 0 HAProxy is in sync, nothing to do; 2 there is something to do,
 or a person should look at what is held; 1 cannot tell (Consul or HAProxy did
 not answer)."""
 
@@ -34,7 +34,7 @@ def command(config_path: str, commands: bool) -> int:  # noqa: FBT001
     import attrs  # noqa: PLC0415
 
     from hapsync.agent.config_file import is_applied, lost_by_reload, served_now  # noqa: PLC0415
-    from hapsync.agent.guard_state import asides  # noqa: PLC0415
+    from hapsync.agent.guard_state import operator_overrides  # noqa: PLC0415
     from hapsync.agent.reconcile import look  # noqa: PLC0415
     from hapsync.agent.settings import read_settings  # noqa: PLC0415
     from hapsync.cli.reading import discover_aloud, read_catalog_aloud  # noqa: PLC0415
@@ -43,7 +43,7 @@ def command(config_path: str, commands: bool) -> int:  # noqa: FBT001
     from hapsync.haproxy.socket import open_session  # noqa: PLC0415
     from hapsync.inspect.collect import read_catalog_known, read_report, read_rules  # noqa: PLC0415
     from hapsync.plan.desired import desired  # noqa: PLC0415
-    from hapsync.plan.target import picture_now  # noqa: PLC0415
+    from hapsync.plan.target import target_now  # noqa: PLC0415
     from hapsync.system.files import read_text_or_none  # noqa: PLC0415
 
     settings = read_settings(config_path)
@@ -52,24 +52,24 @@ def command(config_path: str, commands: bool) -> int:  # noqa: FBT001
     if report is None:
         settings = discover_aloud(settings)
     config = settings.config
-    rules, memory = read_rules(config, report, problems)
+    rules, saved = read_rules(config, report, problems)
     # The agent's own catalog, doubts included: what it would do, even while Consul does not answer.
     catalog = read_catalog_known(config, report, problems)[0] if report is not None else None
     if catalog is None:
         catalog = read_catalog_aloud(config)
     for problem in problems:
         click.echo(f"hapsync: {problem}", err=True)
-    wanted = attrs.evolve(desired(catalog, config, served_now(settings)), aside=asides(memory))
+    wanted = attrs.evolve(desired(catalog, config, served_now(settings)), overrides=operator_overrides(saved))
     with open_session(config.haproxy.socket, config.haproxy.timeout_seconds) as session:
         seen = look(session, wanted, tuple(config.backends), rules, Probe(config))
     plan = seen.plan
     if rules.stopped is not None:
-        _echo_stopped(rules.stopped, memory)
+        _echo_stopped(rules.stopped, saved)
     _echo(*str(plan).splitlines())
     if commands:
         _echo(*_commands(plan, seen.observed))
     file = read_text_or_none(config.haproxy.config)
-    is_same = file is not None and says_the_same(file, picture_now(wanted, seen.observed, plan.held))
+    is_same = file is not None and says_the_same(file, target_now(wanted, seen.observed, plan.deferred))
     applied = is_applied(settings, file)
     worrying = _worrying(plan, wanted, seen.observed)
     if not applied or plan.shortages:
@@ -83,7 +83,7 @@ def command(config_path: str, commands: bool) -> int:  # noqa: FBT001
     _echo(*(f"look    {alarm}" for alarm in worrying))
     is_whole = len(wanted.backends) == len(config.backends) and not seen.observed.unread
     if plan.is_empty and not worrying and is_same and applied and is_whole:
-        click.echo("HAProxy is in step with Consul: nothing to do")
+        click.echo("HAProxy is in sync with Consul: nothing to do")
         return 0
     return 2 if is_whole else 1
 
@@ -113,7 +113,7 @@ def _echo(*lines: str) -> None:
         click.echo(line)
 
 
-def _echo_stopped(stopped: "Reason", memory: "Memory") -> None:
+def _echo_stopped(stopped: "Reason", saved: "SavedState") -> None:
     from hapsync.model.overrides import stopped_words  # noqa: PLC0415
 
-    click.echo(f"stopped {stopped_words(stopped, memory)}")
+    click.echo(f"stopped {stopped_words(stopped, saved)}")

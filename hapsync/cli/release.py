@@ -12,7 +12,7 @@ Examples:
   hapsync release web              do it all the same, in backend web
 
 \b
-Exit codes: 0 done; 2 not, or HAProxy is not in step yet, and why is printed;
+Exit codes: 0 done; 2 not, or HAProxy is not in sync yet, and why is printed;
 1 cannot tell; 64 no such backend or server."""
 
 

@@ -26,8 +26,8 @@ def command(config_path: str, offline: bool) -> None:  # noqa: FBT001
     """
     import attrs  # noqa: PLC0415
 
-    from hapsync.agent.config_file import empty_slots, observe_all, observe_file, picture_to_start_with, served_now  # noqa: PLC0415
-    from hapsync.agent.guard_state import asides  # noqa: PLC0415
+    from hapsync.agent.config_file import empty_slots, initial_target, observe_all, observe_file, served_now  # noqa: PLC0415
+    from hapsync.agent.guard_state import operator_overrides  # noqa: PLC0415
     from hapsync.agent.settings import read_settings  # noqa: PLC0415
     from hapsync.errors import CatalogError, ConfigError, RuntimeAPIError  # noqa: PLC0415
     from hapsync.haproxy.render import labels_of, render  # noqa: PLC0415
@@ -60,7 +60,7 @@ def command(config_path: str, offline: bool) -> None:  # noqa: FBT001
     rules, memory = read_rules(config, read_report(config, problems), problems)
     for problem in problems:
         click.echo(f"hapsync: {problem}", err=True)
-    wanted = attrs.evolve(wanted, aside=asides(memory))
+    wanted = attrs.evolve(wanted, overrides=operator_overrides(memory))
     seen = None
     if not offline:
         try:
@@ -71,9 +71,9 @@ def command(config_path: str, offline: bool) -> None:  # noqa: FBT001
     if seen is None:
         seen = observe_file(settings, wanted, rules.cautions, current)
         told.append(f"slots from {config.haproxy.config}" if current is not None else "free slots")
-    picture = picture_to_start_with(wanted, seen)
+    target = initial_target(wanted, seen)
     text = render(
-        settings.template, empty_slots(settings, picture), config, labels_of(wanted, current, config.backends)
+        settings.template, empty_slots(settings, target), config, labels_of(wanted, current, config.backends)
     )
     click.echo(text.encode("utf-8", "surrogateescape"), nl=False)
     click.echo(f"hapsync: rendered {config.haproxy.template}: {', '.join(told)}", err=True)

@@ -13,7 +13,7 @@ Examples:
 
 \b
 Works with the agent down: it then reads Consul itself.
-Exit codes: 0 in step; 2 out of step, and why is printed; 1 cannot tell."""
+Exit codes: 0 in sync; 2 out of sync, and why is printed; 1 cannot tell."""
 
 
 @click.command("status", epilog=EPILOG, context_settings=CONTEXT)
@@ -32,7 +32,7 @@ def command(config_path: str, as_json: bool, all_queues: bool, backends: tuple[s
     import attrs  # noqa: PLC0415
 
     from hapsync.agent.settings import read_config  # noqa: PLC0415
-    from hapsync.inspect.collect import look_around, read_queues  # noqa: PLC0415
+    from hapsync.inspect.collect import collect, read_queues  # noqa: PLC0415
     from hapsync.inspect.status import view_to_json  # noqa: PLC0415
 
     config = read_config(config_path)
@@ -41,7 +41,7 @@ def command(config_path: str, as_json: bool, all_queues: bool, backends: tuple[s
         raise click.UsageError(
             f"no such backend: {', '.join(unknown)}; {config_path} has {', '.join(sorted(config.backends))}"
         )
-    view = look_around(config)
+    view = collect(config)
     queues, queues_error = read_queues(view.haproxy, all_of_them=all_queues)
     view = attrs.evolve(view, queues=queues)
     if backends:

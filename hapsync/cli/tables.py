@@ -12,23 +12,23 @@ from rich.text import Text
 from hapsync.agent.report_file import Report
 from hapsync.haproxy.old_workers import OldWorkers
 from hapsync.inspect.status import BackendView, ServerRow, Verdict, View
-from hapsync.model.changes import Held, Reason
-from hapsync.model.overrides import Hold
+from hapsync.model.changes import Deferred, Reason
+from hapsync.model.overrides import Override
 from hapsync.model.server import ListenQueue
 from hapsync.plan.growth import WARN_FRACTION
 from hapsync.plan.plan import describe
 from hapsync.text import one_line, plural, shown
 
 _WORDS = {
-    Verdict.IN_STEP: ("in step", "green"),
-    Verdict.OUT_OF_STEP: ("OUT OF STEP", "bold red"),
+    Verdict.IN_SYNC: ("in sync", "green"),
+    Verdict.OUT_OF_SYNC: ("OUT OF STEP", "bold red"),
     Verdict.CANNOT_TELL: ("CANNOT TELL", "bold yellow"),
 }
 PIPE_WIDTH = 1000
 _EVENTS = 5
 _REASONS = 12
 _QUARANTINED = 20
-_HELD = 12
+_DEFERRED = 12
 _OLD = 10
 _GONE = 8
 
@@ -47,13 +47,17 @@ def print_view(view: View) -> None:
     for backend in view.backends:
         console.print()
         _print_backend(console, backend, haproxy_answers=view.haproxy is not None)
-    everything_held = (*view.plan.held, *view.plan.waiting)
-    for held in everything_held[:_HELD]:
-        hint = f"; `hapsync release {held.change.backend}/{held.change.server}` ends it" if is_by_hand(held) else ""
-        console.print(Text(f"held  {' '.join(describe(held.change).split())}: {held.reason.value}{hint}"))
-    if len(everything_held) > _HELD:
-        console.print(Text(f"held  and {len(everything_held) - _HELD} more; `hapsync plan` has them all"))
-    if guarded := sorted({one.change.backend for one in view.plan.held if not is_by_hand(one)}):
+    everything_deferred = (*view.plan.deferred, *view.plan.waiting)
+    for deferred in everything_deferred[:_DEFERRED]:
+        hint = (
+            f"; `hapsync release {deferred.change.backend}/{deferred.change.server}` ends it"
+            if is_overridden(deferred)
+            else ""
+        )
+        console.print(Text(f"held  {' '.join(describe(deferred.change).split())}: {deferred.reason.value}{hint}"))
+    if len(everything_deferred) > _DEFERRED:
+        console.print(Text(f"held  and {len(everything_deferred) - _DEFERRED} more; `hapsync plan` has them all"))
+    if guarded := sorted({one.change.backend for one in view.plan.deferred if not is_overridden(one)}):
         console.print(Text(f"to let go what the guard holds: hapsync release {guarded[0]}"))
     for hold in view.holds:
         console.print(Text(f"hold  {_hold_words(hold)}"))
@@ -62,12 +66,12 @@ def print_view(view: View) -> None:
         _print_queues(console, view.queues)
 
 
-def is_by_hand(held: Held) -> bool:
+def is_overridden(deferred: Deferred) -> bool:
     """Return whether a person's hand on the server is what keeps it."""
-    return held.reason is Reason.BY_HAND
+    return deferred.reason is Reason.OVERRIDDEN
 
 
-def _hold_words(hold: Hold) -> str:
+def _hold_words(hold: Override) -> str:
     until = f"for {_ago(2 * time.time() - hold.until)} more" if hold.until else "until released"
     because = f": {one_line(hold.reason)}" if hold.reason else ""
     ending = ", being released" if hold.is_releasing else ""
@@ -131,8 +135,8 @@ def _summary(view: View) -> str:
         source = "agent's catalog" if view.catalog_from == "agent" else "Consul"
         parts.append(f"{source}, confirmed {view.catalog_age_seconds:.0f} s ago")
     quarantined = sum(len(backend.quarantined) for backend in view.backends)
-    if view.plan.held:
-        parts.append(f"{len(view.plan.held)} held")
+    if view.plan.deferred:
+        parts.append(f"{len(view.plan.deferred)} held")
     if quarantined:
         parts.append(f"{quarantined} quarantined")
     return ", ".join(parts)
@@ -152,8 +156,8 @@ def _print_agent(console: Console, view: View) -> None:
     )
     if report.mode != "active":
         console.print(Text(f"  mode {report.mode}: changes nothing"), style="bold yellow")
-    if report.memory_error:
-        console.print(Text(f"  memory not written: {one_line(report.memory_error)}"))
+    if report.state_file_error:
+        console.print(Text(f"  memory not written: {one_line(report.state_file_error)}"))
     if report.settings_error:
         console.print(Text(f"  {one_line(report.settings_error)}"))
     if report.reload_waits_for:
@@ -184,14 +188,14 @@ def _print_backend(console: Console, backend: BackendView, *, haproxy_answers: b
         console.print(Text(f"{head}  "))
     else:
         console.print(Text(f"{head}  {_places(backend)}{_presence(backend)}"))
-        if backend.means.why and (backend.without_slot or _fullness(backend) >= WARN_FRACTION):
-            console.print(Text(f"  more than its slots costs a reload: {one_line(backend.means.why)}"))
+        if backend.scaling.why and (backend.without_slot or _fullness(backend) >= WARN_FRACTION):
+            console.print(Text(f"  more than its slots costs a reload: {one_line(backend.scaling.why)}"))
         if (backend.slots_used or backend.dynamic) and backend.capacity < backend.floor:
             console.print(
                 Text(f"  {backend.capacity} up and checked, the guard keeps at least {backend.floor}"),
                 style="bold yellow",
             )
-    for left in backend.left_by_hand:
+    for left in backend.left_overridden:
         age = _ago(time.time() - left.since_seconds)
         what = f"{left.name} {left.address} is in {left.admin.value} by hand, unchanged for {age}"
         remedy = f"`hapsync release {backend.name}/{left.name}` frees its place"
@@ -241,7 +245,7 @@ def _places(backend: BackendView) -> str:
         places += f", {backend.slots_emptying} emptying"
     if backend.dynamic:
         places += f", {backend.dynamic} dynamic"
-    if backend.means.can_add:
+    if backend.scaling.can_add:
         return places  # what finds no slot is added
     fullness = _fullness(backend)
     return places + (" (full)" if fullness == 1 else " (nearly full)" if fullness >= WARN_FRACTION else "")

@@ -4,7 +4,7 @@ import ipaddress
 import re
 import tomllib
 import urllib.parse
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Annotated, Literal
 
 import attrs
@@ -154,7 +154,7 @@ class BackendKeys:
     """
 
     slots: SlotCount = 8
-    means: Literal["auto", "slots", "dynamic"] = "auto"
+    scaling: Literal["auto", "slots", "dynamic"] = "auto"
     start: Literal["trusted", "checked"] = "trusted"
     drain_seconds: Gap = 0.0
     server_options: ServerOptions = "check"
@@ -164,7 +164,7 @@ class BackendKeys:
     max_loss_fraction: Fraction = 0.5
     guard_window_seconds: Gap = 60.0
     min_ready: Annotated[int, between(0, MAX_SERVERS)] = 1
-    hold_down_seconds: Gap = 60.0
+    damping_seconds: Gap = 60.0
 
     def __attrs_post_init__(self) -> None:
         """Raise ValueError where keys contradict each other."""
@@ -222,7 +222,7 @@ class FleetConfig:
 
     group: Annotated[str, matching(r"[A-Za-z0-9_.-]{1,64}", "must be 1 to 64 of A-Z a-z 0-9 _ . -")]
     reloads_at_once: Annotated[int, between(1, 100)] = 1
-    patience_seconds: Seconds = 60.0
+    acquire_timeout_seconds: Seconds = 60.0
 
 
 @attrs.frozen(kw_only=True)
@@ -258,8 +258,18 @@ class Template:
     text: str
 
 
+RENAMED = {
+    "backends": {"means": "scaling", "hold_down_seconds": "damping_seconds"},
+    "discover": {"means": "scaling", "hold_down_seconds": "damping_seconds"},
+    "fleet": {"patience_seconds": "acquire_timeout_seconds"},
+}
+"""Keys of 0.1 by table, each with its name of today; the old names are read until 0.3."""
+
+
 def parse_config(text: str, where: str) -> Config:
     """Return the configuration that TOML `text` holds; `where` names the file in messages.
+
+    A key may have its old name (`renamed_keys`).
 
     Raises ConfigError with every problem found, each with its key's path.
     """
@@ -268,12 +278,44 @@ def parse_config(text: str, where: str) -> Config:
     except (ValueError, RecursionError) as error:
         raise ConfigError(where, (f"not TOML: {error}",)) from error
     problems = list(_problems_between_keys(tree))
+    for path, table, old, new in _old_keys(tree):
+        if new in table:
+            problems.append(f"{path}.{old}: is the old name of {new}, which is given too; remove {old}")
+        table.setdefault(new, table.pop(old))
     config = structured(tree, Config)
     if isinstance(config, tuple):
         raise ConfigError(where, tuple(sorted({*config, *problems})))
     if problems:
         raise ConfigError(where, tuple(problems))
     return config
+
+
+def renamed_keys(text: str) -> tuple[str, ...]:
+    """Return which keys of the TOML `text`, which `parse_config` accepts, have an old name, a sentence each."""
+    return tuple(
+        f"{path}.{old} is called {new} now; the old name is read until hapsync 0.3"
+        for path, _, old, new in _old_keys(tomllib.loads(text))
+    )
+
+
+def _old_keys(tree: Mapping[str, object]) -> list[tuple[str, dict[str, object], str, str]]:
+    """Return the path and the table of each key with an old name, and both of its names."""
+    found = []
+    for name, renamed in RENAMED.items():
+        top = tree.get(name)
+        tables: dict[str, object] = {name: top} if name == "fleet" else {}
+        if name != "fleet":
+            tables = {f"{name}.{dotted(key)}": one for key, one in _items(top)}
+        if name == "discover":
+            tables = {f"{path}.each": dict(_items(one)).get("each") for path, one in tables.items()}
+        for path, table in tables.items():
+            if isinstance(table, dict):
+                found += [(path, table, old, new) for old, new in renamed.items() if old in table]
+    return found
+
+
+def _items(table: object) -> Iterable[tuple[str, object]]:
+    return table.items() if isinstance(table, dict) else ()
 
 
 def _problems_between_keys(tree: Mapping[str, object]) -> Iterator[str]:

@@ -5,12 +5,12 @@ import json
 from collections.abc import Collection
 
 from hapsync.consul.acl_policy import Right
-from hapsync.consul.client import Agent
+from hapsync.consul.client import ConsulClient
 from hapsync.errors import CatalogError
 from hapsync.text import shown
 
 
-def read_missing(agent: Agent, rights: Collection[Right]) -> tuple[Right, ...] | None:
+def read_missing(agent: ConsulClient, rights: Collection[Right]) -> tuple[Right, ...] | None:
     """Return those of `rights` that the token of `agent` lacks; None where Consul has no ACLs or does not tell.
 
     `/v1/internal/acl/authorize` is what Consul's own web interface asks (measured with 1.8.7 and 1.14.11): it answers

@@ -132,7 +132,7 @@ def _stamp(path: str) -> tuple[int, int, int] | None:
     return status.st_mtime_ns, status.st_size, status.st_ino
 
 
-class Agent(base.Consul):  # type: ignore[misc]  # the library has no types
+class ConsulClient(base.Consul):  # type: ignore[misc]  # the library has no types
     """A client of one Consul agent, for one thread at a time."""
 
     def __init__(self, config: ConsulConfig, where: Endpoint, token: str) -> None:

@@ -11,16 +11,16 @@ import time
 from collections.abc import Callable
 
 from hapsync.config.schema import ConsulConfig
-from hapsync.consul.client import Agent, endpoint, read_token
+from hapsync.consul.client import ConsulClient, endpoint, read_token
 from hapsync.consul.semaphore import (
     TTL_SECONDS,
-    Held,
+    Permit,
     close_session,
     is_held,
     open_session,
     release,
     renew,
-    try_take,
+    try_acquire,
     wait_for_change,
 )
 from hapsync.errors import CatalogError
@@ -38,7 +38,7 @@ LONGEST = 10
 """So many times patience is the longest wait, however others' turns move on."""
 
 
-class Patience:
+class Waiting:
     """How long a turn is waited for: a while after slots last changed hands, and not for ever.
 
     Everybody's ends at another moment, or all who wait would reload at once where a slot stays held.
@@ -67,7 +67,7 @@ class Patience:
         self._holders = sessions or self._holders
 
 
-class Turn(threading.Thread):
+class PermitRequest(threading.Thread):
     """One turn: ends waiting by setting `is_come` and calling `when_come`, then keeps the slot until `give_back`.
 
     `waits_for` says in words why it has not come, safe to show; empty while nothing is known.
@@ -80,7 +80,7 @@ class Turn(threading.Thread):
         at_once: int,
         *,
         value: str,
-        patience_seconds: float,
+        acquire_timeout_seconds: float,
         when_come: Callable[[], None],
     ) -> None:
         """Take the group, how many of it may reload at once, what to show to those who wait, and whom to wake."""
@@ -91,7 +91,7 @@ class Turn(threading.Thread):
         self._group = group
         self._at_once = at_once
         self._value = value
-        self._patience_seconds = patience_seconds
+        self._acquire_timeout_seconds = acquire_timeout_seconds
         self._when_come = when_come
         self._given_back = threading.Event()
         self._is_lost = threading.Event()
@@ -107,64 +107,64 @@ class Turn(threading.Thread):
 
     def run(self) -> None:
         """Ask until a slot is ours or patience ends; then keep it."""
-        patience = Patience(self._patience_seconds)
-        held: Held | None = None
-        while held is None and not patience.is_over and not self._given_back.is_set():
+        acquire_timeout = Waiting(self._acquire_timeout_seconds)
+        permit: Permit | None = None
+        while permit is None and not acquire_timeout.is_over and not self._given_back.is_set():
             try:
-                held = self._wait(patience)
+                permit = self._wait(acquire_timeout)
             except CatalogError as error:
                 self.waits_for = str(error)
-                self._given_back.wait(min(AGAIN_SECONDS, patience.left_seconds))
-        if held is None and not self._given_back.is_set():
+                self._given_back.wait(min(AGAIN_SECONDS, acquire_timeout.left_seconds))
+        if permit is None and not self._given_back.is_set():
             log.warning("reload without a slot of group %s: %s", self._group, self.waits_for)
         self.is_come.set()
         self._when_come()
-        if held is not None:
-            self._keep(held)
+        if permit is not None:
+            self._keep(permit)
 
-    def _wait(self, patience: "Patience") -> Held | None:
+    def _wait(self, acquire_timeout: "Waiting") -> Permit | None:
         """Ask whenever a slot is taken or given back, in one session; None where patience ended.
 
         Raises CatalogError when Consul is away or refuses.
         """
         agent = self._agent()
         session = ""
-        held: Held | None = None
+        permit: Permit | None = None
         index = 0
         try:
             session = open_session(agent)
             renewed_at = time.monotonic()
-            while not patience.is_over and not self._given_back.is_set():
-                index = wait_for_change(agent, self._group, index, min(LOOK_SECONDS, patience.left_seconds))
-                found = try_take(agent, session, self._group, self._at_once, self._value)
-                if isinstance(found, Held):
-                    self.waits_for, held = "", found
-                    return held
+            while not acquire_timeout.is_over and not self._given_back.is_set():
+                index = wait_for_change(agent, self._group, index, min(LOOK_SECONDS, acquire_timeout.left_seconds))
+                found = try_acquire(agent, session, self._group, self._at_once, self._value)
+                if isinstance(found, Permit):
+                    self.waits_for, permit = "", found
+                    return permit
                 holders = ", ".join(found.holders) or "a holder that has just left"
                 self.waits_for = f"a reload slot of group {shown(self._group)} held by {holders}"
-                patience.held_by(found.sessions)
+                acquire_timeout.held_by(found.sessions)
                 if not found.sessions:  # empty for a while after its holder was lost; nothing tells when that ends
-                    self._given_back.wait(min(AGAIN_SECONDS, patience.left_seconds))
+                    self._given_back.wait(min(AGAIN_SECONDS, acquire_timeout.left_seconds))
                 if time.monotonic() - renewed_at > TTL_SECONDS / 3:
-                    renew(agent, Held("", session))
+                    renew(agent, Permit("", session))
                     renewed_at = time.monotonic()
             return None
         finally:
-            if held is None and session:
+            if permit is None and session:
                 close_session(agent, session)
             agent.close()
 
-    def _keep(self, held: Held) -> None:
+    def _keep(self, permit: Permit) -> None:
         renewed_at = time.monotonic()
         while not self._given_back.wait(AGAIN_SECONDS):
             try:
                 agent = self._agent()
                 try:
-                    if not is_held(agent, held):
+                    if not is_held(agent, permit):
                         self._is_lost.set()
                         return
                     if time.monotonic() - renewed_at > TTL_SECONDS / 3:
-                        renew(agent, held)
+                        renew(agent, permit)
                         renewed_at = time.monotonic()
                 finally:
                     agent.close()
@@ -174,8 +174,8 @@ class Turn(threading.Thread):
             agent = self._agent()
         except CatalogError:
             return  # the TTL ends it
-        release(agent, held)
+        release(agent, permit)
         agent.close()
 
-    def _agent(self) -> Agent:
-        return Agent(self._consul, endpoint(self._consul), read_token(self._consul))
+    def _agent(self) -> ConsulClient:
+        return ConsulClient(self._consul, endpoint(self._consul), read_token(self._consul))

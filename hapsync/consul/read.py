@@ -14,7 +14,7 @@ from collections.abc import Mapping
 import attrs
 
 from hapsync.config.schema import ConsulConfig
-from hapsync.consul.client import Agent, Answer, Endpoints, read_token
+from hapsync.consul.client import Answer, ConsulClient, Endpoints, read_token
 from hapsync.consul.evidence import LIVE_AGE_SECONDS, age_seconds, evidence, is_streamed
 from hapsync.consul.health import parse_reading
 from hapsync.consul.rate_limit import CACHED, UNCACHED, Budget, Burst, Pace
@@ -128,7 +128,7 @@ class Reader:
         self._burst = Burst()
         self._holding = Holding()
         self._agents = threading.Lock()
-        self._agent: Agent | None = None
+        self._agent: ConsulClient | None = None
         self._opened_at = -math.inf
         self._is_interrupted = False
         self._is_retry = self._is_too_large = False
@@ -321,7 +321,7 @@ class Reader:
         # Who did not wait was not answered early.
         return answer, time.monotonic() - began if is_seated else math.inf
 
-    def _current(self, *, blocks: bool) -> Agent:
+    def _current(self, *, blocks: bool) -> ConsulClient:
         """Return the client to ask next; `blocks`: what is asked may be held back.
 
         Raises CatalogError where none can be made, and Interrupted rather than let a query block on what was known
@@ -338,7 +338,7 @@ class Reader:
                 if blocks:
                     raise Interrupted
             if self._agent is None:
-                self._agent = Agent(self._config, self._where.current(), read_token(self._config))
+                self._agent = ConsulClient(self._config, self._where.current(), read_token(self._config))
             return self._agent
 
     @property

@@ -8,7 +8,7 @@ from types import MappingProxyType
 import attrs
 
 from hapsync.config.schema import ConsulConfig
-from hapsync.consul.client import Agent, endpoint, read_token
+from hapsync.consul.client import ConsulClient, endpoint, read_token
 from hapsync.consul.evidence import evidence
 from hapsync.consul.health import parse_reading
 from hapsync.consul.read import index_of, is_alive
@@ -37,11 +37,11 @@ def read_catalog(
     token = read_token(config)
     consistency = "default" if config.consistency == "default" else "stale"
     mine = local()
-    agents: list[Agent] = []
+    agents: list[ConsulClient] = []
 
     def read(service: str) -> Reading | CatalogError:
         if not hasattr(mine, "agent"):
-            mine.agent = Agent(config, where, token)
+            mine.agent = ConsulClient(config, where, token)
             agents.append(mine.agent)
         try:
             answer = mine.agent.read_health(service, consistency=consistency, max_servers=max_servers.get(service))
@@ -63,13 +63,13 @@ def read_catalog(
     for agent in agents:
         agent.close()
     empty = [service for service, reading in readings.items() if reading.is_empty and reading.doubt is None]
-    if empty and not _canary_lives(Agent(config, where, token), config.canary, consistency):
+    if empty and not _canary_lives(ConsulClient(config, where, token), config.canary, consistency):
         for service in empty:
             readings[service] = attrs.evolve(readings[service], doubt=Doubt.UNCONFIRMED)
     return Catalog(readings), errors
 
 
-def _canary_lives(agent: Agent, canary: str, consistency: str) -> bool:
+def _canary_lives(agent: ConsulClient, canary: str, consistency: str) -> bool:
     if not canary:
         return True
     try:

@@ -17,7 +17,7 @@ from typing import TypeVar
 
 import attrs
 
-from hapsync.consul.client import Agent
+from hapsync.consul.client import ConsulClient
 from hapsync.consul.transport import base
 from hapsync.errors import CatalogError
 from hapsync.text import quoted, shown
@@ -34,7 +34,7 @@ Given = TypeVar("Given")
 
 
 @attrs.frozen
-class Held:
+class Permit:
     """A slot that we hold: its key and the session that holds it."""
 
     key: str
@@ -57,7 +57,7 @@ def key_of(group: str, number: int) -> str:
     return f"hapsync/{group}/reload/slot-{number}"
 
 
-def open_session(agent: Agent) -> str:
+def open_session(agent: ConsulClient) -> str:
     """Return a new session, which ends `TTL_SECONDS` after it was last renewed; raises CatalogError."""
     return _asked(
         lambda: str(
@@ -68,12 +68,12 @@ def open_session(agent: Agent) -> str:
     )
 
 
-def close_session(agent: Agent, session: str) -> None:
+def close_session(agent: ConsulClient, session: str) -> None:
     """End `session`, and let go what it holds; where Consul is away, its TTL does so."""
     _destroy_quietly(agent, session)
 
 
-def try_take(agent: Agent, session: str, group: str, at_once: int, value: str) -> Held | Busy:
+def try_acquire(agent: ConsulClient, session: str, group: str, at_once: int, value: str) -> Permit | Busy:
     """Take one of the `at_once` slots of `group` for `session`, with `value` to be shown to those who wait.
 
     Never waits for one. Raises CatalogError when Consul is away or refuses.
@@ -81,19 +81,19 @@ def try_take(agent: Agent, session: str, group: str, at_once: int, value: str) -
     keys = tuple(key_of(group, number) for number in range(at_once))
     for key in keys:
         if _asked(lambda key=key: agent.kv.put(key, value, acquire=session)) is True:  # type: ignore[misc]
-            return Held(key, session)
+            return Permit(key, session)
     found = [one for key in keys if (one := _read(agent, key)) is not None and one[0]]
     return Busy(tuple(value for _, value in found), frozenset(holder for holder, _ in found))
 
 
-def take_slot(agent: Agent, group: str, at_once: int, value: str) -> Held | Busy:
+def acquire_permit(agent: ConsulClient, group: str, at_once: int, value: str) -> Permit | Busy:
     """Take a slot as `try_take` does, in a session of its own, which ends where there is none.
 
     Raises CatalogError when Consul is away or refuses; no slot is held then, or none beyond its TTL.
     """
     session = open_session(agent)
     try:
-        found = try_take(agent, session, group, at_once, value)
+        found = try_acquire(agent, session, group, at_once, value)
     except CatalogError:
         _destroy_quietly(agent, session)
         raise
@@ -102,7 +102,7 @@ def take_slot(agent: Agent, group: str, at_once: int, value: str) -> Held | Busy
     return found
 
 
-def wait_for_change(agent: Agent, group: str, index: int, wait_seconds: float) -> int:
+def wait_for_change(agent: ConsulClient, group: str, index: int, wait_seconds: float) -> int:
     """Wait until a slot of `group` changes hands after `index`, or for `wait_seconds`; return the next index.
 
     With an `index` of 0 it returns at once. Raises CatalogError when Consul is away or refuses.
@@ -127,36 +127,36 @@ def wait_for_change(agent: Agent, group: str, index: int, wait_seconds: float) -
     return found if found >= index else 0
 
 
-def try_slot(agent: Agent, group: str) -> None:
+def try_permit(agent: ConsulClient, group: str) -> None:
     """Take a slot of a group that is none and give it back; raises CatalogError where Consul would not give one."""
-    found = take_slot(agent, f"{group}/check", 1, "hapsync check")
-    if isinstance(found, Held):
+    found = acquire_permit(agent, f"{group}/check", 1, "hapsync check")
+    if isinstance(found, Permit):
         release(agent, found)
 
 
-def renew(agent: Agent, held: Held) -> None:
+def renew(agent: ConsulClient, permit: Permit) -> None:
     """Keep the slot for another `TTL_SECONDS`; raises CatalogError when that could not be done."""
-    _asked(lambda: agent.session.renew(held.session))
+    _asked(lambda: agent.session.renew(permit.session))
 
 
-def is_held(agent: Agent, held: Held) -> bool:
+def is_held(agent: ConsulClient, permit: Permit) -> bool:
     """Return whether the slot is still ours, by the leader's word; raises CatalogError when Consul does not tell."""
-    found = _read(agent, held.key)
-    return found is not None and found[0] == held.session
+    found = _read(agent, permit.key)
+    return found is not None and found[0] == permit.session
 
 
-def release(agent: Agent, held: Held) -> None:
+def release(agent: ConsulClient, permit: Permit) -> None:
     """Give the slot back; where Consul is away, its TTL does so.
 
     It is released before its session ends: a slot that loses its session is kept empty for `LOCK_DELAY_SECONDS`, one
     that is released is free at once (Consul's manual, sessions).
     """
     with contextlib.suppress(CatalogError):
-        _asked(lambda: agent.kv.put(held.key, "", release=held.session))
-    _destroy_quietly(agent, held.session)
+        _asked(lambda: agent.kv.put(permit.key, "", release=permit.session))
+    _destroy_quietly(agent, permit.session)
 
 
-def _read(agent: Agent, key: str) -> tuple[str, str] | None:
+def _read(agent: ConsulClient, key: str) -> tuple[str, str] | None:
     """Return the session that holds `key` (empty: none) and its value, safe to show; None where there is no key."""
     params: list[tuple[str, object]] = [("consistent", "")]
     if agent.dc:
@@ -175,7 +175,7 @@ def _read(agent: Agent, key: str) -> tuple[str, str] | None:
         raise CatalogError(f"Consul: key {quoted(key)}: not an answer of a key") from error
 
 
-def _destroy_quietly(agent: Agent, session: str) -> None:
+def _destroy_quietly(agent: ConsulClient, session: str) -> None:
     try:
         _asked(lambda: agent.session.destroy(session))
     except CatalogError:

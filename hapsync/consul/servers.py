@@ -11,7 +11,7 @@ import time
 from typing import Protocol
 
 from hapsync.config.schema import ConsulConfig
-from hapsync.consul.client import Agent, Endpoints, read_token
+from hapsync.consul.client import ConsulClient, Endpoints, read_token
 from hapsync.consul.evidence import evidence
 from hapsync.consul.rate_limit import UNCACHED, Budget, Pace
 from hapsync.consul.read import Holding, index_of
@@ -59,7 +59,7 @@ class ServersWatch(threading.Thread):
         self._stopped = threading.Event()
         self._pace = Pace()
         self._holding = Holding()
-        self._agent: Agent | None = None
+        self._agent: ConsulClient | None = None
         self._index = 0
         self._last_index = 0
         self._is_away = False
@@ -102,7 +102,7 @@ class ServersWatch(threading.Thread):
         if self._agent is not None and not self._agent.is_current(where, token):
             self._hang_up()
         if self._agent is None:
-            self._agent = Agent(self._config, where, token)
+            self._agent = ConsulClient(self._config, where, token)
         self._agent.open()
         if self._stopped.is_set():
             return 0.0

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import attrs
 
 from hapsync.config.schema import ConsulConfig
-from hapsync.consul.client import Agent, Endpoints, read_token
+from hapsync.consul.client import ConsulClient, Endpoints, read_token
 from hapsync.consul.connection import Endpoint
 from hapsync.consul.discovery import Listing, parse_listing
 from hapsync.consul.evidence import evidence
@@ -27,14 +27,16 @@ _WHAT = "the list of services"
 
 def read_listing(config: ConsulConfig) -> Listing:
     """Read the list once; raises CatalogError."""
-    agent = Agent(config, Endpoints(config).current(), read_token(config))
+    agent = ConsulClient(config, Endpoints(config).current(), read_token(config))
     try:
         return _read(agent, config)[0]
     finally:
         agent.close()
 
 
-def _read(agent: Agent, config: ConsulConfig, index: int = 0, wait_seconds: float = 0.0) -> tuple[Listing, int]:
+def _read(
+    agent: ConsulClient, config: ConsulConfig, index: int = 0, wait_seconds: float = 0.0
+) -> tuple[Listing, int]:
     consistency = "default" if config.consistency == "default" else "stale"
     answer = agent.read_services(consistency=consistency, index=index, wait_seconds=wait_seconds)
     listing = parse_listing(answer.body, is_whole=evidence(answer.headers, is_cached=False) is None)
@@ -57,7 +59,7 @@ class ListingWatch(threading.Thread):
         self._on_change = on_change
         self._stopped = threading.Event()
         self._pace = Pace()
-        self._agent: Agent | None = None
+        self._agent: ConsulClient | None = None
         self._index = 0
         self._waits = Waits(config.wait_seconds)
         self._cuts = Cuts(self._waits)
@@ -88,7 +90,7 @@ class ListingWatch(threading.Thread):
         if self._agent is None or not self._agent.is_current(where, token):
             if self._agent is not None:
                 self._agent.close()
-            self._agent = Agent(self._config, where, token)
+            self._agent = ConsulClient(self._config, where, token)
             self._index = 0
         listing, index = self._read(self._agent, where, token)
         if self.error is not None:
@@ -101,14 +103,14 @@ class ListingWatch(threading.Thread):
             self.listing = listing
             self._on_change()
 
-    def _read(self, agent: Agent, where: Endpoint, token: str) -> tuple[Listing, int]:
+    def _read(self, agent: ConsulClient, where: Endpoint, token: str) -> tuple[Listing, int]:
         try:
             answer = _read(agent, self._config, self._index, self._waits.at_most(UNCACHED_SECONDS))
         except CutShort as cut:
             if cut.held_seconds < SHORTEST_SECONDS or self._stopped.is_set():
                 raise
             agent.close()
-            self._agent = again = Agent(self._config, where, token)
+            self._agent = again = ConsulClient(self._config, where, token)
             self._index = 0
             answer = _read(again, self._config)
             self._cuts.note(cut)

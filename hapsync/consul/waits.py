@@ -85,11 +85,11 @@ class Cuts:
         A proxy that says so is sure. A connection that closes, or a 502, may be a restart, until it happens again and
         again after the same time with no blocking query answered in between.
         """
-        held, last = cut.held_seconds, self._last_seconds
-        self._last_seconds = held
-        self._alike = self._alike + 1 if abs(held - last) <= LIKE * held else 1
-        if cut.is_said or self._alike >= (ALIKE if held >= SHORT_SECONDS else ALIKE_SHORT):
-            self._waits.shorten(held)
+        deferred, last = cut.held_seconds, self._last_seconds
+        self._last_seconds = deferred
+        self._alike = self._alike + 1 if abs(deferred - last) <= LIKE * deferred else 1
+        if cut.is_said or self._alike >= (ALIKE if deferred >= SHORT_SECONDS else ALIKE_SHORT):
+            self._waits.shorten(deferred)
 
     def answered(self) -> None:
         """Note a blocking query that was answered: whatever cut one before does not do so each time."""

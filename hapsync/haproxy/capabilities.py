@@ -10,7 +10,7 @@ from collections.abc import Iterable
 
 from hapsync.config.schema import BackendConfig
 from hapsync.haproxy.commands import OPTION_SIGNS, Command
-from hapsync.model.server import Backend, Means
+from hapsync.model.server import Backend, Scaling
 from hapsync.text import shown
 
 OLDEST_SAFE = (3, 0)
@@ -67,19 +67,19 @@ def version_of(text: str) -> tuple[int, int]:
 
 def taken_by(
     version: tuple[int, int], config: BackendConfig, given: Iterable[str], tables: Iterable[str], danger: str
-) -> Means:
+) -> Scaling:
     """Return the means of a backend that takes servers by its balance and mode; see `means_of`."""
-    return means_of(version, config, _EXISTS, given, tables, danger)
+    return scaling_of(version, config, _EXISTS, given, tables, danger)
 
 
-def means_of(
+def scaling_of(
     version: tuple[int, int],
     config: BackendConfig,
     reply: str | None,
     default_servers: Iterable[str] = (),
     tables: Iterable[str] = (),
     danger: str = "",
-) -> Means:
+) -> Scaling:
     """Return the means of a backend of a HAProxy of this `version` that gave `reply` to the probe; None: not probed.
 
     `default_servers` are the words that `default-server` lines in force there give to every line of the file,
@@ -89,26 +89,26 @@ def means_of(
     why = "" if reply is None else _why_not(version, config, reply, tuple(default_servers), danger)
     can_add = reply is not None and not why
     implied = spelled_out(version, config.server_options) if can_add else ()
-    return Means(can_add, version >= HAS_WAIT, why, tuple(tables), implied)
+    return Scaling(can_add, version >= HAS_WAIT, why, tuple(tables), implied)
 
 
 def _why_not(
     version: tuple[int, int], config: BackendConfig, reply: str, default_servers: tuple[str, ...], danger: str
 ) -> str:
     words = config.server_options.split()
-    if config.means == "slots":
-        return 'means = "slots"'
+    if config.scaling == "slots":
+        return 'scaling = "slots"'
     if version < OLDEST_STABLE:
         return f"HAProxy {version[0]}.{version[1]} adds servers by an experimental command only"
-    if config.means == "auto" and version < OLDEST_SAFE:
+    if config.scaling == "auto" and version < OLDEST_SAFE:
         return (
             f"dynamic servers of HAProxy {version[0]}.{version[1]} are deleted late; "
-            'means = "dynamic" has them all the same'
+            'scaling = "dynamic" has them all the same'
         )
-    if config.means == "auto" and version > NEWEST_SCANNED:
+    if config.scaling == "auto" and version > NEWEST_SCANNED:
         return (
             f"hapsync was not tried for additions that HAProxy {version[0]}.{version[1]} dies of; "
-            'means = "dynamic" has them all the same'
+            'scaling = "dynamic" has them all the same'
         )
     if danger:
         return danger
@@ -153,6 +153,6 @@ _KEEPS = ("pool-max-conn -1", "pool-purge-delay 5s")
 _PROXY = frozenset({"send-proxy", "send-proxy-v2", "send-proxy-v2-ssl", "send-proxy-v2-ssl-cn"})
 
 
-def refused(reply: str) -> Means | None:
+def refused(reply: str) -> Scaling | None:
     """Return the means of a backend that refused `add server` with `reply`; None where that says nothing of it."""
-    return None if _EXISTS in reply else Means(why=f"HAProxy refused `add server`: {shown(reply)}")
+    return None if _EXISTS in reply else Scaling(why=f"HAProxy refused `add server`: {shown(reply)}")

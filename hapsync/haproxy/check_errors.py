@@ -14,7 +14,7 @@ _DETAIL = re.compile(r"(?:config : )?'([^' ]+)' : ")
 _SUMMARY = re.compile(r"(?:config : )?(?:Error\(s\) found in configuration file|Fatal errors found in configuration)")
 
 
-def blamed(said: str, text: str, file: str) -> Mapping[str, str]:
+def backends_at_fault(said: str, text: str, file: str) -> Mapping[str, str]:
     """Return the backends (or listens) whose servers of ours the check blames, each with the first words on it.
 
     `said` is all that the check command printed of the configuration `text`, which lay in `file`; of that only the

@@ -17,6 +17,7 @@ import attrs
 from hapsync.model.changes import (
     Add,
     Change,
+    ClearOverride,
     Create,
     Delete,
     Disable,
@@ -27,8 +28,7 @@ from hapsync.model.changes import (
     Remove,
     Reweigh,
     SetAgent,
-    SetAside,
-    TakeBack,
+    SetOverride,
 )
 from hapsync.model.server import HAPROXY_NAME, PLACEHOLDER, AdminState, Observed, Server, dynamic_id, free_weight
 from hapsync.text import shown
@@ -155,7 +155,7 @@ def quiet_commands(changes: Iterable[Change], agents: Agents) -> Sequence[tuple[
     return [
         (change, Command(f"disable agent {_where(change)}"))
         for change in changes
-        if isinstance(change, Drain | Disable | Remove | SetAside) and _has_agent(change, agents)
+        if isinstance(change, Drain | Disable | Remove | SetOverride) and _has_agent(change, agents)
     ]
 
 
@@ -203,9 +203,9 @@ def _state_lines(change: Change) -> tuple[str, ...]:
             return f"{server} weight 0", f"{server} state drain"
         case Disable() | Remove():
             return f"{server} weight 0", f"{server} state maint"
-        case SetAside(admin=admin, weight=weight):
+        case SetOverride(admin=admin, weight=weight):
             return f"{server} state {admin.value}", f"{server} weight {weight}"
-        case TakeBack():
+        case ClearOverride():
             return (f"{server} weight 0",)
         case SetAgent(runs=runs):
             return (f"{'enable' if runs else 'disable'} agent {_where(change)}",)

@@ -16,12 +16,12 @@ def emptied(observed: Observed, text: str) -> tuple[str, ...]:
     )
 
 
-def says_the_same(text: str, picture: Observed) -> bool:
+def says_the_same(text: str, target: Observed) -> bool:
     """Return whether the haproxy.cfg `text` holds exactly the slots of `picture`."""
     found = parse_file(text)
     return all(
         _on_paper(slot.server for slot in found.get(backend.name, ())) == _on_paper(backend.slots)
-        for backend in picture.backends.values()
+        for backend in target.backends.values()
         if backend.exists
     )
 
@@ -31,10 +31,10 @@ def _on_paper(slots: Iterable[Server]) -> Mapping[str, tuple[object, ...]]:
     return {slot.name: (slot.address, slot.weight, slot.admin is AdminState.READY) for slot in slots}
 
 
-def shows(observed: Observed, picture: Observed) -> tuple[str, ...]:
+def shows(observed: Observed, target: Observed) -> tuple[str, ...]:
     """Return what keeps `observed`, as far as it was read, from being `picture`, one line a server."""
     differences = []
-    for backend in picture.backends.values():
+    for backend in target.backends.values():
         if backend.name in observed.unread:
             continue  # nothing can be said of it
         have = {slot.name: slot for slot in observed.backends.get(backend.name, Backend(backend.name)).slots}

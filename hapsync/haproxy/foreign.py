@@ -13,7 +13,7 @@ from hapsync.errors import WouldLose
 from hapsync.haproxy.cfg import backend_lines
 from hapsync.model.server import Address, AdminState, Backend, Observed, Server, canonical_host, is_ours
 from hapsync.plan.desired import Desired, DesiredBackend
-from hapsync.plan.guard import Caution, Cautions, distrust, proven
+from hapsync.plan.guard import Caution, Cautions, distrust, first_checked
 from hapsync.text import plural, shown
 
 _VARIABLE = re.compile(r"\\\$(?:\\\{\w+\\\}|\w+)")
@@ -31,7 +31,7 @@ class Loss:
     backend: str
     servers: tuple[Server, ...]
     serving: int
-    held: str | None = None
+    deferred: str | None = None
     is_doubted: bool = False
 
     @property
@@ -49,7 +49,7 @@ class Loss:
         )
 
 
-def losses(observed: Observed, text: str, picture: Observed, wanted: Desired, cautions: Cautions) -> tuple[Loss, ...]:
+def losses(observed: Observed, text: str, target: Observed, wanted: Desired, cautions: Cautions) -> tuple[Loss, ...]:
     """Return what foreign servers ready in `observed` a HAProxy started with `text` would lack, by backend.
 
     `text` has the slots of `picture`. A server stays where the text has a line of its name, or the picture a ready
@@ -60,7 +60,7 @@ def losses(observed: Observed, text: str, picture: Observed, wanted: Desired, ca
         _loss(
             have,
             names.get(name, ()),
-            picture.backends.get(name, Backend(name)),
+            target.backends.get(name, Backend(name)),
             wanted.backends.get(name),
             cautions.get(name, Caution()),
         )
@@ -72,24 +72,24 @@ def losses(observed: Observed, text: str, picture: Observed, wanted: Desired, ca
 
 def refuse(lost: Sequence[Loss]) -> None:
     """Raise WouldLose where some of what is `lost` must not go."""
-    held = [loss for loss in lost if loss.held is not None]
-    if not held:
+    deferred = [loss for loss in lost if loss.deferred is not None]
+    if not deferred:
         return
-    whats = "; ".join(f"{loss}; {loss.held}" for loss in held)
+    whats = "; ".join(f"{loss}; {loss.deferred}" for loss in deferred)
     raise WouldLose(
         f"{whats}; nothing was changed: register them in Consul, or keep their `server` lines in the template beside "
-        f"the servers(), or {_way_on(held)}",
-        {loss.backend: frozenset(server.name for server in loss.servers) for loss in held},
+        f"the servers(), or {_way_on(deferred)}",
+        {loss.backend: frozenset(server.name for server in loss.servers) for loss in deferred},
     )
 
 
-def _way_on(held: Sequence[Loss]) -> str:
+def _way_on(deferred: Sequence[Loss]) -> str:
     """Return what else a person may do about what is `held`; what is in doubt is not to be let go."""
-    sure = [loss.backend for loss in held if not loss.is_doubted]
+    sure = [loss.backend for loss in deferred if not loss.is_doubted]
     if not sure:
         return "wait until Consul is trusted again"
     agents = f"let them, and nobody else, go with `hapsync release {sure[0]}`"
-    if len(sure) < len(held):
+    if len(sure) < len(deferred):
         return agents
     return (
         f"{agents} (where no agent runs `hapsync apply --force`, which is about all that the guard holds, anywhere)"
@@ -112,13 +112,13 @@ def _loss(
     for server in have.foreign:
         if server.serves:
             foreign.setdefault(server.address or server.name, []).append(server)
-    own = {address for address in proven(have) if address is not None}
+    own = {address for address in first_checked(have) if address is not None}
     before = own | set(foreign)
     after = {one for one in before if one in stays or any(server not in gone for server in foreign.get(one, ()))}
     lost = [one for one in gone if one.serves and one.name not in caution.let_go]
     doubt = _doubt(want, caution) if lost else None
-    held = doubt or (_too_few(len(before), len(after), caution) if lost else None)
-    return Loss(have.name, tuple(gone), len(before), held, is_doubted=doubt is not None)
+    deferred = doubt or (_too_few(len(before), len(after), caution) if lost else None)
+    return Loss(have.name, tuple(gone), len(before), deferred, is_doubted=doubt is not None)
 
 
 def _doubt(want: DesiredBackend | None, caution: Caution) -> str | None:

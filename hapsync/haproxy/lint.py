@@ -21,7 +21,7 @@ _UNITS = {"us": 1e-6, "ms": 1e-3, "s": 1, "m": 60, "h": 3600, "d": 86400, "": 1e
 
 
 @attrs.frozen
-class Advice:
+class LintMessage:
     """One thing to mend: the line (0: what lacks stands nowhere), where it is in force, why, and what to do."""
 
     line: int
@@ -29,13 +29,13 @@ class Advice:
     what: str
 
 
-def advise(text: str, backends: Mapping[str, BackendConfig], *, has_master: bool = True) -> Sequence[Advice]:
+def lint(text: str, backends: Mapping[str, BackendConfig], *, has_master: bool = True) -> Sequence[LintMessage]:
     """Return what should be otherwise in `text`, a rendered configuration, for the `backends` hapsync cares for.
 
     `has_master`: HAProxy is reloaded through its master, so its workers hand their sockets over by themselves.
     """
     sections = parse_sections(text)
-    found: list[Advice] = []
+    found: list[LintMessage] = []
     for section in sections:
         if section.kind == "global":
             found += _about_global(section)
@@ -49,7 +49,7 @@ def advise(text: str, backends: Mapping[str, BackendConfig], *, has_master: bool
     return found
 
 
-def _about_global(section: Section) -> Iterator[Advice]:
+def _about_global(section: Section) -> Iterator[LintMessage]:
     for line in section.own:
         if line.begins("hard-stop-after") and _seconds(line.words[-1]) < SHORT_SECONDS:
             yield _at(line, section, "a reload cuts what runs for longer; give downloads and WebSockets minutes")
@@ -59,10 +59,10 @@ def _about_global(section: Section) -> Iterator[Advice]:
             yield _at(line, section, "workers that are stopping go on accepting connections; take it out")
 
 
-def _about_handover(section: Section) -> Iterator[Advice]:
+def _about_handover(section: Section) -> Iterator[LintMessage]:
     sockets = [line for line in section.own if line.begins("stats", "socket")]
     if not any("expose-fd listeners" in " ".join(line.words) for line in sockets):
-        yield Advice(
+        yield LintMessage(
             sockets[0].number if sockets else section.number,
             _name(section),
             "no `stats socket` has `expose-fd listeners`: unless HAProxy runs as master and workers, a reload leaves "
@@ -70,12 +70,12 @@ def _about_handover(section: Section) -> Iterator[Advice]:
         )
 
 
-def _about_clients(section: Section) -> Iterator[Advice]:
+def _about_clients(section: Section) -> Iterator[LintMessage]:
     mode = section.last("mode")
     if mode is not None and mode.words[1:2] != ("http",):
         return
     if section.has_option("idle-close-on-response") is None:
-        yield Advice(
+        yield LintMessage(
             section.number,
             _name(section),
             "without `option idle-close-on-response` a reload closes kept connections just as a client may send its "
@@ -83,12 +83,12 @@ def _about_clients(section: Section) -> Iterator[Advice]:
         )
 
 
-def _about_servers(section: Section, config: BackendConfig) -> Iterator[Advice]:
+def _about_servers(section: Section, config: BackendConfig) -> Iterator[LintMessage]:
     yield from _about_balance(section, config)
     yield from _about_checks(section, config)
     words = config.server_options.split()
     if "verifyhost" in words and "sni" not in words and "no-sni-auto" not in words:
-        yield Advice(
+        yield LintMessage(
             section.number,
             _name(section),
             "`verifyhost` without `sni` in server_options: HAProxy 3.4 sends the request's Host as SNI and checks "
@@ -100,7 +100,7 @@ def _about_servers(section: Section, config: BackendConfig) -> Iterator[Advice]:
         elif line.begins("load-server-state-from-file") and line.words[1:2] != ("none",):
             yield _at(line, section, "it brings back old ports under the addresses of the file; take it out")
     if "cookie" in config.server_options.split():
-        yield Advice(
+        yield LintMessage(
             section.number,
             _name(section),
             "a `cookie` in server_options is one for all servers; use `cookie NAME insert dynamic` and "
@@ -109,7 +109,7 @@ def _about_servers(section: Section, config: BackendConfig) -> Iterator[Advice]:
     elif (cookie := section.last("cookie")) is not None and "dynamic" not in cookie.words:
         yield _at(cookie, section, "servers of hapsync's have no cookie; add `dynamic`, and `dynamic-cookie-key`")
     if "shutdown-sessions" in config.server_options.split():
-        yield Advice(
+        yield LintMessage(
             section.number,
             _name(section),
             f"`on-marked-down shutdown-sessions` in server_options: {_CUTS}",
@@ -117,7 +117,7 @@ def _about_servers(section: Section, config: BackendConfig) -> Iterator[Advice]:
     redispatch = section.has_option("redispatch")
     retries = section.last("retries")
     if redispatch is None or (retries is not None and retries.words[1:2] == ("0",)):
-        yield Advice(
+        yield LintMessage(
             section.number,
             _name(section),
             "a worker that is stopping never learns that a server left; with `option redispatch 1` and `retries 3` "
@@ -125,7 +125,7 @@ def _about_servers(section: Section, config: BackendConfig) -> Iterator[Advice]:
         )
 
 
-def _about_default_server(line: Line, section: Section) -> Iterator[Advice]:
+def _about_default_server(line: Line, section: Section) -> Iterator[LintMessage]:
     own = {"weight": "", "on-marked-down": ""}
     others: list[str] = []
     words = iter(line.words[1:])
@@ -151,7 +151,7 @@ def _is_foreign(line: Line) -> bool:
     return line.words[0] in ("server", "server-template") and len(line.words) > 1 and not is_ours(line.words[1])
 
 
-def _about_slots_by_name(section: Section, backends: Mapping[str, BackendConfig]) -> Iterator[Advice]:
+def _about_slots_by_name(section: Section, backends: Mapping[str, BackendConfig]) -> Iterator[LintMessage]:
     """Name what leans on one of hapsync's servers by its name, from wherever: another instance has it tomorrow."""
 
     def is_slot(name: str) -> bool:
@@ -178,7 +178,7 @@ def _tracked(line: Line) -> str | None:
     return line.words[line.words.index("track") + 1] if is_server else None
 
 
-def _about_checks(section: Section, config: BackendConfig) -> Iterator[Advice]:
+def _about_checks(section: Section, config: BackendConfig) -> Iterator[LintMessage]:
     words = config.server_options.split()
     program = program_check(section) if has_check(config.server_options) else None
     if program is not None:
@@ -189,7 +189,7 @@ def _about_checks(section: Section, config: BackendConfig) -> Iterator[Advice]:
         yield _at(program, section, why)
     inter = words[words.index("inter") + 1] if "inter" in words[:-1] else "2s"
     if "check" in words and _seconds(inter) > LONG_SECONDS:
-        yield Advice(
+        yield LintMessage(
             section.number,
             _name(section),
             f"a new worker takes every server for up until its first check, here for up to {inter} after a reload; "
@@ -197,7 +197,7 @@ def _about_checks(section: Section, config: BackendConfig) -> Iterator[Advice]:
         )
 
 
-def _about_balance(section: Section, config: BackendConfig) -> Iterator[Advice]:
+def _about_balance(section: Section, config: BackendConfig) -> Iterator[LintMessage]:
     balance = section.last("balance")
     if balance is None or len(balance.words) == 1:
         return
@@ -215,8 +215,8 @@ def _about_balance(section: Section, config: BackendConfig) -> Iterator[Advice]:
         yield _at(balance, section, why)
 
 
-def _at(line: Line, section: Section, why: str) -> Advice:
-    return Advice(line.number, _name(section), f"`{' '.join(line.words)}`: {why}")
+def _at(line: Line, section: Section, why: str) -> LintMessage:
+    return LintMessage(line.number, _name(section), f"`{' '.join(line.words)}`: {why}")
 
 
 def _name(section: Section) -> str:

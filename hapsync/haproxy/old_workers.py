@@ -182,10 +182,10 @@ def gone_among(servers: Iterable[OnServer], wanted: Desired, live: Mapping[str, 
         points_there = {
             server.address
             for server in (*have.slots, *have.foreign)
-            if server.admin is not AdminState.MAINT or server.is_by_hand
+            if server.admin is not AdminState.MAINT or server.is_overridden
         }
-        aside = wanted.aside.get(one.backend, {})
-        if one.address in want.by_address or one.address in points_there or one.address in aside:
+        overrides = wanted.overrides.get(one.backend, {})
+        if one.address in want.by_address or one.address in points_there or one.address in overrides:
             continue
         found.append(Gone(one.backend, one.server, one.address, one.used))
     return tuple(found)

@@ -6,15 +6,15 @@ from collections.abc import Iterable, Mapping
 import attrs
 
 from hapsync.config.schema import Config
-from hapsync.haproxy.capabilities import QUIET_PROBE, means_of, probe_command, refused, taken_by, version_of
+from hapsync.haproxy.capabilities import QUIET_PROBE, probe_command, refused, scaling_of, taken_by, version_of
 from hapsync.haproxy.commands import Command, Refusal
 from hapsync.haproxy.dangers import fatal_addition
 from hapsync.haproxy.running_cfg import InForce, read_in_force
 from hapsync.haproxy.sections import default_server_words, stick_tables, takes_servers
-from hapsync.haproxy.show import with_means
+from hapsync.haproxy.show import with_scaling
 from hapsync.haproxy.socket import RuntimeSession
 from hapsync.model.changes import Create
-from hapsync.model.server import Backend, HAProxyProcess, Means, Observed
+from hapsync.model.server import Backend, HAProxyProcess, Observed, Scaling
 
 AGAIN_SECONDS = 5.0
 """How often HAProxy's files are read again where they did not tell what had to be known."""
@@ -29,14 +29,14 @@ class Probe:
     def __init__(self, config: Config) -> None:
         self._config = config
         self._pid = 0
-        self._means: dict[str, Means] = {}
-        self._unsure: set[str] = set()
+        self._scaling: dict[str, Scaling] = {}
+        self._why_unknown: set[str] = set()
         self._again_at = 0.0
 
     @property
-    def means(self) -> Mapping[str, Means]:
+    def scaling(self) -> Mapping[str, Scaling]:
         """What is known by now."""
-        return self._means
+        return self._scaling
 
     def use(self, config: Config) -> None:
         """Go on with another configuration; everything is probed anew."""
@@ -49,18 +49,18 @@ class Probe:
         Raises RuntimeAPIError.
         """
         if process.pid != self._pid:
-            self._pid, self._means, self._unsure = process.pid, {}, set()
-        elif self._unsure and time.monotonic() >= self._again_at:
-            self._means = {name: one for name, one in self._means.items() if name not in self._unsure}
-            self._unsure = set()
+            self._pid, self._scaling, self._why_unknown = process.pid, {}, set()
+        elif self._why_unknown and time.monotonic() >= self._again_at:
+            self._scaling = {name: one for name, one in self._scaling.items() if name not in self._why_unknown}
+            self._why_unknown = set()
         new = [
             backend
             for backend in observed.backends.values()
-            if backend.name not in self._means and backend.name in self._config.backends and backend.slots
+            if backend.name not in self._scaling and backend.name in self._config.backends and backend.slots
         ]
         if new:
             self._probe(session, process, new)
-        return with_means(observed, self._means)
+        return with_scaling(observed, self._scaling)
 
     def _probe(self, session: RuntimeSession, process: HAProxyProcess, backends: Iterable[Backend]) -> None:
         """Find out the means of `backends`; only those are asked about whose lines do not tell.
@@ -75,21 +75,21 @@ class Probe:
         for backend in backends:
             name, config = backend.name, self._config.backends[backend.name]
             danger = self._danger(files, name)
-            means = taken_by(version, config, given.get(name, ()), tables.get(name, ()), danger)
+            scaling = taken_by(version, config, given.get(name, ()), tables.get(name, ()), danger)
             command = probe_command(backend)
-            if means.can_add and name not in sure and command is not None:
+            if scaling.can_add and name not in sure and command is not None:
                 asked.append((name, command))
             else:
-                self._means[name] = means
+                self._scaling[name] = scaling
         replies = session.ask([command for _, command in asked])
         for (name, _), reply in zip(asked, replies, strict=True):
             config = self._config.backends[name]
-            self._means[name] = means_of(version, config, reply, given.get(name, ()), tables.get(name, ()))
+            self._scaling[name] = scaling_of(version, config, reply, given.get(name, ()), tables.get(name, ()))
 
     def _danger(self, files: InForce, name: str) -> str:
         """Return why HAProxy might not survive a server that is added to the backend `name`, or nothing."""
         if files.unknown:
-            self._unsure.add(name)
+            self._why_unknown.add(name)
             self._again_at = time.monotonic() + AGAIN_SECONDS
             return _UNSURE + files.unknown
         return fatal_addition(files.text, name, self._config.backends[name].server_options)
@@ -100,6 +100,6 @@ class Probe:
             if isinstance(one.change, Create) and one.command.line.startswith("add server "):
                 found = refused(one.reply)
                 if found is not None:
-                    known = self._means.get(one.change.backend, found)
-                    self._means[one.change.backend] = attrs.evolve(known, can_add=False, why=found.why)
-                    self._unsure.discard(one.change.backend)
+                    known = self._scaling.get(one.change.backend, found)
+                    self._scaling[one.change.backend] = attrs.evolve(known, can_add=False, why=found.why)
+                    self._why_unknown.discard(one.change.backend)

@@ -111,7 +111,7 @@ def _keep_edits(config: HAProxyConfig, old: str | None) -> None:
 
 
 def reload_into(
-    config: HAProxyConfig, text: str, picture: Observed, *, is_checked: bool = False, next_socket: str | None = None
+    config: HAProxyConfig, text: str, target: Observed, *, is_checked: bool = False, next_socket: str | None = None
 ) -> HAProxyProcess:
     """Install `text`, reload HAProxy, and return its new worker once that shows `picture`, drained servers included.
 
@@ -136,7 +136,7 @@ def reload_into(
     install(config, text, is_checked=is_checked)
     try:
         _start(config)
-        return _wait_for(after, picture, before, master)
+        return _wait_for(after, target, before, master)
     except (ReloadError, RuntimeAPIError, OSError) as error:
         _put_back(config, old)
         back = _reload_back(config, after, before)
@@ -157,7 +157,7 @@ def _start(config: HAProxyConfig) -> None:
 
 def _wait_for(
     config: HAProxyConfig,
-    picture: Observed,
+    target: Observed,
     before: HAProxyProcess,
     master: Processes | None,
 ) -> HAProxyProcess:
@@ -172,8 +172,8 @@ def _wait_for(
         ):
             process = session.read_process()
             if process.pid != before.pid:
-                _drain(session, picture)
-                differences = shows(session.read_servers(tuple(picture.backends)), picture)
+                _drain(session, target)
+                differences = shows(session.read_servers(tuple(target.backends)), target)
                 if not differences:
                     return process
                 waiting_for = f"worker {process.pid} to show what was rendered: {'; '.join(differences[:3])}"
@@ -184,8 +184,8 @@ def _wait_for(
     raise ReloadError(f"waited {time.monotonic() - begin:.1f} s for {waiting_for}")
 
 
-def _drain(session: RuntimeSession, picture: Observed) -> None:
-    for backend in picture.backends.values():
+def _drain(session: RuntimeSession, target: Observed) -> None:
+    for backend in target.backends.values():
         session.ask(drain_commands(backend.name, backend.slots))
 
 

@@ -23,7 +23,7 @@ _BEGIN, _END = "\x01", "\x02"
 _ALONE = re.compile(rf"^[ \t]*{_BEGIN}[^{_END}]*{_END}[ \t]*$", re.MULTILINE)
 
 
-def render(template: Template, picture: Observed, config: Config, labels: Mapping[tuple[str, Address], str]) -> str:
+def render(template: Template, target: Observed, config: Config, labels: Mapping[tuple[str, Address], str]) -> str:
     """Return the text of haproxy.cfg: `template` with the server lines of `picture`.
 
     Equal input gives equal bytes.
@@ -32,11 +32,11 @@ def render(template: Template, picture: Observed, config: Config, labels: Mappin
     without its `servers()`, or server lines that end up under another section.
     """
     used: list[str] = []
-    marked = _expand(template, _servers(picture, config, labels, used), _backends(config))
+    marked = _expand(template, _servers(target, config, labels, used), _backends(config))
     if _MAY_DISABLE.search(marked) and (disabled := start_disabled(marked.replace(_BEGIN, "").replace(_END, ""))):
         # The file says of each server whether it is disabled; else nobody would know that no person did it.
         used = []
-        marked = _expand(template, _servers(picture, config, labels, used, disabled), _backends(config))
+        marked = _expand(template, _servers(target, config, labels, used, disabled), _backends(config))
     rendered = sealed(marked.replace(_BEGIN, "").replace(_END, ""))
     problems = [
         f'backends.{name} has no {{{{ servers("{name}") }}}} in the template'
@@ -54,7 +54,7 @@ def render(template: Template, picture: Observed, config: Config, labels: Mappin
         problems += [
             f'{{{{ servers("{name}") }}}} does not stand under `backend {name}` (or `listen {name}`)'
             for name in sorted(used)
-            if found.get(name, frozenset()) != {slot.name for slot in picture.backends.get(name, Backend(name)).slots}
+            if found.get(name, frozenset()) != {slot.name for slot in target.backends.get(name, Backend(name)).slots}
         ]
     if problems:
         raise ConfigError(template.name, tuple(problems))
@@ -131,7 +131,7 @@ def _line_of(error: BaseException) -> str:
 
 
 def _servers(
-    picture: Observed,
+    target: Observed,
     config: Config,
     labels: Mapping[tuple[str, Address], str],
     used: list[str],
@@ -143,7 +143,7 @@ def _servers(
             raise ValueError(f"servers({quoted(str(backend))}): hapsync.toml has no such backend; it has {known}")
         used.append(backend)
         options = config.backends[backend].server_options
-        slots = picture.backends.get(backend, Backend(backend)).slots
+        slots = target.backends.get(backend, Backend(backend)).slots
         enabled = ["enabled"] if backend in disabled else []
         return (
             _BEGIN

@@ -20,11 +20,11 @@ from hapsync.model.server import (
     Address,
     AdminState,
     Backend,
+    FirstCheck,
     HAProxyProcess,
     Load,
-    Means,
     Observed,
-    Proof,
+    Scaling,
     Server,
     canonical_host,
     is_ours,
@@ -42,7 +42,7 @@ _AGENT_BITS = 0x1F
 """Others leaked into it before 2.7 (HAProxy's commit 99521abd5)."""
 PASSED_RESULTS = ("3", "4")
 """CHK_RES_PASSED and CHK_RES_CONDPASS of srv_check_result."""
-PROVEN_SECONDS = 60
+FIRST_CHECK_SECONDS = 60
 """A server that is up for this long with checks has passed one; before that the result may be that of an earlier
 address of the slot, for entering resets only the counter (2.6.12: the result stays, the health falls to `rise`)."""
 
@@ -72,7 +72,7 @@ _STATE_COLUMNS = (
     "srv_check_result",
     "srv_check_state",
 )
-_PROOF_COLUMNS = ("check_health", "check_rise", "check_fall", "lastchg")
+_FIRST_CHECK_COLUMNS = ("check_health", "check_rise", "check_fall", "lastchg")
 _LOAD_COLUMNS = ("scur", "qcur", "used_conn_cur", "idle_conn_cur")
 _HEALTH_COLUMNS = ("status", "check_status", "check_desc", "lastchg")
 
@@ -125,7 +125,7 @@ def parse_servers_state(
                     state,
                     int(fields[weight]),
                     is_up=fields[op_state] != "0",
-                    proof=_proof(fields[since], fields[result], fields[checks]),
+                    first_check=_first_check(fields[since], fields[result], fields[checks]),
                     since_seconds=int(fields[since]),
                     id=int(fields[server_id]),
                     agent=int(said) & _AGENT_BITS,
@@ -158,7 +158,9 @@ def _load(texts: Sequence[str]) -> Load:
     return Load(sessions, queued, used, idle)
 
 
-def parse_proofs(text: str, only: Collection[tuple[str, str]] | None = None) -> Mapping[tuple[str, str], Proof]:
+def parse_first_checks(
+    text: str, only: Collection[tuple[str, str]] | None = None
+) -> Mapping[tuple[str, str], FirstCheck]:
     """Return whether the first check of each server has passed, from the reply to `show stat`; with `only`, of these.
 
     On entering a server's check counter is at `rise`, and the first passed check lifts it to `rise + fall - 1`
@@ -166,13 +168,13 @@ def parse_proofs(text: str, only: Collection[tuple[str, str]] | None = None) -> 
 
     Raises RuntimeAPIError when the text is not such a reply.
     """
-    return _parsed(text, _PROOF_COLUMNS, _proof_in, only)[0]
+    return _parsed(text, _FIRST_CHECK_COLUMNS, _first_check_in, only)[0]
 
 
-def _proof_in(texts: Sequence[str]) -> Proof:
+def _first_check_in(texts: Sequence[str]) -> FirstCheck:
     health, rise, fall, since = map(_count, texts)
-    has_passed = not texts[0] or since >= PROVEN_SECONDS or (fall > 1 and health >= rise + fall - 1)
-    return Proof.PASSED if has_passed else Proof.MISSING
+    has_passed = not texts[0] or since >= FIRST_CHECK_SECONDS or (fall > 1 and health >= rise + fall - 1)
+    return FirstCheck.PASSED if has_passed else FirstCheck.MISSING
 
 
 def unread_counters(text: str, backends: Collection[str]) -> Mapping[str, str]:
@@ -182,27 +184,27 @@ def unread_counters(text: str, backends: Collection[str]) -> Mapping[str, str]:
     """
     found = {
         **_parsed(text, _HEALTH_COLUMNS, _health)[1],
-        **_parsed(text, _PROOF_COLUMNS, _proof_in)[1],
+        **_parsed(text, _FIRST_CHECK_COLUMNS, _first_check_in)[1],
         **_parsed(text, _LOAD_COLUMNS, _load)[1],
     }
     return {name: why for name, why in found.items() if name in backends}
 
 
-def with_proofs(observed: Observed, proofs: Mapping[tuple[str, str], Proof]) -> Observed:
+def with_first_checks(observed: Observed, first_checks: Mapping[tuple[str, str], FirstCheck]) -> Observed:
     """Return `observed` with what `proofs` says of the slots whose proof was not read; what it lacks stays unread."""
 
-    def proven(backend: Backend) -> Backend:
-        if all(slot.proof is not Proof.UNREAD for slot in backend.slots):
+    def first_checked(backend: Backend) -> Backend:
+        if all(slot.first_check is not FirstCheck.UNREAD for slot in backend.slots):
             return backend
         slots = tuple(
-            attrs.evolve(slot, proof=proofs.get((backend.name, slot.name), slot.proof))
-            if slot.proof is Proof.UNREAD
+            attrs.evolve(slot, first_check=first_checks.get((backend.name, slot.name), slot.first_check))
+            if slot.first_check is FirstCheck.UNREAD
             else slot
             for slot in backend.slots
         )
         return attrs.evolve(backend, slots=slots)
 
-    return observed.with_backends({name: proven(backend) for name, backend in observed.backends.items()})
+    return observed.with_backends({name: first_checked(backend) for name, backend in observed.backends.items()})
 
 
 @attrs.frozen
@@ -241,11 +243,11 @@ def with_loads(observed: Observed, loads: Mapping[tuple[str, str], Load]) -> Obs
     return observed.with_backends({name: filled(backend) for name, backend in observed.backends.items()})
 
 
-def with_means(observed: Observed, means: Mapping[str, Means]) -> Observed:
-    """Return `observed` with how each backend can be given more servers; one `means` lacks has its slots only."""
+def with_scaling(observed: Observed, scaling: Mapping[str, Scaling]) -> Observed:
+    """Return `observed` with how each backend can be given more servers; one `scaling` lacks has its slots only."""
     return observed.with_backends(
         {
-            name: attrs.evolve(backend, means=means.get(name, SLOTS_ONLY))
+            name: attrs.evolve(backend, scaling=scaling.get(name, SLOTS_ONLY))
             for name, backend in observed.backends.items()
         }
     )
@@ -299,7 +301,7 @@ def _free(name: str, op_state: str, server_id: str, agent: str) -> Server:
         AdminState.MAINT,
         1,
         is_up=op_state != "0",
-        proof=Proof.MISSING,
+        first_check=FirstCheck.MISSING,
         id=int(server_id),
         agent=int(agent) & _AGENT_BITS,
     )
@@ -320,15 +322,19 @@ def _address(host: str, port: str) -> Address | None:
         return None
 
 
-def _proof(since: str, result: str, checks: str) -> Proof:
-    proof = _result(result, checks)
-    return Proof.UNREAD if proof is Proof.PASSED and int(since) < PROVEN_SECONDS and _is_checked(checks) else proof
+def _first_check(since: str, result: str, checks: str) -> FirstCheck:
+    first_check = _result(result, checks)
+    return (
+        FirstCheck.UNREAD
+        if first_check is FirstCheck.PASSED and int(since) < FIRST_CHECK_SECONDS and _is_checked(checks)
+        else first_check
+    )
 
 
 @lru_cache(maxsize=256)
-def _result(result: str, checks: str) -> Proof:
+def _result(result: str, checks: str) -> FirstCheck:
     # What nothing checks is proven by being ready; that is all there is.
-    return Proof.PASSED if not _is_checked(checks) or result in PASSED_RESULTS else Proof.MISSING
+    return FirstCheck.PASSED if not _is_checked(checks) or result in PASSED_RESULTS else FirstCheck.MISSING
 
 
 @lru_cache(maxsize=256)

@@ -25,13 +25,13 @@ from hapsync.haproxy.commands import (
 )
 from hapsync.haproxy.show import (
     NO_SUCH_BACKEND,
+    parse_first_checks,
     parse_info,
     parse_loads,
-    parse_proofs,
     parse_servers_state,
     unread_counters,
 )
-from hapsync.model.server import Backend, HAProxyProcess, Load, Observed, Proof
+from hapsync.model.server import Backend, FirstCheck, HAProxyProcess, Load, Observed
 
 _END_OF_REPLY = b"\n> "
 _CSV = b"show stat "
@@ -129,7 +129,7 @@ class RuntimeSession:
 
     def read_stats(
         self, backends: Collection[Backend]
-    ) -> tuple[Mapping[tuple[str, str], Load], Mapping[tuple[str, str], Proof], Mapping[str, str]]:
+    ) -> tuple[Mapping[tuple[str, str], Load], Mapping[tuple[str, str], FirstCheck], Mapping[str, str]]:
         """Return the load and the proof of each server of `backends`, as read a moment ago on this connection.
 
         The last are the backends whose counters could not be read, and why.
@@ -146,17 +146,17 @@ class RuntimeSession:
             (one.name, server.name) for one in backends for server in (*one.slots, *one.foreign) if not server.is_free
         }
         loads: dict[tuple[str, str], Load] = {}
-        proofs: dict[tuple[str, str], Proof] = {}
+        first_checks: dict[tuple[str, str], FirstCheck] = {}
         for dump in dumps:
             loads.update(parse_loads(dump, only))
-            proofs.update(parse_proofs(dump, only))
+            first_checks.update(parse_first_checks(dump, only))
         names = {one.name for one in backends}
         unread = (
             {}
-            if only <= loads.keys() & proofs.keys()
+            if only <= loads.keys() & first_checks.keys()
             else {name: why for dump in dumps for name, why in unread_counters(dump, names).items()}
         )
-        return loads, proofs, unread
+        return loads, first_checks, unread
 
     def _exchange(self, lines: Sequence[bytes]) -> Sequence[str]:
         opening = () if self._is_prompting else (b"prompt\n",)

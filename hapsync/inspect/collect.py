@@ -6,7 +6,7 @@ from pathlib import Path
 
 import attrs
 
-from hapsync.agent.guard_state import Safety, asides
+from hapsync.agent.guard_state import GuardState, operator_overrides
 from hapsync.agent.lock import lock_owners
 from hapsync.agent.reconcile import Rules
 from hapsync.agent.report_file import (
@@ -17,7 +17,7 @@ from hapsync.agent.report_file import (
     report_from_json,
     snapshot_from_json,
 )
-from hapsync.agent.state_file import peek_memory
+from hapsync.agent.state_file import peek_state
 from hapsync.config.schema import Config
 from hapsync.errors import CatalogError, HapsyncError, RuntimeAPIError
 from hapsync.haproxy.ask_old_workers import read_old_workers
@@ -27,19 +27,19 @@ from hapsync.haproxy.old_workers import NOT_LOOKED, OldWorkers
 from hapsync.haproxy.probe import Probe
 from hapsync.haproxy.show import (
     Health,
+    parse_first_checks,
     parse_health,
     parse_loads,
-    parse_proofs,
     unread_counters,
+    with_first_checks,
     with_loads,
-    with_means,
-    with_proofs,
+    with_scaling,
 )
 from hapsync.haproxy.socket import open_session
 from hapsync.inspect.status import View, make_view
 from hapsync.model.catalog import Catalog
 from hapsync.model.changes import Reason
-from hapsync.model.overrides import Memory, other_version
+from hapsync.model.overrides import SavedState, other_version
 from hapsync.model.server import HAProxyProcess, ListenQueue, Observed
 from hapsync.plan.desired import Desired, desired, served_in
 from hapsync.system.files import read_text_or_none
@@ -51,7 +51,7 @@ STALE_FACTOR = 3
 """A report older than this many resyncs comes from an agent that hangs."""
 
 
-def look_around(config: Config) -> View:
+def collect(config: Config) -> View:
     """Read HAProxy, the file, and the catalog: the running agent's, else Consul's own."""
     problems: list[str] = []
     report = read_report(config, problems)
@@ -63,17 +63,17 @@ def look_around(config: Config) -> View:
     except OSError as error:
         problems.append(f"{config.haproxy.config} cannot be read: {error.strerror}")
         file_text, file_is_readable = None, False
-    rules, memory = read_rules(config, report, problems)
+    rules, saved = read_rules(config, report, problems)
     served = served_in(observed) if observed is not None else None
     wanted = desired(catalog, config, served) if catalog is not None else None
     if wanted is not None:
-        wanted = attrs.evolve(wanted, aside=asides(memory))
+        wanted = attrs.evolve(wanted, overrides=operator_overrides(saved))
     view = make_view(
         config=config,
         wanted=wanted,
         cautions=rules.cautions,
         stopped=rules.stopped,
-        memory=memory,
+        saved=saved,
         catalog_from=catalog_from,
         catalog_age_seconds=age,
         process=process,
@@ -122,23 +122,23 @@ def _read_old_workers(
     return read_old_workers(config.haproxy.master, process.pid, wanted or Desired({}), live, lambda: True)
 
 
-def read_rules(config: Config, report: Report | None, problems: list[str]) -> tuple[Rules, Memory]:
+def read_rules(config: Config, report: Report | None, problems: list[str]) -> tuple[Rules, SavedState]:
     """Return what a pass would heed now, by the running agent's report, else by the memory's file."""
     if report is not None:
-        memory = Memory(
+        saved = SavedState(
             freeze=report.freeze, holds=report.holds, lost=report.lost, unread_version=report.unread_version
         )
-        stopped = Safety(config, memory).stopped
+        stopped = GuardState(config, saved).stopped
         if report.mode == "observe":
             stopped = Reason.OBSERVING
-        return Rules(report.cautions, stopped), memory
+        return Rules(report.cautions, stopped), saved
     try:
-        memory = peek_memory(config)
+        saved = peek_state(config)
     except OSError as error:
         problems.append(f"what people asked for cannot be read: {reason(error)}")
-        memory = Memory()
-    safety = Safety(config, memory)
-    return Rules(safety.cautions(), safety.stopped), memory
+        saved = SavedState()
+    guard_state = GuardState(config, saved)
+    return Rules(guard_state.cautions(), guard_state.stopped), saved
 
 
 def read_report(config: Config, problems: list[str]) -> Report | None:
@@ -208,13 +208,13 @@ def _read_haproxy(
             process = session.read_process()
             observed = session.read_servers(tuple(config.backends))
             if report is not None and report.haproxy is not None and report.haproxy.pid == process.pid:
-                observed = with_means(observed, report.means)  # the agent knows what was refused, too
+                observed = with_scaling(observed, report.scaling)  # the agent knows what was refused, too
             else:
                 observed = Probe(config).attach(session, process, observed)
             (dump,) = session.ask((SHOW_STAT_SERVERS,))
         observed = with_loads(observed, parse_loads(dump))
         observed = with_all_loads(observed, process, config.haproxy.socket, Desired({}))
-        observed = with_proofs(observed, parse_proofs(dump))
+        observed = with_first_checks(observed, parse_first_checks(dump))
         unread = unread_counters(dump, config.backends)
         observed = attrs.evolve(observed, unread={**unread, **observed.unread})
         return process, observed, parse_health(dump)

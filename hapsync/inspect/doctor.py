@@ -15,17 +15,17 @@ from hapsync.agent.settings import Settings
 from hapsync.config.schema import Config
 from hapsync.consul.acl_check import read_missing
 from hapsync.consul.acl_policy import missing_words, needed_rights
-from hapsync.consul.client import Agent, endpoint, read_token
+from hapsync.consul.client import ConsulClient, endpoint, read_token
 from hapsync.consul.discovery import discover, members
 from hapsync.consul.read_once import read_catalog
 from hapsync.consul.seats import connection_advice
-from hapsync.consul.semaphore import try_slot
+from hapsync.consul.semaphore import try_permit
 from hapsync.consul.services import read_listing
 from hapsync.errors import HapsyncError
 from hapsync.haproxy.cfg import observed_from_file
 from hapsync.haproxy.commands import Command
 from hapsync.haproxy.count_uncounted import counts_all
-from hapsync.haproxy.lint import advise
+from hapsync.haproxy.lint import lint
 from hapsync.haproxy.master import read_processes
 from hapsync.haproxy.probe import Probe
 from hapsync.haproxy.reload import check_candidate
@@ -64,7 +64,7 @@ def run_checks(settings: Settings) -> tuple[Finding, ...]:
         _folders,
         _secrets,
         _runtime_socket,
-        _reload_means,
+        _reload_ways,
         _consul,
         _foreign,
         _networks,
@@ -87,15 +87,15 @@ def _template(settings: Settings) -> Iterator[Finding]:
     except (OSError, ValueError) as error:
         yield Finding(is_ok=False, what=f"haproxy.config {config.config} cannot be read: {error}")
         return
-    picture = empty_slots(settings, observed_from_file(current or "", tuple(settings.config.backends)))
+    target = empty_slots(settings, observed_from_file(current or "", tuple(settings.config.backends)))
     text = render(
         settings.template,
-        picture,
+        target,
         settings.config,
         labels_of(desired(Catalog({}), settings.config), current, settings.config.backends),
     )
     yield Finding(is_ok=True, what=f"template {config.template} renders")
-    for one in advise(text, settings.config.backends, has_master=config.master is not None):
+    for one in lint(text, settings.config.backends, has_master=config.master is not None):
         yield Finding(is_ok=True, what=f"{config.config} line {one.line}, {one.where}: {one.what}", is_advice=True)
     folder = Path(config.config).parent
     if not os.access(folder, os.W_OK | os.X_OK):
@@ -172,7 +172,7 @@ def _runtime_socket(settings: Settings) -> Iterator[Finding]:
             foreign = f", {plural(len(backend.foreign), 'foreign server')}" if backend.foreign else ""
             yield Finding(
                 is_ok=True,
-                what=f"backend {backend.name}: {_places(backend)} in HAProxy{foreign}; {_means_words(backend)}",
+                what=f"backend {backend.name}: {_places(backend)} in HAProxy{foreign}; {_scaling_words(backend)}",
             )
         else:
             yield Finding(
@@ -220,11 +220,11 @@ def _places(backend: Backend) -> str:
     return f"{slots} and {plural(dynamic, 'dynamic server')}" if dynamic else slots
 
 
-def _means_words(backend: Backend) -> str:
+def _scaling_words(backend: Backend) -> str:
     """Return what becomes of an instance that finds no free slot, and why nothing better."""
-    if backend.means.can_add:
+    if backend.scaling.can_add:
         return "more are added live"
-    return "more cost a reload" + (f": {backend.means.why}" if backend.means.why else "")
+    return "more cost a reload" + (f": {backend.scaling.why}" if backend.scaling.why else "")
 
 
 def _version(process: HAProxyProcess) -> Finding:
@@ -238,7 +238,7 @@ def _version(process: HAProxyProcess) -> Finding:
     )
 
 
-def _reload_means(settings: Settings) -> Iterator[Finding]:
+def _reload_ways(settings: Settings) -> Iterator[Finding]:
     config = settings.config.haproxy
     if config.master is None:
         yield Finding(is_ok=True, what="reloads are made by haproxy.reload_command")
@@ -253,7 +253,7 @@ def _reload_means(settings: Settings) -> Iterator[Finding]:
 def _consul(settings: Settings) -> Iterator[Finding]:
     config: Config = settings.config
     where = endpoint(config.consul)
-    agent = Agent(config.consul, where, read_token(config.consul))
+    agent = ConsulClient(config.consul, where, read_token(config.consul))
     leader = agent.read_leader()
     agent.close()
     if leader:
@@ -323,7 +323,7 @@ def _connections(config: Config) -> Iterator[Finding]:
 
 def _rights(config: Config) -> Iterator[Finding]:
     """Ask what the token may do: an answer shows what a token may see, and never what it may not."""
-    agent = Agent(config.consul, endpoint(config.consul), read_token(config.consul))
+    agent = ConsulClient(config.consul, endpoint(config.consul), read_token(config.consul))
     try:
         missing = read_missing(agent, needed_rights(config))
     finally:
@@ -357,9 +357,9 @@ def _fleet(settings: Settings) -> Iterator[Finding]:
     config = settings.config
     if config.fleet is None:
         return
-    agent = Agent(config.consul, endpoint(config.consul), read_token(config.consul))
+    agent = ConsulClient(config.consul, endpoint(config.consul), read_token(config.consul))
     try:
-        try_slot(agent, config.fleet.group)
+        try_permit(agent, config.fleet.group)
     finally:
         agent.close()
     yield Finding(is_ok=True, what=f"fleet.group {config.fleet.group}: Consul gives reload slots")

@@ -16,15 +16,15 @@ from hapsync.haproxy.old_workers import NOT_LOOKED, OldWorkers
 from hapsync.haproxy.show import Health
 from hapsync.model.catalog import NOT_TELLING, Quarantined
 from hapsync.model.changes import Reason
-from hapsync.model.overrides import Freeze, Hold, Lost, Memory, lost_words, stopped_words
+from hapsync.model.overrides import Freeze, Lost, Override, SavedState, lost_words, stopped_words
 from hapsync.model.server import (
     SLOTS_ONLY,
     AdminState,
     Backend,
     HAProxyProcess,
     ListenQueue,
-    Means,
     Observed,
+    Scaling,
     Server,
     server_order,
 )
@@ -33,19 +33,19 @@ from hapsync.plan.diff import diff
 from hapsync.plan.guard import Caution, Cautions, capacity, guard
 from hapsync.plan.plan import Plan, alarms, describe, describe_shortage, make_plan
 from hapsync.plan.problems import unread_lines, unserved
-from hapsync.plan.target import picture_now
+from hapsync.plan.target import target_now
 from hapsync.text import one_line, quoted
 
-VERSION = 1
+VERSION = 2
 """Of the JSON; it changes when a field changes its meaning or goes."""
 
 
 class Verdict(enum.Enum):
     """What `hapsync status` ends with."""
 
-    IN_STEP = 0
+    IN_SYNC = 0
     CANNOT_TELL = 1
-    OUT_OF_STEP = 2
+    OUT_OF_SYNC = 2
 
 
 @attrs.frozen
@@ -65,8 +65,8 @@ class ServerRow:
 class BackendView:
     """One backend: its servers, the instances that found no place, and what is left out.
 
-    `dynamic` is how many servers have no slot and are in use; `means` is how more of them could come in. `unread` is
-    why HAProxy's answer about it could not be read, None where it could.
+    `dynamic` is how many servers have no slot and are in use; `scaling` is how more of them could come in. `unread`
+    is why HAProxy's answer about it could not be read, None where it could.
     """
 
     name: str
@@ -84,11 +84,11 @@ class BackendView:
     floor: int
     is_refilling: bool
     dynamic: int = 0
-    means: Means = SLOTS_ONLY
+    scaling: Scaling = SLOTS_ONLY
     unread: str | None = None
 
     @property
-    def left_by_hand(self) -> tuple[Server, ...]:
+    def left_overridden(self) -> tuple[Server, ...]:
         """Return the servers that somebody took out, whose instance is gone: they keep their slot until released."""
         return tuple(row.server for row in self.rows if row.use == "by hand" and row.desired is None) * self.is_known
 
@@ -106,7 +106,7 @@ class View:
     catalog_from: str
     catalog_age_seconds: float | None
     freeze: Freeze | None = None
-    holds: tuple[Hold, ...] = ()
+    holds: tuple[Override, ...] = ()
     stopped: Reason | None = None
     lost: Lost | None = None
     old_workers: OldWorkers = NOT_LOOKED
@@ -119,7 +119,7 @@ def make_view(
     wanted: Desired | None,
     cautions: Cautions,
     stopped: Reason | None,
-    memory: Memory,
+    saved: SavedState,
     catalog_from: str,
     catalog_age_seconds: float | None,
     process: HAProxyProcess | None,
@@ -138,20 +138,20 @@ def make_view(
     plan = Plan()
     reasons = list(problems)
     if stopped is not None:
-        reasons.append(f"nothing is changed: {stopped_words(stopped, memory)}")
-    if memory.lost is not None:
-        reasons.append(lost_words(memory.lost))
+        reasons.append(f"nothing is changed: {stopped_words(stopped, saved)}")
+    if saved.lost is not None:
+        reasons.append(lost_words(saved.lost))
     if observed is not None:
         reasons += unread_lines(observed)
         plan = make_plan(guard(diff(wanted, observed), observed, wanted, cautions), observed)
         reasons += [f"due: {' '.join(describe(change).split())}" for change in plan.changes]
-        reasons += [f"waits: {' '.join(describe(held.change).split())}" for held in plan.waiting]
+        reasons += [f"waits: {' '.join(describe(deferred.change).split())}" for deferred in plan.waiting]
         reasons += [" ".join(describe_shortage(shortage).split()) for shortage in plan.shortages]
         if not file_is_readable:
             pass  # said already
         elif file_text is None:
             reasons.append(f"{config.haproxy.config} does not exist yet")
-        elif not says_the_same(file_text, picture_now(wanted, observed, plan.held)):
+        elif not says_the_same(file_text, target_now(wanted, observed, plan.deferred)):
             reasons.append(f"{config.haproxy.config} does not say the same as HAProxy")
         reasons += alarms(plan)
         reasons += unserved(wanted, observed)
@@ -169,7 +169,7 @@ def make_view(
     if observed is None or observed.unread or unknown or away or not file_is_readable:
         verdict = Verdict.CANNOT_TELL
     else:
-        verdict = Verdict.OUT_OF_STEP if reasons else Verdict.IN_STEP
+        verdict = Verdict.OUT_OF_SYNC if reasons else Verdict.IN_SYNC
     return View(
         verdict,
         tuple(reasons),
@@ -182,10 +182,10 @@ def make_view(
         report,
         catalog_from,
         catalog_age_seconds,
-        memory.freeze,
-        memory.holds,
+        saved.freeze,
+        saved.holds,
         stopped,
-        memory.lost,
+        saved.lost,
     )
 
 
@@ -207,7 +207,7 @@ def _backend_view(
         due = by_address.get(slot.address) if slot.address and slot.address not in shown_addresses else None
         if due is not None:
             shown_addresses.add(slot.address)
-        if slot.is_by_hand:
+        if slot.is_overridden:
             use = "by hand"
         elif due is not None or slot.admin is not AdminState.MAINT:
             use = "used"
@@ -236,7 +236,7 @@ def _backend_view(
         (caution or Caution()).floor(capacity(have)),
         caution is not None and caution.is_refilling,
         dynamic,
-        have.means,
+        have.scaling,
         observed.unread.get(name) if observed else None,
     )
 
@@ -252,18 +252,18 @@ def view_to_json(view: View) -> str:
             "haproxy": attrs.asdict(view.haproxy) if view.haproxy else None,
             "catalog": {"from": view.catalog_from, "age_seconds": view.catalog_age_seconds},
             "counts": {
-                "held": len(view.plan.held),
+                "held": len(view.plan.deferred),
                 "quarantined": sum(len(backend.quarantined) for backend in view.backends),
             },
             "backends": {backend.name: _backend_json(backend) for backend in view.backends},
             "held": [
                 {
-                    "backend": held.change.backend,
-                    "server": held.change.server,
-                    "change": " ".join(describe(held.change).split()),
-                    "reason": held.reason.value,
+                    "backend": deferred.change.backend,
+                    "server": deferred.change.server,
+                    "change": " ".join(describe(deferred.change).split()),
+                    "reason": deferred.reason.value,
                 }
-                for held in (*view.plan.held, *view.plan.waiting)
+                for deferred in (*view.plan.deferred, *view.plan.waiting)
             ],
             "freeze": _person_json(view.freeze) if view.freeze else None,
             "holds": [
@@ -300,7 +300,7 @@ def _old_json(old: OldWorkers) -> Mapping[str, object]:
     return tree
 
 
-def _person_json(asked: Freeze | Hold) -> Mapping[str, object]:
+def _person_json(asked: Freeze | Override) -> Mapping[str, object]:
     return {"at": asked.at, "until": asked.until, "who": asked.who, "reason": asked.reason}
 
 
@@ -320,7 +320,7 @@ def _backend_json(backend: BackendView) -> Mapping[str, object]:
             "emptying": backend.slots_emptying,
         },
         "dynamic": backend.dynamic,
-        "means": {"dynamic": backend.means.can_add, "why_not": backend.means.why or None},
+        "scaling": {"dynamic": backend.scaling.can_add, "why_not": backend.scaling.why or None},
         "left_by_hand": [
             {
                 "server": one.name,
@@ -328,7 +328,7 @@ def _backend_json(backend: BackendView) -> Mapping[str, object]:
                 "state": one.admin.value,
                 "unchanged_seconds": one.since_seconds,
             }
-            for one in backend.left_by_hand
+            for one in backend.left_overridden
         ],
         "servers": [_row_json(row) for row in backend.rows],
         "without_slot": [_desired_json(one) for one in backend.without_slot],

@@ -21,7 +21,7 @@ class Reason(enum.Enum):
     LEFT_OUT = "left out of what Consul has"
     AGENT = "its agent check"
     DUPLICATE = "its address is in another slot"
-    PERSON = "a person set it aside"
+    OPERATOR = "a person set it aside"
     RELEASED = "a person released it"
     DRAINED = "its drain_seconds are over"
     CAPACITY_FIRST = "its replacement has no slot yet"
@@ -30,7 +30,7 @@ class Reason(enum.Enum):
     REFILLING = "the service was gone or Consul lost its state, and not all of it is back yet"
     MIN_READY = "fewer than min_ready would be left"
     MAX_LOSS = "more than max_loss_fraction would be lost within the window"
-    BY_HAND = "held by hand"
+    OVERRIDDEN = "held by hand"
     FLAPPING = "it comes and goes; held down until it stays"
     FROZEN = "everything is frozen"
     OBSERVING = "mode is observe"
@@ -170,7 +170,7 @@ class EndSessions:
 
 
 @attrs.frozen
-class SetAside:
+class SetOverride:
     """Into maint or drain because a person asked for it; the weight above 0 is what marks it as a person's."""
 
     backend: str
@@ -178,11 +178,11 @@ class SetAside:
     address: Address
     admin: AdminState
     weight: int
-    reason: Reason = Reason.PERSON
+    reason: Reason = Reason.OPERATOR
 
 
 @attrs.frozen
-class TakeBack:
+class ClearOverride:
     """A person's maint or drain becomes hapsync's own again, by weight 0; what is due then is decided anew."""
 
     backend: str
@@ -204,7 +204,7 @@ class SetAgent:
 
 Entry = Add | Create | Enable
 """What lets an instance in."""
-Change = Entry | Reweigh | Drain | Disable | Remove | Delete | EndSessions | SetAside | TakeBack | SetAgent
+Change = Entry | Reweigh | Drain | Disable | Remove | Delete | EndSessions | SetOverride | ClearOverride | SetAgent
 
 
 def takes_out(change: Change) -> bool:
@@ -214,7 +214,7 @@ def takes_out(change: Change) -> bool:
             return True
         case Reweigh(weight=weight, was=was):
             return weight == 0 and was > 0
-        case Add() | Create() | Enable() | Delete() | EndSessions() | SetAside() | TakeBack() | SetAgent():
+        case Add() | Create() | Enable() | Delete() | EndSessions() | SetOverride() | ClearOverride() | SetAgent():
             return False
 
 
@@ -232,7 +232,7 @@ class Shortage:
 
 
 @attrs.frozen
-class Held:
+class Deferred:
     """A change that is due by the catalog but is not made, and why."""
 
     change: Change

@@ -36,7 +36,7 @@ class Freeze:
 
 
 @attrs.frozen
-class Hold:
+class Override:
     """A person asked that the server with `address` be in `admin`, which is MAINT or DRAIN.
 
     Times are seconds of the wall clock; `until` None is until released. It is the address that is held, for a server
@@ -84,7 +84,7 @@ class Lost:
 
 
 @attrs.frozen
-class Memory:
+class SavedState:
     """All of it: `peaks` (boot clock seconds and servers, by backend) and `refills` (by backend) are the guard's.
 
     `under_way`: the whole backends that are being added to the worker `under_way_pid`, or deleted from it, with what
@@ -96,7 +96,7 @@ class Memory:
     """
 
     freeze: Freeze | None = None
-    holds: tuple[Hold, ...] = ()
+    holds: tuple[Override, ...] = ()
     peaks: Mapping[str, tuple[tuple[float, int], ...]] = attrs.field(factory=dict)
     refills: Mapping[str, Refill] = attrs.field(factory=dict)
     boot_id: str = ""
@@ -105,19 +105,19 @@ class Memory:
     lost: Lost | None = None
     unread_version: str | None = None
 
-    def hold_of(self, backend: str, address: Address | None) -> Hold | None:
+    def override_of(self, backend: str, address: Address | None) -> Override | None:
         """Return the hold on that server, releasing or not."""
         return next((hold for hold in self.holds if (hold.backend, hold.address) == (backend, address)), None)
 
 
-def is_frozen(memory: Memory, now: float) -> bool:
+def is_frozen(saved: SavedState, now: float) -> bool:
     """Whether nothing may be changed at `now`, seconds of the wall clock."""
-    return memory.freeze is not None and not memory.freeze.is_over(now)
+    return saved.freeze is not None and not saved.freeze.is_over(now)
 
 
-def acknowledged(memory: Memory) -> Memory:
+def acknowledged(saved: SavedState) -> SavedState:
     """Return `memory` after a person has acknowledged that what was asked for before is lost, or not understood."""
-    return attrs.evolve(memory, lost=None, unread_version=None)
+    return attrs.evolve(saved, lost=None, unread_version=None)
 
 
 def lost_words(lost: Lost) -> str:
@@ -128,32 +128,32 @@ def lost_words(lost: Lost) -> str:
     )
 
 
-def with_hold(memory: Memory, hold: Hold) -> Memory:
+def with_override(saved: SavedState, hold: Override) -> SavedState:
     """Return `memory` with `hold`, which takes the place of another on the same backend and address."""
-    others = without_hold(memory, hold.backend, hold.address).holds
+    others = without_override(saved, hold.backend, hold.address).holds
     holds = sorted((*others, hold), key=lambda one: (one.backend, one.address))
-    return attrs.evolve(memory, holds=tuple(holds))
+    return attrs.evolve(saved, holds=tuple(holds))
 
 
-def without_hold(memory: Memory, backend: str, address: Address) -> Memory:
+def without_override(saved: SavedState, backend: str, address: Address) -> SavedState:
     """Return `memory` without a hold on that server; the same memory where there is none."""
-    if memory.hold_of(backend, address) is None:
-        return memory
-    kept = tuple(hold for hold in memory.holds if (hold.backend, hold.address) != (backend, address))
-    return attrs.evolve(memory, holds=kept)
+    if saved.override_of(backend, address) is None:
+        return saved
+    kept = tuple(hold for hold in saved.holds if (hold.backend, hold.address) != (backend, address))
+    return attrs.evolve(saved, holds=kept)
 
 
-def expired(memory: Memory, now: float) -> Memory:
+def expired(saved: SavedState, now: float) -> SavedState:
     """Return `memory` as it is at `now`, seconds of the wall clock; the same memory where no time is over.
 
     A freeze whose time is over is gone, a hold whose time is over is releasing.
     """
-    if memory.freeze is not None and memory.freeze.is_over(now):
-        memory = attrs.evolve(memory, freeze=None)
-    if any(hold.is_over(now) and not hold.is_releasing for hold in memory.holds):
-        holds = (attrs.evolve(hold, is_releasing=hold.is_releasing or hold.is_over(now)) for hold in memory.holds)
-        memory = attrs.evolve(memory, holds=tuple(holds))
-    return memory
+    if saved.freeze is not None and saved.freeze.is_over(now):
+        saved = attrs.evolve(saved, freeze=None)
+    if any(hold.is_over(now) and not hold.is_releasing for hold in saved.holds):
+        holds = (attrs.evolve(hold, is_releasing=hold.is_releasing or hold.is_over(now)) for hold in saved.holds)
+        saved = attrs.evolve(saved, holds=tuple(holds))
+    return saved
 
 
 _VERSION = re.compile(r"[A-Za-z0-9.]{1,20}")
@@ -170,22 +170,22 @@ _DAMAGE = (
 """What a text that is no memory may raise on its way through JSON and cattrs."""
 
 
-def memory_to_json(memory: Memory) -> str:
+def state_to_json(saved: SavedState) -> str:
     """Return the text of the memory's file: one line of ASCII."""
-    tree = _CONVERTER.unstructure(attrs.evolve(memory, unread_version=None))
+    tree = _CONVERTER.unstructure(attrs.evolve(saved, unread_version=None))
     return json.dumps({"version": VERSION, "checksum": _checksum(tree), "memory": tree})
 
 
-def memory_from_json(text: str) -> Memory | None:
+def state_from_json(text: str) -> SavedState | None:
     """Return the memory in `text`; None when it is damaged in any way, or of another version."""
     try:
         tree = json.loads(text)
         if tree["version"] != VERSION or tree["checksum"] != _checksum(tree["memory"]):
             return None
-        memory = _CONVERTER.structure(tree["memory"], Memory)
+        saved = _CONVERTER.structure(tree["memory"], SavedState)
     except _DAMAGE:
         return None
-    return memory if _is_sound(memory) else None
+    return saved if _is_sound(saved) else None
 
 
 def other_version(text: str, version: int) -> str | None:
@@ -212,17 +212,17 @@ def _checksum(tree: object) -> str:
     return hashlib.blake2b(canonical.encode("ascii"), digest_size=16).hexdigest()
 
 
-def _is_sound(memory: Memory) -> bool:
+def _is_sound(saved: SavedState) -> bool:
     """Whether the values mean something; the checksum only says that they are those which were written."""
-    times: list[float | None] = [time for peaks in memory.peaks.values() for time, _ in peaks]
-    times += [time for refill in memory.refills.values() for time in (refill.since, refill.changed)]
-    times += [time for hold in memory.holds for time in (hold.at, hold.until)]
-    if memory.freeze is not None:
-        times += [memory.freeze.at, memory.freeze.until]
-    if memory.lost is not None:
-        times.append(memory.lost.at)
+    times: list[float | None] = [time for peaks in saved.peaks.values() for time, _ in peaks]
+    times += [time for refill in saved.refills.values() for time in (refill.since, refill.changed)]
+    times += [time for hold in saved.holds for time in (hold.at, hold.until)]
+    if saved.freeze is not None:
+        times += [saved.freeze.at, saved.freeze.until]
+    if saved.lost is not None:
+        times.append(saved.lost.at)
     return all(time is None or math.isfinite(time) for time in times) and all(
-        hold.admin is not AdminState.READY and _is_canonical(hold.address) for hold in memory.holds
+        hold.admin is not AdminState.READY and _is_canonical(hold.address) for hold in saved.holds
     )
 
 
@@ -233,14 +233,14 @@ def _is_canonical(address: Address) -> bool:
         return False
 
 
-def stopped_words(stopped: Reason, memory: Memory) -> str:
+def stopped_words(stopped: Reason, saved: SavedState) -> str:
     """Return why nothing may be changed, and by whose word."""
     if stopped is Reason.OTHER_VERSION:
         return (
-            f"{Reason.OTHER_VERSION.value}; it is of version {memory.unread_version}: "
+            f"{Reason.OTHER_VERSION.value}; it is of version {saved.unread_version}: "
             "start the hapsync that wrote it, or `hapsync thaw --acknowledge` goes on without what it says"
         )
-    freeze = memory.freeze
+    freeze = saved.freeze
     if stopped is not Reason.FROZEN or freeze is None:
         return str(stopped.value)
     because = f": {freeze.reason}" if freeze.reason else ""

@@ -103,7 +103,7 @@ class Load:
 NO_LOAD = Load(0, 0, 0, 0)
 
 
-class Proof(enum.Enum):
+class FirstCheck(enum.Enum):
     """Whether HAProxy's own check has passed since a server may get traffic."""
 
     PASSED = "passed"
@@ -129,7 +129,7 @@ class Server:
     weight: int
     is_up: bool = False
     load: Load | None = None
-    proof: Proof = attrs.field(default=Proof.PASSED, eq=False)
+    first_check: FirstCheck = attrs.field(default=FirstCheck.PASSED, eq=False)
     since_seconds: int = attrs.field(default=0, eq=False)
     id: int = attrs.field(default=0, eq=False)
     agent: int = attrs.field(default=0, eq=False)
@@ -154,17 +154,17 @@ class Server:
         A slot that still points at the placeholder was given no instance since its worker started, so nothing can be
         on it; of any other an unknown load is not none.
         """
-        if self.admin is not AdminState.MAINT or self.is_by_hand or (self.is_led_by_agent and not self.is_free):
+        if self.admin is not AdminState.MAINT or self.is_overridden or (self.is_led_by_agent and not self.is_free):
             return False
         return self.address == PLACEHOLDER if self.load is None else self.load.is_zero
 
     def with_load(self, load: Load | None) -> "Server":
         """Return this server with `load`; thrice as fast as `attrs.evolve`, and made for thousands at a time."""
-        kept = (self.proof, self.since_seconds, self.id, self.agent)
+        kept = (self.first_check, self.since_seconds, self.id, self.agent)
         return Server(self.name, self.address, self.admin, self.weight, self.is_up, load, *kept)
 
     @property
-    def is_by_hand(self) -> bool:
+    def is_overridden(self) -> bool:
         """A person put it in maint or drain: hapsync sets the weight to 0 before it does, so it needs no memory.
 
         Not where its agent check runs, which may have done that: hapsync and `hapsync hold` switch it off first.
@@ -225,7 +225,7 @@ def server_order(name: str) -> tuple[int, str]:
 
 
 @attrs.frozen
-class Means:
+class Scaling:
     """How a backend can be given more servers, as its HAProxy was found to be; `why` it is not better, or nothing.
 
     `can_add`: servers can be added and deleted live. `can_wait`: `wait` knows when one can be deleted (3.0).
@@ -240,7 +240,7 @@ class Means:
     implied: tuple[str, ...] = ()
 
 
-SLOTS_ONLY = Means()
+SLOTS_ONLY = Scaling()
 
 
 @attrs.frozen
@@ -249,7 +249,7 @@ class Backend:
 
     `slots` are all servers of ours, the dynamic ones among them. `exists` is False where HAProxy has no backend of
     that name (or one without a single server). `proxy_id` is HAProxy's number of it, 0 where it was not read; it
-    changes with the configuration and says nothing of the state. `means` is not part of a reading either.
+    changes with the configuration and says nothing of the state. `scaling` is not part of a reading either.
     """
 
     name: str
@@ -257,7 +257,7 @@ class Backend:
     foreign: tuple[Server, ...] = ()
     exists: bool = True
     proxy_id: int = attrs.field(default=0, eq=False)
-    means: Means = attrs.field(default=SLOTS_ONLY, eq=False)
+    scaling: Scaling = attrs.field(default=SLOTS_ONLY, eq=False)
 
     @property
     def ready(self) -> tuple[Server, ...]:

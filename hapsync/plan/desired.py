@@ -48,8 +48,8 @@ class DesiredServer:
 class DesiredBackend:
     """The servers of one backend, sorted by address; `quarantined` are left out, each with its reason.
 
-    `doubt` and `is_backwards` are those of the reading it was made from. `means` is how it may be given more servers,
-    as configured, `server_options` what every server line has, `start` when a newcomer may get traffic, and
+    `doubt` and `is_backwards` are those of the reading it was made from. `scaling` is how it may be given more
+    servers, as configured, `server_options` what every server line has, `start` when a newcomer may get traffic, and
     `drain_seconds` how long what runs on a server that left may go on (0: without an end).
 
     `other_tags`: where Consul has instances that lack a tag of the backend. `namesakes`: services that Consul has
@@ -62,7 +62,7 @@ class DesiredBackend:
     quarantined: tuple[Quarantined, ...] = ()
     doubt: Doubt | None = None
     is_backwards: bool = False
-    means: str = "auto"
+    scaling: str = "auto"
     server_options: str = ""
     start: str = "trusted"
     drain_seconds: float = 0.0
@@ -93,7 +93,7 @@ class Desired:
     """
 
     backends: Mapping[str, DesiredBackend]
-    aside: Mapping[str, Mapping[Address, AdminState | None]] = attrs.field(factory=dict)
+    overrides: Mapping[str, Mapping[Address, AdminState | None]] = attrs.field(factory=dict)
     readings: Mapping[str, Reading] = attrs.field(factory=dict, eq=False, repr=False)
 
     def only(self, names: Iterable[str]) -> "Desired":
@@ -101,7 +101,7 @@ class Desired:
         wanted = sorted(names)
         return Desired(
             {name: self.backends[name] for name in wanted if name in self.backends},
-            {name: self.aside[name] for name in wanted if name in self.aside},
+            {name: self.overrides[name] for name in wanted if name in self.overrides},
         )
 
 
@@ -188,7 +188,7 @@ def desired_backend(
         tuple(sorted(left_out, key=lambda one: (one.node, one.instance_id, one.reason))),
         reading.doubt,
         reading.is_backwards,
-        config.means,
+        config.scaling,
         config.server_options,
         config.start,
         config.drain_seconds,

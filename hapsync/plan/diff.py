@@ -9,29 +9,29 @@ from hapsync.model.changes import (
     REASON_OF,
     Add,
     Change,
+    ClearOverride,
     Create,
+    Deferred,
     Delete,
     Disable,
     Drain,
     Enable,
     EndSessions,
     Entry,
-    Held,
     Reason,
     Remove,
     Reweigh,
     SetAgent,
-    SetAside,
+    SetOverride,
     Shortage,
-    TakeBack,
 )
 from hapsync.model.server import (
     PLACEHOLDER,
     Address,
     AdminState,
     Backend,
+    FirstCheck,
     Observed,
-    Proof,
     Server,
     dynamic_id,
     server_order,
@@ -46,7 +46,7 @@ class Diff:
 
     changes: tuple[Change, ...] = ()
     shortages: tuple[Shortage, ...] = ()
-    held: tuple[Held, ...] = ()
+    deferred: tuple[Deferred, ...] = ()
 
 
 def diff(desired: Desired, observed: Observed) -> Diff:
@@ -56,18 +56,22 @@ def diff(desired: Desired, observed: Observed) -> Diff:
     """
     changes: list[Change] = []
     shortages: list[Shortage] = []
-    held: list[Held] = []
-    for name in sorted({*desired.backends, *desired.aside}):
+    deferred: list[Deferred] = []
+    for name in sorted({*desired.backends, *desired.overrides}):
         have = observed.backends.get(name)
         if have is None:
             continue
-        aside = desired.aside.get(name, {})
+        overrides = desired.overrides.get(name, {})
         want = desired.backends.get(name)
-        found = _diff_backend(want, have, aside) if want is not None else Diff(tuple(_asides(have, aside)))
+        found = (
+            _diff_backend(want, have, overrides)
+            if want is not None
+            else Diff(tuple(override_changes(have, overrides)))
+        )
         changes.extend(found.changes)
         shortages.extend(found.shortages)
-        held.extend(found.held)
-    return Diff(tuple(changes), tuple(shortages), tuple(held))
+        deferred.extend(found.deferred)
+    return Diff(tuple(changes), tuple(shortages), tuple(deferred))
 
 
 def needs_loads(found: Diff, desired: Desired, observed: Observed, *, entries_first: bool = False) -> tuple[str, ...]:
@@ -79,13 +83,13 @@ def needs_loads(found: Diff, desired: Desired, observed: Observed, *, entries_fi
     waiting |= {
         change.backend
         for change in found.changes
-        if isinstance(change, Create) and desired.backends[change.backend].means != "dynamic"
+        if isinstance(change, Create) and desired.backends[change.backend].scaling != "dynamic"
     }
     deletes = not (entries_first and any(isinstance(change, Entry) for change in found.changes))
     return tuple(
         name
         for name, backend in sorted(observed.backends.items())
-        if name in waiting or (deletes and backend.means.can_add)
+        if name in waiting or (deletes and backend.scaling.can_add)
         if any(
             (name in waiting and slot.is_slot and not slot.is_free) or (deletes and _is_at_rest(slot, backend))
             for slot in backend.slots
@@ -94,18 +98,18 @@ def needs_loads(found: Diff, desired: Desired, observed: Observed, *, entries_fi
     )
 
 
-def _diff_backend(want: DesiredBackend, have: Backend, aside: Mapping[Address, AdminState | None]) -> Diff:
+def _diff_backend(want: DesiredBackend, have: Backend, overrides: Mapping[Address, AdminState | None]) -> Diff:
     if not have.exists:
         missing_all = tuple(server.address for server in want.servers if server.needs_slot)
         return Diff(shortages=(Shortage(want.name, missing_all, len(missing_all), is_missing=True),))
     by_address = want.by_address
     # While nothing serves Consul's word is all there is.
     is_checked = want.start == "checked" and any(slot.serves for slot in have.slots)
-    holders, others = holders_of(by_address, have.slots)
-    changes: list[Change] = list(_asides(have, aside))
+    assigned, others = assigned_slots(by_address, have.slots)
+    changes: list[Change] = list(override_changes(have, overrides))
     touched = {change.server for change in changes}
     due: list[tuple[Server, Change]] = []
-    for address, slot in holders.items():
+    for address, slot in assigned.items():
         options = want.server_options if slot.is_dynamic else ""
         change = _bring(want.name, slot, by_address[address], is_checked=is_checked, options=options)
         if change is not None:
@@ -113,10 +117,10 @@ def _diff_backend(want: DesiredBackend, have: Backend, aside: Mapping[Address, A
     missing = [
         server
         for server in want.servers
-        if server.needs_slot and server.address not in holders and aside.get(server.address) is None
+        if server.needs_slot and server.address not in assigned and overrides.get(server.address) is None
     ]
     idle = (slot for slot in others if slot.is_slot and slot.is_idle and slot.name not in touched)
-    free = [] if want.means == "dynamic" and have.means.can_add else list(islice(idle, len(missing)))
+    free = [] if want.scaling == "dynamic" and have.scaling.can_add else list(islice(idle, len(missing)))
     changes += [
         Add(
             want.name,
@@ -125,21 +129,23 @@ def _diff_backend(want: DesiredBackend, have: Backend, aside: Mapping[Address, A
             server.weight,
             REASON_OF[server.status],
             is_checked,
-            tuple((table, slot.id) for table in have.means.tables if slot.id),
+            tuple((table, slot.id) for table in have.scaling.tables if slot.id),
         )
         for slot, server in zip(free, missing, strict=False)
     ]
     missing = missing[len(free) :]
-    if have.means.can_add and want.means != "slots":
+    if have.scaling.can_add and want.scaling != "slots":
         changes += _creations(want, have, missing, is_checked=is_checked)
         missing = []
     used = [slot for slot in others if not slot.is_free]  # mostly a few of many
     leaving = [slot for slot in used if slot.admin is not AdminState.MAINT or slot.is_led_by_agent]
-    due += _removals(want, leaving, holders) if leaving else ()
-    held = [Held(change, Reason.BY_HAND) for slot, change in due if slot.is_by_hand and slot.name not in touched]
-    changes += [change for slot, change in due if not slot.is_by_hand and slot.name not in touched]
+    due += _removals(want, leaving, assigned) if leaving else ()
+    deferred = [
+        Deferred(change, Reason.OVERRIDDEN) for slot, change in due if slot.is_overridden and slot.name not in touched
+    ]
+    changes += [change for slot, change in due if not slot.is_overridden and slot.name not in touched]
     changes += [
-        Delete(want.name, slot.name, slot.address, have.means.can_wait)
+        Delete(want.name, slot.name, slot.address, have.scaling.can_wait)
         for slot in used
         if _is_at_rest(slot, have) and slot.load is not None and slot.load.is_zero and slot.name not in touched
     ]
@@ -160,16 +166,16 @@ def _diff_backend(want: DesiredBackend, have: Backend, aside: Mapping[Address, A
     ]
     short = tuple(server.address for server in missing)
     shortages = (Shortage(want.name, short, want.serving),) if short else ()
-    return Diff(tuple(changes), shortages, tuple(held))
+    return Diff(tuple(changes), shortages, tuple(deferred))
 
 
 def _removals(
-    want: DesiredBackend, leaving: Iterable[Server], holders: Collection[Address]
+    want: DesiredBackend, leaving: Iterable[Server], assigned: Collection[Address]
 ) -> Iterator[tuple[Server, Change]]:
     """Yield the removal of each server that is `leaving`, with what Consul says of its address."""
     left_out = {one.address for one in want.quarantined}
     for slot in leaving:
-        if slot.address in holders:
+        if slot.address in assigned:
             reason = Reason.DUPLICATE
         elif slot.address in want.other_tags:
             reason = Reason.OTHER_TAGS
@@ -195,7 +201,7 @@ def needs_sessions(wanted: Desired, observed: Observed) -> tuple[str, ...]:
 
 def _is_overdue(slot: Server, want: DesiredBackend) -> bool:
     """Return whether `slot`, which no instance has, had its time to drain; never on a reading that is in doubt."""
-    is_out = slot.admin is AdminState.MAINT and not slot.is_by_hand and slot.address != PLACEHOLDER
+    is_out = slot.admin is AdminState.MAINT and not slot.is_overridden and slot.address != PLACEHOLDER
     is_sure = want.doubt is None and not want.is_backwards
     return is_out and is_sure and 0 < want.drain_seconds <= slot.since_seconds
 
@@ -205,7 +211,7 @@ def _creations(
 ) -> Iterator[Create]:
     """Yield the dynamic servers for what is `missing`; neither name nor id is one that the backend has."""
     taken = {dynamic_id(slot.name) for slot in have.slots if slot.is_dynamic}
-    options = " ".join((want.server_options, *have.means.implied))
+    options = " ".join((want.server_options, *have.scaling.implied))
     for server in missing:
         name = dynamic_name(server, taken)
         taken.add(dynamic_id(name))
@@ -220,42 +226,42 @@ and is not counted yet may outlive it (HAProxy's commit ca686e320)."""
 
 def _is_at_rest(slot: Server, have: Backend) -> bool:
     """Return whether `slot` may be deleted once nothing is left on it."""
-    is_out = slot.is_dynamic and slot.admin is AdminState.MAINT and not slot.is_by_hand
-    return is_out and have.means.can_add and slot.since_seconds >= REST_SECONDS
+    is_out = slot.is_dynamic and slot.admin is AdminState.MAINT and not slot.is_overridden
+    return is_out and have.scaling.can_add and slot.since_seconds >= REST_SECONDS
 
 
-def _asides(have: Backend, aside: Mapping[Address, AdminState | None]) -> Iterable[Change]:
-    """Yield what persons want of the slots: in maint or drain, or (None) back under hapsync's care."""
-    for slot in have.slots if aside else ():
-        if slot.address is None or slot.address not in aside:
+def override_changes(have: Backend, overrides: Mapping[Address, AdminState | None]) -> Iterable[Change]:
+    """Yield what operators want of the slots: in maint or drain, or (None) back under hapsync's care."""
+    for slot in have.slots if overrides else ():
+        if slot.address is None or slot.address not in overrides:
             continue
-        admin = aside[slot.address]
+        admin = overrides[slot.address]
         if admin is None:
-            if slot.is_by_hand:
-                yield TakeBack(have.name, slot.name, slot.address)
-        elif not slot.is_by_hand or slot.admin is not admin:
-            yield SetAside(have.name, slot.name, slot.address, admin, max(1, slot.weight))
+            if slot.is_overridden:
+                yield ClearOverride(have.name, slot.name, slot.address)
+        elif not slot.is_overridden or slot.admin is not admin:
+            yield SetOverride(have.name, slot.name, slot.address, admin, max(1, slot.weight))
 
 
-def holders_of(
+def assigned_slots(
     wanted: Mapping[Address, DesiredServer], slots: Sequence[Server]
 ) -> tuple[Mapping[Address, Server], Sequence[Server]]:
     """Return the slot that holds each wanted address, and the slots that hold none.
 
     If several hold the same, the one that serves counts, then the one that passed a check, then the first.
     """
-    holders: dict[Address, Server] = {}
+    assigned: dict[Address, Server] = {}
     for slot in slots:
         if slot.address is not None and slot.address in wanted:
-            other = holders.get(slot.address)
+            other = assigned.get(slot.address)
             if other is None or _serving_first(slot) < _serving_first(other):
-                holders[slot.address] = slot
-    kept = {slot.name for slot in holders.values()}
-    return holders, [slot for slot in slots if slot.name not in kept]
+                assigned[slot.address] = slot
+    kept = {slot.name for slot in assigned.values()}
+    return assigned, [slot for slot in slots if slot.name not in kept]
 
 
 def _serving_first(slot: Server) -> tuple[bool, int, bool, tuple[int, str]]:
-    is_unproven = slot.proof is not Proof.PASSED
+    is_unproven = slot.first_check is not FirstCheck.PASSED
     return not slot.serves, _ADMIN_ORDER.index(slot.admin), is_unproven, server_order(slot.name)
 
 

@@ -29,12 +29,12 @@ WARN_FRACTION = 0.8
 
 def is_filling(want: DesiredBackend, have: Backend) -> bool:
     """Return whether so many slots of `have` are taken that a person should know, and more of them cost a reload."""
-    if have.means.can_add:
+    if have.scaling.can_add:
         return False
     slots = [slot for slot in have.slots if slot.is_slot]
     wanted = want.by_address
     used = (slot for slot in slots if not slot.is_free)
-    taken = sum(slot.admin is not AdminState.MAINT or slot.is_by_hand or slot.address in wanted for slot in used)
+    taken = sum(slot.admin is not AdminState.MAINT or slot.is_overridden or slot.address in wanted for slot in used)
     return bool(slots) and taken >= WARN_FRACTION * len(slots)
 
 

@@ -17,17 +17,17 @@ from hapsync.model.changes import (
     REASON_OF,
     Add,
     Change,
+    Deferred,
     Disable,
     Drain,
     Entry,
-    Held,
     Reason,
     Remove,
-    SetAside,
+    SetOverride,
     Shortage,
     takes_out,
 )
-from hapsync.model.server import Address, AdminState, Backend, Observed, Proof, Server
+from hapsync.model.server import Address, AdminState, Backend, FirstCheck, Observed, Server
 from hapsync.plan.desired import Desired, DesiredBackend
 from hapsync.plan.diff import Diff
 
@@ -48,7 +48,7 @@ class Caution:
     peak: int = 0
     is_refilling: bool = False
     has_refilled: bool = False
-    held_down: frozenset[Address] = frozenset()
+    damped: frozenset[Address] = frozenset()
     taken: frozenset[Address] = frozenset()
     is_released: bool = False
     let_go: frozenset[str] = frozenset()
@@ -70,21 +70,21 @@ Cautions = Mapping[str, Caution]
 
 def capacity(backend: Backend) -> int:
     """Return how many instances HAProxy can send to; an address in two slots counts once."""
-    return len(_proven(backend))
+    return len(_first_checked(backend))
 
 
-def _proven(backend: Backend) -> set[Address | None]:
+def _first_checked(backend: Backend) -> set[Address | None]:
     # Spelt out, for it is asked of every server at every pass.
     return {
         slot.address
         for slot in backend.slots
-        if slot.is_up and slot.weight > 0 and slot.admin is AdminState.READY and slot.proof is Proof.PASSED
+        if slot.is_up and slot.weight > 0 and slot.admin is AdminState.READY and slot.first_check is FirstCheck.PASSED
     }
 
 
-def proven(backend: Backend) -> Collection[Address | None]:
+def first_checked(backend: Backend) -> Collection[Address | None]:
     """Return the addresses of those of hapsync's servers in `backend` that HAProxy can send to."""
-    return _proven(backend)
+    return _first_checked(backend)
 
 
 def distrust(want: DesiredBackend | None, caution: Caution) -> Reason | None:
@@ -92,22 +92,22 @@ def distrust(want: DesiredBackend | None, caution: Caution) -> Reason | None:
     return _distrust(want, caution)
 
 
-def needs_proofs(found: Diff, observed: Observed, cautions: Cautions = MappingProxyType({})) -> tuple[str, ...]:
+def needs_first_checks(found: Diff, observed: Observed, cautions: Cautions = MappingProxyType({})) -> tuple[str, ...]:
     """Return the backends where it matters and was not read whether some server's first check has passed.
 
     It matters where a removal is due, and where an instance that flaps may wait if the others are enough.
     """
     asking = {change.backend for change in found.changes if takes_out(change)}
-    asking |= {name for name, caution in cautions.items() if caution.held_down}
-    return tuple(name for name in unread_proofs(observed) if name in asking)
+    asking |= {name for name, caution in cautions.items() if caution.damped}
+    return tuple(name for name in unread_first_checks(observed) if name in asking)
 
 
-def unread_proofs(observed: Observed) -> tuple[str, ...]:
+def unread_first_checks(observed: Observed) -> tuple[str, ...]:
     """Return the backends where it was not read whether some server's first check has passed."""
     return tuple(
         name
         for name, backend in sorted(observed.backends.items())
-        if any(slot.proof is Proof.UNREAD and slot.serves for slot in backend.slots)
+        if any(slot.first_check is FirstCheck.UNREAD and slot.serves for slot in backend.slots)
     )
 
 
@@ -117,32 +117,34 @@ def guard(found: Diff, observed: Observed, desired: Desired, cautions: Cautions)
     for change in found.changes:
         by_backend.setdefault(change.backend, []).append(change)
     go: list[Change] = []
-    held: list[Held] = list(found.held)
+    deferred: list[Deferred] = list(found.deferred)
     shortages = found.shortages
     for name, changes in by_backend.items():
         allowed, kept = _guard_backend(
             changes, observed.backends[name], desired.backends.get(name), cautions.get(name, Caution())
         )
         go += allowed
-        held += kept
+        deferred += kept
     if found.shortages:
         shortages = tuple(
             _needed(one, observed.backends[one.backend], desired, cautions.get(one.backend, Caution()))
             for one in found.shortages
         )
-        shortages, entries = _placed(shortages, desired, [one.change for one in held if isinstance(one.change, Add)])
+        shortages, entries = _placed(
+            shortages, desired, [one.change for one in deferred if isinstance(one.change, Add)]
+        )
         go += entries
-    return Diff(tuple(go), shortages, tuple(held))
+    return Diff(tuple(go), shortages, tuple(deferred))
 
 
 def _placed(
-    shortages: Iterable[Shortage], desired: Desired, held: Sequence[Add]
+    shortages: Iterable[Shortage], desired: Desired, deferred: Sequence[Add]
 ) -> tuple[tuple[Shortage, ...], list[Add]]:
     """Give the free slots of entries that are `held` to those that found none; return what is short, and these."""
     left: list[Shortage] = []
     entries: list[Add] = []
     for shortage in shortages:
-        free = [change for change in held if change.backend == shortage.backend]
+        free = [change for change in deferred if change.backend == shortage.backend]
         want = desired.backends.get(shortage.backend)
         count = 0
         if want is not None and free:
@@ -164,9 +166,9 @@ def _needed(shortage: Shortage, have: Backend, desired: Desired, caution: Cautio
         return shortage
     if _fallback_is_needless(desired.backends.get(shortage.backend), have):
         return attrs.evolve(shortage, addresses=())
-    if not caution.held_down or _is_low(have, caution):
+    if not caution.damped or _is_low(have, caution):
         return shortage
-    addresses = tuple(address for address in shortage.addresses if address not in caution.held_down)
+    addresses = tuple(address for address in shortage.addresses if address not in caution.damped)
     return attrs.evolve(shortage, addresses=addresses)
 
 
@@ -177,21 +179,21 @@ def _is_low(backend: Backend, caution: Caution) -> bool:
 
 def _guard_backend(
     changes: Sequence[Change], have: Backend, want: DesiredBackend | None, caution: Caution
-) -> tuple[list[Change], list[Held]]:
+) -> tuple[list[Change], list[Deferred]]:
     if caution.is_released:
         return list(changes), []
     go: list[Change] = []
-    held: list[Held] = []
+    deferred: list[Deferred] = []
     leaving: list[Change] = []
-    is_low = bool(caution.held_down) and _is_low(have, caution)
+    is_low = bool(caution.damped) and _is_low(have, caution)
     others_serve = _fallback_is_needless(want, have)
     for change in changes:
         if takes_out(change):
             leaving.append(change)
-        elif isinstance(change, Entry) and change.address in caution.held_down and not is_low:
-            held.append(Held(change, Reason.FLAPPING))
+        elif isinstance(change, Entry) and change.address in caution.damped and not is_low:
+            deferred.append(Deferred(change, Reason.FLAPPING))
         elif isinstance(change, Entry) and others_serve:
-            held.append(Held(change, Reason.FALLBACK))
+            deferred.append(Deferred(change, Reason.FALLBACK))
         else:
             go.append(change)
     distrust = _distrust(want, caution)
@@ -201,14 +203,14 @@ def _guard_backend(
         kept = [change for change in leaving if change.reason is not Reason.DUPLICATE]
         # Whoever has the address now answers for this service: its registration is the evidence.
         leaving = [change for change in kept if isinstance(change, Remove) and change.address in caution.taken]
-        held += [Held(change, distrust) for change in kept if change not in leaving]
+        deferred += [Deferred(change, distrust) for change in kept if change not in leaving]
     if not leaving:
-        return go, held
-    aside = {change.server for change in changes if isinstance(change, SetAside)}
-    allowed, too_many = _keep_capacity(leaving, have, aside, caution)
+        return go, deferred
+    overrides = {change.server for change in changes if isinstance(change, SetOverride)}
+    allowed, too_many = _keep_capacity(leaving, have, overrides, caution)
     waiting = _waiting(allowed, go, have) if want is not None and want.start == "checked" else ()
     go += [change for change in allowed if change not in waiting]
-    return go, [*held, *too_many, *(Held(change, Reason.CHECKED_FIRST) for change in waiting)]
+    return go, [*deferred, *too_many, *(Deferred(change, Reason.CHECKED_FIRST) for change in waiting)]
 
 
 CHECK_SECONDS = 10
@@ -250,38 +252,40 @@ def _distrust(want: DesiredBackend | None, caution: Caution) -> Reason | None:
 
 
 def _keep_capacity(
-    leaving: Iterable[Change], have: Backend, aside: Collection[str], caution: Caution
-) -> tuple[Sequence[Change], Sequence[Held]]:
+    leaving: Iterable[Change], have: Backend, overrides: Collection[str], caution: Caution
+) -> tuple[Sequence[Change], Sequence[Deferred]]:
     """Split `leaving` so that enough capacity stays; what HAProxy sends nothing to costs nothing and goes.
 
     Newcomers are not counted in, nor the servers in `aside`, which a person takes out in the same pass. A server
     whose first check is still to come counts nothing but must not leave either while what is left without it is too
     little.
     """
-    slots = {slot.name: slot for slot in have.slots if slot.name not in aside}
-    proven = _proven(attrs.evolve(have, slots=tuple(slots.values())))
+    slots = {slot.name: slot for slot in have.slots if slot.name not in overrides}
+    first_checked = _first_checked(attrs.evolve(have, slots=tuple(slots.values())))
     floor = caution.floor(capacity(have))
-    left = len(proven)
-    holders: dict[Address | None, int] = {}
+    left = len(first_checked)
+    assigned: dict[Address | None, int] = {}
     for slot in slots.values():
         if slot.serves:
-            holders[slot.address] = holders.get(slot.address, 0) + 1
+            assigned[slot.address] = assigned.get(slot.address, 0) + 1
     go: list[Change] = []
-    held: list[Held] = []
+    deferred: list[Deferred] = []
     for change in sorted(leaving, key=lambda change: _surest_first(change, slots[change.server], caution)):
         slot = slots[change.server]
-        if not slot.serves or holders[slot.address] > 1:
+        if not slot.serves or assigned[slot.address] > 1:
             go.append(change)
             if slot.serves:
-                holders[slot.address] -= 1
+                assigned[slot.address] -= 1
             continue
-        cost = 1 if slot.address in proven else 0
+        cost = 1 if slot.address in first_checked else 0
         if left - cost >= floor:
             left -= cost
             go.append(change)
         else:
-            held.append(Held(change, Reason.MIN_READY if left - cost < caution.min_ready else Reason.MAX_LOSS))
-    return go, held
+            deferred.append(
+                Deferred(change, Reason.MIN_READY if left - cost < caution.min_ready else Reason.MAX_LOSS)
+            )
+    return go, deferred
 
 
 def _surest_first(change: Change, slot: Server, caution: Caution) -> tuple[int, bool, int, str]:
@@ -297,4 +301,4 @@ def _surest_first(change: Change, slot: Server, caution: Caution) -> tuple[int, 
         if isinstance(change, Drain)
         else 3
     )
-    return rank, slot.proof is Proof.PASSED, len(change.server), change.server
+    return rank, slot.first_check is FirstCheck.PASSED, len(change.server), change.server

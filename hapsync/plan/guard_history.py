@@ -15,8 +15,8 @@ from hapsync.plan.guard import capacity
 
 Peaks = tuple[tuple[float, int], ...]
 """When a capacity was last seen, and it; newest last, and each lower than the one before."""
-FIRST_HOLD_DOWN_SECONDS = 2.0
-LONGEST_HOLD_DOWN_SECONDS = 60.0
+FIRST_DAMPING_SECONDS = 2.0
+LONGEST_DAMPING_SECONDS = 60.0
 """Where the configuration does not say otherwise."""
 FORGET_FLAPS_SECONDS = 300.0
 """An instance that did not fall for this long has never fallen."""
@@ -117,12 +117,12 @@ class Flaps:
             for address in now - before - known.other_tags:
                 flap = flaps.get((name, address))
                 if flap is not None:
-                    longest = longest_seconds.get(name, LONGEST_HOLD_DOWN_SECONDS)
-                    until = now_seconds + min(longest, _hold_down_seconds(flap.falls))
+                    longest = longest_seconds.get(name, LONGEST_DAMPING_SECONDS)
+                    until = now_seconds + min(longest, _damping_seconds(flap.falls))
                     flaps[name, address] = attrs.evolve(flap, until_seconds=until)
         return Flaps({**self.known, **changed}, flaps)
 
-    def held_down(self, name: str, now_seconds: float) -> frozenset[Address]:
+    def damped(self, name: str, now_seconds: float) -> frozenset[Address]:
         """Return the addresses of backend `name` whose return has to wait."""
         return frozenset(
             address
@@ -143,7 +143,7 @@ def _serving(want: DesiredBackend) -> set[Address]:
     return {server.address for server in want.servers if server.needs_slot}
 
 
-def _hold_down_seconds(falls: int) -> float:
+def _damping_seconds(falls: int) -> float:
     if falls < 2:  # noqa: PLR2004  (everybody may fall once)
         return 0.0
-    return FIRST_HOLD_DOWN_SECONDS * 2.0 ** min(falls - 2, 20)
+    return FIRST_DAMPING_SECONDS * 2.0 ** min(falls - 2, 20)

@@ -8,21 +8,21 @@ import attrs
 from hapsync.model.changes import (
     Add,
     Change,
+    ClearOverride,
     Create,
+    Deferred,
     Delete,
     Disable,
     Drain,
     Enable,
     EndSessions,
     Entry,
-    Held,
     Reason,
     Remove,
     Reweigh,
     SetAgent,
-    SetAside,
+    SetOverride,
     Shortage,
-    TakeBack,
     takes_out,
 )
 from hapsync.model.server import AdminState, Observed, Server
@@ -34,14 +34,14 @@ from hapsync.text import plural
 class Plan:
     """What one pass does: `incoming` first, then `outgoing`, so that capacity goes in before any goes out.
 
-    `held` is due by the catalog and not done until its reason ends; it does not keep hapsync from being in step.
+    `held` is due by the catalog and not done until its reason ends; it does not keep hapsync from being in sync.
     `waiting` is due and will be done once its backend has slots again; `shortages` say which backends have to grow.
     """
 
     incoming: tuple[Change, ...] = ()
     outgoing: tuple[Change, ...] = ()
-    waiting: tuple[Held, ...] = ()
-    held: tuple[Held, ...] = ()
+    waiting: tuple[Deferred, ...] = ()
+    deferred: tuple[Deferred, ...] = ()
     shortages: tuple[Shortage, ...] = ()
 
     @property
@@ -51,18 +51,20 @@ class Plan:
     @property
     def is_empty(self) -> bool:
         """Nothing to do: HAProxy is what the catalog wants, but for what is held back for its safety."""
-        is_stopped = any(one.reason in (Reason.FROZEN, Reason.OBSERVING, Reason.OTHER_VERSION) for one in self.held)
+        is_stopped = any(
+            one.reason in (Reason.FROZEN, Reason.OBSERVING, Reason.OTHER_VERSION) for one in self.deferred
+        )
         return not (self.incoming or self.outgoing or self.waiting or self.shortages or is_stopped)
 
     def stopped(self, reason: Reason) -> "Plan":
         """Return the plan of which nothing is done, for one `reason`."""
-        held = tuple(Held(change, reason) for change in self.changes)
-        return Plan(held=(*held, *self.waiting, *self.held), shortages=self.shortages)
+        deferred = tuple(Deferred(change, reason) for change in self.changes)
+        return Plan(deferred=(*deferred, *self.waiting, *self.deferred), shortages=self.shortages)
 
     def __str__(self) -> str:
         lines = [describe(change) for change in self.changes]
-        lines += [f"wait    {describe(held.change)}: {held.reason.value}" for held in self.waiting]
-        lines += [f"held    {describe(held.change)}: {held.reason.value}" for held in self.held]
+        lines += [f"wait    {describe(deferred.change)}: {deferred.reason.value}" for deferred in self.waiting]
+        lines += [f"held    {describe(deferred.change)}: {deferred.reason.value}" for deferred in self.deferred]
         lines += [describe_shortage(shortage) for shortage in self.shortages]
         return "\n".join(lines)
 
@@ -79,8 +81,8 @@ def make_plan(found: Diff, observed: Observed) -> Plan:
     return Plan(
         tuple(sorted(incoming, key=_order)),
         tuple(sorted(go, key=_order)),
-        tuple(Held(change, Reason.CAPACITY_FIRST) for change in sorted(wait, key=_order)),
-        found.held,
+        tuple(Deferred(change, Reason.CAPACITY_FIRST) for change in sorted(wait, key=_order)),
+        found.deferred,
         found.shortages,
     )
 
@@ -101,7 +103,7 @@ def keep_half(
             left[change.backend] += 1
     serving = {(name, slot.name) for name in left for slot in _ready(observed, name)}
     for change in outgoing:
-        if isinstance(change, SetAside) and (change.backend, change.server) in serving:
+        if isinstance(change, SetOverride) and (change.backend, change.server) in serving:
             left[change.backend] -= 1
     go: list[Change] = []
     wait: list[Change] = []
@@ -127,18 +129,31 @@ def _brings(change: Change) -> bool:
             return True
         case Reweigh(weight=weight, was=was):
             return weight > was
-        case TakeBack():
+        case ClearOverride():
             return True
         case SetAgent(runs=runs):
             return runs
-        case Drain() | Disable() | Remove() | Delete() | EndSessions() | SetAside():
+        case Drain() | Disable() | Remove() | Delete() | EndSessions() | SetOverride():
             return False
 
 
 _ORDER: Mapping[type, int] = {
     kind: place
     for place, kind in enumerate(
-        (TakeBack, Enable, Add, Create, Reweigh, SetAgent, SetAside, Drain, Disable, Remove, EndSessions, Delete)
+        (
+            ClearOverride,
+            Enable,
+            Add,
+            Create,
+            Reweigh,
+            SetAgent,
+            SetOverride,
+            Drain,
+            Disable,
+            Remove,
+            EndSessions,
+            Delete,
+        )
     )
 }
 
@@ -167,9 +182,9 @@ def describe(change: Change) -> str:
             return f"drain   {where} ({reason.value})"
         case Disable(reason=reason):
             return f"disable {where} ({reason.value})"
-        case SetAside(admin=admin, reason=reason):
+        case SetOverride(admin=admin, reason=reason):
             return f"{'hold   ' if admin is AdminState.MAINT else 'drain  '} {where} ({reason.value})"
-        case TakeBack(reason=reason):
+        case ClearOverride(reason=reason):
             return f"release {where} ({reason.value})"
         case SetAgent(runs=runs, reason=reason):
             return f"agent   {where} {'on' if runs else 'off'} ({reason.value})"
@@ -195,10 +210,12 @@ ALARMING = frozenset(
 
 
 def alarms(plan: Plan) -> list[str]:
-    """Return what is held that a person should look at, a line for each backend; HAProxy is not in step then."""
-    held: dict[tuple[str, str], int] = {}
-    for one in plan.held:
+    """Return what is held that a person should look at, a line for each backend; HAProxy is not in sync then."""
+    deferred: dict[tuple[str, str], int] = {}
+    for one in plan.deferred:
         if one.reason in ALARMING:
             key = one.change.backend, one.reason.value
-            held[key] = held.get(key, 0) + 1
-    return [f"backend {name}: {plural(count, 'server')} kept, {why}" for (name, why), count in sorted(held.items())]
+            deferred[key] = deferred.get(key, 0) + 1
+    return [
+        f"backend {name}: {plural(count, 'server')} kept, {why}" for (name, why), count in sorted(deferred.items())
+    ]

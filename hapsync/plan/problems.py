@@ -19,15 +19,16 @@ def unserved(wanted: Desired, observed: Observed) -> list[str]:
         have = observed.backends.get(name)
         if have is None or any(one.can_serve for one in (*have.slots, *have.foreign)):
             continue
-        aside = wanted.aside.get(name, {})
-        due = {one.address for one in want.servers if one.needs_slot and one.weight > 0} - set(aside)
+        overrides = wanted.overrides.get(name, {})
+        due = {one.address for one in want.servers if one.needs_slot and one.weight > 0} - set(overrides)
         out = [slot for slot in have.slots if slot.address in due]
-        by_hand = [slot.name for slot in out if slot.is_by_hand]
+        overridden = [slot.name for slot in out if slot.is_overridden]
         by_agent = [slot.name for slot in out if slot.is_led_by_agent and slot.weight > 0]
-        if by_hand:
+        if overridden:
             lines.append(
-                f"backend {name} has no server that can serve: {', '.join(by_hand[:5])} in maint or drain by hand; "
-                f"if nobody meant that, `hapsync release {name}/{by_hand[0]}` and so on hands them to hapsync"
+                f"backend {name} has no server that can serve: {', '.join(overridden[:5])} in maint or drain by an "
+                f"operator; if nobody meant that, `hapsync release {name}/{overridden[0]}` and so on hands them "
+                "to hapsync"
             )
         elif by_agent:
             lines.append(

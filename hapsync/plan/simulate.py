@@ -8,6 +8,7 @@ import attrs
 from hapsync.model.changes import (
     Add,
     Change,
+    ClearOverride,
     Create,
     Delete,
     Disable,
@@ -17,12 +18,11 @@ from hapsync.model.changes import (
     Remove,
     Reweigh,
     SetAgent,
-    SetAside,
-    TakeBack,
+    SetOverride,
 )
 from hapsync.model.server import NO_LOAD, PLACEHOLDER, AdminState, Backend, Observed, Server, server_order
 from hapsync.plan.desired import Desired, DesiredBackend
-from hapsync.plan.diff import holders_of
+from hapsync.plan.diff import assigned_slots, override_changes
 
 
 def after(observed: Observed, changes: Iterable[Change]) -> Observed:
@@ -64,9 +64,9 @@ def _changed(slot: Server, change: Change) -> Server:
             return attrs.evolve(slot, admin=AdminState.DRAIN, weight=0, is_up=True)
         case Disable() | Remove():
             return attrs.evolve(slot, admin=AdminState.MAINT, weight=0, is_up=False)
-        case SetAside(admin=admin, weight=weight):
+        case SetOverride(admin=admin, weight=weight):
             return attrs.evolve(slot, admin=admin, weight=weight, is_up=admin is not AdminState.MAINT)
-        case TakeBack():
+        case ClearOverride():
             return attrs.evolve(slot, weight=0)
         case EndSessions():
             return slot.with_load(attrs.evolve(slot.load, sessions=0) if slot.load is not None else None)
@@ -117,13 +117,15 @@ def grow(observed: Observed, desired: Desired, short: Iterable[str]) -> Observed
         slots = tuple(slot for slot in have.slots if not slot.is_dynamic)
         count = max(want.slots, len(slots))
         if name in doubled:
-            holders, others = holders_of(want.by_address, have.slots)
-            on_slots = {address for address, holder in holders.items() if not holder.is_dynamic}
+            assigned, others = assigned_slots(want.by_address, have.slots)
+            on_slots = {address for address, holder in assigned.items() if not holder.is_dynamic}
             wanted = {
-                server.address for server in want.servers if server.needs_slot and server.address not in holders
+                server.address for server in want.servers if server.needs_slot and server.address not in assigned
             }
             need = len(wanted | on_slots)
-            occupied = sum(slot.is_slot and not slot.is_idle for slot in others)
+            # An idle slot that still has the address of a server that operators override is no free one.
+            overridden = {one.server for one in override_changes(have, desired.overrides.get(name, {}))}
+            occupied = sum(slot.is_slot and (not slot.is_idle or slot.name in overridden) for slot in others)
             count = max(want.slots, 2 * len(slots), math.ceil(1.5 * need), need + occupied)
         return attrs.evolve(have, slots=(*_filled_up(slots, count), *dynamic), exists=True)
 

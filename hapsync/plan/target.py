@@ -8,15 +8,15 @@ from collections.abc import Collection, Iterable, Sequence
 
 import attrs
 
-from hapsync.model.changes import Add, Change, Create, Entry, Held, takes_out
+from hapsync.model.changes import Add, Change, Create, Deferred, Entry, takes_out
 from hapsync.model.server import PLACEHOLDER, Address, AdminState, Backend, Observed
 from hapsync.plan.desired import Desired
-from hapsync.plan.diff import diff, holders_of
+from hapsync.plan.diff import assigned_slots, diff
 from hapsync.plan.simulate import after, as_new_worker, grow
 
 
-def picture_now(
-    desired: Desired, observed: Observed, held: Collection[Held] = (), *, lets_in: bool = True
+def target_now(
+    desired: Desired, observed: Observed, deferred: Collection[Deferred] = (), *, lets_in: bool = True
 ) -> Observed:
     """Return what a HAProxy started now should be: `observed` as a new worker, with all due changes made but `held`.
 
@@ -25,12 +25,12 @@ def picture_now(
     checked first, or whose slot has to forget its last instance's clients, are left out, for a pass to let them in,
     and what they replace stays until then. Of these are servers that are down now: a new worker would send to them.
     """
-    picture = as_new_worker(observed if lets_in else _without_down(desired, observed))
-    stays = Staying.of(held)
+    target = as_new_worker(observed if lets_in else _without_down(desired, observed))
+    stays = Staying.of(deferred)
     for _ in ("the free slots", "those that the removals freed"):
-        due = [change for change in diff(desired, picture).changes if not stays.forbids(change)]
-        picture = after(picture, due if lets_in else _without_live(due, picture))
-    return _tidy(picture, desired)
+        due = [change for change in diff(desired, target).changes if not stays.forbids(change)]
+        target = after(target, due if lets_in else _without_live(due, target))
+    return _tidy(target, desired)
 
 
 def _without_down(desired: Desired, observed: Observed) -> Observed:
@@ -49,13 +49,13 @@ def _without_down(desired: Desired, observed: Observed) -> Observed:
     return Observed({name: without(backend) for name, backend in observed.backends.items()})
 
 
-def _without_live(due: Sequence[Change], picture: Observed) -> Sequence[Change]:
+def _without_live(due: Sequence[Change], target: Observed) -> Sequence[Change]:
     """Return `due` without what only a pass can do, and without the removals that wait for it."""
     forgetting = {
         name
-        for name, backend in picture.backends.items()
+        for name, backend in target.backends.items()
         # While nothing serves, whoever may is let in at once.
-        if backend.means.tables and any(slot.serves for slot in backend.slots)
+        if backend.scaling.tables and any(slot.serves for slot in backend.slots)
     }
     live = [
         change
@@ -67,11 +67,16 @@ def _without_live(due: Sequence[Change], picture: Observed) -> Sequence[Change]:
     return [change for change in due if change not in live and not (takes_out(change) and change.backend in waiting)]
 
 
-def picture_grown(
-    desired: Desired, observed: Observed, short: Iterable[str], held: Collection[Held] = (), *, lets_in: bool = True
+def target_grown(
+    desired: Desired,
+    observed: Observed,
+    short: Iterable[str],
+    deferred: Collection[Deferred] = (),
+    *,
+    lets_in: bool = True,
 ) -> Observed:
     """Return the picture with slots for everything; `short` names the backends that need more of them."""
-    return picture_now(desired, as_new_worker(grow(observed, desired, short)), held, lets_in=lets_in)
+    return target_now(desired, as_new_worker(grow(observed, desired, short)), deferred, lets_in=lets_in)
 
 
 @attrs.frozen
@@ -82,10 +87,10 @@ class Staying:
     addresses: frozenset[tuple[str, Address]]
 
     @classmethod
-    def of(cls, held: Collection[Held]) -> "Staying":
+    def of(cls, deferred: Collection[Deferred]) -> "Staying":
         """Return what `held` forbids."""
-        entries = [one.change for one in held if isinstance(one.change, Entry)]
-        others = [one.change for one in held if not isinstance(one.change, Add | Create)]
+        entries = [one.change for one in deferred if isinstance(one.change, Entry)]
+        others = [one.change for one in deferred if not isinstance(one.change, Add | Create)]
         return cls(
             frozenset((change.backend, change.server) for change in others),
             frozenset((change.backend, change.address) for change in entries),
@@ -108,11 +113,11 @@ def _tidy(observed: Observed, desired: Desired) -> Observed:
         if want is None:
             return backend
         # The same choice as the next diff makes: what is held for an address is held on this slot.
-        holders, _ = holders_of(want.by_address, backend.slots)
-        holding = {slot.name for slot in holders.values()}
+        assigned, _ = assigned_slots(want.by_address, backend.slots)
+        holding = {slot.name for slot in assigned.values()}
         slots = []
         for slot in backend.slots:
-            is_free = slot.admin is AdminState.MAINT and not slot.is_by_hand
+            is_free = slot.admin is AdminState.MAINT and not slot.is_overridden
             if not is_free or slot.name in holding:
                 slots.append(slot)
             elif not slot.is_dynamic:

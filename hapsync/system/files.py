@@ -221,7 +221,7 @@ def _lock_file(path: str, owner: str) -> int:
             _take_lock(descriptor)
         except BlockingIOError:
             holder = os.read(descriptor, 200).decode("utf-8", "replace").strip() or "another hapsync"
-            raise LockHeld(f"{holder} holds {path}; it keeps HAProxy in step already") from None
+            raise LockHeld(f"{holder} holds {path}; it keeps HAProxy in sync already") from None
         with contextlib.suppress(OSError):  # a full disk: the lock holds all the same
             os.pwrite(descriptor, owner.encode(), 0)
             os.ftruncate(descriptor, len(owner.encode()))
@@ -237,7 +237,7 @@ def _take_name(path: str, trusted: Iterable[str]) -> socket.socket | None:
     except OSError:
         return None  # the file alone has to do
     if name is None and (holder := _holder(path, trusted)) is not None:
-        raise LockHeld(f"{holder} holds {path}, whose file was removed; it keeps HAProxy in step already")
+        raise LockHeld(f"{holder} holds {path}, whose file was removed; it keeps HAProxy in sync already")
     return name
 
 

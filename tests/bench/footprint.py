@@ -1,6 +1,6 @@
 """Memory and idle CPU of a `hapsync agent` that watches 100 services of 50 instances.
 
-Memory is taken when all is in step, and again after some churn and a rest; processor time over that rest, in which
+Memory is taken when all is in sync, and again after some churn and a rest; processor time over that rest, in which
 every blocking query ends once and the agent reads all of HAProxy several times. The floor is a program that holds
 the same 100 blocking queries, and the raw answer to each, and does nothing with them.
 """
@@ -34,7 +34,7 @@ def run(rng: random.Random) -> None:
             rig.wait_for(filled(rig, LARGE_INSTANCES), agent)
             wait_until(lambda: _threads(holder) == LARGE_BACKENDS + 1, 20, "the floor's threads", process=holder)
             time.sleep(8)  # the file is written within five seconds
-            table.print_against("memory when in step", _rss_mb(agent), _rss_mb(holder), unit="MB", aim=60)
+            table.print_against("memory when in sync", _rss_mb(agent), _rss_mb(holder), unit="MB", aim=60)
             _churn(rig, rng)
             rig.wait_for(filled(rig, LARGE_INSTANCES), agent)
             time.sleep(8)

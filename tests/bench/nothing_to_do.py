@@ -21,7 +21,7 @@ ROUNDS = 100
 
 def run(rng: random.Random) -> None:
     del rng
-    table.title(f"a pass with nothing to do: {LARGE_BACKENDS} backends of {LARGE_INSTANCES} servers, all in step")
+    table.title(f"a pass with nothing to do: {LARGE_BACKENDS} backends of {LARGE_INSTANCES} servers, all in sync")
     ours: list[float] = []
     floor: list[float] = []
     with open_large_rig() as rig:

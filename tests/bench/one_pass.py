@@ -16,8 +16,8 @@ def main() -> None:
     read = time.monotonic()
     applied = apply_once(settings, catalog)
     end = time.monotonic()
-    if errors or not applied.in_step:
-        sys.exit(f"not in step: {errors} {applied.lines[:5]}")
+    if errors or not applied.in_sync:
+        sys.exit(f"not in sync: {errors} {applied.lines[:5]}")
     print(json.dumps({"catalog": read - begin, "HAProxy and its file": end - read}))
 
 

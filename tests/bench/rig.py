@@ -164,11 +164,11 @@ def _check(node: str, check_id: str, name: str, *, service_id: str) -> dict[str,
 
 
 def _write_template(folder: Path, followed: Sequence[str], beside: Sequence[str], slots: int) -> None:
-    by_hand = "".join(f"    server srv{number} 127.0.0.1:1 disabled\n" for number in range(1, slots + 1))
+    overridden = "".join(f"    server srv{number} 127.0.0.1:1 disabled\n" for number in range(1, slots + 1))
     sections = "\n".join(
         (
             *(f'backend {name}\n{{{{ servers("{name}") }}}}\n' for name in followed),
-            *(f"backend {name}\n{by_hand}" for name in beside),
+            *(f"backend {name}\n{overridden}" for name in beside),
         )
     )
     text = f"""\

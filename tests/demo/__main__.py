@@ -44,7 +44,7 @@ def _run(screen: Screen, *, keep: bool, logs: Path | None) -> int:
     screen.line("demo", "starts Consul, HAProxy, servers and the agent on loopback")
     with (
         # Within a minute the story takes out and lets flap what no operator would.
-        Stage({BACKEND: 8}, backend_options="max_loss_fraction = 1.0\nhold_down_seconds = 0") as stage,
+        Stage({BACKEND: 8}, backend_options="max_loss_fraction = 1.0\ndamping_seconds = 0") as stage,
         _logs_kept(stage, logs),
         Fleet(stage, BACKEND) as fleet,
         WorkerWatch(stage.haproxy) as workers,

@@ -86,4 +86,4 @@ def wait_serves(stage: Stage, fleet: Fleet, seconds: float = 15) -> None:
 
 def wait_in_step(stage: Stage) -> None:
     """Wait until HAProxy and its file are as Consul and the settings say."""
-    wait_until(lambda: stage.status()["agent"]["in_step"], 15, "the agent to be in step, its file too")
+    wait_until(lambda: stage.status()["agent"]["in_sync"], 15, "the agent to be in sync, its file too")

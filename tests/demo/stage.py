@@ -23,7 +23,7 @@ from tests.harness.tools import ROOT, haproxy_path
 SHIPPED = ROOT / "haproxy"
 HAPSYNC = Path(sys.executable).with_name("hapsync")
 SERVER_OPTIONS = "check inter 2s"
-NO_GUARD = "max_loss_fraction = 1.0\nmin_ready = 0\nhold_down_seconds = 0"
+NO_GUARD = "max_loss_fraction = 1.0\nmin_ready = 0\ndamping_seconds = 0"
 """For a stage whose story takes out more at once than the guard lets go."""
 
 

@@ -25,7 +25,7 @@ SMALLEST, LARGEST = 3, 6  # instances while they change at random: a slot or two
 LOOK_SECONDS = 1.6  # for a person to read what happened
 CHURN_SECONDS = 10.0
 CHURN_PERIOD_SECONDS = 0.23  # inside the agent's budget of five readings a second for a service
-KEEP_PERIOD_SECONDS = 4.0  # time enough for the file to follow, so that a visitor mostly sees it in step
+KEEP_PERIOD_SECONDS = 4.0  # time enough for the file to follow, so that a visitor mostly sees it in sync
 INSTANCES = 12
 
 
@@ -213,15 +213,15 @@ class Story:
             replaced_too_early=self._replaced_too_early,
             latencies_ms=self._latencies_ms,
             differences=self._stage.differences(BACKEND),
-            out_of_step="" if status["verdict"] == "in_step" else json.dumps(status["reasons"]),
+            out_of_sync="" if status["verdict"] == "in_sync" else json.dumps(status["reasons"]),
         )
 
     def _status_in_step(self) -> Mapping[str, Any]:
-        """The last status, in step unless that takes too long: the file follows after a second of quiet."""
+        """The last status, in sync unless that takes too long: the file follows after a second of quiet."""
         deadline = time.monotonic() + 15
         while True:
             status = self._stage.status()
-            if status["verdict"] == "in_step" or time.monotonic() > deadline:
+            if status["verdict"] == "in_sync" or time.monotonic() > deadline:
                 return status
             time.sleep(0.3)
 

@@ -20,7 +20,7 @@ class Summary:
     replaced_too_early: bool
     latencies_ms: Sequence[float]
     differences: Sequence[str]
-    out_of_step: str
+    out_of_sync: str
 
     def lines(self) -> list[str]:
         """The table."""
@@ -49,8 +49,8 @@ class Summary:
         if self.replaced_too_early:
             found.append("the worker was replaced before the slots ran out")
         found += [f"HAProxy differs from Consul: {difference}" for difference in self.differences]
-        if self.out_of_step:
-            found.append(f"hapsync status does not say in step: {self.out_of_step}")
+        if self.out_of_sync:
+            found.append(f"hapsync status does not say in sync: {self.out_of_sync}")
         return found
 
 

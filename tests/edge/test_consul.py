@@ -18,7 +18,7 @@ import pytest
 
 from hapsync.config.schema import ConsulConfig
 from hapsync.consul import read as reader
-from hapsync.consul.client import Agent, Endpoints, bytes_for, endpoint, read_token
+from hapsync.consul.client import ConsulClient, Endpoints, bytes_for, endpoint, read_token
 from hapsync.consul.health import parse_reading
 from hapsync.consul.read_once import read_catalog
 from hapsync.consul.watch import Watches
@@ -34,8 +34,8 @@ from tests.harness.tools import consul_path, unused_consul_ports
 
 
 @contextmanager
-def agent_of(config: ConsulConfig) -> Iterator[Agent]:
-    agent = Agent(config, endpoint(config), read_token(config))
+def agent_of(config: ConsulConfig) -> Iterator[ConsulClient]:
+    agent = ConsulClient(config, endpoint(config), read_token(config))
     try:
         yield agent
     finally:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from hapsync.config.schema import ConsulConfig
-from hapsync.consul.client import Agent, Answer
+from hapsync.consul.client import Answer, ConsulClient
 from hapsync.consul.rate_limit import ALL_PER_SECOND, LAST_IN_WINDOW, Budget
 from hapsync.consul.watch import Watches
 from tests.harness.consul import Consul
@@ -89,14 +89,14 @@ def test_a_hundred_services_without_instances_hold_up_none_of_those_that_have_so
     asked_at: dict[str, int] = {}
     reads: list[str] = []
     behind: list[int] = []
-    opened, read = Agent.open, Agent.read_health
+    opened, read = ConsulClient.open, ConsulClient.read_health
 
-    def open_(agent: Agent, timeout_seconds: float | None = None) -> None:
+    def open_(agent: ConsulClient, timeout_seconds: float | None = None) -> None:
         opened(agent, timeout_seconds)
         with lock:
             asked_at[threading.current_thread().name] = len(reads)
 
-    def read_health(agent: Agent, service: str, **arguments: object) -> Answer:
+    def read_health(agent: ConsulClient, service: str, **arguments: object) -> Answer:
         with lock:
             if service in full:
                 behind.append(len(reads) - asked_at[threading.current_thread().name])
@@ -110,8 +110,8 @@ def test_a_hundred_services_without_instances_hold_up_none_of_those_that_have_so
         watches.follow([*empty, *full])
         try:
             wait_until(lambda: len(watches.catalog().readings) == 105, 30, "all of them")
-            monkeypatch.setattr(Agent, "open", open_)
-            monkeypatch.setattr(Agent, "read_health", read_health)
+            monkeypatch.setattr(ConsulClient, "open", open_)
+            monkeypatch.setattr(ConsulClient, "read_health", read_health)
             for number in range(2, 22):
                 service = full[number % len(full)]
                 consul.put(f"other{number}", "o1", node="n1", address="10.0.0.1", port=1)

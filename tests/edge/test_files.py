@@ -159,8 +159,8 @@ def test_a_command_that_holds_a_lock_is_waited_for_and_an_agent_is_not(tmp_path:
     path = str(tmp_path / "lock")
     with lock(path, "hapsync agent, pid 42,"), pytest.raises(LockHeld), lock(path, "another"):
         pass
-    held = HeldLock(path, "hapsync release, pid 42,", ())
-    threading.Timer(0.5, held.close).start()
+    deferred = HeldLock(path, "hapsync release, pid 42,", ())
+    threading.Timer(0.5, deferred.close).start()
 
     with lock(path, "hapsync agent, pid 43,"):
         assert lock_owner(path) == "hapsync agent, pid 43,"

@@ -142,7 +142,7 @@ def test_a_lock_whose_file_and_folder_are_removed_is_still_held_and_told(work: P
     folder = work / "state"
     folder.mkdir()
     path = str(folder / "lock")
-    with lock(path, OWNER) as held:
+    with lock(path, OWNER) as deferred:
         shutil.rmtree(folder)
         assert lock_owner(path) == f"hapsync, pid {os.getpid()},"
         folder.mkdir()
@@ -150,9 +150,9 @@ def test_a_lock_whose_file_and_folder_are_removed_is_still_held_and_told(work: P
             pass
 
         Path(path).unlink()
-        assert held.keep()
+        assert deferred.keep()
         assert lock_owner(path) == OWNER
-        assert not held.keep()
+        assert not deferred.keep()
     assert lock_owner(path) is None
     with lock(path, "the next"):
         assert lock_owner(path) == "the next"
@@ -160,11 +160,11 @@ def test_a_lock_whose_file_and_folder_are_removed_is_still_held_and_told(work: P
 
 def test_many_may_ask_who_holds_a_lock(work: Path) -> None:
     path = str(work / "lock")
-    with lock(path, OWNER) as held:
+    with lock(path, OWNER) as deferred:
         Path(path).unlink()
         asked = {lock_owner(path) for _ in range(2 * lock_name._QUEUE)}
         assert asked == {f"hapsync, pid {os.getpid()},", "hapsync"}
-        held.keep()
+        deferred.keep()
         Path(path).unlink()
         assert lock_owner(path) == f"hapsync, pid {os.getpid()},"
 
@@ -207,12 +207,12 @@ def test_a_stranger_who_takes_the_name_of_a_lock_keeps_nobody_out(work: Path) ->
 
 def test_what_took_the_lock_file_of_a_running_agent_is_an_error_that_says_so(work: Path) -> None:
     path = work / "lock"
-    with lock(str(path), OWNER) as held:
+    with lock(str(path), OWNER) as deferred:
         path.unlink()
         path.touch()
         with open(path, "r+") as other:  # noqa: PTH123
             fcntl.flock(other, fcntl.LOCK_EX)
             with pytest.raises(LockHeld):
-                held.keep()
-        assert held.keep()
+                deferred.keep()
+        assert deferred.keep()
         assert lock_owner(str(path)) == OWNER

@@ -20,13 +20,13 @@ import pytest
 
 from hapsync.api import client as ask, server as edge
 from hapsync.api.client import MAX_WHO, SOCKET_FILE, ask_agent, person
-from hapsync.api.messages import MAX_REQUEST_BYTES, Apply, FreezeAll, HoldServer, Reply, Thaw
+from hapsync.api.messages import MAX_REQUEST_BYTES, Apply, FreezeAll, OverrideServer, Reply, Thaw
 from hapsync.api.server import MAX_CLIENTS, Pending, Requests
 from hapsync.errors import AgentError, ConfigError
 from hapsync.model.server import AdminState
 from tests.harness.processes import wait_until
 
-HOLD = HoldServer("web", "srv1", AdminState.DRAIN, 60, "kernel é")
+HOLD = OverrideServer("web", "srv1", AdminState.DRAIN, 60, "kernel é")
 ASK = """\
 import os, sys
 from hapsync.api.client import ask_agent
@@ -107,7 +107,7 @@ def works(agent: Agent) -> bool:
     "request_", [Apply(force=True), HOLD, FreezeAll(), Thaw()], ids=lambda one: type(one).__name__
 )
 def test_a_request_reaches_the_worker_and_its_answer_the_person(
-    agent: Agent, request_: Apply | HoldServer | FreezeAll | Thaw, monkeypatch: pytest.MonkeyPatch
+    agent: Agent, request_: Apply | OverrideServer | FreezeAll | Thaw, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("SUDO_USER", raising=False)
     agent.keep_all()
@@ -475,11 +475,11 @@ def test_more_clients_than_are_served_at_once_are_told_to_come_again(agent: Agen
         waiting = [stack.enter_context(agent.connect()) for _ in range(MAX_CLIENTS)]
         for client in waiting:
             client.sendall(b'{"ask": "thaw"}\n')
-        held = [agent.kept.get(timeout=10) for _ in waiting]
+        deferred = [agent.kept.get(timeout=10) for _ in waiting]
         assert agent.say(b'{"ask": "thaw"}\n') == Reply.cannot_tell(
             f"the agent serves {MAX_CLIENTS} commands already; try again in a moment"
         )
-        for number, pending in enumerate(held):
+        for number, pending in enumerate(deferred):
             pending.respond(Reply.done(str(number)))
         assert sorted(heard(client).lines[0] for client in waiting) == sorted(map(str, range(MAX_CLIENTS)))
     assert works(agent)

@@ -8,7 +8,7 @@ import pytest
 from hapsync.config.schema import Config, ConsulConfig, parse_config
 from hapsync.consul.acl_check import read_missing
 from hapsync.consul.acl_policy import Right, needed_rights, policy
-from hapsync.consul.client import Agent, endpoint
+from hapsync.consul.client import ConsulClient, endpoint
 from hapsync.errors import CatalogError
 from tests.demo.stage import HAPSYNC
 from tests.harness.consul import AclConsul, Consul, acl_consul
@@ -57,7 +57,7 @@ def check(config: Path, token: str) -> str:
 
 def missing(consul: Consul, token: str, config: Config) -> tuple[Right, ...] | None:
     wanted = ConsulConfig(address=consul.url, token=token)
-    agent = Agent(wanted, endpoint(wanted), token)
+    agent = ConsulClient(wanted, endpoint(wanted), token)
     try:
         return read_missing(agent, needed_rights(config))
     finally:

@@ -13,7 +13,7 @@ from hapsync.errors import RuntimeAPIError
 from hapsync.haproxy.commands import SHOW_INFO, SHOW_STAT_SERVERS, Command
 from hapsync.haproxy.show import parse_info
 from hapsync.haproxy.socket import open_session
-from hapsync.model.server import NO_LOAD, Address, AdminState, Proof
+from hapsync.model.server import NO_LOAD, Address, AdminState, FirstCheck
 from tests.edge.fake_haproxy import STATE, Send, byte_by_byte, fake_haproxy, reply_to, whole
 from tests.harness.haproxy import HAProxy, minimal_config
 from tests.harness.ports import free_port
@@ -162,10 +162,10 @@ def test_a_frontend_of_the_same_name_does_not_hide_a_backends_loads(work: Path) 
     config.write_text(text + f"\nfrontend app\n    bind 127.0.0.1:{free_port()}\n    default_backend app\n")
     with HAProxy(config, work), open_session(str(work / "admin.sock"), 5) as session:
         observed = session.read_servers(("app",))
-        loads, proofs, _ = session.read_stats(list(observed.backends.values()))
+        loads, first_checks, _ = session.read_stats(list(observed.backends.values()))
 
     assert loads == {("app", "srv1"): NO_LOAD}
-    assert proofs == {("app", "srv1"): Proof.PASSED}
+    assert first_checks == {("app", "srv1"): FirstCheck.PASSED}
 
 
 QUOTED = '# pxname,svname,last_chk,type,\napp,srv1,"bad""\n> \n\n> 1\n# be_id\n> ",2,\n\n'

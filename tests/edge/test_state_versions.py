@@ -41,7 +41,7 @@ def test_a_snapshot_of_another_version_is_kept_aside_and_not_used(
 
 
 def test_a_running_agent_whose_report_is_of_another_version_is_named(config: Config, work: Path) -> None:
-    report = report_to_json(Report(pid=42, started_at=1.0, written_at=2.0, hapsync_version="9", in_step=True))
+    report = report_to_json(Report(pid=42, started_at=1.0, written_at=2.0, hapsync_version="9", in_sync=True))
     (work / "run" / "status.json").write_text(json.dumps({**json.loads(report), "version": 9}))
     problems: list[str] = []
 

@@ -12,7 +12,7 @@ import pytest
 
 from hapsync.config.schema import ConsulConfig
 from hapsync.consul import network_errors
-from hapsync.consul.client import Agent, endpoint
+from hapsync.consul.client import ConsulClient, endpoint
 from hapsync.consul.connection import Endpoint
 from hapsync.errors import CatalogError
 from tests.harness.ports import free_ports
@@ -42,7 +42,7 @@ def started(folder: Path, name: str) -> Process:
 
 
 def leader(config: ConsulConfig) -> str:
-    agent = Agent(config, endpoint(config), "")
+    agent = ConsulClient(config, endpoint(config), "")
     try:
         return agent.read_leader()
     finally:
@@ -159,7 +159,7 @@ def test_an_agent_with_auto_encrypt_is_trusted_after_doing_what_the_error_says(s
     config = attrs.evolve(stage.server, address=f"https://localhost:{stage.encrypted}", cert_file=None, key_file=None)
     wait_until(lambda: "/v1/connect/ca/roots?pem=1" in said(config), 30, "the agent to have its certificate")
 
-    server = Agent(stage.server, endpoint(stage.server), "")
+    server = ConsulClient(stage.server, endpoint(stage.server), "")
     try:
         answer = server.http.get(lambda given: given, "/v1/connect/ca/roots", [("pem", "1")])
     finally:

@@ -5,21 +5,21 @@ import time
 import pytest
 
 from hapsync.config.schema import ConsulConfig
-from hapsync.consul.client import Agent, endpoint
-from hapsync.consul.permit import LONGEST, SPREAD, Patience, Turn
+from hapsync.consul.client import ConsulClient, endpoint
+from hapsync.consul.permit import LONGEST, SPREAD, PermitRequest, Waiting
 from hapsync.consul.semaphore import key_of
 from tests.harness.consul import Consul
 from tests.harness.ports import free_port
 from tests.harness.processes import wait_until
 
 
-def turn(url: str, group: str, *, name: str = "lb1", patience_seconds: float = 30) -> Turn:
-    made = Turn(
+def turn(url: str, group: str, *, name: str = "lb1", acquire_timeout_seconds: float = 30) -> PermitRequest:
+    made = PermitRequest(
         ConsulConfig(address=url, timeout_seconds=5),
         group,
         1,
         value=name,
-        patience_seconds=patience_seconds,
+        acquire_timeout_seconds=acquire_timeout_seconds,
         when_come=lambda: None,
     )
     made.start()
@@ -44,7 +44,7 @@ def test_three_balancers_never_reload_two_at_once(shared_consul: Consul) -> None
 
 def test_turns_follow_each_other_for_longer_than_patience_and_all_get_one(shared_consul: Consul) -> None:
     """Each reload takes a second; what one waits for the five before it is longer than its patience ever is."""
-    waiting = [turn(shared_consul.url, "six", name=f"lb{number}", patience_seconds=3) for number in range(6)]
+    waiting = [turn(shared_consul.url, "six", name=f"lb{number}", acquire_timeout_seconds=3) for number in range(6)]
     while waiting:
         wait_until(lambda: any(one.is_come.is_set() for one in waiting), 60, "a turn")
         come = [one for one in waiting if one.is_come.is_set()]
@@ -58,33 +58,33 @@ def test_turns_follow_each_other_for_longer_than_patience_and_all_get_one(shared
 def test_patience_begins_anew_while_turns_move_on_but_not_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 1000.0
     monkeypatch.setattr(time, "monotonic", lambda: now)
-    patience = Patience(60)
-    assert 60 <= patience.left_seconds <= 60 * (1 + SPREAD)
-    patience.held_by(frozenset({"a"}))
+    acquire_timeout = Waiting(60)
+    assert 60 <= acquire_timeout.left_seconds <= 60 * (1 + SPREAD)
+    acquire_timeout.held_by(frozenset({"a"}))
     now += 50
-    left = patience.left_seconds
-    patience.held_by(frozenset({"a"}))
-    patience.held_by(frozenset())
-    patience.held_by(frozenset({"a"}))
-    assert patience.left_seconds == left  # the same holder: nothing moves
+    left = acquire_timeout.left_seconds
+    acquire_timeout.held_by(frozenset({"a"}))
+    acquire_timeout.held_by(frozenset())
+    acquire_timeout.held_by(frozenset({"a"}))
+    assert acquire_timeout.left_seconds == left  # the same holder: nothing moves
 
-    patience.held_by(frozenset({"b"}))
-    assert patience.left_seconds >= 60
+    acquire_timeout.held_by(frozenset({"b"}))
+    assert acquire_timeout.left_seconds >= 60
     for number in range(100):
         now += 30
-        patience.held_by(frozenset({str(number)}))
-    assert patience.is_over
+        acquire_timeout.held_by(frozenset({str(number)}))
+    assert acquire_timeout.is_over
     assert LONGEST * 60 < 100 * 30
 
 
 def test_who_waits_for_the_same_slot_does_not_give_up_at_the_same_moment() -> None:
-    assert len({round(Patience(60).left_seconds) for _ in range(100)}) > 10
+    assert len({round(Waiting(60).left_seconds) for _ in range(100)}) > 10
 
 
 def test_who_waits_says_for_whom_and_goes_on_when_patience_ends(shared_consul: Consul) -> None:
     first = turn(shared_consul.url, "patience", name="lb1")
     assert first.is_come.wait(10)
-    second = turn(shared_consul.url, "patience", name="lb2", patience_seconds=1)
+    second = turn(shared_consul.url, "patience", name="lb2", acquire_timeout_seconds=1)
 
     assert second.is_come.wait(10)
     assert second.waits_for == "a reload slot of group patience held by lb1"
@@ -92,7 +92,7 @@ def test_who_waits_says_for_whom_and_goes_on_when_patience_ends(shared_consul: C
 
 
 def test_without_consul_a_reload_is_made_when_patience_ends() -> None:
-    alone = turn(f"http://127.0.0.1:{free_port()}", "away", patience_seconds=0.5)
+    alone = turn(f"http://127.0.0.1:{free_port()}", "away", acquire_timeout_seconds=0.5)
 
     assert alone.is_come.wait(10)
     assert "refuses the connection" in alone.waits_for
@@ -100,11 +100,11 @@ def test_without_consul_a_reload_is_made_when_patience_ends() -> None:
 
 
 def test_a_turn_that_was_lost_says_so(shared_consul: Consul) -> None:
-    held = turn(shared_consul.url, "lost")
-    assert held.is_come.wait(10)
+    permit = turn(shared_consul.url, "lost")
+    assert permit.is_come.wait(10)
     config = ConsulConfig(address=shared_consul.url)
-    agent = Agent(config, endpoint(config), "")
+    agent = ConsulClient(config, endpoint(config), "")
     agent.kv.delete(key_of("lost", 0))
     agent.close()
 
-    wait_until(lambda: held.is_lost, 10, "the loss to be noticed")
+    wait_until(lambda: permit.is_lost, 10, "the loss to be noticed")

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from hapsync.agent import agent as loop, config_file as paper, guard_state as safety, reconcile as one_pass
+from hapsync.agent import agent as loop, config_file as paper, guard_state, reconcile as one_pass
 from hapsync.cli import main as hapsync_main
 from hapsync.haproxy import commands as runtime
 from hapsync.haproxy.commands import Command
@@ -29,7 +29,7 @@ def without_guard() -> None:
 
 def without_hands() -> None:
     """What a person set aside is taken for hapsync's own."""
-    model.Server.is_by_hand = property(lambda _self: False)  # type: ignore[method-assign,assignment]
+    model.Server.is_overridden = property(lambda _self: False)  # type: ignore[method-assign,assignment]
 
 
 def without_idleness() -> None:
@@ -39,12 +39,12 @@ def without_idleness() -> None:
 
 def without_freeze() -> None:
     """A freeze is noted, and nothing else."""
-    safety.is_frozen = lambda *_: False  # type: ignore[attr-defined]
+    guard_state.is_frozen = lambda *_: False  # type: ignore[attr-defined]
 
 
 def without_halt() -> None:
     """A freeze stops the passes, but no reload."""
-    loop.Worker._look_whether_stopped = lambda self: None  # type: ignore[method-assign]  # noqa: ARG005
+    loop.Agent._look_whether_stopped = lambda self: None  # type: ignore[method-assign]  # noqa: ARG005
 
 
 def without_aim() -> None:

@@ -1,4 +1,4 @@
-"""A load balancer that hapsync keeps in step, under load and watched from outside while something goes wrong.
+"""A load balancer that hapsync keeps in sync, under load and watched from outside while something goes wrong.
 
 `scene` has it all running. `Believer` is the same load balancer under the same load, with the naive follower in
 hapsync's place.
@@ -124,17 +124,17 @@ class Scene:
         except TimeoutError as error:
             raise TimeoutError(f"{error}: {self.backend()['doubt']} is not {doubt}") from error
 
-    def held(self) -> set[str]:
+    def deferred(self) -> set[str]:
         """Why `hapsync status` says that changes are held."""
         return {one["reason"] for one in self.stage.status()["held"]}
 
     def wait_for_held(self, *reasons: str, seconds: float = 15) -> None:
         """Wait until changes are held for exactly these reasons."""
         try:
-            wait_until(lambda: self.held() == set(reasons), seconds, "what is held", interval_seconds=0.2)
+            wait_until(lambda: self.deferred() == set(reasons), seconds, "what is held", interval_seconds=0.2)
         except TimeoutError as error:
             last = "\n".join(self.log.splitlines()[-20:])
-            raise TimeoutError(f"{error}: {self.held()} is not {reasons}; the agent's log:\n{last}") from error
+            raise TimeoutError(f"{error}: {self.deferred()} is not {reasons}; the agent's log:\n{last}") from error
 
     @contextmanager
     def unchanged(self) -> Iterator[None]:

@@ -28,7 +28,7 @@ BACKENDS = {"web": 5, "api": 3}
 """And their slots at first: few, so that some growths need a reload."""
 LAWS = Laws(window_seconds=4.0, max_loss_fraction=0.5, min_ready=1, backends=tuple(BACKENDS))
 LARGEST = 9
-_BACKEND = "guard_window_seconds = 4\nmax_loss_fraction = 0.5\nmin_ready = 1\nhold_down_seconds = 1"
+_BACKEND = "guard_window_seconds = 4\nmax_loss_fraction = 0.5\nmin_ready = 1\ndamping_seconds = 1"
 _CONVERGE_SECONDS = 12.0
 
 
@@ -104,7 +104,7 @@ class World:
             self.start_agent()
         self.thaw()
         self._look_at_holds()
-        for backend, address in {*self.watcher.by_hand, *self.watcher.held}:
+        for backend, address in {*self.watcher.overridden, *self.watcher.deferred}:
             self.release(backend, address)
         self.check()
         self._converge()
@@ -117,13 +117,13 @@ class World:
         for service in BACKENDS:
             if not self._becomes_equal(service, _CONVERGE_SECONDS):
                 raise self._violation(f"{service} did not converge: {self.stage.differences(service)}")
-        by_hand = [key for key, slot in self.watcher.last.slots.items() if slot.is_by_hand]
-        if by_hand:
-            raise self._violation(f"set aside, and nobody did it: {by_hand}")
+        overridden = [key for key, slot in self.watcher.last.slots.items() if slot.is_overridden]
+        if overridden:
+            raise self._violation(f"set aside, and nobody did it: {overridden}")
         try:
             wait_until(lambda: self.stage.hapsync("status").returncode == 0, 10, "status", interval_seconds=0.3)
         except TimeoutError as error:
-            raise self._violation(f"not in step: {self.stage.hapsync('status').stdout}") from error
+            raise self._violation(f"not in sync: {self.stage.hapsync('status').stdout}") from error
 
     def _becomes_equal(self, service: str, seconds: float) -> bool:
         try:
@@ -137,12 +137,14 @@ class World:
 
         def is_held() -> bool:
             slots = self.watcher.last.slots.items()
-            return not any(slot.serves and (where, slot.address) in self.watcher.held for (where, _), slot in slots)
+            return not any(
+                slot.serves and (where, slot.address) in self.watcher.deferred for (where, _), slot in slots
+            )
 
         try:
             wait_until(is_held, 5, "the holds")
         except TimeoutError as error:
-            raise self._violation(f"held and yet serving: {self.watcher.held}") from error
+            raise self._violation(f"held and yet serving: {self.watcher.deferred}") from error
 
     def _violation(self, what: str) -> Violation:
         log = (self.stage.work / "agent.log").read_text().splitlines()[-60:]
@@ -293,7 +295,7 @@ class World:
 
     # People
 
-    def set_aside(self, backend: str, which: int, state: str) -> None:
+    def set_override(self, backend: str, which: int, state: str) -> None:
         """`set server ... state`, by a person."""
         time.sleep(0.15)
         with self.watcher.hand() as sample:
@@ -302,17 +304,17 @@ class World:
                 name, slot = slots[which % len(slots)]
                 self.trace.note(f"by hand {backend}/{name} {slot.address} {state}")
                 self.stage.haproxy.ask(f"set server {backend}/{name} state {state}")
-                self.watcher.by_hand[backend, slot.address] = name
+                self.watcher.overridden[backend, slot.address] = name
 
     def set_ready(self, backend: str, which: int) -> None:
         """A person undoes what a person did."""
         with self.watcher.hand() as sample:
-            slots = [(name, one) for name, one in sample.of(backend).items() if one.is_by_hand]
+            slots = [(name, one) for name, one in sample.of(backend).items() if one.is_overridden]
             slots = [(name, one) for name, one in slots if one.address in self.watcher.given[backend]]
             if slots:
                 name, slot = slots[which % len(slots)]
                 self.trace.note(f"by hand {backend}/{name} {slot.address} ready")
-                self.watcher.by_hand.pop((backend, slot.address), None)
+                self.watcher.overridden.pop((backend, slot.address), None)
                 self.stage.haproxy.ask(f"set server {backend}/{name} state ready")
 
     def set_weight(self, backend: str, which: int, weight: int) -> None:
@@ -333,7 +335,7 @@ class World:
                 name = free[-1]
                 self.trace.note(f"by hand {backend}/{name} at port {port}")
                 self.stage.haproxy.ask(f"set server {backend}/{name} addr {HOST} port {port}")
-                self.watcher.by_hand[backend, f"{HOST}:{port}"] = name
+                self.watcher.overridden[backend, f"{HOST}:{port}"] = name
 
     def hold(self, backend: str, which: int, command: str) -> None:
         """`hapsync hold` or `hapsync drain`."""
@@ -341,24 +343,24 @@ class World:
         if not used:
             return
         address = used[which % len(used)]
-        self.watcher.told(lambda: self.watcher.held.add((backend, address)))
+        self.watcher.told(lambda: self.watcher.deferred.add((backend, address)))
         code = self._hapsync(command, f"{backend}/{address}")
         if code not in {0, 2}:  # its server is gone meanwhile
-            self.watcher.told(lambda: self.watcher.held.discard((backend, address)))
+            self.watcher.told(lambda: self.watcher.deferred.discard((backend, address)))
         elif code == 0:
-            self.watcher.told(lambda: self._note_held(backend, address))
+            self.watcher.told(lambda: self._note_deferred(backend, address))
 
-    def _note_held(self, backend: str, address: str) -> None:
+    def _note_deferred(self, backend: str, address: str) -> None:
         for name, slot in self.watcher.last.of(backend).items():
-            if slot.address == address and slot.is_by_hand:
-                self.watcher.by_hand[backend, address] = name
+            if slot.address == address and slot.is_overridden:
+                self.watcher.overridden[backend, address] = name
 
     def release(self, backend: str, address: str) -> None:
         """`hapsync release BACKEND/SERVER`."""
 
         def forget() -> None:
-            self.watcher.held.discard((backend, address))
-            self.watcher.by_hand.pop((backend, address), None)
+            self.watcher.deferred.discard((backend, address))
+            self.watcher.overridden.pop((backend, address), None)
 
         self.watcher.told(forget)
         code = self._hapsync("release", f"{backend}/{address}")
@@ -366,7 +368,7 @@ class World:
             raise self._violation(f"{backend} {address} cannot be released")
 
     def release_some(self, which: int) -> None:
-        known = sorted({*self.watcher.by_hand, *self.watcher.held})
+        known = sorted({*self.watcher.overridden, *self.watcher.deferred})
         if known:
             self.release(*known[which % len(known)])
 

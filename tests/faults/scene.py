@@ -48,7 +48,7 @@ class Scene:
     # What hapsync says
 
     def reasons(self) -> str:
-        """Why `status` says that it is not in step; empty when it does not."""
+        """Why `status` says that it is not in sync; empty when it does not."""
         return "\n".join(self.stage.status()["reasons"])
 
     def wait_said(self, words: str, timeout_seconds: float = 10.0) -> None:
@@ -76,7 +76,7 @@ class Scene:
         wait_until(
             lambda: self.stage.hapsync("status").returncode == 0,
             timeout_seconds,
-            "status to say in step",
+            "status to say in sync",
             interval_seconds=0.1,
         )
 
@@ -108,7 +108,7 @@ class Scene:
         return self.load.snapshot()
 
     def ends(self, *, forced: LoadResult | None = None, timeout_seconds: float = 15.0) -> LoadResult:
-        """Require that all is in step again and nothing was lost, or nothing after `forced`; end the load."""
+        """Require that all is in sync again and nothing was lost, or nothing after `forced`; end the load."""
         self.wait_in_step(timeout_seconds)
         result = self.load.stop()
         expected = forced.failed if forced is not None else 0
@@ -132,7 +132,7 @@ def scene(
     prepare: Callable[[Stage], object] = lambda _stage: None,
     **haproxy_options: object,
 ) -> Iterator[Scene]:
-    """`instances` behind a load, all in step, nothing lost.
+    """`instances` behind a load, all in sync, nothing lost.
 
     `haproxy_options` are keys of [haproxy]; `prepare` is called before the agent starts, which is by `start`.
     `through_chaos`: hapsync reaches HAProxy's socket through `chaos`.

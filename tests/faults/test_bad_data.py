@@ -152,7 +152,7 @@ def test_weights_of_0_and_65535_take_a_bounded_share_and_lose_nothing() -> None:
         # Consul makes a weight of 0 for passing 1; for warning it stays.
         nothing = {one.name: attrs.evolve(one, weights=(10, 0), status="warning") for one in members}
         here.fleet.put(nothing[second.name])
-        wait_until(lambda: here.stage.hapsync("status").returncode == 0, 15, "status to say in step")
+        wait_until(lambda: here.stage.hapsync("status").returncode == 0, 15, "status to say in sync")
         weights = {one.port: one.weight for one in here.stage.haproxy.servers("web").values() if one.running}
         assert [weights[one.port] for one in members] == [100, 0, 10, 10]
 
@@ -222,7 +222,7 @@ def test_a_service_of_5000_instances_is_served_whole_where_max_servers_lets_it()
             "five thousand servers",
             interval_seconds=0.5,
         )
-        wait_until(lambda: stage.status()["agent"]["in_step"], 60, "the agent to be in step", interval_seconds=0.5)
+        wait_until(lambda: stage.status()["agent"]["in_sync"], 60, "the agent to be in sync", interval_seconds=0.5)
         assert stage.status()["counts"] == {"held": 0, "quarantined": 0}
         assert stage.reloads() == 0
 
@@ -236,12 +236,12 @@ def test_a_node_in_maintenance_takes_half_of_the_backend_and_not_more() -> None:
             here.fleet.maintain_node("node-b", on=True)
             time.sleep(2)
             assert len(here.serving()) == 3
-            held = {one["reason"] for one in here.stage.status()["held"]}
+            deferred = {one["reason"] for one in here.stage.status()["held"]}
             here.fleet.maintain_node("node-c", on=True)
             time.sleep(2)
             assert len(here.serving()) == 3
 
-        assert held == {"more than max_loss_fraction would be lost within the window"}
+        assert deferred == {"more than max_loss_fraction would be lost within the window"}
         assert seen.lowest == 3
         for node in ("node-a", "node-b", "node-c"):
             here.fleet.maintain_node(node, on=False)

@@ -110,7 +110,7 @@ def test_a_consul_that_lost_its_state_while_hapsync_was_down_takes_nothing_away_
                 web.fleet.put(evolve(one, weights=(7, 3)))
                 web.fleet.put(one)
         web.wait_equal()
-        wait_until(lambda: web.stage.status()["verdict"] == "in_step", 10, "the snapshot")
+        wait_until(lambda: web.stage.status()["verdict"] == "in_sync", 10, "the snapshot")
         with web.unchanged():
             web.stage.kill_agent()
             consul.kill()
@@ -177,7 +177,7 @@ def test_servers_without_a_majority_take_nothing_away(work: Path) -> None:
                 web.fleet.put(next(iter(web.fleet.members.values())))
             time.sleep(max(0.0, QUORUM_LOST_SECONDS - seconds_since(began)))
         web.put_stray()
-        wait_until(lambda: web.held() and web.held() <= {NO_LEADER, AWAY}, 10, "the stray to be held")
+        wait_until(lambda: web.deferred() and web.deferred() <= {NO_LEADER, AWAY}, 10, "the stray to be held")
         with web.unchanged():
             time.sleep(3)
         took = seconds_since(began)
@@ -313,7 +313,7 @@ def test_an_answer_out_of_a_cache_that_lost_its_servers_is_no_evidence_for_a_rem
         web.wait_for_doubt(AWAY, 60)
         age = wait_until(lambda: _cached_age(cluster.client) > 31 and _cached_age(cluster.client), 90, "an old cache")
         web.put_stray()
-        wait_until(lambda: web.held() and web.held() <= {AWAY, STALE}, 20, "the stray to be held")
+        wait_until(lambda: web.deferred() and web.deferred() <= {AWAY, STALE}, 20, "the stray to be held")
         with web.unchanged():
             time.sleep(5)
 

@@ -89,7 +89,7 @@ def test_whatever_comes_in_place_of_a_whole_answer_takes_nothing_away(
         result = web.end()
         figure(
             f"{request.node.callspec.id} for {LIE_SECONDS:.0f} s: 0 of {result.requests} requests lost, "
-            f"in step {took:.1f} s after it ended"
+            f"in sync {took:.1f} s after it ended"
         )
 
 
@@ -100,16 +100,16 @@ def test_an_agent_without_a_free_connection_takes_nothing_away(work: Path) -> No
         Chaos(work, consul.host, consul.port) as chaos,
         scene(consul=consul, url=chaos.url, consul_options=IMPATIENT) as web,
     ):
-        with hogging(consul, 2 * limit) as held:
+        with hogging(consul, 2 * limit) as deferred:
             consul.hang_up()
             chaos.refuse()  # the agent comes when all places are taken: it is never the first at a free one
-            wait_until(lambda: len(held) == limit, 20, "the others")
+            wait_until(lambda: len(deferred) == limit, 20, "the others")
             chaos.pass_through()
             web.wait_for_doubt(AWAY)
             web.put_stray()
             with web.unchanged():
                 time.sleep(LIE_SECONDS)
-            assert web.held() == {AWAY}
+            assert web.deferred() == {AWAY}
         web.follows()
         result = web.end()
         figure(
@@ -126,7 +126,7 @@ def hogging(consul: Consul, count: int) -> Iterator[set[int]]:
     closes at once a connection that is one too many, and answers on each other one.
     """
     end = threading.Event()
-    held: set[int] = set()
+    deferred: set[int] = set()
     request = b"GET /v1/health/service/hog?index=1000000&wait=2s HTTP/1.1\r\nHost: hog\r\n\r\n"
 
     def want(number: int) -> None:
@@ -138,15 +138,15 @@ def hogging(consul: Consul, count: int) -> Iterator[set[int]]:
                     with suppress(TimeoutError):
                         if not connection.recv(4096):
                             break
-                        held.add(number)
-            held.discard(number)
+                        deferred.add(number)
+            deferred.discard(number)
             end.wait(0.002)
 
     threads = [threading.Thread(target=want, args=(number,)) for number in range(count)]
     for thread in threads:
         thread.start()
     try:
-        yield held
+        yield deferred
     finally:
         end.set()
         for thread in threads:
@@ -165,7 +165,7 @@ def test_an_empty_list_takes_nothing_away_though_the_leader_itself_gives_it(work
             web.wait_for_held(GONE)
             time.sleep(LIE_SECONDS / 2)
             assert web.backend()["doubt"] is None
-            assert web.held() == {GONE}
+            assert web.deferred() == {GONE}
         lost = believer.end()
 
         chaos.pass_through()
@@ -185,7 +185,7 @@ def test_an_empty_list_from_an_agent_that_gives_only_empty_lists_is_doubted(work
             chaos.reset_all()
             web.wait_for_doubt(UNCONFIRMED)
             time.sleep(LIE_SECONDS)
-            assert web.held() == {UNCONFIRMED}
+            assert web.deferred() == {UNCONFIRMED}
         chaos.pass_through()
         web.follows()
         result = web.end()
@@ -206,7 +206,7 @@ def test_a_short_list_whose_headers_speak_against_it_takes_nothing_away(work: Pa
             chaos.reset_all()
             web.wait_for_doubt(doubt)
             time.sleep(LIE_SECONDS)
-            assert web.held() == {doubt}
+            assert web.deferred() == {doubt}
         assert believer.differences()
         chaos.pass_through()
         web.follows(30)
@@ -223,7 +223,7 @@ def test_a_cache_that_stopped_in_the_past_is_no_evidence_and_the_servers_are_fol
                 lambda: not web.stage.status()["agent"]["services"]["web"]["is_cached"], 15, "to go past the cache"
             )
             time.sleep(LIE_SECONDS)
-            assert web.held() == set()
+            assert web.deferred() == set()
         web.follows()
         chaos.pass_through()
         web.follows()
@@ -313,5 +313,5 @@ def test_a_token_that_is_deleted_takes_nothing_away_and_its_successor_is_used_wi
         result = web.end()
         figure(
             f"token deleted, another in token_file {LIE_SECONDS:.0f} s later: 0 of {result.requests} requests lost, "
-            f"in step after {took:.1f} s"
+            f"in sync after {took:.1f} s"
         )

@@ -15,7 +15,7 @@ import pytest
 from attrs import evolve
 
 from hapsync.api.client import ask_agent
-from hapsync.api.messages import HoldServer, ReleaseServer, Request
+from hapsync.api.messages import OverrideServer, ReleaseServer, Request
 from hapsync.errors import AgentError
 from hapsync.model.server import AdminState
 from tests.demo import truth
@@ -29,7 +29,7 @@ from tests.harness.tools import ROOT, haproxy_path
 pytestmark = pytest.mark.timeout(900)
 
 OPTIONS = "check inter 200ms"
-NO_LIMIT = "max_loss_fraction = 1.0\nhold_down_seconds = 0"
+NO_LIMIT = "max_loss_fraction = 1.0\ndamping_seconds = 0"
 """What the guard would hold back is not what is asked here; one server always stays."""
 PLACEHOLDER = "127.0.0.1:1"
 
@@ -39,7 +39,7 @@ class Ground:
 
     def __init__(self, stage: Stage, fleet: Fleet, load: Load) -> None:
         self.stage, self.fleet, self.load = stage, fleet, load
-        self.aside: set[str] = set()
+        self.overrides: set[str] = set()
         """Addresses that a person set aside, or asked for without being told that it was done."""
         self.acts: list[str] = []
         self.allowed_failures = 0
@@ -77,7 +77,7 @@ class Ground:
         return how.endswith("exit code 0")
 
     def agent(self, number: int) -> bool:
-        """`hapsync agent` that dies at act `number`; whether it lived until all was in step, and beyond."""
+        """`hapsync agent` that dies at act `number`; whether it lived until all was in sync, and beyond."""
         process = self.dying(number, "agent")
         lived = self.lives(process)
         process.kill()
@@ -85,13 +85,13 @@ class Ground:
         return lived
 
     def lives(self, process: Process) -> bool:
-        """Wait until the agent is in step; False if it was killed before."""
-        wait_until(lambda: not process.running or self.is_in_step(process), 30, "the agent to be in step")
+        """Wait until the agent is in sync; False if it was killed before."""
+        wait_until(lambda: not process.running or self.is_in_sync(process), 30, "the agent to be in sync")
         return process.running
 
-    def is_in_step(self, process: Process) -> bool:
+    def is_in_sync(self, process: Process) -> bool:
         report = json.loads((self.stage.work / "run" / "status.json").read_text())
-        return report["pid"] == process.pid and report["in_step"] and not self.stage.differences()
+        return report["pid"] == process.pid and report["in_sync"] and not self.stage.differences()
 
     @property
     def _log(self) -> Path:
@@ -105,7 +105,7 @@ class Ground:
     def slots(self) -> list[ServerState]:
         return list(self.stage.haproxy.servers("web").values())
 
-    def by_hand(self) -> set[str]:
+    def overridden(self) -> set[str]:
         """Addresses of the slots that look as if a person had set them aside."""
         return {
             truth.address(one)
@@ -119,7 +119,7 @@ class Ground:
         wait_until(lambda: self.load.snapshot().requests >= before.requests + 5, 10, "requests to be answered")
         after = self.load.snapshot()
         assert after.failed == self.allowed_failures, after
-        assert self.by_hand() <= self.aside
+        assert self.overridden() <= self.overrides
         config = self.stage.haproxy.config
         words = (haproxy_path(), "-c", "-f", str(config))
         checked = subprocess.run(words, capture_output=True, text=True, check=False)
@@ -137,12 +137,12 @@ class Ground:
             assert applied.returncode == 0, applied
         else:
             stage.start_agent()
-            wait_until(lambda: self.is_in_step(stage.agent), 15, "the agent to be in step", process=stage.agent)
+            wait_until(lambda: self.is_in_sync(stage.agent), 15, "the agent to be in sync", process=stage.agent)
             stage.stop_agent()
         log = self._log.read_text() + (stage.work / "agent.log").read_text() if is_by_agent else ""
         assert "damaged" not in log, log
         wait_until(lambda: not stage.differences(), 5, "the checks of who came in to pass")
-        assert self.by_hand() == set()
+        assert self.overridden() == set()
         ready = {truth.address(one) for one in self.slots() if one.running and not one.draining}
         assert enabled(stage.haproxy.config.read_text()) == ready
         assert leftovers(stage.work) == []
@@ -267,8 +267,8 @@ CHECKED = 'start = "checked"'
 @pytest.mark.parametrize(
     ("options", "least"),
     [
-        (f'means = "slots"\n{CHECKED}', ("set server web/srv",)),
-        (f'means = "dynamic"\n{CHECKED}', ("add server web/dyn-", "enable health web/dyn-", "del server web/dyn-")),
+        (f'scaling = "slots"\n{CHECKED}', ("set server web/srv",)),
+        (f'scaling = "dynamic"\n{CHECKED}', ("add server web/dyn-", "enable health web/dyn-", "del server web/dyn-")),
     ],
     ids=["slots", "dynamic"],
 )
@@ -289,7 +289,7 @@ STICKS = "    stick-table type string len 32 size 1k expire 1h\n    stick on pat
 
 
 def test_killed_at_any_act_of_giving_a_slot_away_no_client_of_its_last_instance_is_led_to_the_next() -> None:
-    with ground(4, f'means = "slots"\n{CHECKED}', lines=STICKS) as all_of_it:
+    with ground(4, f'scaling = "slots"\n{CHECKED}', lines=STICKS) as all_of_it:
         stage, fleet = all_of_it.stage, all_of_it.fleet
         for _ in range(4):
             fleet.add()
@@ -382,21 +382,21 @@ def test_killed_at_any_act_of_the_first_adoption_the_file_written_by_hand_is_kep
         lines = "".join(f"    server old{number} {one.address} {OPTIONS}\n" for number, one in enumerate(members))
         text = stage.haproxy.config.read_text()
         without = re.sub(r"(?m)^    server srv\d+ .*\n", "", text)
-        by_hand = f"# written by hand\n{without.partition(chr(10))[2]}".rstrip() + f"\n{lines}"
-        assert enabled(by_hand) == {one.address for one in members}
+        overridden = f"# written by hand\n{without.partition(chr(10))[2]}".rstrip() + f"\n{lines}"
+        assert enabled(overridden) == {one.address for one in members}
 
         def prepare(_number: int) -> None:
-            all_of_it.restart_from(by_hand)
+            all_of_it.restart_from(overridden)
             all_of_it.settle()
 
         def run(number: int) -> bool:
             lived = all_of_it.apply(number)
             kept, now = stage.work / "haproxy.cfg.before-hapsync", stage.haproxy.config.read_text()
-            assert by_hand in (kept.read_text() if kept.exists() else "", now)
+            assert overridden in (kept.read_text() if kept.exists() else "", now)
             return lived
 
         at_every_act(all_of_it, prepare, run, least=("reload", "mkstemp .haproxy.cfg.before-hapsync"))
-        assert (stage.work / "haproxy.cfg.before-hapsync").read_text() == by_hand
+        assert (stage.work / "haproxy.cfg.before-hapsync").read_text() == overridden
 
 
 def test_killed_at_any_act_of_a_hold_or_release_what_was_told_to_be_done_is_done() -> None:
@@ -421,23 +421,23 @@ def test_killed_at_any_act_of_a_hold_or_release_what_was_told_to_be_done_is_done
             lived = all_of_it.lives(process)
             admin = AdminState.MAINT if number % 2 else AdminState.DRAIN
             sure: set[str] = set()
-            unsure: set[str] = set()
-            hold = HoldServer("web", address, admin, None, "test")
+            why_unknown: set[str] = set()
+            hold = OverrideServer("web", address, admin, None, "test")
             for request, then in ((hold, {address}), (ReleaseServer("web", address), set[str]())) if lived else ():
-                all_of_it.aside.add(address)
+                all_of_it.overrides.add(address)
                 if not ask(request):
-                    unsure, lived = {address}, False
+                    why_unknown, lived = {address}, False
                     break
                 sure = then
             process.kill()
             all_of_it.note_acts()
-            assert sure - unsure <= all_of_it.by_hand() <= sure | unsure
+            assert sure - why_unknown <= all_of_it.overridden() <= sure | why_unknown
             stage.start_agent()  # what was told stays; what was not is done or not
-            assert sure - unsure <= all_of_it.by_hand() <= sure | unsure
+            assert sure - why_unknown <= all_of_it.overridden() <= sure | why_unknown
             released = stage.hapsync("release", f"web/{address}")
             assert released.returncode == 0, released
             stage.stop_agent()
-            all_of_it.aside.clear()
+            all_of_it.overrides.clear()
             return lived
 
         quiet = all_of_it.dying(0, "agent")
@@ -462,16 +462,16 @@ def test_killed_at_any_act_of_a_command_without_an_agent_the_command_can_be_give
                 assert stage.hapsync("hold", target).returncode == 0
 
         def run(number: int) -> bool:
-            all_of_it.aside.add(target.partition("/")[2])
+            all_of_it.overrides.add(target.partition("/")[2])
             lived = all_of_it.ends(all_of_it.dying(number, command, target))
             if not lived:
                 all_of_it.examine()
             again = stage.hapsync(command, target)
             assert again.returncode == 0, again
-            is_held = all_of_it.by_hand() == all_of_it.aside
+            is_held = all_of_it.overridden() == all_of_it.overrides
             assert is_held == (command != "release")
             assert stage.hapsync("release", target).returncode == 0
-            all_of_it.aside.clear()
+            all_of_it.overrides.clear()
             return lived
 
         at_every_act(all_of_it, prepare, run, least=("mkstemp .memory.json", "replace"))

@@ -63,7 +63,7 @@ def leaves_and_returns(fleet: Fleet, members: list[Member]) -> Callable[[int], N
 
 @pytest.mark.timeout(240)
 def test_one_of_five_that_flaps_each_second_costs_few_commands_and_is_back_once_it_stays() -> None:
-    with scene(instances=5, backend_options="hold_down_seconds = 20") as here:
+    with scene(instances=5, backend_options="damping_seconds = 20") as here:
         one = here.fleet.members["web-3"]
         before = changes_of(here, one)
         with flapping(fails_and_passes(here.fleet, [one]), 1.0) as turns, LowestCapacity(here.stage.haproxy) as seen:
@@ -81,7 +81,7 @@ def test_one_of_five_that_flaps_each_second_costs_few_commands_and_is_back_once_
         assert turns[0] > 100
         assert commands <= 12
         assert seen.lowest == 4
-        reasons = {held["reason"] for held in status["held"]}
+        reasons = {deferred["reason"] for deferred in status["held"]}
         assert reasons <= {"it comes and goes; held down until it stays"}
         assert "held backend web: 1 change, it comes and goes; held down until it stays" in here.log()
         here.ends()
@@ -91,7 +91,7 @@ def test_one_of_five_that_flaps_each_second_costs_few_commands_and_is_back_once_
 def test_one_that_flaps_five_times_a_second_costs_few_commands_and_is_back_once_it_stays(
     turn: Callable[[Fleet, list[Member]], Callable[[int], None]],
 ) -> None:
-    with scene(instances=5, backend_options="hold_down_seconds = 8") as here:
+    with scene(instances=5, backend_options="damping_seconds = 8") as here:
         one = here.fleet.members["web-3"]
         before = changes_of(here, one)
         with flapping(turn(here.fleet, [one]), 0.2) as turns, LowestCapacity(here.stage.haproxy) as seen:
@@ -115,7 +115,7 @@ def test_one_that_flaps_five_times_a_second_costs_few_commands_and_is_back_once_
 def test_a_backend_whose_instances_all_flap_together_stays_at_its_guard(
     turn: Callable[[Fleet, list[Member]], Callable[[int], None]],
 ) -> None:
-    with scene(instances=4, backend_options="hold_down_seconds = 4") as here:
+    with scene(instances=4, backend_options="damping_seconds = 4") as here:
         members = list(here.fleet.members.values())
         with flapping(turn(here.fleet, members), 1.0) as turns, LowestCapacity(here.stage.haproxy) as seen:
             time.sleep(12)

@@ -249,10 +249,10 @@ def test_a_service_that_comes_back_in_part_keeps_what_it_had_until_it_is_whole()
             web.fleet.vanish()
             web.wait_for_held(GONE)
             for one in members:
-                assert web.held()
+                assert web.deferred()
                 web.fleet.put(one)
                 time.sleep(0.5)
-        wait_until(lambda: web.held() == set(), 5, "nothing to be held")
+        wait_until(lambda: web.deferred() == set(), 5, "nothing to be held")
         web.fleet.remove(members[0].name)
         web.wait_equal()
         result = web.end()
@@ -286,14 +286,14 @@ def test_what_is_held_is_still_served_after_a_reload_for_growth() -> None:
         for one in members:
             web.fleet.put(evolve(one, status="critical"))
         web.wait_for_held(MAX_LOSS)
-        held = set(up(web))
-        assert len(held) == 3
+        deferred = set(up(web))
+        assert len(deferred) == 3
 
         newcomers = [web.fleet.add() for _ in range(5)]  # more than there are slots
         wait_until(lambda: stage.reloads() == 1, 15, "the reload")
         wait_until(lambda: {one.address for one in newcomers} <= set(up(web)), 10, "the newcomers")
         assert web.eyes.fewest >= 3
-        wait_until(lambda: stage.status()["agent"]["in_step"], 10, "the file")
+        wait_until(lambda: stage.status()["agent"]["in_sync"], 10, "the file")
         result = web.end()
         figure(f"a reload for growth while three servers are held: 0 of {result.requests} requests lost")
 
@@ -304,8 +304,8 @@ def test_an_haproxy_killed_while_servers_are_held_comes_back_with_them() -> None
         for one in list(web.fleet.members.values()):
             web.fleet.put(evolve(one, status="critical"))
         web.wait_for_held(MAX_LOSS)
-        held = set(up(web))
-        wait_until(lambda: stage.status()["agent"]["in_step"], 10, "the file")
+        deferred = set(up(web))
+        wait_until(lambda: stage.status()["agent"]["in_sync"], 10, "the file")
         web.end()
 
         stage.haproxy.kill()
@@ -313,9 +313,9 @@ def test_an_haproxy_killed_while_servers_are_held_comes_back_with_them() -> None
         at_once = set(up(web))
         time.sleep(HOLD_SECONDS)
 
-        assert len(held) == 2
-        assert at_once == held
-        assert set(up(web)) == held
+        assert len(deferred) == 2
+        assert at_once == deferred
+        assert set(up(web)) == deferred
         figure("HAProxy killed while two servers are held: it comes back with both")
 
 

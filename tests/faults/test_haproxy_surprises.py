@@ -162,14 +162,14 @@ def test_a_worker_that_hangs_is_waited_for_and_gets_what_changed_meanwhile() -> 
 
 def hold_all_places(here: Scene) -> Callable[[], None]:
     """Take all connections that HAProxy has for its socket, and keep them busy, until what is returned is called."""
-    held = ExitStack()
+    deferred = ExitStack()
     for _ in range(12):
-        connection = held.enter_context(socket.socket(socket.AF_UNIX))
+        connection = deferred.enter_context(socket.socket(socket.AF_UNIX))
         connection.settimeout(1)
         with suppress(BlockingIOError):  # the kernel's queue is full as well
             connection.connect(str(here.stage.haproxy.socket_path))
             connection.sendall(b"prompt\n")
-    return held.close
+    return deferred.close
 
 
 def take_the_file_away(here: Scene) -> Callable[[], None]:
@@ -258,7 +258,7 @@ def test_one_command_that_is_refused_keeps_nothing_else_from_being_done() -> Non
         status = here.stage.status()
         say_figure(f"a command refused for {REFUSED_SECONDS} s: tried {len(tries)} times")
 
-        assert status["verdict"] == "out_of_step"
+        assert status["verdict"] == "out_of_sync"
         assert any(words in one["what"] for one in status["agent"]["refusals"])
         assert here.log().count("refused set server") <= 2, here.log()
         assert 2 <= len(tries) <= 20
@@ -292,7 +292,7 @@ def test_while_the_master_is_away_changes_go_on_and_the_reload_is_made_when_it_i
         status = here.stage.status()
         aside.rename(master)
 
-        assert status["verdict"] == "out_of_step"
+        assert status["verdict"] == "out_of_sync"
         assert "no free slot" in "".join(status["reasons"])
         assert "master socket" in str(status["agent"]["reloads"][-1]["error"])
         here.ends()
@@ -324,12 +324,12 @@ def test_while_the_check_hangs_changes_within_the_slots_go_on_and_people_are_ans
             here.fleet.put(attrs.evolve(next(iter(here.fleet.members.values())), weights=(weight, 3)))
             here.wait_weight(weight)
         took = time.monotonic() - begin
-        held = here.stage.hapsync("drain", f"web/{here.slot(next(iter(here.fleet.members.values())).port)}")
+        deferred = here.stage.hapsync("drain", f"web/{here.slot(next(iter(here.fleet.members.values())).port)}")
         released = here.stage.hapsync("release", f"web/{here.slot(next(iter(here.fleet.members.values())).port)}")
         frozen = here.stage.hapsync("freeze")
         thawed = here.stage.hapsync("thaw")
         say_figure(f"check command hangs: 7 changes within the slots took {took:.2f} s")
-        assert [one.returncode for one in (held, released, frozen, thawed)] == [0, 0, 0, 0]
+        assert [one.returncode for one in (deferred, released, frozen, thawed)] == [0, 0, 0, 0]
         here.wait_counted("failed_reloads", 1)
         assert "not done after 4 s, so it was ended" in str(here.stage.status()["agent"]["reloads"][-1]["error"])
         (here.stage.work / "hang").unlink()

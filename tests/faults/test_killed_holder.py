@@ -1,19 +1,19 @@
 """A balancer that is killed while it holds its group's reload slot; Consul takes up to twice the TTL to notice."""
 
 from hapsync.config.schema import ConsulConfig
-from hapsync.consul.client import Agent, endpoint
-from hapsync.consul.semaphore import Held, take_slot
+from hapsync.consul.client import ConsulClient, endpoint
+from hapsync.consul.semaphore import Permit, acquire_permit
 from tests.edge.test_turn import turn
 from tests.harness.consul import Consul
 
 
 def test_a_killed_holder_frees_the_slot(shared_consul: Consul) -> None:
     config = ConsulConfig(address=shared_consul.url)
-    agent = Agent(config, endpoint(config), "")
-    assert isinstance(take_slot(agent, "killed", 1, "lb1"), Held)
+    agent = ConsulClient(config, endpoint(config), "")
+    assert isinstance(acquire_permit(agent, "killed", 1, "lb1"), Permit)
     agent.close()  # nobody renews it, as after SIGKILL
 
-    heir = turn(shared_consul.url, "killed", name="lb2", patience_seconds=90)
+    heir = turn(shared_consul.url, "killed", name="lb2", acquire_timeout_seconds=90)
 
     assert heir.is_come.wait(100)
     assert not heir.waits_for, "it came by patience alone"

@@ -35,8 +35,8 @@ def change(here: Scene) -> None:
 def test_a_state_folder_that_is_removed_is_made_again_and_keeps_nothing_from_haproxy() -> None:
     with scene() as here:
         state = here.stage.work / "state"
-        held = here.stage.hapsync("drain", f"web/{here.slot(next(iter(here.fleet.members.values())).port)}")
-        assert held.returncode == 0
+        deferred = here.stage.hapsync("drain", f"web/{here.slot(next(iter(here.fleet.members.values())).port)}")
+        assert deferred.returncode == 0
         shutil.rmtree(state)
         here.fleet.add()
         wait_until(lambda: len(here.serving()) == 4, 5, "the new instance")
@@ -315,8 +315,8 @@ def test_a_clock_that_jumps_removes_nothing_and_ends_only_what_was_to_end_by_it(
         clock = Clock(here.stage)
         first, second = list(here.fleet.members.values())[:2]
         for member, time_words in ((first, "30m"), (second, "3h")):
-            held = here.stage.hapsync("drain", f"web/{here.slot(member.port)}", "--for", time_words)
-            assert held.returncode == 0, held
+            deferred = here.stage.hapsync("drain", f"web/{here.slot(member.port)}", "--for", time_words)
+            assert deferred.returncode == 0, deferred
         serving = here.serving()
         assert len(serving) == 3
         left = 1 if jump_seconds > 0 else 2

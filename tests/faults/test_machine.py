@@ -162,8 +162,8 @@ def machine(world: World) -> type[RuleBasedStateMachine]:
         # People
 
         @rule(backend=services, one=which, state=st.sampled_from(["maint", "drain"]))
-        def set_aside(self, backend: str, one: int, state: str) -> None:
-            world.set_aside(backend, one, state)
+        def set_override(self, backend: str, one: int, state: str) -> None:
+            world.set_override(backend, one, state)
 
         @rule(backend=services, one=which)
         def set_ready(self, backend: str, one: int) -> None:
@@ -259,8 +259,8 @@ def deregister_most(world: World) -> None:
     world.deregister("web", 0)
 
 
-def set_aside(world: World) -> None:
-    world.set_aside("web", 0, "maint")
+def set_override(world: World) -> None:
+    world.set_override("web", 0, "maint")
 
 
 def hold(world: World) -> None:
@@ -312,7 +312,7 @@ def register(world: World) -> None:
     [
         ("guard", vanish, "capacity"),
         ("guard", deregister_most, "capacity"),
-        ("hands", set_aside, "by hand"),
+        ("hands", set_override, "by hand"),
         ("hands", point_a_free_slot, "by hand"),
         ("idleness", fill_a_busy_slot, "busy"),
         ("freeze", change_while_frozen, "frozen"),
@@ -344,7 +344,7 @@ def sound() -> Iterator[World]:
     [
         vanish,
         deregister_most,
-        set_aside,
+        set_override,
         hold,
         point_a_free_slot,
         fill_a_busy_slot,

@@ -46,7 +46,7 @@ class Slot:
         return self.serves and self.is_up and self.is_proven
 
     @property
-    def is_by_hand(self) -> bool:
+    def is_overridden(self) -> bool:
         return self.admin != "ready" and self.weight > 0 and self.address != FREE
 
     @property
@@ -100,9 +100,9 @@ class Watcher(Looks):
         self.samples: deque[Sample] = deque()
         self.given: dict[str, set[str]] = {name: set() for name in laws.backends}
         """Every address that Consul or a hand ever gave a backend."""
-        self.by_hand: dict[Key, str] = {}
+        self.overridden: dict[Key, str] = {}
         """By backend and address, the slot that a person set aside."""
-        self.held: set[Key] = set()
+        self.deferred: set[Key] = set()
         """Backend and address of what hapsync was asked to hold: it sets it aside again and again."""
         self.is_frozen = False
         self.is_agent_up = False
@@ -124,8 +124,8 @@ class Watcher(Looks):
             for backend in self._laws.backends:
                 self.given[backend].clear()
                 self._history[backend].clear()
-            self.by_hand.clear()
-            self.held.clear()
+            self.overridden.clear()
+            self.deferred.clear()
             self.violations.clear()
             self.is_frozen = self.is_agent_up = self._is_restarting = False
             self._released.clear()
@@ -232,11 +232,11 @@ class Watcher(Looks):
 
     def _rebase(self, now: Sample) -> None:
         """What a person set aside may be lost where others start HAProxy from a file that does not say it yet."""
-        self.by_hand = {
+        self.overridden = {
             (backend, address): name
-            for backend, address in self.by_hand
+            for backend, address in self.overridden
             for name, slot in now.of(backend).items()
-            if slot.address == address and slot.is_by_hand
+            if slot.address == address and slot.is_overridden
         }
 
     # Laws
@@ -250,12 +250,12 @@ class Watcher(Looks):
                 self._violated("address", f"{backend}/{name} serves {slot.address}, which nobody gave it")
 
     def _judge_hands(self, now: Sample) -> None:
-        for (backend, address), name in list(self.by_hand.items()):
+        for (backend, address), name in list(self.overridden.items()):
             slots = now.of(backend)
             there = slots.get(name)
-            if there is None or there.address != address or not there.is_by_hand:
+            if there is None or there.address != address or not there.is_overridden:
                 self._violated("by hand", f"{backend}/{name} {address} was set aside and is {there}")
-                del self.by_hand[backend, address]
+                del self.overridden[backend, address]
 
     def _judge_frozen(self, before: Sample, now: Sample) -> None:
         if before.pid != now.pid:
@@ -269,7 +269,7 @@ class Watcher(Looks):
     def _judge_capacity(self, backend: str, before: Sample, now: Sample) -> None:
         """What was taken out, by whom else than a person, leaves the guard's floor."""
         still = {slot.address for slot in now.of(backend).values() if slot.serves}
-        aside = {address for where, address in (*self.by_hand, *self.held) if where == backend}
+        aside = {address for where, address in (*self.overridden, *self.deferred) if where == backend}
         gone = {one.address for one in before.of(backend).values() if one.serves} - still - aside
         if not gone:
             return

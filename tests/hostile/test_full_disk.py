@@ -87,7 +87,7 @@ def test_on_a_full_disk_haproxy_is_kept_in_step_and_all_is_mended_when_there_is_
         fleet.add()
         stage.wait_equal()
         for name, (in_log, in_status) in SAID.items():
-            wait_until(lambda: stage.hapsync("status").returncode == 0, 15, "status to say in step")
+            wait_until(lambda: stage.hapsync("status").returncode == 0, 15, "status to say in sync")
             fill(stage.work / name)
             for _ in range(2):
                 fleet.add()

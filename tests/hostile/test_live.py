@@ -136,7 +136,7 @@ def test_hostile_registrations_change_nothing_but_the_servers_they_are(stage: St
             time.sleep(0.3)
         print(f"{taken} registered, {refused} refused by Consul itself")
         assert canary.changes == []
-        wait_until(lambda: stage.status()["agent"]["in_step"], 20, "the agent to be in step with all of it")
+        wait_until(lambda: stage.status()["agent"]["in_sync"], 20, "the agent to be in sync with all of it")
         served = {
             f"{one.address}:{one.port}" for one in stage.haproxy.servers("web").values() if not one.in_maintenance
         }

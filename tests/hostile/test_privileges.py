@@ -57,7 +57,7 @@ def start(stage: Stage) -> Process:
         (*AS_NOBODY, str(HAPSYNC), "agent", "--config", str(stage.config_path)), stage.work / "agent.log"
     )
     report = stage.work / "run" / "status.json"
-    wait_until(lambda: json.loads(report.read_text())["in_step"], 15, "the agent to be in step", process=stage.agent)
+    wait_until(lambda: json.loads(report.read_text())["in_sync"], 15, "the agent to be in sync", process=stage.agent)
     return stage.agent
 
 
@@ -72,7 +72,7 @@ def test_a_user_without_any_right_follows_changes_and_grows(stage: Stage) -> Non
         for _ in range(3):
             fleet.add()
         stage.wait_equal(timeout_seconds=15)
-        wait_until(lambda: stage.hapsync("status").returncode == 0, 10, "status to say in step")
+        wait_until(lambda: stage.hapsync("status").returncode == 0, 10, "status to say in sync")
 
         assert stage.reloads() == before + 1
     assert re.findall(r"(?m)^Cap(?:Inh|Prm|Eff|Bnd|Amb):\s*([0-9a-f]+)$", status) == ["0" * 16] * 5

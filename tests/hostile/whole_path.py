@@ -13,8 +13,8 @@ from collections.abc import Iterable
 
 import attrs
 
-from hapsync.agent.reconcile import Look, Outcome
-from hapsync.agent.report import Journal
+from hapsync.agent.reconcile import Assessment, Outcome
+from hapsync.agent.report import Reporter
 from hapsync.agent.report_file import Snapshot, snapshot_from_json, snapshot_to_json
 from hapsync.cli.tables import print_view
 from hapsync.config.schema import AgentConfig, BackendConfig, Config, Template
@@ -23,13 +23,13 @@ from hapsync.haproxy.commands import Refusal, address_commands, state_commands
 from hapsync.haproxy.render import labels_of, render
 from hapsync.inspect.status import View, make_view, view_to_json
 from hapsync.model.catalog import Catalog, Reading
-from hapsync.model.overrides import Memory
+from hapsync.model.overrides import SavedState
 from hapsync.model.server import Address, AdminState, Backend, HAProxyProcess, Observed, Server
 from hapsync.plan.desired import Desired, desired
 from hapsync.plan.diff import diff
 from hapsync.plan.plan import Plan, make_plan
 from hapsync.plan.simulate import after, as_new_worker, grow
-from hapsync.plan.target import picture_now
+from hapsync.plan.target import target_now
 
 CANARY = Server("one", Address("127.0.0.1", 9), AdminState.READY, 77, is_up=True)
 TEMPLATE = """\
@@ -74,7 +74,7 @@ class WholePath:
     def __init__(self) -> None:
         self.served = self.left_out = self.commands = self.lines = 0
         self._observed = Observed({"web": Backend("web"), "canary": Backend("canary", (), (CANARY,))})
-        self._journal = Journal(AgentConfig())
+        self._reporter = Reporter(AgentConfig())
         self._logged: list[str] = []
         self._view: View | None = None
         self._handler = logging.Handler()
@@ -121,12 +121,12 @@ class WholePath:
             must(COMMAND_SIGNS.issuperset(command.line), "a command with a strange sign", command.line)
             must(COMMAND.fullmatch(command.line) is not None, "a command that is none of ours", command.line)
         self.commands += len(pairs)
-        _plain_lines("the plan", str(plan), len([*plan.changes, *plan.waiting, *plan.held]))
+        _plain_lines("the plan", str(plan), len([*plan.changes, *plan.waiting, *plan.deferred]))
         return plan
 
     def _log(self, plan: Plan) -> None:
         self._logged.clear()
-        look = Look(PROCESS, self._observed, plan)
+        look = Assessment(PROCESS, self._observed, plan)
         refused = [
             Refusal(change, command, f"No such server.\n\x1b[2J{command.line}\n")
             for change, command in state_commands(plan.changes[:3])
@@ -136,7 +136,7 @@ class WholePath:
         logger.setLevel(logging.DEBUG)
         try:
             outcome = Outcome(look, look, tuple(plan.changes), tuple(refused))
-            self._journal.note_pass(Desired({}), ["web"], outcome, 0.1)
+            self._reporter.note_pass(Desired({}), ["web"], outcome, 0.1)
         finally:
             logger.removeHandler(self._handler)
             logger.setLevel(logging.NOTSET)
@@ -146,15 +146,15 @@ class WholePath:
         self.lines += len(self._logged)
 
     def _file(self, wanted: Desired) -> str:
-        picture = picture_now(wanted, self._observed)
+        target = target_now(wanted, self._observed)
         labels = labels_of(wanted, None, CONFIG.backends)
-        text = render(Template("t", TEMPLATE), picture, CONFIG, labels)
+        text = render(Template("t", TEMPLATE), target, CONFIG, labels)
         must(PRINTABLE.issuperset(text.replace("\n", "")), "the file is not plain", text)
         lines = text.split("\n")[2:]  # without the header and its checksum
         servers = [line for line in lines if line.startswith("    server srv")]
         for line in servers:
             must(SERVER_LINE.fullmatch(line) is not None, "a line that is no server of ours", line)
-        must(len(servers) == len(picture.backends["web"].slots), "not a line for each slot", servers)
+        must(len(servers) == len(target.backends["web"].slots), "not a line for each slot", servers)
         rest = [line for line in lines if line not in set(servers)]
         must(rest == FIXED_LINES, "another line than the template's", rest)
         self.lines += len(lines)
@@ -166,7 +166,7 @@ class WholePath:
             wanted=wanted,
             cautions={},
             stopped=None,
-            memory=Memory(),
+            saved=SavedState(),
             catalog_from="agent",
             catalog_age_seconds=1.0,
             process=PROCESS,

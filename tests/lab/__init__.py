@@ -1,4 +1,4 @@
-"""What each way of keeping HAProxy in step costs, measured side by side: `python -m tests.lab`.
+"""What each way of keeping HAProxy in sync costs, measured side by side: `python -m tests.lab`.
 
 A cell is one way (`ways`) under all kinds of traffic at once (`client.py`, `traffic/`) through one event
 (`events.py`). It is played in network namespaces that the lab makes and removes itself (`network.py`, `sweeper.py`),

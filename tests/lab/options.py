@@ -29,7 +29,7 @@ def options(arguments: Sequence[str], ways: Mapping[str, type[Way]]) -> argparse
         usage="%(prog)s [--help] [options]",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog=_choices(way=ways, kind=TRAFFIC, event=EVENTS),
-        description="Plays ways of keeping HAProxy in step through events, under traffic, and makes the report.",
+        description="Plays ways of keeping HAProxy in sync through events, under traffic, and makes the report.",
     )
     parser.add_argument("--quick", action="store_true", help="few ways and one event, in under three minutes")
     parser.add_argument("--ways", nargs="+", choices=ways, metavar="WAY", help="all unless given")

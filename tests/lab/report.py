@@ -164,7 +164,7 @@ def _legend(cells: Sequence[Cell]) -> Iterator[str]:
     yield "- *longest connection*: that a client kept, of the time that was measured."
     yield "- *workers*: processes of HAProxy that came anew, and how many there were at most, with those that are"
     yield "  stopping; *memory*: most of what they all, and the tool, held at a time (proportional set size)."
-    yield "- *tool CPU*: of what keeps HAProxy in step, as a part of one core. *asked*: requests of the balancer to"
+    yield "- *tool CPU*: of what keeps HAProxy in sync, as a part of one core. *asked*: requests of the balancer to"
     yield "  its local Consul agent, and bytes between them. *servers*: the agent's calls to servers, likewise."
     for traffic in traffic_of([cell.row for cell in cells]):
         yield f"- traffic *{traffic}*: {TRAFFIC[traffic]}"

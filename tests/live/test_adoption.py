@@ -90,7 +90,7 @@ def test_a_box_whose_static_servers_are_all_in_consul_is_adopted_at_once() -> No
         assert "lose" not in stage.hapsync("plan").stdout
         stage.start_agent()
         stage.wait_equal()
-        wait_until(lambda: stage.hapsync("status").returncode == 0, 20, "status to say in step")
+        wait_until(lambda: stage.hapsync("status").returncode == 0, 20, "status to say in sync")
         assert ready(stage) == before
         assert "old1" not in stage.haproxy.config.read_text(encoding="utf-8")
 

@@ -166,7 +166,7 @@ def test_apply_does_a_whole_pass_and_plan_says_the_same_before() -> None:
         assert (applied.returncode, "reloaded HAProxy" in applied.stdout) == (0, True), applied
         assert stage.differences() == []
         again = stage.hapsync("apply")
-        assert (again.returncode, again.stdout) == (0, "HAProxy is in step with Consul\n")
+        assert (again.returncode, again.stdout) == (0, "HAProxy is in sync with Consul\n")
         assert stage.hapsync("plan").returncode == 0
         assert stage.hapsync("status").returncode == 0
 
@@ -185,7 +185,7 @@ def test_plan_apply_and_status_agree_that_a_person_should_look_at_a_service_that
 
     assert {command: ended.returncode for command, ended in told.items()} == dict.fromkeys(told, 2), told
     assert all(why in ended.stdout for ended in told.values()), told
-    assert "in step with Consul: nothing" not in told["plan"].stdout
+    assert "in sync with Consul: nothing" not in told["plan"].stdout
 
 
 def test_apply_beside_an_agent_is_made_by_the_agent() -> None:
@@ -197,7 +197,7 @@ def test_apply_beside_an_agent_is_made_by_the_agent() -> None:
 
         assert (applied.returncode, applied.stderr) == (0, "")
         assert "weight web/srv1" in applied.stdout
-        assert "HAProxy is in step with Consul" in applied.stdout
+        assert "HAProxy is in sync with Consul" in applied.stdout
         assert stage.differences() == []
         assert stage.status()["agent"]["counters"]["drift"] == 1
 
@@ -242,7 +242,7 @@ def test_a_hostile_instance_is_left_out_alone_and_shown_and_nothing_else_is_dist
         wait_until(
             lambda: stage.status()["counts"]["quarantined"] == len(HOSTILE_ADDRESSES) + 2, 10, "the quarantine"
         )
-        wait_until(lambda: stage.hapsync("status").returncode == 0, 15, "status to say in step")
+        wait_until(lambda: stage.hapsync("status").returncode == 0, 15, "status to say in sync")
 
         shown = stage.hapsync("status").stdout
         servers = stage.haproxy.servers("web")

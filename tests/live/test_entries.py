@@ -89,9 +89,9 @@ def test_a_role_that_moves_to_another_instance_is_followed_there_and_back() -> N
 
         put_role(stage, "one", one, "replica")  # nobody is primary for a moment
         wait_until(lambda: stage.status()["held"], 10, "the last server to be kept")
-        [held] = stage.status()["held"]
-        assert held["reason"] == "fewer than min_ready would be left"
-        assert "it has other tags in Consul" in held["change"]
+        [deferred] = stage.status()["held"]
+        assert deferred["reason"] == "fewer than min_ready would be left"
+        assert "it has other tags in Consul" in deferred["change"]
         assert not [reason for reason in stage.status()["reasons"] if "gone" in reason]
 
         for primary, replica in (("other", "one"), ("one", "other")) * 3:

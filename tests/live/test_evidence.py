@@ -13,7 +13,7 @@ from hapsync.agent.acts import Acts
 from hapsync.agent.reconcile import Outcome, run_pass
 from hapsync.agent.settings import read_settings
 from hapsync.model.changes import Reason
-from hapsync.model.overrides import Memory
+from hapsync.model.overrides import SavedState
 from hapsync.model.server import Observed
 from tests.demo.fleet import Fleet
 from tests.demo.stage import Stage
@@ -73,7 +73,7 @@ def acting() -> Iterator[tuple[Acts, Stage, Callable[[int, Iterable[int]], None]
     """
     with fake_consul(*TEN) as fake, Stage({"web": 12}, agent=False, consul_url=lambda _stage: fake.url) as stage:
         settings = read_settings(str(stage.config_path))
-        acts = Acts(settings, lambda: settings, Memory(), lambda _service: None)
+        acts = Acts(settings, lambda: settings, SavedState(), lambda _service: None)
         acts._following.start()
 
         def show(index: int, numbers: Iterable[int]) -> None:
@@ -95,7 +95,7 @@ def acting() -> Iterator[tuple[Acts, Stage, Callable[[int, Iterable[int]], None]
 
 
 def make_pass(acts: Acts) -> Outcome:
-    acts._dues.add(["web"])
+    acts._schedule.add(["web"])
     outcome = acts._pass(is_full=True)
     assert outcome is not None
     return outcome
@@ -110,7 +110,7 @@ def test_that_consul_went_back_is_not_forgotten_because_somebody_asks_what_it_sa
         outcome = make_pass(acts)
 
         assert ready_ports(stage) == {*TEN, 11}
-        assert {one.reason for one in outcome.last.plan.held} == {Reason.REFILLING}
+        assert {one.reason for one in outcome.last.plan.deferred} == {Reason.REFILLING}
 
 
 def test_that_consul_went_back_is_not_forgotten_by_a_pass_that_could_not_read_the_backend(
@@ -129,4 +129,4 @@ def test_that_consul_went_back_is_not_forgotten_by_a_pass_that_could_not_read_th
         outcome = make_pass(acts)
 
         assert ready_ports(stage) == {*TEN, 11}
-        assert {one.reason for one in outcome.last.plan.held} == {Reason.REFILLING}
+        assert {one.reason for one in outcome.last.plan.deferred} == {Reason.REFILLING}

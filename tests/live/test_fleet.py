@@ -7,20 +7,22 @@ from contextlib import contextmanager
 import attrs
 
 from hapsync.config.schema import ConsulConfig
-from hapsync.consul.client import Agent, endpoint
-from hapsync.consul.semaphore import Held, release, take_slot
+from hapsync.consul.client import ConsulClient, endpoint
+from hapsync.consul.semaphore import Permit, acquire_permit, release
 from tests.demo.fleet import Fleet
 from tests.demo.stage import Stage
 from tests.harness.processes import wait_until
 
-SLOTS = 'means = "slots"'
+SLOTS = 'scaling = "slots"'
 
 
 @contextmanager
-def staged(patience_seconds: float) -> Iterator[tuple[Stage, Fleet]]:
+def staged(acquire_timeout_seconds: float) -> Iterator[tuple[Stage, Fleet]]:
     with Stage({"web": 2}, backend_options=SLOTS, agent=False) as stage, Fleet(stage) as fleet:
         text = stage.config_path.read_text()
-        stage.config_path.write_text(f'{text}\n[fleet]\ngroup = "lbs"\npatience_seconds = {patience_seconds}\n')
+        stage.config_path.write_text(
+            f'{text}\n[fleet]\ngroup = "lbs"\nacquire_timeout_seconds = {acquire_timeout_seconds}\n'
+        )
         fleet.add()
         stage.start_agent()
         stage.wait_equal()
@@ -31,13 +33,13 @@ def staged(patience_seconds: float) -> Iterator[tuple[Stage, Fleet]]:
 def another_reloads(stage: Stage) -> Iterator[None]:
     """Another balancer of the group holds its only slot meanwhile."""
     config = ConsulConfig(address=stage.consul.url)
-    agent = Agent(config, endpoint(config), "")
-    held = take_slot(agent, "lbs", 1, "lb9 pid 7: more slots")
-    assert isinstance(held, Held)
+    agent = ConsulClient(config, endpoint(config), "")
+    permit = acquire_permit(agent, "lbs", 1, "lb9 pid 7: more slots")
+    assert isinstance(permit, Permit)
     try:
         yield
     finally:
-        release(agent, held)
+        release(agent, permit)
         agent.close()
 
 
@@ -58,8 +60,10 @@ def test_a_reload_waits_for_its_turn_while_changes_go_on_and_status_says_for_who
         stage.wait_equal(timeout_seconds=20)
         assert stage.reloads() == 1
         wait_until(lambda: stage.status()["agent"]["reload_waits_for"] is None, 10, "the wait to be over")
-        free_again = Agent(config := ConsulConfig(address=stage.consul.url), endpoint(config), "")
-        wait_until(lambda: isinstance(take_slot(free_again, "lbs", 1, "lb9"), Held), 20, "the slot to be given back")
+        free_again = ConsulClient(config := ConsulConfig(address=stage.consul.url), endpoint(config), "")
+        wait_until(
+            lambda: isinstance(acquire_permit(free_again, "lbs", 1, "lb9"), Permit), 20, "the slot to be given back"
+        )
         free_again.close()
 
 

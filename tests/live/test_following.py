@@ -47,7 +47,7 @@ def test_300_random_changes_inside_the_slots_cost_no_request_and_no_worker() -> 
             stage.wait_equal(timeout_seconds=15)
             result = load.stop()
 
-        wait_until(lambda: stage.hapsync("status").returncode == 0, 15, "status to say in step")
+        wait_until(lambda: stage.hapsync("status").returncode == 0, 15, "status to say in sync")
         assert (result.failed, result.failures) == (0, ())
         assert result.requests > 1000
         assert stage.haproxy.worker_pid() == pid

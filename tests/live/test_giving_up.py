@@ -11,14 +11,14 @@ from pathlib import Path
 
 import pytest
 
-from hapsync.agent.guard_state import Safety
+from hapsync.agent.guard_state import GuardState
 from hapsync.agent.operator import answer
 from hapsync.agent.reconcile import Rules, run_pass
 from hapsync.agent.settings import read_settings
-from hapsync.api.messages import FreezeAll, HoldServer
+from hapsync.api.messages import FreezeAll, OverrideServer
 from hapsync.errors import Withdrawn
 from hapsync.model.catalog import Instance, Reading
-from hapsync.model.overrides import Memory
+from hapsync.model.overrides import SavedState
 from hapsync.model.server import Address, AdminState, CheckStatus
 from hapsync.plan.desired import Desired, desired_backend
 from tests.demo.fleet import Fleet
@@ -34,7 +34,7 @@ def vanished_service(stage: Stage, fleet: Fleet) -> Iterator[None]:
     for _ in range(INSTANCES):
         fleet.add()
     stage.wait_equal()
-    wait_until(lambda: stage.status()["agent"]["in_step"], 20, "the file")
+    wait_until(lambda: stage.status()["agent"]["in_sync"], 20, "the file")
     fleet.vanish()
     wait_until(lambda: stage.status()["counts"]["held"] == INSTANCES, 20, "the servers to be held")
     yield
@@ -142,10 +142,10 @@ def test_what_is_given_up_while_haproxy_is_read_changes_nothing() -> None:
         assert stage.haproxy.ask("show servers state web") == before
 
         run_pass(config.haproxy.socket, 5, wanted, ("web",), Rules())
-        safety = Safety(config, Memory())
-        for request in (FreezeAll(), HoldServer("web", "10.0.0.1:80", AdminState.MAINT)):
+        guard_state = GuardState(config, SavedState())
+        for request in (FreezeAll(), OverrideServer("web", "10.0.0.1:80", AdminState.MAINT)):
             with pytest.raises(Withdrawn):
-                answer(request, safety, config, lambda _: pytest.fail("a pass"), ensure_wanted=left)
-        assert safety.memory == Safety(config, Memory()).memory
+                answer(request, guard_state, config, lambda _: pytest.fail("a pass"), ensure_wanted=left)
+        assert guard_state.saved == GuardState(config, SavedState()).saved
         assert not (stage.work / "state" / "memory.json").exists()
     assert len(asked) == 3

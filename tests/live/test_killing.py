@@ -37,12 +37,12 @@ def test_a_restarted_agent_sends_nothing_when_nothing_changed() -> None:
         for _ in range(4):
             fleet.add()
         stage.wait_equal()
-        wait_until(lambda: stage.hapsync("status").returncode == 0, 10, "status to say in step")
+        wait_until(lambda: stage.hapsync("status").returncode == 0, 10, "status to say in sync")
         stage.kill_agent()
         lives = {name: one.fields["srv_time_since_last_change"] for name, one in stage.haproxy.servers("web").items()}
         time.sleep(1.5)
         stage.start_agent()
-        wait_until(lambda: stage.status()["agent"]["in_step"], 10, "the agent to say in step")
+        wait_until(lambda: stage.status()["agent"]["in_sync"], 10, "the agent to say in sync")
 
         counters = stage.status()["agent"]["counters"]
         servers = stage.haproxy.servers("web")
@@ -69,7 +69,7 @@ def test_an_agent_killed_in_the_middle_of_a_reload_finishes_it_after_its_restart
             result = load.stop()
 
         assert (result.failed, result.failures) == (0, ())
-        wait_until(lambda: stage.hapsync("status").returncode == 0, 10, "status to say in step")
+        wait_until(lambda: stage.hapsync("status").returncode == 0, 10, "status to say in sync")
 
 
 def test_a_killed_haproxy_starts_with_the_current_servers_and_is_in_step_at_once() -> None:
@@ -79,7 +79,7 @@ def test_a_killed_haproxy_starts_with_the_current_servers_and_is_in_step_at_once
         fleet.remove(members[0].name)
         fleet.maintain_node("node-b", on=True)
         stage.wait_equal()
-        wait_until(lambda: stage.hapsync("status").returncode == 0, 10, "status to say in step")
+        wait_until(lambda: stage.hapsync("status").returncode == 0, 10, "status to say in sync")
 
         stage.haproxy.kill()
         fleet.add()
@@ -92,7 +92,7 @@ def test_a_killed_haproxy_starts_with_the_current_servers_and_is_in_step_at_once
 
         assert {member.port for member in members[2:] if member.node != "node-b"} <= started_with
         assert members[0].port not in started_with
-        print(f"in step {took_seconds:.2f} s after HAProxy answered")
+        print(f"in sync {took_seconds:.2f} s after HAProxy answered")
         assert stage.reloads() == 0
 
 

@@ -17,22 +17,22 @@ from tests.harness.tools import haproxy_path
 def a_directory_in_its_place(stage: Stage) -> Iterator[None]:
     """haproxy.cfg is a directory, as while a deployment moves things about."""
     config = stage.haproxy.config
-    aside = config.with_name("aside.cfg")
-    config.rename(aside)
+    overrides = config.with_name("aside.cfg")
+    config.rename(overrides)
     config.mkdir()
     yield
     config.rmdir()
-    aside.rename(config)
+    overrides.rename(config)
 
 
 @contextmanager
 def no_check_command(stage: Stage) -> Iterator[None]:
     """The check command is not there, as while its package is upgraded."""
     command = stage.work / "check"
-    aside = command.with_name("check.aside")
-    command.rename(aside)
+    overrides = command.with_name("check.aside")
+    command.rename(overrides)
     yield
-    aside.rename(command)
+    overrides.rename(command)
 
 
 @contextmanager
@@ -59,7 +59,7 @@ def a_check_command_that_is_killed(stage: Stage) -> Iterator[None]:
 @contextmanager
 def a_growing_stage() -> Iterator[tuple[Stage, Fleet]]:
     """One slot, taken, and a backend that grows by a reload; the check command is a file in the work folder."""
-    with Stage({"web": 1}, agent=False, backend_options='means = "slots"') as stage, Fleet(stage) as fleet:
+    with Stage({"web": 1}, agent=False, backend_options='scaling = "slots"') as stage, Fleet(stage) as fleet:
         command = stage.work / "check"
         command.write_text(f'#!/bin/sh\nexec {haproxy_path()} -c -f "$1"\n', encoding="utf-8")
         command.chmod(0o755)
@@ -68,7 +68,7 @@ def a_growing_stage() -> Iterator[tuple[Stage, Fleet]]:
         assert stage.hapsync("apply").returncode == 0
         stage.start_agent()
         stage.wait_equal()
-        wait_until(lambda: stage.hapsync("status").returncode == 0, 20, "status to say in step")
+        wait_until(lambda: stage.hapsync("status").returncode == 0, 20, "status to say in sync")
         yield stage, fleet
 
 
@@ -91,12 +91,12 @@ def test_growth_goes_on_by_itself_after_what_kept_a_reload_away(
             wait_until(lambda: "reload not made" in log.read_text(encoding="utf-8"), 30, "a reload that was not made")
         assert words in log.read_text(encoding="utf-8")
         stage.wait_equal(timeout_seconds=30)
-        wait_until(lambda: stage.hapsync("status").returncode == 0, 30, "status to say in step")
+        wait_until(lambda: stage.hapsync("status").returncode == 0, 30, "status to say in sync")
         assert "a defect of hapsync" not in log.read_text(encoding="utf-8")
 
 
 def test_a_reload_command_that_is_away_for_a_moment_leaves_file_and_worker_equal() -> None:
-    with Stage({"web": 1}, agent=False, backend_options='means = "slots"') as stage, Fleet(stage) as fleet:
+    with Stage({"web": 1}, agent=False, backend_options='scaling = "slots"') as stage, Fleet(stage) as fleet:
         command = stage.work / "reload"
         command.write_text(f"#!/bin/sh\nkill -USR2 {stage.haproxy.process.pid}\n", encoding="utf-8")
         command.chmod(0o755)
@@ -104,12 +104,12 @@ def test_a_reload_command_that_is_away_for_a_moment_leaves_file_and_worker_equal
         fleet.add()
         assert stage.hapsync("apply").returncode == 0
         before = stage.haproxy.config.read_text(encoding="utf-8")
-        aside = command.with_name("reload.aside")
-        command.rename(aside)
+        overrides = command.with_name("reload.aside")
+        command.rename(overrides)
         stage.start_agent()
         fleet.add()
         log = Path(stage.work, "agent.log")
         wait_until(lambda: "reload not made" in log.read_text(encoding="utf-8"), 30, "a reload that was not made")
         assert stage.haproxy.config.read_text(encoding="utf-8").count("server srv") == before.count("server srv")
-        aside.rename(command)
+        overrides.rename(command)
         stage.wait_equal(timeout_seconds=30)

@@ -32,8 +32,8 @@ def test_a_server_in_maint_by_hand_is_left_alone_through_passes_restarts_and_a_r
         assert server(stage, "srv1").in_maintenance
         assert server(stage, "srv2").draining
         assert row(stage, "srv1")["use"] == row(stage, "srv2")["use"] == "by hand"
-        held = {(one["server"], one["reason"]) for one in stage.status()["held"]}
-        assert held == {("srv1", "held by hand"), ("srv2", "held by hand")}
+        deferred = {(one["server"], one["reason"]) for one in stage.status()["held"]}
+        assert deferred == {("srv1", "held by hand"), ("srv2", "held by hand")}
 
         stage.kill_agent()
         stage.start_agent()
@@ -45,7 +45,7 @@ def test_a_server_in_maint_by_hand_is_left_alone_through_passes_restarts_and_a_r
         assert server(stage, "srv1").in_maintenance
         assert server(stage, "srv2").draining
         assert server(stage, "srv1").weight > 0
-        wait_until(lambda: stage.status()["agent"]["in_step"], 10, "the file")
+        wait_until(lambda: stage.status()["agent"]["in_sync"], 10, "the file")
 
         stage.haproxy.kill()
         stage.haproxy.start()
@@ -62,8 +62,8 @@ def test_a_hold_outlives_the_agent_and_haproxy_and_ends_with_its_time() -> None:
     with Stage({"web": 4}, agent_options="resync_seconds = 1") as stage, Fleet(stage) as fleet:
         members = [fleet.add() for _ in range(3)]
         stage.wait_equal()
-        held = stage.hapsync("hold", f"web/{members[0].address}", "--for", "8s", "--reason", "disk fails")
-        assert held.returncode == 0, held
+        deferred = stage.hapsync("hold", f"web/{members[0].address}", "--for", "8s", "--reason", "disk fails")
+        assert deferred.returncode == 0, deferred
         slot = next(one for one in stage.haproxy.servers("web").values() if one.port == members[0].port)
         assert slot.in_maintenance
         [hold] = stage.status()["holds"]
@@ -130,7 +130,7 @@ def test_a_file_that_is_being_checked_when_everything_is_frozen_is_not_installed
     with Stage({"web": 4}) as stage, Fleet(stage) as fleet:
         fleet.add()
         stage.wait_equal()
-        wait_until(lambda: stage.status()["agent"]["in_step"], 10, "the file")
+        wait_until(lambda: stage.status()["agent"]["in_sync"], 10, "the file")
         begun, may_end = stage.work / "begun", stage.work / "may_end"
         script = f"touch {begun}; until [ -e {may_end} ]; do sleep 0.05; done"
         settings = stage.config_path.read_text()
@@ -164,7 +164,7 @@ def test_in_observe_mode_nothing_is_changed_and_the_plan_is_told() -> None:
         assert not any(one.running for one in stage.haproxy.servers("web").values())
         assert stage.haproxy.config.read_text(encoding="utf-8") == file
         told = json.loads(status.stdout)
-        assert (told["verdict"], told["stopped"]) == ("out_of_step", "mode is observe")
+        assert (told["verdict"], told["stopped"]) == ("out_of_sync", "mode is observe")
         assert [one["change"].split()[0] for one in told["held"]] == ["add", "add"]
         assert stage.hapsync("apply").returncode == 2
 

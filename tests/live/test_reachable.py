@@ -18,13 +18,13 @@ from tests.harness.processes import wait_until
 
 @contextmanager
 def a_stage() -> Iterator[tuple[Stage, Fleet]]:
-    """An agent in step."""
+    """An agent in sync."""
     with Stage({"web": 4}, agent=False) as stage, Fleet(stage) as fleet:
         settle(stage.config_path, reload_gap_seconds=0.2, reload_timeout_seconds=10)
         fleet.add()
         stage.start_agent()
         stage.wait_equal()
-        wait_until(lambda: stage.hapsync("status").returncode == 0, 20, "status to say in step")
+        wait_until(lambda: stage.hapsync("status").returncode == 0, 20, "status to say in sync")
         yield stage, fleet
 
 
@@ -64,7 +64,7 @@ def test_a_move_of_the_socket_in_settings_and_template_together_is_made_in_one_r
         stage.haproxy.socket_path = moved
         fleet.add()
         stage.wait_equal(timeout_seconds=20)
-        wait_until(lambda: stage.hapsync("status").returncode == 0, 20, "status to say in step")
+        wait_until(lambda: stage.hapsync("status").returncode == 0, 20, "status to say in sync")
         assert stage.reloads() == 1
 
 
@@ -102,7 +102,7 @@ def test_a_socket_that_nobody_has_is_refused_and_the_old_one_goes_on_over_a_rest
         assert applied.returncode != 0
         settle(stage.config_path, socket=str(stage.haproxy.socket_path))
         os.kill(stage.agent.pid, signal.SIGHUP)
-        wait_until(lambda: stage.hapsync("status").returncode == 0, 20, "status to say in step")
+        wait_until(lambda: stage.hapsync("status").returncode == 0, 20, "status to say in sync")
 
 
 def test_a_template_without_the_socket_by_which_haproxy_is_reached_is_refused() -> None:

@@ -16,7 +16,7 @@ def test_a_release_that_failed_lets_nothing_go_later() -> None:
         for _ in range(3):
             fleet.add()
         stage.wait_equal()
-        wait_until(lambda: stage.status()["agent"]["in_step"], 10, "the file")
+        wait_until(lambda: stage.status()["agent"]["in_sync"], 10, "the file")
         stage.haproxy.kill()
         released = stage.hapsync("release", "web")
         fleet.vanish()
@@ -55,7 +55,7 @@ def test_what_was_released_is_not_held_again_by_an_older_file() -> None:
             fleet.add()
         stage.wait_equal()
         assert stage.hapsync("hold", "web/srv1").returncode == 0
-        wait_until(lambda: stage.status()["agent"]["in_step"], 10, "the file")
+        wait_until(lambda: stage.status()["agent"]["in_sync"], 10, "the file")
         assert stage.hapsync("release", "web/srv1").returncode == 0
         stage.kill_agent()
         stage.haproxy.kill()

@@ -39,7 +39,7 @@ def ends_equal(stage: Stage) -> None:
     """File and worker have the edit, and agree."""
     wait_until(lambda: is_edited(stage), 30, "the worker to have the edit")
     stage.wait_equal(timeout_seconds=30)
-    wait_until(lambda: stage.hapsync("status").returncode == 0, 30, "status to say in step")
+    wait_until(lambda: stage.hapsync("status").returncode == 0, 30, "status to say in sync")
     assert MARK in stage.haproxy.config.read_text(encoding="utf-8")
 
 
@@ -52,7 +52,7 @@ def test_a_worker_that_gives_no_answer_while_settings_change_ends_with_what_its_
         fleet.add()
         stage.start_agent()
         stage.wait_equal()
-        wait_until(lambda: stage.hapsync("status").returncode == 0, 20, "status to say in step")
+        wait_until(lambda: stage.hapsync("status").returncode == 0, 20, "status to say in sync")
         before = stage.haproxy.config.read_text(encoding="utf-8")
         pid = stage.haproxy.worker_pid()
         assert pid is not None
@@ -87,7 +87,7 @@ def test_a_haproxy_that_starts_while_a_file_for_it_is_checked_ends_with_what_its
         fleet.add()
         stage.start_agent()
         stage.wait_equal()
-        wait_until(lambda: stage.hapsync("status").returncode == 0, 20, "status to say in step")
+        wait_until(lambda: stage.hapsync("status").returncode == 0, 20, "status to say in sync")
         stage.haproxy.kill()
         wait_until(lambda: "haproxy HAProxy's socket" in log(stage), 20, "the agent to notice")
         goes_on.unlink()

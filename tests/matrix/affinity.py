@@ -12,7 +12,7 @@ from tests.harness.processes import wait_until
 from tests.matrix.playing import SETTLED_SECONDS, Story, Told, must, story
 
 KEYS = tuple(f"/key-{number}" for number in range(200))
-IN_SLOTS = f'{NO_GUARD}\nmeans = "slots"'
+IN_SLOTS = f'{NO_GUARD}\nscaling = "slots"'
 ROUND_ROBIN_ODDS = 2
 """How far from its share a server may be: a round begins anywhere, and the load has a turn of its own in it."""
 

@@ -131,7 +131,7 @@ def a_reload_under_load(version: str) -> Told:
 
 
 def hapsync_is_killed_in_a_reload(version: str) -> Told:
-    with story(version, slots=2, instances=2, options='means = "slots"') as it:
+    with story(version, slots=2, instances=2, options='scaling = "slots"') as it:
         early, most = 0, 0
         for what, moment in MOMENTS_OF_A_RELOAD.items():
             begun, reloads, worker = moment(it.stage), it.reloads, it.stage.haproxy.worker_pid()
@@ -142,7 +142,7 @@ def hapsync_is_killed_in_a_reload(version: str) -> Told:
             early += _worker_that_answers(it.stage) in {None, worker}
             it.stage.start_agent()
             it.settle()
-            wait_until(lambda: it.stage.hapsync("status").returncode == 0, 15, "status to say in step")
+            wait_until(lambda: it.stage.hapsync("status").returncode == 0, 15, "status to say in sync")
             made = it.reloads - reloads
             must(1 <= made <= 2, f"killed when {what}: {made} reloads")
             most = max(most, made)
@@ -230,7 +230,7 @@ def _tried(it: Story, member: Member) -> int:
 
 def a_thousand_come_and_go(version: str) -> Told:
     rounds, many = 50, 20
-    with story(version, slots=2, instances=2, options=f'means = "dynamic"\n{NO_GUARD}') as it:
+    with story(version, slots=2, instances=2, options=f'scaling = "dynamic"\n{NO_GUARD}') as it:
         for _ in range(rounds):
             members = [it.fleet.add() for _ in range(many)]
             it.settle()

@@ -10,7 +10,7 @@ from tests.harness.load import LoadResult
 from tests.soak.footprint import Footprint, Samples, after_warm_up, at_rest, grown_mb, slope_kb_per_minute, unequal
 from tests.soak.storm import SLOTS, Storm
 
-OPTIONS = "guard_window_seconds = 10\nhold_down_seconds = 5"
+OPTIONS = "guard_window_seconds = 10\ndamping_seconds = 5"
 """The guard's window short, so that a round comes to its end; how much it lets go stays as it is."""
 
 

@@ -87,7 +87,7 @@ class Storm:
             for change in self._churns[name].healing():
                 change.make()
             self._become_equal(name)
-        wait_until(lambda: self._stage.status()["agent"]["in_step"], 30, "the agent to rest", interval_seconds=0.3)
+        wait_until(lambda: self._stage.status()["agent"]["in_sync"], 30, "the agent to rest", interval_seconds=0.3)
         time.sleep(1)
 
     def _become_equal(self, name: str) -> None:

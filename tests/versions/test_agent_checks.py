@@ -61,12 +61,12 @@ def is_taken_out(stage: Stage, member: Member) -> bool:
 
 
 def wait_in_step(stage: Stage) -> None:
-    wait_until(lambda: stage.hapsync("status").returncode == 0, 15, "status to say that all is in step")
+    wait_until(lambda: stage.hapsync("status").returncode == 0, 15, "status to say that all is in sync")
 
 
 @pytest.mark.parametrize("means", ["slots", "dynamic"])
 def test_an_agent_gives_weights_and_cannot_bring_back_a_server_that_left(means: str) -> None:
-    with playing(3, f'means = "{means}"') as (stage, fleet, told):
+    with playing(3, f'scaling = "{means}"') as (stage, fleet, told):
         first, second = fleet.add(), fleet.add()
         for one in (first, second):
             wait_serving(stage, one, 50)
@@ -99,8 +99,8 @@ def test_a_server_that_a_person_holds_is_not_brought_back_by_its_agent_and_is_le
         assert stage.hapsync("hold", f"web/{first.address}").returncode == 0
         asked = told.asked
         wait_until(lambda: told.asked > asked + 10, 15, "the agents to be asked again")
-        held = server_of(stage, first)
-        assert (held.in_maintenance, is_led(held)) == (True, False)
+        deferred = server_of(stage, first)
+        assert (deferred.in_maintenance, is_led(deferred)) == (True, False)
         wait_in_step(stage)
         assert stage.hapsync("release", f"web/{first.address}").returncode == 0
         wait_serving(stage, first, 70)
@@ -108,7 +108,7 @@ def test_a_server_that_a_person_holds_is_not_brought_back_by_its_agent_and_is_le
 
 @pytest.mark.parametrize("word", ["drain", "maint"])
 def test_a_slot_whose_agent_drained_it_before_its_instance_left_is_used_again_without_a_reload(word: str) -> None:
-    with playing(2, 'means = "slots"') as (stage, fleet, told):
+    with playing(2, 'scaling = "slots"') as (stage, fleet, told):
         told.says = "up ready 100%"
         one = fleet.add()
         fleet.add()
@@ -128,7 +128,7 @@ def test_a_slot_whose_agent_drained_it_before_its_instance_left_is_used_again_wi
 
 
 def test_what_an_agent_said_is_neither_in_the_file_nor_does_it_fail_a_reload() -> None:
-    with playing(1, 'means = "slots"') as (stage, fleet, told):
+    with playing(1, 'scaling = "slots"') as (stage, fleet, told):
         told.says = "drain"
         first = fleet.add()
         wait_until(lambda: server_of(stage, first).draining, 15, "the agent to drain it")

@@ -18,7 +18,7 @@ from tests.demo.fleet import Fleet
 from tests.demo.stage import NO_GUARD, Stage
 from tests.harness.processes import wait_until
 
-DYNAMIC = f'means = "dynamic"\n{NO_GUARD}'
+DYNAMIC = f'scaling = "dynamic"\n{NO_GUARD}'
 """Whatever the version: 2.6 has dynamic servers, too, but chooses them only when told so."""
 
 
@@ -92,7 +92,7 @@ def test_a_backend_that_takes_no_dynamic_servers_grows_by_a_reload_and_says_why(
         stage.start_agent()
         wait_until(lambda: stage.reloads() == 2, 15, "the reload that grows the slots")
         wait_until(lambda: running(stage) == 3, 10, "three servers")
-        means = stage.status()["backends"]["web"]["means"]
+        means = stage.status()["backends"]["web"]["scaling"]
 
         assert added(stage) == {}
         assert not means["dynamic"]
@@ -105,20 +105,20 @@ def running(stage: Stage) -> int:
 
 
 def test_a_dynamic_server_that_a_person_holds_is_neither_enabled_nor_deleted_until_released() -> None:
-    options = f'means = "dynamic"\n{NO_GUARD}'
+    options = f'scaling = "dynamic"\n{NO_GUARD}'
     with (
         Stage({"web": 1}, backend_options=options, agent_options="resync_seconds = 1") as stage,
         Fleet(stage) as fleet,
     ):
         members = [fleet.add() for _ in range(2)]
         stage.wait_equal()
-        held = next(name for name in added(stage) if members[0].name in name)
-        assert stage.hapsync("hold", f"web/{held}").returncode == 0
+        deferred = next(name for name in added(stage) if members[0].name in name)
+        assert stage.hapsync("hold", f"web/{deferred}").returncode == 0
         fleet.remove(members[0].name)
         time.sleep(6)
-        assert stage.haproxy.servers("web")[held].in_maintenance
-        assert stage.hapsync("release", f"web/{held}").returncode == 0
-        wait_until(lambda: held not in added(stage), 20, "it to be deleted")
+        assert stage.haproxy.servers("web")[deferred].in_maintenance
+        assert stage.hapsync("release", f"web/{deferred}").returncode == 0
+        wait_until(lambda: deferred not in added(stage), 20, "it to be deleted")
 
 
 def test_a_pass_lets_in_who_comes_before_it_looks_at_what_can_be_deleted() -> None:
@@ -137,10 +137,10 @@ def test_a_pass_deletes_what_it_can_while_whoever_comes_has_to_wait() -> None:
     with Stage({"web": 1}, backend_options=DYNAMIC, agent=False) as stage:
         make_pass = passes_with_one_at_rest(stage)
 
-        outcome = make_pass("10.0.0.1", "10.0.0.3", held_down="10.0.0.3")
+        outcome = make_pass("10.0.0.1", "10.0.0.3", damped="10.0.0.3")
 
         assert [type(one) for one in outcome.done] == [Delete]
-        assert [one.reason for one in outcome.last.plan.held] == [Reason.FLAPPING]
+        assert [one.reason for one in outcome.last.plan.deferred] == [Reason.FLAPPING]
         assert len(added(stage)) == 1
 
 
@@ -152,11 +152,11 @@ def passes_with_one_at_rest(stage: Stage) -> Callable[..., Outcome]:
     config = read_settings(str(stage.config_path)).config
     probe = Probe(config)
 
-    def make_pass(*hosts: str, held_down: str | None = None) -> Outcome:
+    def make_pass(*hosts: str, damped: str | None = None) -> Outcome:
         instances = tuple(Instance("n1", host, Address(host, 80), CheckStatus.PASSING) for host in hosts)
         wanted = Desired({"web": desired_backend("web", config.backends["web"], Reading("web", instances))})
-        waits = frozenset({Address(held_down, 80)} if held_down else ())
-        rules = Rules({"web": Caution(max_loss_fraction=1.0, min_ready=0, held_down=waits)})
+        waits = frozenset({Address(damped, 80)} if damped else ())
+        rules = Rules({"web": Caution(max_loss_fraction=1.0, min_ready=0, damped=waits)})
         return run_pass(config.haproxy.socket, 5, wanted, ("web",), rules, probe=probe)
 
     make_pass("10.0.0.1", "10.0.0.2")

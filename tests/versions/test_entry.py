@@ -58,7 +58,7 @@ def played(backend_options: str, **of: Any) -> int:
 
 @pytest.mark.parametrize("means", ["slots", "dynamic"])
 def test_a_dead_newcomer_that_is_checked_first_never_gets_a_request(means: str) -> None:
-    assert played(f'means = "{means}"\n{CHECKED}') == 0
+    assert played(f'scaling = "{means}"\n{CHECKED}') == 0
 
 
 def test_a_dead_newcomer_that_is_trusted_is_tried_until_its_checks_have_failed() -> None:
@@ -67,12 +67,12 @@ def test_a_dead_newcomer_that_is_trusted_is_tried_until_its_checks_have_failed()
 
 
 def test_a_dead_newcomer_that_comes_by_a_reload_never_gets_a_request_either() -> None:
-    assert played(f'means = "slots"\n{CHECKED}', slots=3) == 0
+    assert played(f'scaling = "slots"\n{CHECKED}', slots=3) == 0
 
 
 def test_a_dead_newcomer_is_not_tried_either_after_a_reload_that_others_need() -> None:
     with (
-        Stage({"web": 4}, server_options=OPTIONS, backend_options=f'means = "slots"\n{CHECKED}') as stage,
+        Stage({"web": 4}, server_options=OPTIONS, backend_options=f'scaling = "slots"\n{CHECKED}') as stage,
         Fleet(stage) as fleet,
     ):
         for _ in range(3):

@@ -12,7 +12,7 @@ from tests.demo.stage import NO_GUARD, Stage
 from tests.harness.processes import wait_until
 from tests.versions.programs import let_programs_check
 
-OPTIONS = f'means = "dynamic"\n{NO_GUARD}'
+OPTIONS = f'scaling = "dynamic"\n{NO_GUARD}'
 
 
 @pytest.mark.parametrize("after", ["backend web", "defaults"])
@@ -24,7 +24,7 @@ def test_where_a_program_checks_no_server_is_added_live_and_haproxy_lives(after:
         before = stage.reloads()
         stage.start_agent()
         stage.wait_equal(timeout_seconds=30)
-        means = stage.status()["backends"]["web"]["means"]
+        means = stage.status()["backends"]["web"]["scaling"]
         said = stage.hapsync("check").stdout
 
         assert stage.haproxy.process.running

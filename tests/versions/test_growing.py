@@ -11,7 +11,7 @@ from tests.demo.fleet import Fleet
 from tests.demo.stage import Stage
 from tests.harness.processes import wait_until
 
-SLOTS = 'means = "slots"'
+SLOTS = 'scaling = "slots"'
 """Whatever the version: from 3.0 on servers would be added instead."""
 
 
@@ -114,7 +114,7 @@ def test_a_reload_that_the_master_refuses_puts_the_old_file_back() -> None:
 
         wait_until(lambda: stage.status()["agent"]["counters"]["failed_reloads"], 20, "the failed reload")
         assert (stage.haproxy.config.read_text(), stage.haproxy.worker_pid()) == (before, pid)
-        wait_until(lambda: stage.hapsync("status").returncode == 0, 10, "status to say in step")
+        wait_until(lambda: stage.hapsync("status").returncode == 0, 10, "status to say in sync")
 
 
 HAND_WRITTEN = """\
@@ -189,13 +189,13 @@ def test_a_change_made_by_hand_is_repaired_and_the_file_follows() -> None:
     with Stage({"web": 4}) as stage, Fleet(stage) as fleet:
         one = fleet.add()
         stage.wait_equal()
-        wait_until(lambda: stage.hapsync("status").returncode == 0, 10, "status to say in step")
+        wait_until(lambda: stage.hapsync("status").returncode == 0, 10, "status to say in sync")
         stage.haproxy.ask(f"set server web/srv3 addr 127.0.0.1 port {one.port}")
         stage.haproxy.ask("set server web/srv3 weight 10")
         stage.haproxy.ask("set server web/srv3 state ready")
         stage.haproxy.ask("set server web/srv1 state maint")
 
-        wait_until(lambda: stage.hapsync("status").returncode == 0, 25, "status to say in step again")
+        wait_until(lambda: stage.hapsync("status").returncode == 0, 25, "status to say in sync again")
         assert stage.differences() == []
 
 

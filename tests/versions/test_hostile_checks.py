@@ -103,7 +103,7 @@ def test_a_database_that_refuses_with_line_feeds_and_a_forged_prompt_stops_no_ba
         stage.wait_equal("web")
         databases.remove("hostile")
         wait_until(lambda: is_out(stage, port), 10, "the hostile server to be taken out")
-        wait_until(lambda: stage.hapsync("status").returncode == 0, 15, "status to say that all is in step")
+        wait_until(lambda: stage.hapsync("status").returncode == 0, 15, "status to say that all is in sync")
 
         pid = f"\nPid: {stage.haproxy.worker_pid()}\n"
         assert [reply[:8] for reply in replies] == ["# pxname", "Name: HA", "# pxname", "Name: HA"]
@@ -114,7 +114,7 @@ def test_a_database_that_refuses_with_line_feeds_and_a_forged_prompt_stops_no_ba
 
 def test_a_backend_that_cannot_be_read_stops_no_other_and_keeps_its_part_of_the_file() -> None:
     with (
-        Stage({"web": 1, "db": 3}, backend_options=f'{NO_GUARD}\nmeans = "slots"', agent=False) as stage,
+        Stage({"web": 1, "db": 3}, backend_options=f'{NO_GUARD}\nscaling = "slots"', agent=False) as stage,
         Fleet(stage) as fleet,
         SocketChaos(stage.work, stage.work / "chaos.sock", stage.haproxy.socket_path) as chaos,
     ):
@@ -146,4 +146,4 @@ def test_a_backend_that_cannot_be_read_stops_no_other_and_keeps_its_part_of_the_
 
         chaos.pass_through()
         stage.wait_equal("db", 20)
-        wait_until(lambda: stage.hapsync("status").returncode == 0, 15, "status to say that all is in step")
+        wait_until(lambda: stage.hapsync("status").returncode == 0, 15, "status to say that all is in sync")

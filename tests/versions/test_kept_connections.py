@@ -13,7 +13,7 @@ from tests.demo.fleet import HOST, Fleet, Member
 from tests.demo.stage import NO_GUARD, Stage
 from tests.harness.processes import wait_until
 
-OPTIONS = f'{NO_GUARD}\nmeans = "slots"'
+OPTIONS = f'{NO_GUARD}\nscaling = "slots"'
 CHECKS = "check inter 500ms"
 REUSE = "    balance roundrobin\n"
 
@@ -92,7 +92,7 @@ def test_a_client_with_a_connection_of_its_own_to_an_instance_that_left_gets_tho
             fleet.put(Member(f"web-{number}", "node-a", port))
         assert stage.hapsync("apply").returncode == 0
         stage.start_agent()
-        wait_until(lambda: stage.hapsync("status").returncode == 0, 15, "all to be in step")
+        wait_until(lambda: stage.hapsync("status").returncode == 0, 15, "all to be in sync")
         reloads = stage.reloads()
         client.get(is_known=reuse == "http-reuse never")
         left = client.get()

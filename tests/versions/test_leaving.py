@@ -43,7 +43,7 @@ def downloading(slots: int, options: str, seconds: float) -> Iterator[tuple[Stag
 
 
 def test_a_download_on_a_server_that_left_is_ended_when_its_drain_seconds_are_over_which_frees_its_slot() -> None:
-    with downloading(2, f'{DRAIN}\nmeans = "slots"', 30) as (stage, fleet, first, download):
+    with downloading(2, f'{DRAIN}\nscaling = "slots"', 30) as (stage, fleet, first, download):
         begin = time.monotonic()
         fleet.remove(first.name)
         wait_until(lambda: download.ended_at is not None, 15, "the download to be ended")

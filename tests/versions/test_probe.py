@@ -7,7 +7,7 @@ from hapsync.haproxy.capabilities import OLDEST_SAFE, QUIET_PROBE, version_of
 from hapsync.haproxy.cfg import sealed
 from hapsync.haproxy.probe import Probe
 from hapsync.haproxy.socket import RuntimeSession, open_session
-from hapsync.model.server import Means
+from hapsync.model.server import Scaling
 from tests.harness.haproxy import HAProxy, minimal_config
 from tests.harness.ports import free_port
 from tests.harness.processes import wait_until
@@ -36,8 +36,8 @@ def probed(work: Path, many: int, *lines: str) -> tuple[str, dict[str, bool], st
         before = haproxy.log.read_text(encoding="utf-8")
         found = Probe(config).attach(session, process, session.read_servers(tuple(config.backends)))
         said = haproxy.log.read_text(encoding="utf-8").removeprefix(before)
-    means = {name: backend.means for name, backend in found.backends.items()}
-    return said, {name: one.can_add for name, one in means.items()}, means["b0"].why, version_of(process.version)
+    scaling = {name: backend.scaling for name, backend in found.backends.items()}
+    return said, {name: one.can_add for name, one in scaling.items()}, scaling["b0"].why, version_of(process.version)
 
 
 def test_three_hundred_backends_are_probed_without_a_line_in_the_log(work: Path) -> None:
@@ -67,8 +67,8 @@ def test_while_haproxys_file_cannot_be_read_no_server_is_added_and_once_it_can_s
     file, aside = Path(config.haproxy.config), work / "aside.cfg"
     probe = Probe(config)
 
-    def look(session: RuntimeSession) -> Means:
-        return probe.attach(session, session.read_process(), session.read_servers(("b0",))).backends["b0"].means
+    def look(session: RuntimeSession) -> Scaling:
+        return probe.attach(session, session.read_process(), session.read_servers(("b0",))).backends["b0"].scaling
 
     with HAProxy(file, work), open_session(config.haproxy.socket, 20) as session:
         is_safe = version_of(session.read_process().version) >= OLDEST_SAFE

@@ -11,7 +11,7 @@ from tests.demo.fleet import Fleet
 from tests.demo.stage import Stage
 from tests.harness.processes import wait_until
 
-SLOTS = 'means = "slots"'
+SLOTS = 'scaling = "slots"'
 GOOD = "check inter 2s"
 WRONG = "check inter nonsense"
 """Refused with file and line."""
@@ -22,7 +22,7 @@ TAKEN_BUT = "settings taken, but backend api is quarantined"
 
 @contextmanager
 def two_backends(*, agent: bool = True) -> Iterator[tuple[Stage, Fleet, Fleet]]:
-    """Backends web and api of two slots each, with one instance each, in step."""
+    """Backends web and api of two slots each, with one instance each, in sync."""
     with (
         Stage({"web": 2, "api": 2}, backend_options=SLOTS, agent=agent) as stage,
         Fleet(stage, "web") as web,
@@ -34,7 +34,7 @@ def two_backends(*, agent: bool = True) -> Iterator[tuple[Stage, Fleet, Fleet]]:
             assert stage.hapsync("apply").returncode == 0
         for name in stage.backends:
             stage.wait_equal(name)
-        wait_until(lambda: stage.hapsync("status").returncode == 0, 10, "status to say in step")
+        wait_until(lambda: stage.hapsync("status").returncode == 0, 10, "status to say in sync")
         yield stage, web, api
 
 

@@ -12,7 +12,7 @@ from tests.demo.fleet import Fleet
 from tests.demo.stage import NO_GUARD, Stage
 from tests.harness.processes import wait_until
 
-SLOTS = 'means = "slots"'
+SLOTS = 'scaling = "slots"'
 CLIENTS = 12
 
 

@@ -6,12 +6,12 @@ from tests.demo.fleet import Fleet
 from tests.demo.stage import NO_GUARD, Stage
 from tests.harness.processes import wait_until
 
-SLOTS = f'{NO_GUARD}\nmeans = "slots"'
+SLOTS = f'{NO_GUARD}\nscaling = "slots"'
 BALANCE = "    balance roundrobin\n"
 
 
 def wait_in_step(stage: Stage) -> None:
-    wait_until(lambda: stage.hapsync("status").returncode == 0, 15, "status to say that all is in step")
+    wait_until(lambda: stage.hapsync("status").returncode == 0, 15, "status to say that all is in sync")
 
 
 @pytest.mark.parametrize("place", ["defaults", "backend"])
@@ -27,10 +27,10 @@ def test_servers_that_default_server_disables_serve_from_each_start_on(place: st
         )
         template.write_text(text, encoding="utf-8")
         fleet.add()
-        held = fleet.add()
+        deferred = fleet.add()
         assert stage.hapsync("apply").returncode == 0
         stage.wait_equal()
-        name = next(one.name for one in stage.haproxy.servers("web").values() if one.port == held.port)
+        name = next(one.name for one in stage.haproxy.servers("web").values() if one.port == deferred.port)
         stage.haproxy.ask(f"set server web/{name} state maint")
         assert stage.hapsync("apply").returncode == 0
         stage.haproxy.stop()
@@ -61,7 +61,7 @@ def test_a_backend_whose_servers_were_all_disabled_before_hapsync_came_is_not_in
         stage.start_agent()
         wait_until(lambda: "no server that can serve" in stage.hapsync("status").stdout, 15, "status to say it")
         status, plan = stage.status(), stage.hapsync("plan")
-        assert (status["verdict"], plan.returncode) == ("out_of_step", 2)
+        assert (status["verdict"], plan.returncode) == ("out_of_sync", 2)
         assert "`hapsync release web/srv1`" in plan.stdout
 
         for name in ("srv1", "srv2"):

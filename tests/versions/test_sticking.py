@@ -18,7 +18,7 @@ TABLE = "mates/t1"
 
 
 def test_a_reload_that_brings_the_table_along_leads_no_client_of_a_busy_slots_last_instance_to_the_next() -> None:
-    options = f'means = "slots"\n{NO_GUARD}'
+    options = f'scaling = "slots"\n{NO_GUARD}'
     with Stage({"web": 3}, backend_options=options, agent=False) as stage, Fleet(stage, linger_seconds=60) as fleet:
         share_a_table(stage)
         members = [fleet.add() for _ in range(3)]
@@ -44,7 +44,7 @@ def test_a_reload_that_brings_the_table_along_leads_no_client_of_a_busy_slots_la
 
 
 def test_a_table_that_may_not_be_cleared_is_told_and_keeps_no_newcomer_out() -> None:
-    options = f'means = "slots"\n{NO_GUARD}'
+    options = f'scaling = "slots"\n{NO_GUARD}'
     with Stage({"web": 3}, backend_options=options, agent=False) as stage, Fleet(stage) as fleet:
         share_a_table(stage)
         with SocketChaos(stage.work, stage.work / "chaos.sock", stage.haproxy.socket_path) as chaos:

@@ -222,7 +222,7 @@ def an_agent_is_killed_before(stage: Stage, act: str) -> None:
         if adds_backends():
             wait_until(lambda: not dying.running, 20, f"the agent to be killed before {act}")
         else:
-            wait_until(lambda: json.loads((stage.work / "run" / "status.json").read_text())["in_step"], 20, "it")
+            wait_until(lambda: json.loads((stage.work / "run" / "status.json").read_text())["in_sync"], 20, "it")
     finally:
         dying.kill()
 

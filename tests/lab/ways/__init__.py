@@ -1,4 +1,4 @@
-"""Ways of keeping HAProxy in step with Consul, behind one interface, `Way`, and by their names: `WAYS`."""
+"""Ways of keeping HAProxy in sync with Consul, behind one interface, `Way`, and by their names: `WAYS`."""
 
 from collections.abc import Mapping
 

@@ -1,4 +1,4 @@
-"""Ways in which one HAProxy stays, and a program beside it, or none, keeps it in step: `Beside`."""
+"""Ways in which one HAProxy stays, and a program beside it, or none, keeps it in sync: `Beside`."""
 
 from tests.harness.processes import Process
 from tests.lab.ways.way import Place, Way, WayError, all_of, haproxy_at

@@ -60,7 +60,7 @@ class Hapsync(Beside):
 
 class HapsyncSlots(Hapsync):
     name = "hapsync, slots"
-    options = 'means = "slots"'
+    options = 'scaling = "slots"'
     slots = 120
 
     @classmethod
@@ -73,7 +73,7 @@ class HapsyncSlots(Hapsync):
 
 class HapsyncDynamic(Hapsync):
     name = "hapsync, dynamic"
-    options = 'means = "dynamic"'
+    options = 'scaling = "dynamic"'
     slots = 1
 
     @classmethod

@@ -1,4 +1,4 @@
-"""A way of keeping HAProxy in step with Consul: `Way`, the interface that a cell goes by."""
+"""A way of keeping HAProxy in sync with Consul: `Way`, the interface that a cell goes by."""
 
 import abc
 import os
@@ -43,7 +43,7 @@ class Place:
 
 
 class Way(abc.ABC):
-    """One way of keeping a backend of a HAProxy in step with the Consul service `web`.
+    """One way of keeping a backend of a HAProxy in sync with the Consul service `web`.
 
     The order is: `program`, then a new way at a place, `prepare`, `start`, `stop`.
     """
@@ -69,7 +69,7 @@ class Way(abc.ABC):
 
     @property
     def backend(self) -> str:
-        """The backend that is kept in step, by the name that HAProxy has for it; known from `start` on."""
+        """The backend that is kept in sync, by the name that HAProxy has for it; known from `start` on."""
         return BACKEND
 
     @abc.abstractmethod
@@ -78,7 +78,7 @@ class Way(abc.ABC):
 
     @abc.abstractmethod
     def start(self) -> None:
-        """Start HAProxy and what keeps it in step; it listens on port 80."""
+        """Start HAProxy and what keeps it in sync; it listens on port 80."""
 
     @abc.abstractmethod
     def stop(self) -> None:
@@ -90,7 +90,7 @@ class Way(abc.ABC):
 
     @abc.abstractmethod
     def tools(self) -> frozenset[int]:
-        """The process ids of what keeps HAProxy in step, without HAProxy; none where HAProxy does it itself."""
+        """The process ids of what keeps HAProxy in sync, without HAProxy; none where HAProxy does it itself."""
 
     def revive(self) -> None:
         """Do what a supervisor (systemd with Restart=always) does once HAProxy has ended: start it with its file.

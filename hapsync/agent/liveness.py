@@ -18,7 +18,7 @@ class Arrival:
     was_away: bool
 
 
-class Presence:
+class Liveness:
     """The worker that answered last; `process` is None, and `error` says why, while none does.
 
     `is_down`: no HAProxy runs, and what it is started with next is its file. A worker that does not answer may live,

@@ -3,9 +3,9 @@
 from collections.abc import Mapping, Sequence
 
 from hapsync.agent.file_keeper import FileKeeper
-from hapsync.agent.presence import Presence
+from hapsync.agent.liveness import Liveness
 from hapsync.agent.rollout import Reloads
-from hapsync.agent.schedule import Dues
+from hapsync.agent.schedule import Schedule
 from hapsync.config.schema import Config
 from hapsync.consul.watch import WatchState
 from hapsync.model.catalog import NOT_TELLING
@@ -13,7 +13,9 @@ from hapsync.plan.desired import Desired
 from hapsync.text import quoted
 
 
-def unsure(config: Config, wanted: Desired, watches: Mapping[str, WatchState], reloads: Reloads) -> Sequence[str]:
+def why_unknown(
+    config: Config, wanted: Desired, watches: Mapping[str, WatchState], reloads: Reloads
+) -> Sequence[str]:
     """Return why it cannot be told whether HAProxy is as Consul and the settings say, a line each."""
     lines = []
     for name, one in config.backends.items():
@@ -30,12 +32,12 @@ def unsure(config: Config, wanted: Desired, watches: Mapping[str, WatchState], r
     return lines
 
 
-def is_in_step(
-    wanted: Desired, haproxy: Presence, dues: Dues, reloads: Reloads, file: FileKeeper, *, is_whole: bool
+def is_in_sync(
+    wanted: Desired, haproxy: Liveness, schedule: Schedule, reloads: Reloads, file: FileKeeper, *, is_whole: bool
 ) -> bool:
     """Return whether HAProxy and its file are known to be what is `wanted`.
 
     `is_whole`: every backend was looked at, and nothing was withheld there because everything is stopped.
     """
     is_told = haproxy.process is not None and not any(one.doubt in NOT_TELLING for one in wanted.backends.values())
-    return is_told and is_whole and not (reloads.is_due or dues.is_unfinished or file.is_behind)
+    return is_told and is_whole and not (reloads.is_due or schedule.is_unfinished or file.is_behind)
