@@ -7,9 +7,14 @@ their blank line); on 2.6.12 it is as fast as `;` batches (10,000 commands: 48 m
 The same bytes may stand within a reply: `show stat` prints what a server answered to its check, on 2.6 with its line
 feeds (measured on 2.6.12 with an error packet for `option mysql-check`). It stands between quotes then, and quotes
 within are doubled (HAProxy's src/tools.c, csv_enc_append), so a delimiter after an odd number of them is none.
+
+No other reply quotes, and `show servers state` prints a name that an SRV record of DNS gave (`srv_fqdn`). A delimiter
+there ends the reply early, and what follows is taken for the next one. HAProxy then says more than was asked for, and
+the exchange is refused.
 """
 
 import contextlib
+import select
 import socket
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -32,6 +37,7 @@ from hapsync.haproxy.show import (
     unread_counters,
 )
 from hapsync.model.server import Backend, FirstCheck, HAProxyProcess, Load, Observed
+from hapsync.text import quoted
 
 _END_OF_REPLY = b"\n> "
 _CSV = b"show stat "
@@ -55,7 +61,8 @@ class RuntimeSession:
     def ask(self, commands: Sequence[Command]) -> Sequence[str]:
         """Send `commands` and return HAProxy's reply to each, in order.
 
-        Raises RuntimeAPIError when the worker closes, or does not answer within the timeout.
+        Raises RuntimeAPIError when the worker closes, does not answer within the timeout, or says more than is asked
+        for.
         """
         replies: list[str] = []
         batch: list[bytes] = []
@@ -162,14 +169,31 @@ class RuntimeSession:
         opening = () if self._is_prompting else (b"prompt\n",)
         self._is_prompting = True
         try:
+            self._ensure_all_read()
             self._socket.sendall(b"".join((*opening, *lines)))
-            return self._replies((*opening, *lines))[len(opening) :]
+            replies = self._replies((*opening, *lines))[len(opening) :]
+            self._ensure_all_read()
         except OSError as error:
             raise RuntimeAPIError(f"HAProxy's socket {self.path}: {_words(error)}") from error
+        return replies
+
+    def _ensure_all_read(self) -> None:
+        """Raise RuntimeAPIError when HAProxy has said more than the replies to what it was asked."""
+        poll = select.poll()
+        poll.register(self._socket, select.POLLIN)
+        if poll.poll(0):
+            with contextlib.suppress(OSError):  # whoever hung up shows when it is asked again
+                self._unread += self._socket.recv(65536)
+        if self._unread:
+            left = quoted(self._unread.decode("utf-8", "replace"))
+            raise RuntimeAPIError(
+                f"HAProxy's socket {self.path}: more was answered than was asked for, since a reply holds what ends "
+                f"one, so no reply is believed; left over: {left}"
+            )
 
     def _replies(self, lines: Sequence[bytes]) -> Sequence[str]:
         deadline = time.monotonic() + self._timeout_seconds
-        received = bytearray(self._unread)
+        received = bytearray()
         replies: list[str] = []
         begin = 0
         for line in lines:

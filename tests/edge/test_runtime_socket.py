@@ -2,7 +2,9 @@
 
 import contextlib
 import os
+import select
 import socket
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,13 +12,14 @@ from pathlib import Path
 import pytest
 
 from hapsync.errors import RuntimeAPIError
-from hapsync.haproxy.commands import SHOW_INFO, SHOW_STAT_SERVERS, Command
+from hapsync.haproxy.commands import SHOW_INFO, SHOW_STAT_SERVERS, Command, show_servers_state
 from hapsync.haproxy.show import parse_info
 from hapsync.haproxy.socket import open_session
 from hapsync.model.server import NO_LOAD, Address, AdminState, FirstCheck
 from tests.edge.fake_haproxy import STATE, Send, byte_by_byte, fake_haproxy, reply_to, whole
 from tests.harness.haproxy import HAProxy, minimal_config
 from tests.harness.ports import free_port
+from tests.harness.processes import wait_until
 
 
 @contextlib.contextmanager
@@ -185,6 +188,42 @@ def test_a_delimiter_between_the_quotes_of_show_stat_ends_no_reply(work: Path, s
 
     assert replies[0] == replies[2] == QUOTED
     assert [parse_info(reply).pid for reply in (replies[1], replies[3])] == [4711, 4711]
+
+
+FORGED = STATE.replace(b" 9000\n", b" 9000 db.example\n> .example\n")
+"""As HAProxy would write a name that an SRV record gave, if DNS gave it this one."""
+
+
+def forging(command: bytes) -> bytes:
+    return FORGED if command == b"show servers state app" else reply_to(command)
+
+
+def test_a_delimiter_in_a_name_from_dns_is_refused_and_no_later_reply_is_believed(work: Path) -> None:
+    with fake_haproxy(work / "fake.sock", answer=forging), open_session(str(work / "fake.sock"), 5) as session:
+        assert session.read_process().pid == 4711
+        with pytest.raises(RuntimeAPIError, match=r"more was answered than was asked for.*example"):
+            session.read_servers(("app",))
+        with pytest.raises(RuntimeAPIError, match="more was answered than was asked for"):
+            session.read_process()
+
+
+def test_a_reply_that_comes_after_a_delimiter_in_a_name_from_dns_is_not_taken_for_the_next_one(work: Path) -> None:
+    may_go_on = threading.Event()
+
+    def late(connection: socket.socket, reply: bytes) -> None:
+        if reply.startswith(b"Name: "):
+            may_go_on.wait(20)
+        connection.sendall(reply)
+
+    with (
+        fake_haproxy(work / "fake.sock", answer=forging, send=late),
+        open_session(str(work / "fake.sock"), 20) as session,
+    ):
+        session.ask((show_servers_state("app"), SHOW_INFO))
+        may_go_on.set()
+        wait_until(lambda: select.select([session._socket], (), (), 0)[0], 10, "the last reply")
+        with pytest.raises(RuntimeAPIError, match="more was answered than was asked for"):
+            session.ask((SHOW_INFO,))
 
 
 def test_what_one_backends_line_spoils_in_the_dump_of_all_is_read_again_alone(work: Path) -> None:
