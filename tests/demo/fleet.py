@@ -47,7 +47,7 @@ class Fleet:
         service: str = "web",
         *,
         nodes: Sequence[str] = ("node-a", "node-b", "node-c"),
-        linger_seconds: float = 1.5,
+        linger_seconds: float = 3.0,
         tags: Sequence[str] = (),
     ) -> None:
         self.service = service

@@ -282,7 +282,23 @@ class Stage:
         """How HAProxy's live servers differ from what Consul's catalog says, a line each; empty when they do not."""
         return truth.differences(truth.wanted(self.consul.health(backend)), self.haproxy.servers(backend))
 
-    def wait_equal(self, backend: str = "web", timeout_seconds: float = 10.0) -> None:
+    def wait_held(self, *reasons: str, count: int | None = None, timeout_seconds: float = 20.0) -> None:
+        """Wait until `status` says that changes are held for exactly these reasons, and so many where given.
+
+        HAProxy has what a pass did a moment before the agent's report tells of it. `TimeoutError` names what is held.
+        """
+        last: list[str] = []
+
+        def is_held() -> bool:
+            last[:] = [one["reason"] for one in self.status()["held"]]
+            return set(last) == set(reasons) and count in {None, len(last)}
+
+        try:
+            wait_until(is_held, timeout_seconds, f"what is held to be for {reasons}")
+        except TimeoutError as error:
+            raise TimeoutError(f"{error}; it is for {last}") from error
+
+    def wait_equal(self, backend: str = "web", timeout_seconds: float = 20.0) -> None:
         """Wait until HAProxy is what Consul says; `TimeoutError`, naming the differences, when it is not."""
         last: list[str] = []
 
@@ -297,7 +313,7 @@ class Stage:
 
     def reloads(self) -> int:
         """How often the master has reloaded since it started, by its own count."""
-        answer = wait_until(self._ask_master, 5, "the master to answer: after a reload it is deaf for a moment")
+        answer = wait_until(self._ask_master, 20, "the master to answer: after a reload it is deaf for a moment")
         [master] = [line.split() for line in answer.splitlines() if line.split()[1:2] == ["master"]]
         return int(master[2])
 

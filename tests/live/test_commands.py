@@ -192,6 +192,8 @@ def test_apply_beside_an_agent_is_made_by_the_agent() -> None:
     with Stage({"web": 2}) as stage, Fleet(stage) as fleet:
         fleet.add()
         stage.wait_equal()
+        # Until its pass is over and the file is written the agent itself may find the change.
+        wait_until(lambda: stage.status()["agent"]["in_sync"], 20, "the agent to be in sync, its file too")
         stage.haproxy.ask("set server web/srv1 weight 77")
         applied = stage.hapsync("apply")
 
@@ -240,7 +242,12 @@ def test_a_hostile_instance_is_left_out_alone_and_shown_and_nothing_else_is_dist
         stage.origins.open("127.0.0.1", port)
         stage.consul.put("web", odd, node="odd # node\n", address="127.0.0.1", port=port, tags=["a b `c`"])
         wait_until(
-            lambda: stage.status()["counts"]["quarantined"] == len(HOSTILE_ADDRESSES) + 2, 10, "the quarantine"
+            lambda: stage.status()["counts"]["quarantined"] == len(HOSTILE_ADDRESSES) + 2, 20, "the quarantine"
+        )
+        wait_until(
+            lambda: {one.port for one in stage.haproxy.servers("web").values() if one.running} == {good.port, port},
+            20,
+            "both good ones to serve",
         )
         wait_until(lambda: stage.hapsync("status").returncode == 0, 15, "status to say in sync")
 

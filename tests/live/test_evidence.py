@@ -54,8 +54,7 @@ def test_a_snapshot_restored_into_a_running_consul_takes_no_server_away(work: Pa
         wait_until(lambda: len(stage.status()["held"]) == 4, 20, "what is missing to be held")
         fleet.remove(members[0].name)
 
-        wait_until(lambda: len(stage.status()["held"]) == 5, 20, "what left since to be held, too")
-        assert {one["reason"] for one in stage.status()["held"]} == {Reason.REFILLING.value}
+        stage.wait_held(Reason.REFILLING.value, count=5)
         assert ready_ports(stage) == {one.port for one in members}
         for one in members[4:]:
             fleet.put(one)

@@ -35,9 +35,9 @@ def test_a_release_while_frozen_forgets_nothing() -> None:
         for _ in range(6):
             fleet.add()
         stage.wait_equal()
-        time.sleep(1)
+        wait_until(lambda: stage.status()["backends"]["web"]["capacity"] == 6, 20, "the first checks")
         fleet.vanish()
-        wait_until(lambda: stage.status()["held"], 5, "what is held")
+        wait_until(lambda: len(stage.status()["held"]) == 6, 20, "what is held")
         stage.hapsync("freeze")
         released = stage.hapsync("release", "web")
         fleet.put(next(iter(fleet.members.values())))

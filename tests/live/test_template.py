@@ -14,8 +14,8 @@ from tests.harness.haproxy import HAProxy
 from tests.harness.ports import free_ports
 from tests.harness.processes import short_folder, wait_until
 
-SHORT_MILLISECONDS = 200
-QUIET_SECONDS = 1.0
+SHORT_MILLISECONDS = 2000
+QUIET_SECONDS = 6.0
 """Several times the wait after which HAProxy would cut a connection that is no tunnel."""
 # Key and answer are the example of RFC 6455, section 1.3; without a key HAProxy refuses the request.
 ASKED = (
@@ -34,7 +34,7 @@ def a_websocket(work: Path) -> Iterator[tuple[HAProxy, socket.socket, socket.soc
     frontend, statistics = free_ports(2)
     haproxy = HAProxy(work / "haproxy.cfg", work)
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        listener.settimeout(5)
+        listener.settimeout(20)
         shipped = (SHIPPED / "haproxy.cfg.j2").read_text(encoding="utf-8")
         text = adapted_template(
             shipped, admin_socket=haproxy.socket_path, frontend_port=frontend, statistics_port=statistics
@@ -44,11 +44,11 @@ def a_websocket(work: Path) -> Iterator[tuple[HAProxy, socket.socket, socket.soc
         haproxy.config.write_text(
             text.replace('{{ servers("web") }}', f"server srv1 127.0.0.1:{listener.getsockname()[1]}")
         )
-        with haproxy, socket.create_connection(("127.0.0.1", frontend), timeout=5) as client:
+        with haproxy, socket.create_connection(("127.0.0.1", frontend), timeout=20) as client:
             client.sendall(ASKED)
             server, _ = listener.accept()
             with server:
-                server.settimeout(5)
+                server.settimeout(20)
                 assert server.recv(65536).startswith(b"GET / ")
                 server.sendall(SWITCHED)
                 assert client.recv(65536).startswith(b"HTTP/1.1 101 ")
@@ -73,4 +73,4 @@ def test_a_websocket_outlives_a_silence_that_is_longer_than_a_response_may_take(
 def test_a_websocket_whose_client_has_left_is_ended_also_where_the_server_does_not_close_it(work: Path) -> None:
     with a_websocket(work) as (haproxy, client, _):
         client.close()
-        wait_until(lambda: haproxy.stat("public")["FRONTEND"]["scur"] == "0", 5, "HAProxy to end it")
+        wait_until(lambda: haproxy.stat("public")["FRONTEND"]["scur"] == "0", 20, "HAProxy to end it")
