@@ -338,8 +338,8 @@ def test_status_says_that_holds_were_lost_until_a_person_acknowledges_it(
         capsys.readouterr()
         run(["status", "--json"])
         told = json.loads(capsys.readouterr().out)
-        is_told = any("holds and a freeze that persons asked for are lost" in one for one in told["reasons"])
-        assert (told["lost"] is not None) == is_told
+        is_told = any("holds and a freeze that persons asked for are lost" in one for one in told["sync"]["reasons"])
+        assert (told["state_file"]["lost"] is not None) == is_told
         return is_told
 
     path = remembered(work, with_override(SavedState(), HELD))

@@ -35,7 +35,7 @@ def test_a_stage_with_two_backends_follows_consul_also_after_the_agent_was_kille
             wait_until(lambda: to_api.snapshot().requests >= 10, 10, "requests to api")
             seen = [load.stop() for load in (to_web, to_api)]
         reloads, work = stage.reloads(), stage.work
-        in_sync = wait_until(lambda: stage.status()["verdict"] == "in_sync", 10, "the file to be written")
+        in_sync = wait_until(lambda: stage.status()["sync"]["verdict"] == "in_sync", 10, "the file to be written")
 
     assert difference == f"{first.address} is ready, weight 10 instead of ready, weight 7"
     assert [(one.failed, one.failures) for one in seen] == [(0, ())] * 2

@@ -252,15 +252,17 @@ def test_the_json_is_the_documented_one() -> None:
     }
 
     assert list(tree) == [
-        *("version", "verdict", "reasons", "haproxy", "catalog", "counts", "backends", "held"),
-        *("freeze", "holds", "lost", "stopped", "old_workers", "queues", "agent"),
+        *("version", "sync", "haproxy", "catalog", "counts", "backends", "deferred"),
+        *("freeze", "overrides", "state_file", "stopped", "old_workers", "queues", "agent"),
     ]
-    assert (tree["version"], tree["verdict"]) == (2, "out_of_sync")
+    assert (tree["version"], tree["sync"]["verdict"]) == (2, "out_of_sync")
+    assert tree["sync"]["reasons"] == list(found.reasons)
     assert tree["haproxy"] == {"pid": 7, "version": "2.6.12-1", "uptime_seconds": 100, "is_stopping": False}
     assert tree["catalog"] == {"from": "consul", "age_seconds": 0.5}
-    assert tree["counts"] == {"held": 0, "quarantined": 1}
+    assert tree["counts"] == {"deferred": 0, "quarantined": 1}
     assert tree["agent"]["pid"] == 1
-    assert (tree["held"], tree["freeze"], tree["holds"], tree["stopped"]) == ([], None, [], None)
+    assert (tree["deferred"], tree["freeze"], tree["overrides"], tree["stopped"]) == ([], None, [], None)
+    assert tree["state_file"] == {"lost": None, "other_version": None}
     assert tree["backends"]["web"] == {
         "service": "web",
         "exists": True,
@@ -270,7 +272,7 @@ def test_the_json_is_the_documented_one() -> None:
         "floor": 1,
         "refilling": False,
         "unread": None,
-        "left_by_hand": [],
+        "stale_overrides": [],
         "slots": {"used": 2, "free": 0, "emptying": 0},
         "dynamic": 0,
         "scaling": {"dynamic": False, "why_not": None},
@@ -313,7 +315,7 @@ def test_the_json_is_ascii_and_shows_reasons_escaped() -> None:
     text = view_to_json(view(catalog(*BOTH), None, problems=("a\x1b[2J\u2028é",)))
 
     assert text.isascii()
-    assert json.loads(text)["reasons"] == ["a\\u001b[2J\\u2028\\u00e9"]
+    assert json.loads(text)["sync"]["reasons"] == ["a\\u001b[2J\\u2028\\u00e9"]
     assert json.loads(text)["agent"] is None
 
 
@@ -322,10 +324,10 @@ def test_the_json_tells_what_is_held_and_what_waits() -> None:
     short = json.loads(view_to_json(view(catalog(instance(8), instance(9)), seen(slot(1, 1)), cautions=CARELESS)))
     deferred = {"backend": "web", "server": "srv1", "change": "remove web/srv1 10.0.0.1:80 (gone from Consul)"}
 
-    assert gone["held"] == [{**deferred, "reason": "the whole service is gone from Consul"}]
-    assert gone["counts"] == {"held": 1, "quarantined": 0}
-    assert short["held"] == [{**deferred, "reason": "its replacement has no slot yet"}]
-    assert short["counts"] == {"held": 0, "quarantined": 0}
+    assert gone["deferred"] == [{**deferred, "reason": "the whole service is gone from Consul"}]
+    assert gone["counts"] == {"deferred": 1, "quarantined": 0}
+    assert short["deferred"] == [{**deferred, "reason": "its replacement has no slot yet"}]
+    assert short["counts"] == {"deferred": 0, "quarantined": 0}
 
 
 def test_a_server_held_by_hand_is_shown_so_and_breaks_nothing() -> None:
@@ -337,7 +339,7 @@ def test_a_server_held_by_hand_is_shown_so_and_breaks_nothing() -> None:
     )
 
     assert found.verdict is Verdict.IN_SYNC
-    assert [row.use for row in found.backends[0].rows] == ["used", "by hand", "free"]
+    assert [row.use for row in found.backends[0].rows] == ["used", "overridden", "free"]
     assert [deferred.reason for deferred in found.plan.deferred] == [Reason.OVERRIDDEN]
     assert (found.backends[0].slots_used, found.backends[0].slots_free) == (2, 1)
 
@@ -352,9 +354,9 @@ def test_what_persons_asked_for_is_shown() -> None:
     )
     tree = json.loads(view_to_json(found))
 
-    assert (found.freeze, found.holds) == (FREEZE, (HOLD,))
+    assert (found.freeze, found.overrides) == (FREEZE, (HOLD,))
     assert tree["freeze"] == {"at": 6.0, "until": None, "who": "bob", "reason": "a migration"}
-    assert tree["holds"] == [
+    assert tree["overrides"] == [
         {
             "backend": "web",
             "address": "10.0.0.2:80",

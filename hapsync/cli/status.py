@@ -8,7 +8,7 @@ EPILOG = """\b
 Examples:
   hapsync status
   hapsync status web api     only these backends
-  hapsync status --json | jq .verdict
+  hapsync status --json | jq .sync.verdict
   hapsync status --queues    also the accept queues of HAProxy's listeners
 
 \b

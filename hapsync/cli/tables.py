@@ -59,7 +59,7 @@ def print_view(view: View) -> None:
         console.print(Text(f"held  and {len(everything_deferred) - _DEFERRED} more; `hapsync plan` has them all"))
     if guarded := sorted({one.change.backend for one in view.plan.deferred if not is_overridden(one)}):
         console.print(Text(f"to let go what the guard holds: hapsync release {guarded[0]}"))
-    for hold in view.holds:
+    for hold in view.overrides:
         console.print(Text(f"hold  {_hold_words(hold)}"))
     _print_old_workers(console, view.old_workers)
     if view.queues:
@@ -195,7 +195,7 @@ def _print_backend(console: Console, backend: BackendView, *, haproxy_answers: b
                 Text(f"  {backend.capacity} up and checked, the guard keeps at least {backend.floor}"),
                 style="bold yellow",
             )
-    for left in backend.left_overridden:
+    for left in backend.stale_overrides:
         age = _ago(time.time() - left.since_seconds)
         what = f"{left.name} {left.address} is in {left.admin.value} by hand, unchanged for {age}"
         remedy = f"`hapsync release {backend.name}/{left.name}` frees its place"
@@ -263,9 +263,9 @@ def _cells(row: ServerRow) -> tuple[Text | str, ...]:
     status = row.health.status if row.health else ""
     up = check or "-" if status.startswith(("UP", "no check", "DRAIN", "MAINT")) else f"{status} {check}".strip()
     sessions = str(server.load.sessions) if server.load else "?"
-    if row.use == "by hand":
+    if row.use == "overridden":
         state = Text(f"{server.admin.value} by hand", style="bold")
-    use = {"by hand": "", "foreign": "foreign", "emptying": "gone, emptying", "used": "not in catalog"}
+    use = {"overridden": "", "foreign": "foreign", "emptying": "gone, emptying", "used": "not in catalog"}
     consul = want.status.value if want else use.get(row.use, "")
     who = f"{shown(want.node)}/{shown(want.instance_id)}" if want else ""
     return server.name, str(server.address or "-"), state, weight, up, sessions, consul, who

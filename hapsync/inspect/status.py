@@ -88,9 +88,11 @@ class BackendView:
     unread: str | None = None
 
     @property
-    def left_overridden(self) -> tuple[Server, ...]:
-        """Return the servers that somebody took out, whose instance is gone: they keep their slot until released."""
-        return tuple(row.server for row in self.rows if row.use == "by hand" and row.desired is None) * self.is_known
+    def stale_overrides(self) -> tuple[Server, ...]:
+        """Return the servers that an operator took out and Consul lacks; each keeps its slot until released."""
+        if not self.is_known:
+            return ()
+        return tuple(row.server for row in self.rows if row.use == "overridden" and row.desired is None)
 
 
 @attrs.frozen
@@ -106,9 +108,10 @@ class View:
     catalog_from: str
     catalog_age_seconds: float | None
     freeze: Freeze | None = None
-    holds: tuple[Override, ...] = ()
+    overrides: tuple[Override, ...] = ()
     stopped: Reason | None = None
     lost: Lost | None = None
+    other_version: str | None = None
     old_workers: OldWorkers = NOT_LOOKED
     queues: tuple[ListenQueue, ...] | None = None
 
@@ -186,6 +189,7 @@ def make_view(
         saved.holds,
         stopped,
         saved.lost,
+        saved.unread_version,
     )
 
 
@@ -208,14 +212,14 @@ def _backend_view(
         if due is not None:
             shown_addresses.add(slot.address)
         if slot.is_overridden:
-            use = "by hand"
+            use = "overridden"
         elif due is not None or slot.admin is not AdminState.MAINT:
             use = "used"
         elif slot.is_slot and slot.is_idle:
             use, free = "free", free + 1
         else:
             use, emptying = "emptying", emptying + slot.is_slot
-        if use in ("by hand", "used"):
+        if use in ("overridden", "used"):
             used, dynamic = used + slot.is_slot, dynamic + slot.is_dynamic
         rows.append(ServerRow(slot, due, health.get((name, slot.name)), use))
     rows.sort(key=lambda row: server_order(row.server.name))
@@ -247,16 +251,18 @@ def view_to_json(view: View) -> str:
     return json.dumps(
         {
             "version": VERSION,
-            "verdict": view.verdict.name.lower(),
-            "reasons": [one_line(reason, length=500) for reason in view.reasons],
+            "sync": {
+                "verdict": view.verdict.name.lower(),
+                "reasons": [one_line(reason, length=500) for reason in view.reasons],
+            },
             "haproxy": attrs.asdict(view.haproxy) if view.haproxy else None,
             "catalog": {"from": view.catalog_from, "age_seconds": view.catalog_age_seconds},
             "counts": {
-                "held": len(view.plan.deferred),
+                "deferred": len(view.plan.deferred),
                 "quarantined": sum(len(backend.quarantined) for backend in view.backends),
             },
             "backends": {backend.name: _backend_json(backend) for backend in view.backends},
-            "held": [
+            "deferred": [
                 {
                     "backend": deferred.change.backend,
                     "server": deferred.change.server,
@@ -265,18 +271,21 @@ def view_to_json(view: View) -> str:
                 }
                 for deferred in (*view.plan.deferred, *view.plan.waiting)
             ],
-            "freeze": _person_json(view.freeze) if view.freeze else None,
-            "holds": [
+            "freeze": _request_json(view.freeze) if view.freeze else None,
+            "overrides": [
                 {
-                    "backend": hold.backend,
-                    "address": str(hold.address),
-                    "state": hold.admin.value,
-                    "is_releasing": hold.is_releasing,
-                    **_person_json(hold),
+                    "backend": override.backend,
+                    "address": str(override.address),
+                    "state": override.admin.value,
+                    "is_releasing": override.is_releasing,
+                    **_request_json(override),
                 }
-                for hold in view.holds
+                for override in view.overrides
             ],
-            "lost": attrs.asdict(view.lost) if view.lost else None,
+            "state_file": {
+                "lost": attrs.asdict(view.lost) if view.lost else None,
+                "other_version": view.other_version,
+            },
             "stopped": view.stopped.value if view.stopped else None,
             "old_workers": _old_json(view.old_workers),
             "queues": [attrs.asdict(one) for one in view.queues] if view.queues is not None else None,
@@ -287,20 +296,20 @@ def view_to_json(view: View) -> str:
 
 
 def _agent_json(report: Report) -> Mapping[str, object]:
-    # What people asked for and the guard knows is told above, where it holds whether an agent runs or not.
+    # Freeze, overrides and guard state are in the fields above, whether an agent runs or not.
     left_out = {"freeze", "holds", "lost", "unread_version", "cautions", "old_workers"}
     return attrs.asdict(report, filter=lambda field, _value: field.name not in left_out)
 
 
 def _old_json(old: OldWorkers) -> Mapping[str, object]:
     tree = attrs.asdict(old)
-    for worker, told in zip(old.workers, tree["workers"], strict=True):
-        for gone, told_gone in zip(worker.gone, told["gone"], strict=True):
-            told_gone["address"] = str(gone.address)
+    for worker, worker_tree in zip(old.workers, tree["workers"], strict=True):
+        for gone, gone_tree in zip(worker.gone, worker_tree["gone"], strict=True):
+            gone_tree["address"] = str(gone.address)
     return tree
 
 
-def _person_json(asked: Freeze | Override) -> Mapping[str, object]:
+def _request_json(asked: Freeze | Override) -> Mapping[str, object]:
     return {"at": asked.at, "until": asked.until, "who": asked.who, "reason": asked.reason}
 
 
@@ -321,14 +330,14 @@ def _backend_json(backend: BackendView) -> Mapping[str, object]:
         },
         "dynamic": backend.dynamic,
         "scaling": {"dynamic": backend.scaling.can_add, "why_not": backend.scaling.why or None},
-        "left_by_hand": [
+        "stale_overrides": [
             {
                 "server": one.name,
                 "address": str(one.address),
                 "state": one.admin.value,
                 "unchanged_seconds": one.since_seconds,
             }
-            for one in backend.left_overridden
+            for one in backend.stale_overrides
         ],
         "servers": [_row_json(row) for row in backend.rows],
         "without_slot": [_desired_json(one) for one in backend.without_slot],

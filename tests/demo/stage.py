@@ -290,7 +290,7 @@ class Stage:
         last: list[str] = []
 
         def is_held() -> bool:
-            last[:] = [one["reason"] for one in self.status()["held"]]
+            last[:] = [one["reason"] for one in self.status()["deferred"]]
             return set(last) == set(reasons) and count in {None, len(last)}
 
         try:

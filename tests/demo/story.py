@@ -213,7 +213,7 @@ class Story:
             replaced_too_early=self._replaced_too_early,
             latencies_ms=self._latencies_ms,
             differences=self._stage.differences(BACKEND),
-            out_of_sync="" if status["verdict"] == "in_sync" else json.dumps(status["reasons"]),
+            out_of_sync="" if status["sync"]["verdict"] == "in_sync" else json.dumps(status["sync"]["reasons"]),
         )
 
     def _status_in_step(self) -> Mapping[str, Any]:
@@ -221,7 +221,7 @@ class Story:
         deadline = time.monotonic() + 15
         while True:
             status = self._stage.status()
-            if status["verdict"] == "in_sync" or time.monotonic() > deadline:
+            if status["sync"]["verdict"] == "in_sync" or time.monotonic() > deadline:
                 return status
             time.sleep(0.3)
 

@@ -126,7 +126,7 @@ class Scene:
 
     def deferred(self) -> set[str]:
         """Why `hapsync status` says that changes are held."""
-        return {one["reason"] for one in self.stage.status()["held"]}
+        return {one["reason"] for one in self.stage.status()["deferred"]}
 
     def wait_for_held(self, *reasons: str, seconds: float = 15) -> None:
         """Wait until changes are held for exactly these reasons."""

@@ -49,7 +49,7 @@ class Scene:
 
     def reasons(self) -> str:
         """Why `status` says that it is not in sync; empty when it does not."""
-        return "\n".join(self.stage.status()["reasons"])
+        return "\n".join(self.stage.status()["sync"]["reasons"])
 
     def wait_said(self, words: str, timeout_seconds: float = 10.0) -> None:
         """Wait until `status` gives a reason with these words."""

@@ -86,7 +86,7 @@ def test_strangers_above_max_servers_take_nothing_from_those_that_serve() -> Non
             f"{forced.requests} requests lost, all before HAProxy's first checks of the newcomers had failed"
         )
         assert here.serving() == good
-        assert here.stage.status()["held"] == []
+        assert here.stage.status()["deferred"] == []
         here.stage.consul.remove_node("z-stranger")
         here.ends(forced=forced)
 
@@ -105,7 +105,7 @@ def test_strangers_push_nobody_out_wherever_they_sort_also_when_the_agent_starts
         time.sleep(7)
 
         assert here.serving() == good
-        assert here.stage.status()["held"] == []
+        assert here.stage.status()["deferred"] == []
         assert here.stage.hapsync("plan").returncode == 0
         here.stage.consul.remove_node(node)
         here.ends(forced=forced)
@@ -160,7 +160,7 @@ def test_weights_of_0_and_65535_take_a_bounded_share_and_lose_nothing() -> None:
             here.fleet.put(nothing[member.name])
         time.sleep(2)
         assert len(here.serving()) == 2
-        assert {one["reason"] for one in here.stage.status()["held"]} == {
+        assert {one["reason"] for one in here.stage.status()["deferred"]} == {
             "more than max_loss_fraction would be lost within the window"
         }
         for member in members:
@@ -223,7 +223,7 @@ def test_a_service_of_5000_instances_is_served_whole_where_max_servers_lets_it()
             interval_seconds=0.5,
         )
         wait_until(lambda: stage.status()["agent"]["in_sync"], 60, "the agent to be in sync", interval_seconds=0.5)
-        assert stage.status()["counts"] == {"held": 0, "quarantined": 0}
+        assert stage.status()["counts"] == {"deferred": 0, "quarantined": 0}
         assert stage.reloads() == 0
 
 
@@ -236,7 +236,7 @@ def test_a_node_in_maintenance_takes_half_of_the_backend_and_not_more() -> None:
             here.fleet.maintain_node("node-b", on=True)
             time.sleep(2)
             assert len(here.serving()) == 3
-            deferred = {one["reason"] for one in here.stage.status()["held"]}
+            deferred = {one["reason"] for one in here.stage.status()["deferred"]}
             here.fleet.maintain_node("node-c", on=True)
             time.sleep(2)
             assert len(here.serving()) == 3

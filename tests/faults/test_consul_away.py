@@ -110,7 +110,7 @@ def test_a_consul_that_lost_its_state_while_hapsync_was_down_takes_nothing_away_
                 web.fleet.put(evolve(one, weights=(7, 3)))
                 web.fleet.put(one)
         web.wait_equal()
-        wait_until(lambda: web.stage.status()["verdict"] == "in_sync", 10, "the snapshot")
+        wait_until(lambda: web.stage.status()["sync"]["verdict"] == "in_sync", 10, "the snapshot")
         with web.unchanged():
             web.stage.kill_agent()
             consul.kill()
@@ -425,7 +425,7 @@ def test_a_damaged_snapshot_is_refused_and_haproxy_stays_as_it_is() -> None:
             with web.unchanged():
                 time.sleep(5)
                 told = web.stage.status()
-            assert told["verdict"] == "cannot_tell"
+            assert told["sync"]["verdict"] == "cannot_tell"
             assert not told["backends"]["web"]["known"]
             come_back(web)
             result = web.end()
@@ -469,7 +469,7 @@ def test_a_start_with_nothing_to_go_by_leaves_haproxy_as_it_is() -> None:
             with web.unchanged():
                 time.sleep(5)
                 told = web.stage.status()
-            assert told["verdict"] == "cannot_tell"
+            assert told["sync"]["verdict"] == "cannot_tell"
             assert stage.haproxy.config.read_text(encoding="utf-8") == file
             come_back(web)
             result = web.end()

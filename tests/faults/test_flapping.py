@@ -81,7 +81,7 @@ def test_one_of_five_that_flaps_each_second_costs_few_commands_and_is_back_once_
         assert turns[0] > 100
         assert commands <= 12
         assert seen.lowest == 4
-        reasons = {deferred["reason"] for deferred in status["held"]}
+        reasons = {deferred["reason"] for deferred in status["deferred"]}
         assert reasons <= {"it comes and goes; held down until it stays"}
         assert "held backend web: 1 change, it comes and goes; held down until it stays" in here.log()
         here.ends()

@@ -258,7 +258,7 @@ def test_one_command_that_is_refused_keeps_nothing_else_from_being_done() -> Non
         status = here.stage.status()
         say_figure(f"a command refused for {REFUSED_SECONDS} s: tried {len(tries)} times")
 
-        assert status["verdict"] == "out_of_sync"
+        assert status["sync"]["verdict"] == "out_of_sync"
         assert any(words in one["what"] for one in status["agent"]["refusals"])
         assert here.log().count("refused set server") <= 2, here.log()
         assert 2 <= len(tries) <= 20
@@ -292,8 +292,8 @@ def test_while_the_master_is_away_changes_go_on_and_the_reload_is_made_when_it_i
         status = here.stage.status()
         aside.rename(master)
 
-        assert status["verdict"] == "out_of_sync"
-        assert "no free slot" in "".join(status["reasons"])
+        assert status["sync"]["verdict"] == "out_of_sync"
+        assert "no free slot" in "".join(status["sync"]["reasons"])
         assert "master socket" in str(status["agent"]["reloads"][-1]["error"])
         here.ends()
         assert here.stage.reloads() == 1
@@ -407,7 +407,7 @@ def test_every_field_that_somebody_changes_is_mended_or_left_to_them() -> None:
         hand("srv8 addr 127.0.0.1 port 9")
         time.sleep(2.5)
         rows = {one["server"]: one for one in here.stage.status()["backends"]["web"]["servers"]}
-        assert (rows["srv8"]["use"], rows["srv8"]["address"]) == ("by hand", "127.0.0.1:9")
+        assert (rows["srv8"]["use"], rows["srv8"]["address"]) == ("overridden", "127.0.0.1:9")
         assert here.stage.hapsync("release", "web/srv8").returncode == 0
         here.wait_in_step()
         rows = {one["server"]: one for one in here.stage.status()["backends"]["web"]["servers"]}

@@ -45,13 +45,13 @@ def test_a_state_folder_that_is_removed_is_made_again_and_keeps_nothing_from_hap
         assert status["agent"] is not None, "the agent runs, and status says so"
         assert status["agent"]["pid"] == here.stage.agent.pid
         assert status["catalog"]["from"] == "agent"
-        assert [one["state"] for one in status["holds"]] == ["drain"]
+        assert [one["state"] for one in status["overrides"]] == ["drain"]
 
         again = subprocess.run(agent_command(here), capture_output=True, text=True, timeout=30, check=False)
         assert again.returncode == 1
         assert f"pid {here.stage.agent.pid}, holds" in again.stderr
 
-        released = here.stage.hapsync("release", f"web/{status['holds'][0]['address']}")
+        released = here.stage.hapsync("release", f"web/{status['overrides'][0]['address']}")
         assert released.returncode == 0, released
         here.ends()
 
@@ -102,11 +102,11 @@ def test_a_memory_that_is_damaged_forgets_a_hold_but_not_what_haproxy_shows_of_i
         status = here.stage.status()
         rows = {one["server"]: one for one in status["backends"]["web"]["servers"]}
 
-        assert any("holds and a freeze that persons asked for are lost" in one for one in status["reasons"])
+        assert any("holds and a freeze that persons asked for are lost" in one for one in status["sync"]["reasons"])
         assert memory.with_name("memory.json.damaged").exists()
         assert "memory.json is damaged" in here.log()
-        assert status["holds"] == []
-        assert (rows[name]["use"], rows[name]["state"]) == ("by hand", "maint")
+        assert status["overrides"] == []
+        assert (rows[name]["use"], rows[name]["state"]) == ("overridden", "maint")
         assert here.stage.hapsync("release", f"web/{name}").returncode == 0
         assert here.stage.hapsync("thaw", "--acknowledge").returncode == 0
         here.ends()
@@ -132,7 +132,7 @@ def test_a_freeze_and_a_hold_outlive_a_roll_back_and_the_upgrade_after_it() -> N
         thawed = here.stage.hapsync("thaw")
 
         assert "memory.json is of another version of hapsync" in status["stopped"]
-        assert any("it is of version 2" in one for one in status["reasons"])
+        assert any("it is of version 2" in one for one in status["sync"]["reasons"])
         assert (thawed.returncode, "it is of version 2" in thawed.stdout) == (2, True)
         assert memory.read_text() == theirs  # so the hapsync that wrote it finds its freeze and its hold again
         now = here.stage.haproxy.servers("web")
@@ -322,9 +322,9 @@ def test_a_clock_that_jumps_removes_nothing_and_ends_only_what_was_to_end_by_it(
         left = 1 if jump_seconds > 0 else 2
         clock.jump(jump_seconds)
         time.sleep(3)
-        wait_until(lambda: len(clock.status()["holds"]) == left, 20, f"{left} holds to be left")
+        wait_until(lambda: len(clock.status()["overrides"]) == left, 20, f"{left} holds to be left")
         status = clock.status()
-        ages = (status["catalog"]["age_seconds"], len(status["holds"]))
+        ages = (status["catalog"]["age_seconds"], len(status["overrides"]))
         say_figure(
             f"wall clock {jump_seconds:+d} s: holds of 30 minutes and 3 hours, {ages[1]} left; "
             f"the catalog's age is told as {ages[0]:.0f} s"
@@ -333,7 +333,7 @@ def test_a_clock_that_jumps_removes_nothing_and_ends_only_what_was_to_end_by_it(
         assert here.serving() == serving | ({first.port} if jump_seconds > 0 else set())
         assert ages[1] == left
         assert ages[0] >= 0
-        assert not any("has not reported" in reason for reason in status["reasons"])
+        assert not any("has not reported" in reason for reason in status["sync"]["reasons"])
         change_one = here.fleet.add()
         wait_until(lambda: change_one.port in here.serving(), 5, "a change")
         here.fleet.remove("web-5")

@@ -72,7 +72,7 @@ def wait_logged(stage: Stage, words: str) -> None:
 
 
 def wait_said(stage: Stage, words: str) -> None:
-    wait_until(lambda: any(words in why for why in stage.status()["reasons"]), 10, f"status to say {words}")
+    wait_until(lambda: any(words in why for why in stage.status()["sync"]["reasons"]), 10, f"status to say {words}")
 
 
 SAID = {

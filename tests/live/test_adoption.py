@@ -142,7 +142,7 @@ def test_who_lets_static_servers_go_takes_out_nobody_whom_the_guard_holds() -> N
         wait_until(lambda: len(ready(stage)) == 4, 20, "all to serve")
         for member in members:
             stage.consul.remove(member.node, member.name)
-        wait_until(lambda: len(stage.status()["held"]) == 2, 20, "the vanished service to be held")
+        wait_until(lambda: len(stage.status()["deferred"]) == 2, 20, "the vanished service to be held")
         template.write_text(text, encoding="utf-8")
         stage.hapsync("apply")
         wait_until(lambda: "settings not taken" in stage.hapsync("status").stdout, 20, "status to say so")

@@ -89,9 +89,9 @@ def test_a_role_that_moves_to_another_instance_is_followed_there_and_back() -> N
 
         put_role(stage, "one", one, "replica")  # nobody is primary for a moment
         stage.wait_held("fewer than min_ready would be left", count=1)
-        [deferred] = stage.status()["held"]
+        [deferred] = stage.status()["deferred"]
         assert "it has other tags in Consul" in deferred["change"]
-        assert not [reason for reason in stage.status()["reasons"] if "gone" in reason]
+        assert not [reason for reason in stage.status()["sync"]["reasons"] if "gone" in reason]
 
         for primary, replica in (("other", "one"), ("one", "other")) * 3:
             ports = {"one": one, "other": other}
@@ -134,7 +134,7 @@ def test_a_held_server_whose_address_another_service_gets_leaves_and_one_that_wa
         wait_serving(stage, own, both, backend="api")
         wait_until(lambda: capacity(stage) == 4, 20, "the first checks")
         fleet.vanish()
-        wait_until(lambda: len(stage.status()["held"]) == 4, 10, "the whole service to be held")
+        wait_until(lambda: len(stage.status()["deferred"]) == 4, 10, "the whole service to be held")
         stage.kill_agent()
         stage.start_agent()
 
@@ -179,7 +179,7 @@ def test_a_name_that_is_written_in_another_case_is_said_by_status_and_check() ->
         stage.consul.put("web", "one", node="n1", address=HOST, port=Fleet(stage).start_server().port)
         words = 'service "Web": Consul has "web" instead; write the name exactly so'
 
-        wait_until(lambda: words in stage.status()["reasons"], 20, "status to say it")
+        wait_until(lambda: words in stage.status()["sync"]["reasons"], 20, "status to say it")
         checked = stage.hapsync("check")
         assert "backends.Web: set `networks`" in checked.stdout
         assert checked.returncode != 0

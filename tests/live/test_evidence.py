@@ -51,7 +51,7 @@ def test_a_snapshot_restored_into_a_running_consul_takes_no_server_away(work: Pa
         wait_until(lambda: chaos.seen().asked.get(SERVERS, 0) > 1, 20, "Consul's servers to be watched")
 
         stage.consul.restore(snapshot)
-        wait_until(lambda: len(stage.status()["held"]) == 4, 20, "what is missing to be held")
+        wait_until(lambda: len(stage.status()["deferred"]) == 4, 20, "what is missing to be held")
         fleet.remove(members[0].name)
 
         stage.wait_held(Reason.REFILLING.value, count=5)

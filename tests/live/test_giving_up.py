@@ -36,7 +36,7 @@ def vanished_service(stage: Stage, fleet: Fleet) -> Iterator[None]:
     stage.wait_equal()
     wait_until(lambda: stage.status()["agent"]["in_sync"], 20, "the file")
     fleet.vanish()
-    wait_until(lambda: stage.status()["counts"]["held"] == INSTANCES, 20, "the servers to be held")
+    wait_until(lambda: stage.status()["counts"]["deferred"] == INSTANCES, 20, "the servers to be held")
     yield
     assert serving(stage) == INSTANCES
 

@@ -32,8 +32,8 @@ def test_a_server_in_maint_by_hand_is_left_alone_through_passes_restarts_and_a_r
 
         assert server(stage, "srv1").in_maintenance
         assert server(stage, "srv2").draining
-        assert row(stage, "srv1")["use"] == row(stage, "srv2")["use"] == "by hand"
-        deferred = {(one["server"], one["reason"]) for one in stage.status()["held"]}
+        assert row(stage, "srv1")["use"] == row(stage, "srv2")["use"] == "overridden"
+        deferred = {(one["server"], one["reason"]) for one in stage.status()["deferred"]}
         assert deferred == {("srv1", "held by hand"), ("srv2", "held by hand")}
 
         stage.kill_agent()
@@ -67,7 +67,7 @@ def test_a_hold_outlives_the_agent_and_haproxy_and_ends_with_its_time() -> None:
         assert deferred.returncode == 0, deferred
         slot = next(one for one in stage.haproxy.servers("web").values() if one.port == members[0].port)
         assert slot.in_maintenance
-        [hold] = stage.status()["holds"]
+        [hold] = stage.status()["overrides"]
         assert (hold["backend"], hold["reason"], hold["state"]) == ("web", "disk fails", "maint")
 
         stage.haproxy.ask(f"set server web/{slot.name} state ready")  # somebody undoes it: it is asked for again
@@ -77,7 +77,7 @@ def test_a_hold_outlives_the_agent_and_haproxy_and_ends_with_its_time() -> None:
         assert server(stage, slot.name).in_maintenance
 
         stage.wait_equal(timeout_seconds=40)
-        wait_until(lambda: stage.status()["holds"] == [], 20, "the record to be gone")
+        wait_until(lambda: stage.status()["overrides"] == [], 20, "the record to be gone")
 
 
 def test_a_hand_on_a_server_right_after_its_release_is_another_hand() -> None:
@@ -93,7 +93,7 @@ def test_a_hand_on_a_server_right_after_its_release_is_another_hand() -> None:
         time.sleep(4)
 
         assert server(stage, "srv1").in_maintenance
-        assert row(stage, "srv1")["use"] == "by hand"
+        assert row(stage, "srv1")["use"] == "overridden"
 
         assert stage.hapsync("release", "web/srv1").returncode == 0
         stage.wait_equal()
@@ -166,8 +166,8 @@ def test_in_observe_mode_nothing_is_changed_and_the_plan_is_told() -> None:
         assert not any(one.running for one in stage.haproxy.servers("web").values())
         assert stage.haproxy.config.read_text(encoding="utf-8") == file
         told = json.loads(status.stdout)
-        assert (told["verdict"], told["stopped"]) == ("out_of_sync", "mode is observe")
-        assert [one["change"].split()[0] for one in told["held"]] == ["add", "add"]
+        assert (told["sync"]["verdict"], told["stopped"]) == ("out_of_sync", "mode is observe")
+        assert [one["change"].split()[0] for one in told["deferred"]] == ["add", "add"]
         assert stage.hapsync("apply").returncode == 2
 
 
@@ -188,7 +188,7 @@ def test_what_the_guard_holds_is_let_go_by_a_person() -> None:
         assert stage.differences() == []
 
         fleet.remove(members[0].name)
-        wait_until(lambda: len(stage.status()["held"]) == 1, 20, "the last one to be held")
+        wait_until(lambda: len(stage.status()["deferred"]) == 1, 20, "the last one to be held")
         assert len([one for one in stage.haproxy.servers("web").values() if one.running]) == 1
         forced = stage.hapsync("apply", "--force")
         assert forced.returncode == 0, forced

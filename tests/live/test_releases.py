@@ -37,7 +37,7 @@ def test_a_release_while_frozen_forgets_nothing() -> None:
         stage.wait_equal()
         wait_until(lambda: stage.status()["backends"]["web"]["capacity"] == 6, 20, "the first checks")
         fleet.vanish()
-        wait_until(lambda: len(stage.status()["held"]) == 6, 20, "what is held")
+        wait_until(lambda: len(stage.status()["deferred"]) == 6, 20, "what is held")
         stage.hapsync("freeze")
         released = stage.hapsync("release", "web")
         fleet.put(next(iter(fleet.members.values())))
@@ -63,7 +63,7 @@ def test_what_was_released_is_not_held_again_by_an_older_file() -> None:
         stage.start_agent()
 
         stage.wait_equal()
-        wait_until(lambda: stage.status()["holds"] == [], 10, "the record to be gone")
+        wait_until(lambda: stage.status()["overrides"] == [], 10, "the record to be gone")
 
 
 def test_a_static_algorithm_that_refuses_a_weight_still_sends_traffic() -> None:

@@ -86,9 +86,9 @@ def a_service_vanishes(version: str) -> Told:
     with story(version) as it:
         before = {one.address for one in it.fleet.members.values()}
         it.fleet.vanish()
-        wait_until(lambda: len(it.stage.status()["held"]) == len(before), 10, "its servers to be held")
+        wait_until(lambda: len(it.stage.status()["deferred"]) == len(before), 10, "its servers to be held")
         time.sleep(1)
-        held = len(it.stage.status()["held"])
+        held = len(it.stage.status()["deferred"])
         for member in it.fleet.members.values():
             it.fleet.put(member)
         it.settle()
@@ -103,17 +103,17 @@ def a_vanished_service_is_released(version: str) -> Told:
         it.settle("api")
         with it.stage.load(path="/api/", clients=4, closing=1, rate=100) as load:
             api.vanish()
-            wait_until(lambda: len(it.stage.status()["held"]) == 3, 10, "its servers to be held")
+            wait_until(lambda: len(it.stage.status()["deferred"]) == 3, 10, "its servers to be held")
             enough = load.snapshot().requests + 100
             wait_until(lambda: load.snapshot().requests > enough, 10, "requests to the servers that are held")
             result = load.stop()
         must(not result.failed, f"the held servers lost {result.failed} of {result.requests}: {result.failures[:3]}")
-        must(len(it.stage.status()["held"]) == 3, "not all are held any more")
+        must(len(it.stage.status()["deferred"]) == 3, "not all are held any more")
         released = it.stage.hapsync("release", "api")
         must(released.returncode == 0, f"release ended with {released.returncode}: {released.stderr}")
         it.settle("api")  # which means that its servers are in maint
         it.settle()
-        wait_until(lambda: not it.stage.status()["held"], 10, "nothing to be held")
+        wait_until(lambda: not it.stage.status()["deferred"], 10, "nothing to be held")
         it.wait_requests(200)
         must(len(it.fleet.serving()) == 3, "the other backend lost a server")
         return it.end(0, "3 held, then released and taken out")

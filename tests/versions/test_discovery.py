@@ -147,7 +147,7 @@ def test_a_released_backend_is_forgotten_at_once() -> None:
         api = app(stage, "api")
         wait_serves(stage, api)
         api.remove(*api.members)
-        wait_until(lambda: stage.status()["held"], 10, "it to be held")
+        wait_until(lambda: stage.status()["deferred"], 10, "it to be held")
         assert stage.hapsync("release", "app-api").returncode in (0, 2)
         if adds_backends():
             wait_gone(stage, "app-api")

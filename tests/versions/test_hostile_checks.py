@@ -129,13 +129,13 @@ def test_a_backend_that_cannot_be_read_stops_no_other_and_keeps_its_part_of_the_
         fleet.add()
         stage.wait_equal("web", 20)
         wait_until(lambda: stage.reloads() == 1, 15, "the reload for more slots")
-        wait_until(lambda: len(stage.status()["reasons"]) == 1, 15, "status to know what the agent has read")
+        wait_until(lambda: len(stage.status()["sync"]["reasons"]) == 1, 15, "status to know what the agent has read")
         status = stage.status()
         plan = stage.hapsync("plan")
         check = stage.hapsync("check")
 
-        assert status["verdict"] == "cannot_tell"
-        assert [one[:40] for one in status["reasons"]] == ["backend db cannot be read: `show servers"]
+        assert status["sync"]["verdict"] == "cannot_tell"
+        assert [one[:40] for one in status["sync"]["reasons"]] == ["backend db cannot be read: `show servers"]
         assert "show servers state" in status["backends"]["db"]["unread"]
         assert status["backends"]["web"]["unread"] is None
         assert (plan.returncode, "backend db cannot be read" in plan.stdout) == (1, True)

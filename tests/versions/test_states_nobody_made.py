@@ -61,7 +61,7 @@ def test_a_backend_whose_servers_were_all_disabled_before_hapsync_came_is_not_in
         stage.start_agent()
         wait_until(lambda: "no server that can serve" in stage.hapsync("status").stdout, 15, "status to say it")
         status, plan = stage.status(), stage.hapsync("plan")
-        assert (status["verdict"], plan.returncode) == ("out_of_sync", 2)
+        assert (status["sync"]["verdict"], plan.returncode) == ("out_of_sync", 2)
         assert "`hapsync release web/srv1`" in plan.stdout
 
         for name in ("srv1", "srv2"):
@@ -77,11 +77,11 @@ def test_a_server_drained_by_hand_whose_instance_left_is_told_and_its_slot_is_fr
         name = next(one.name for one in stage.haproxy.servers("web").values() if one.port == drained.port)
         stage.haproxy.ask(f"set server web/{name} state drain")
         fleet.remove(drained.name)
-        wait_until(lambda: stage.status()["backends"]["web"]["left_by_hand"], 15, "status to show what is left")
-        [left] = stage.status()["backends"]["web"]["left_by_hand"]
+        wait_until(lambda: stage.status()["backends"]["web"]["stale_overrides"], 15, "status to show what is left")
+        [left] = stage.status()["backends"]["web"]["stale_overrides"]
         said = stage.hapsync("status").stdout
         released = stage.hapsync("release", f"web/{name}")
-        wait_until(lambda: not stage.status()["backends"]["web"]["left_by_hand"], 15, "nothing to be left")
+        wait_until(lambda: not stage.status()["backends"]["web"]["stale_overrides"], 15, "nothing to be left")
         fleet.add()
         stage.wait_equal()
 
