@@ -1,6 +1,6 @@
 """A unix socket that speaks the Runtime API's prompt mode and misbehaves where the real HAProxy cannot be made to.
 
-`test_runtime_socket.py` runs the same contract against it and against the real one.
+`test_socket.py` runs the same contract against it and against the real one.
 """
 
 import socket

@@ -3,7 +3,7 @@
 from hapsync.config.schema import ConsulConfig
 from hapsync.consul.client import ConsulClient, endpoint
 from hapsync.consul.semaphore import Permit, acquire_permit
-from tests.edge.test_turn import turn
+from tests.edge.test_permit import turn
 from tests.harness.consul import Consul
 
 
