@@ -37,8 +37,10 @@ def test_a_reload_replaces_the_worker_and_is_counted(config: Path, work: Path) -
 
         start_reload(str(haproxy.master_path), 5)
 
-        wait_until(lambda: haproxy.worker_pid() not in (None, pid), 10, "a new worker")
-        after = read_processes(str(haproxy.master_path), 5)
+        wait_until(lambda: haproxy.worker_pid() not in (None, pid), 20, "a new worker")
+        after = wait_until(
+            lambda: read_processes(str(haproxy.master_path), 5), 20, "the master, which is deaf for a moment"
+        )
         assert pid in before.workers
         assert haproxy.worker_pid() in after.workers
         assert (before.reloads, after.reloads) == (0, 1)

@@ -43,14 +43,14 @@ def test_three_balancers_never_reload_two_at_once(shared_consul: Consul) -> None
 
 
 def test_turns_follow_each_other_for_longer_than_patience_and_all_get_one(shared_consul: Consul) -> None:
-    """Each reload takes a second; what one waits for the five before it is longer than its patience ever is."""
-    waiting = [turn(shared_consul.url, "six", name=f"lb{number}", acquire_timeout_seconds=3) for number in range(6)]
+    """Each reload takes two seconds; what one waits for the five before it is longer than its patience ever is."""
+    waiting = [turn(shared_consul.url, "six", name=f"lb{number}", acquire_timeout_seconds=6) for number in range(6)]
     while waiting:
         wait_until(lambda: any(one.is_come.is_set() for one in waiting), 60, "a turn")
         come = [one for one in waiting if one.is_come.is_set()]
         assert len(come) == 1
         assert not come[0].waits_for, "it came by patience alone"
-        time.sleep(1)
+        time.sleep(2)
         come[0].give_back()
         waiting.remove(come[0])
 

@@ -92,7 +92,7 @@ def agent(work: Path) -> Iterator[Agent]:
 
 @pytest.fixture
 def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(edge, "CLIENT_SECONDS", 0.3)
+    monkeypatch.setattr(edge, "CLIENT_SECONDS", 1.0)
 
 
 def works(agent: Agent) -> bool:
@@ -177,7 +177,7 @@ def test_a_person_who_waits_is_told_once_which_agent_does_not_answer(
     said: list[str] = []
 
     with pytest.raises(AgentError, match=f"agent pid {os.getpid()} at "):
-        ask_agent(agent.folder, Thaw(), 0.3, said.append)
+        ask_agent(agent.folder, Thaw(), 2.0, said.append)
 
     assert len(said) == 1
     assert said[0].startswith(f"agent pid {os.getpid()} at {agent.path} has not answered for 0.05 s: ")

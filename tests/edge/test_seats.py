@@ -173,7 +173,11 @@ def test_a_proxy_that_takes_and_closes_every_connection_is_an_outage_and_no_limi
 
         wait_until(lambda: not any(state.error for state in watches.states().values()), 30, "its end")
         assert "the agent takes no more connections" not in caplog.text
-        assert all(watches._shared.seats.is_seated(service) for service in services)
+        wait_until(
+            lambda: all(watches._shared.seats.is_seated(service) for service in services),
+            30,
+            "all to have seats again",
+        )
 
 
 def test_a_connection_that_is_closed_is_a_limit_only_where_earlier_ones_work_still() -> None:

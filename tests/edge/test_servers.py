@@ -47,7 +47,7 @@ def watching() -> Iterator[Told]:
         finally:
             watch.stop()
             fake.close()
-            watch.join(5)
+            watch.join(20)
             assert not watch.is_alive()
 
 
@@ -126,6 +126,6 @@ def test_a_consul_that_holds_nothing_back_is_no_evidence_without_end() -> None:
 def test_it_ends_at_once_in_the_middle_of_a_query() -> None:
     with watching() as told:
         told.watch.stop()
-        told.watch.join(5)
+        told.watch.join(20)
 
         assert not told.watch.is_alive()

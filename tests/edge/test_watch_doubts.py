@@ -420,7 +420,7 @@ def test_what_was_known_is_given_out_once_consul_failed_and_not_before(before: D
     with fake_consul(*TEN) as fake:
         for view in fake.views.values():
             view.status = 500
-            view.delay_seconds = 0.5
+            view.delay_seconds = 1.5
         with watching(of(fake), known(1, 2, 3, doubt=before)) as web:
             time.sleep(0.25)
             assert web.watches.catalog().readings == {}
@@ -445,8 +445,8 @@ def test_a_first_answer_that_takes_too_long_counts_as_none(monkeypatch: pytest.M
         for view in fake.views.values():
             view.delay_seconds = 1.0
         with watching(of(fake), known(1, 2, 3)) as web:
-            web.wait(1, 2, 3, doubt=Doubt.SNAPSHOT)
             web.wait(*TEN)
+            assert web.seen[0] == (ids(1, 2, 3), Doubt.SNAPSHOT, False)
 
 
 def test_a_consul_that_answers_gives_nothing_of_what_was_known() -> None:

@@ -153,7 +153,7 @@ class Scene:
             f"set server web/{name} addr {HOST} port {port};"
             f"set server web/{name} state ready;set server web/{name} weight 10"
         )
-        wait_until(lambda: self.stage.haproxy.servers("web")[name].running, 5, "the stray")
+        wait_until(lambda: self.stage.haproxy.servers("web")[name].running, 20, "the stray")
         return name
 
     def wait_equal(self, seconds: float = 15) -> None:
@@ -251,7 +251,7 @@ class Believer:
             url = self._url or stage.consul.url
             stack.enter_context(Naive(work, url, self.haproxy.socket_path, "web", query=self._query))
             want = wanted(stage.consul.health("web"))
-            wait_until(lambda: self._serves(set(want)), 10, "the follower")
+            wait_until(lambda: self._serves(set(want)), 20, "the follower")
             self.load = stack.enter_context(Load(work, frontend, rate=100.0, seconds=300.0))
             wait_until(lambda: self.load.snapshot().requests >= 20, 20, "the load to be under way")
             assert self.load.snapshot().failed == 0

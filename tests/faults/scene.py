@@ -51,7 +51,7 @@ class Scene:
         """Why `status` says that it is not in sync; empty when it does not."""
         return "\n".join(self.stage.status()["sync"]["reasons"])
 
-    def wait_said(self, words: str, timeout_seconds: float = 10.0) -> None:
+    def wait_said(self, words: str, timeout_seconds: float = 20.0) -> None:
         """Wait until `status` gives a reason with these words."""
         wait_until(lambda: words in self.reasons(), timeout_seconds, f"status to say {words!r}", interval_seconds=0.1)
 
@@ -67,7 +67,7 @@ class Scene:
     def log(self) -> str:
         return (self.stage.work / "agent.log").read_text(encoding="utf-8")
 
-    def wait_logged(self, words: str, timeout_seconds: float = 10.0) -> None:
+    def wait_logged(self, words: str, timeout_seconds: float = 20.0) -> None:
         wait_until(lambda: words in self.log(), timeout_seconds, f"the log to say {words!r}")
 
     def wait_in_step(self, timeout_seconds: float = 15.0) -> None:
@@ -93,7 +93,7 @@ class Scene:
     def wait_weight(self, weight: int) -> None:
         """Wait until some server has this weight."""
         wait_until(
-            lambda: weight in {one.weight for one in self.stage.haproxy.servers("web").values()}, 8, "a weight"
+            lambda: weight in {one.weight for one in self.stage.haproxy.servers("web").values()}, 20, "a weight"
         )
 
     def slot(self, port: int) -> str:
@@ -160,9 +160,9 @@ def scene(
         found = Scene(stage, fleet, load, chaos)
         found.wait_in_step()
         # The guard counts a server from its first passed check on.
-        wait_until(lambda: stage.status()["backends"]["web"]["capacity"] == instances, 10, "the first checks to pass")
+        wait_until(lambda: stage.status()["backends"]["web"]["capacity"] == instances, 20, "the first checks to pass")
         stack.enter_context(load)
-        wait_until(lambda: load.snapshot().requests >= 30, 10, "the load to be under way")
+        wait_until(lambda: load.snapshot().requests >= 30, 20, "the load to be under way")
         yield found
 
 

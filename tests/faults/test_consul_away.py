@@ -88,7 +88,7 @@ def test_an_agent_that_comes_back_with_nothing_takes_nothing_away_while_it_fills
                 time.sleep(1)
         lost = believer.end()
 
-        wait_until(lambda: not web.backend()["refilling"], 5, "the end of the refill")
+        wait_until(lambda: not web.backend()["refilling"], 20, "the end of the refill")
         assert BACKWARDS in web.log
         web.follows()
         web.fleet.remove(members[0].name)
@@ -110,7 +110,7 @@ def test_a_consul_that_lost_its_state_while_hapsync_was_down_takes_nothing_away_
                 web.fleet.put(evolve(one, weights=(7, 3)))
                 web.fleet.put(one)
         web.wait_equal()
-        wait_until(lambda: web.stage.status()["sync"]["verdict"] == "in_sync", 10, "the snapshot")
+        wait_until(lambda: web.stage.status()["sync"]["verdict"] == "in_sync", 20, "the snapshot")
         with web.unchanged():
             web.stage.kill_agent()
             consul.kill()
@@ -118,11 +118,11 @@ def test_a_consul_that_lost_its_state_while_hapsync_was_down_takes_nothing_away_
             for one in members[: len(members) // 2]:
                 web.fleet.put(one)
             web.stage.start_agent()
-            wait_until(lambda: web.backend()["refilling"], 10, "the loss to be noticed")
+            wait_until(lambda: web.backend()["refilling"], 20, "the loss to be noticed")
             time.sleep(5)
             for one in members[len(members) // 2 :]:
                 web.fleet.put(one)
-            wait_until(lambda: not web.backend()["refilling"], 10, "the end of the refill")
+            wait_until(lambda: not web.backend()["refilling"], 20, "the end of the refill")
         assert BACKWARDS in web.log
         web.follows()
         result = web.end()

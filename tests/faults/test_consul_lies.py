@@ -170,7 +170,7 @@ def test_an_empty_list_takes_nothing_away_though_the_leader_itself_gives_it(work
 
         chaos.pass_through()
         web.follows()
-        wait_until(lambda: not web.backend()["refilling"], 5, "the end of the refill")
+        wait_until(lambda: not web.backend()["refilling"], 20, "the end of the refill")
         result = web.end()
         figure(
             f"`[]` in place of a service: 0 of {result.requests} requests lost, "

@@ -59,7 +59,7 @@ def test_four_dead_newcomers_do_not_send_four_good_servers_away() -> None:
 
         replace_at_once(web, dead, good)
         web.wait_for_held(MAX_LOSS)
-        wait_until(lambda: set(up(web)) <= addresses, 5, "HAProxy to find the dead ones out")
+        wait_until(lambda: set(up(web)) <= addresses, 20, "HAProxy to find the dead ones out")
         forced = web.load.snapshot()
         time.sleep(HOLD_SECONDS)
         lost = believer.end()
@@ -105,7 +105,7 @@ def test_newcomers_that_are_still_starting_send_nobody_away_until_their_checks_p
 
         replace_at_once(web, new, old)
         web.wait_for_held(MAX_LOSS)
-        wait_until(lambda: len(up(web)) == 2, 5, "HAProxy to find that they are not ready")
+        wait_until(lambda: len(up(web)) == 2, 20, "HAProxy to find that they are not ready")
         time.sleep(HOLD_SECONDS)
         assert set(up(web)) <= {one.address for one in old}
         for one in new:
@@ -252,7 +252,7 @@ def test_a_service_that_comes_back_in_part_keeps_what_it_had_until_it_is_whole()
                 assert web.deferred()
                 web.fleet.put(one)
                 time.sleep(0.5)
-        wait_until(lambda: web.deferred() == set(), 5, "nothing to be held")
+        wait_until(lambda: web.deferred() == set(), 20, "nothing to be held")
         web.fleet.remove(members[0].name)
         web.wait_equal()
         result = web.end()
@@ -291,9 +291,9 @@ def test_what_is_held_is_still_served_after_a_reload_for_growth() -> None:
 
         newcomers = [web.fleet.add() for _ in range(5)]  # more than there are slots
         wait_until(lambda: stage.reloads() == 1, 15, "the reload")
-        wait_until(lambda: {one.address for one in newcomers} <= set(up(web)), 10, "the newcomers")
+        wait_until(lambda: {one.address for one in newcomers} <= set(up(web)), 20, "the newcomers")
         assert web.eyes.fewest >= 3
-        wait_until(lambda: stage.status()["agent"]["in_sync"], 10, "the file")
+        wait_until(lambda: stage.status()["agent"]["in_sync"], 20, "the file")
         result = web.end()
         figure(f"a reload for growth while three servers are held: 0 of {result.requests} requests lost")
 
@@ -305,7 +305,7 @@ def test_an_haproxy_killed_while_servers_are_held_comes_back_with_them() -> None
             web.fleet.put(evolve(one, status="critical"))
         web.wait_for_held(MAX_LOSS)
         deferred = set(up(web))
-        wait_until(lambda: stage.status()["agent"]["in_sync"], 10, "the file")
+        wait_until(lambda: stage.status()["agent"]["in_sync"], 20, "the file")
         web.end()
 
         stage.haproxy.kill()

@@ -29,7 +29,7 @@ DOWN = {
 def wait_file(scene: Scene, *members_in: int) -> None:
     """Wait until the file names these ports."""
     wait_until(
-        lambda: all(f":{port} " in scene.stage.haproxy.config.read_text() for port in members_in), 10, "the file"
+        lambda: all(f":{port} " in scene.stage.haproxy.config.read_text() for port in members_in), 20, "the file"
     )
 
 
@@ -99,7 +99,7 @@ def test_an_haproxy_that_starts_from_an_old_file_is_mended_before_a_request_is_l
         haproxy.start()
         started = time.monotonic()
         forced = here.lost()
-        here.stage.wait_equal(timeout_seconds=5)
+        here.stage.wait_equal()
         say_figure(
             f"HAProxy started from an old file: right {time.monotonic() - started:.2f} s after it answered, "
             f"down for {started - begin:.2f} s"
@@ -121,7 +121,7 @@ def test_a_reload_by_somebody_else_is_noticed_and_costs_nothing(file: str) -> No
             haproxy.config.write_text(old.read_text())
         haproxy.reload()
         begin = time.monotonic()
-        here.stage.wait_equal(timeout_seconds=5)
+        here.stage.wait_equal()
         say_figure(f"reload by somebody else into {file}: right {time.monotonic() - begin:.2f} s after it answered")
 
         assert here.stage.reloads() == 1
@@ -146,7 +146,7 @@ def test_a_worker_that_hangs_is_waited_for_and_gets_what_changed_meanwhile() -> 
         finally:
             os.kill(pid, signal.SIGCONT)
         begin = time.monotonic()
-        here.stage.wait_equal(timeout_seconds=10)
+        here.stage.wait_equal()
         say_figure(f"worker stopped for 8 s: right {time.monotonic() - begin:.2f} s after it went on")
         time.sleep(0.5)
 
@@ -225,7 +225,7 @@ def test_while_haproxys_socket_fails_traffic_goes_on_and_what_changed_is_done_af
         assert not any(one.startswith("set ") for one in here.chaos.seen().told[told:])
         end()
         began = time.monotonic()
-        here.stage.wait_equal(timeout_seconds=10)
+        here.stage.wait_equal()
         say_figure(f"socket: {fault}: right {time.monotonic() - began:.2f} s after it was over")
 
         assert (status.returncode, "CANNOT TELL" in status.stdout) == (1, True), status
@@ -249,7 +249,7 @@ def test_one_command_that_is_refused_keeps_nothing_else_from_being_done() -> Non
         told = len(here.chaos.seen().told)
         new = [here.fleet.add() for _ in range(3)]
         here.fleet.put(attrs.evolve(next(iter(here.fleet.members.values())), weights=(7, 3)))
-        wait_until(lambda: len({one.port for one in new} & here.serving()) >= 2, 5, "the others to be there")
+        wait_until(lambda: len({one.port for one in new} & here.serving()) >= 2, 20, "the others to be there")
         here.wait_counted("refused", 1)
         time.sleep(REFUSED_SECONDS)
         tries = [
@@ -271,7 +271,7 @@ def test_a_connection_that_drops_after_any_number_of_commands_loses_nothing() ->
         for count in range(1, 9):
             here.chaos.drop_after_command(count, command="set server", times=count)
             change(here)
-            here.stage.wait_equal(timeout_seconds=10)
+            here.stage.wait_equal()
         here.chaos.pass_through()
         here.ends()
         assert here.log().count("closed by HAProxy before it had answered") >= 3
@@ -314,12 +314,12 @@ def test_while_the_check_hangs_changes_within_the_slots_go_on_and_people_are_ans
     def prepare(stage: Stage) -> None:
         settle(stage.config_path, check_command=hanging_check(stage))
 
-    with scene(slots=5, instances=4, prepare=prepare, check_timeout_seconds=4) as here:
+    with scene(slots=5, instances=4, prepare=prepare, check_timeout_seconds=12) as here:
         (here.stage.work / "hang").touch()
         for _ in range(3):  # one has a slot, two have none
             here.fleet.add()
         begin = time.monotonic()
-        wait_until(lambda: len(here.serving()) == 5, 3, "the one that has a slot")
+        wait_until(lambda: len(here.serving()) == 5, 10, "the one that has a slot")
         for weight in range(20, 26):
             here.fleet.put(attrs.evolve(next(iter(here.fleet.members.values())), weights=(weight, 3)))
             here.wait_weight(weight)
@@ -331,7 +331,7 @@ def test_while_the_check_hangs_changes_within_the_slots_go_on_and_people_are_ans
         say_figure(f"check command hangs: 7 changes within the slots took {took:.2f} s")
         assert [one.returncode for one in (deferred, released, frozen, thawed)] == [0, 0, 0, 0]
         here.wait_counted("failed_reloads", 1)
-        assert "not done after 4 s, so it was ended" in str(here.stage.status()["agent"]["reloads"][-1]["error"])
+        assert "not done after 12 s, so it was ended" in str(here.stage.status()["agent"]["reloads"][-1]["error"])
         (here.stage.work / "hang").unlink()
         here.ends(timeout_seconds=20)
         assert here.stage.reloads() == 1
@@ -405,7 +405,7 @@ def test_every_field_that_somebody_changes_is_mended_or_left_to_them() -> None:
         here.wait_counted("drift", drift + 4)  # HAProxy's own check, which brings it back
 
         hand("srv8 addr 127.0.0.1 port 9")
-        time.sleep(2.5)
+        time.sleep(2.5)  # as long as it takes until HAProxy is read whole, and nothing comes of it
         rows = {one["server"]: one for one in here.stage.status()["backends"]["web"]["servers"]}
         assert (rows["srv8"]["use"], rows["srv8"]["address"]) == ("overridden", "127.0.0.1:9")
         assert here.stage.hapsync("release", "web/srv8").returncode == 0
