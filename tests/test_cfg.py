@@ -9,6 +9,7 @@ from hapsync.haproxy.cfg import (
     is_sealed,
     observed_from_file,
     parse_file,
+    parse_sections,
     sealed,
     server_options_in,
     skeleton,
@@ -189,4 +190,4 @@ listen api
 
 
 def test_the_options_of_a_file_are_read_back() -> None:
-    assert server_options_in(CONFIG) == {"web": "check inter 2s", "api": "check"}
+    assert server_options_in(parse_sections(CONFIG)) == {"web": "check inter 2s", "api": "check"}

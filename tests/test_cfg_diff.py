@@ -73,6 +73,8 @@ def test_a_new_backend_is_given_with_its_slots_but_not_with_servers_that_stand_f
         (plain("a"), plain("a").replace("# one of many", "# a word\n\n")),
         (plain("a"), plain("a").replace("    server", "  \t server")),
         ("", "# nothing else\n"),
+        ("log-format a\\ #b\n", "log-format a\\  # c\n"),
+        ('log-format "a b"\n', "log-format a\\ b\n"),
     ],
 )
 def test_what_changes_with_the_live_state_and_comments_are_no_difference(has: str, needs: str) -> None:
@@ -92,7 +94,8 @@ def test_what_changes_with_the_live_state_and_comments_are_no_difference(has: st
         pytest.param(plain("a"), plain("a").replace(" from apps", " from more"), id="other defaults"),
         pytest.param("frontend x from apps\n    bind :81\n", "frontend x from apps\n    bind :82\n", id="a bind"),
         pytest.param('log-format "a  b"\n', 'log-format "a b"\n', id="blanks in quotes"),
-        pytest.param("log-format a\\ #b\n", "log-format a\\ #c\n", id="a # after a backslash"),
+        pytest.param("log-format a\\#b\n", "log-format a\\#c\n", id="a # after a backslash"),
+        pytest.param('log-format "a # b"\n', 'log-format "a # c"\n', id="a # in quotes"),
         pytest.param(plain("a") + plain("a"), plain("a"), id="twice"),
     ],
 )

@@ -2,6 +2,7 @@
 
 import pytest
 
+from hapsync.haproxy.cfg import parse_sections
 from hapsync.haproxy.cfg_diff import difference
 from hapsync.haproxy.dangers import fatal_addition, has_check, safe_defaults
 
@@ -21,7 +22,7 @@ EXT = "option external-check"
         f"backend web\n option tcp-check\n {EXT}\n",
         'backend web\n option "external-check"\n',
         "backend web\n option 'external-check'\n",
-        "backend web\n option external\\-check\n",
+        "backend web\n option external\\x2dcheck\n",
         'backend "web"\n option external-check\n',
         'backend web\n option "${CHECK}"\n',
         f"backend web\n .if defined(A)\n {EXT}\n .endif\n",
@@ -33,7 +34,7 @@ EXT = "option external-check"
     ],
 )
 def test_a_checked_server_is_not_added_where_its_check_may_be_a_program(text: str) -> None:
-    assert fatal_addition(text, "web", "check")
+    assert fatal_addition(parse_sections(text), "web", "check")
 
 
 @pytest.mark.parametrize(
@@ -54,7 +55,7 @@ def test_a_checked_server_is_not_added_where_its_check_may_be_a_program(text: st
     ],
 )
 def test_a_checked_server_is_added_where_its_check_is_none_by_a_program(text: str) -> None:
-    assert fatal_addition(text, "web", "check") == ""
+    assert fatal_addition(parse_sections(text), "web", "check") == ""
 
 
 OFF = [
@@ -68,7 +69,7 @@ ON = ["backend web\n server a 10.0.0.1:80 disabled\n", "defaults\n disabled\nbac
 
 @pytest.mark.parametrize(("text", "is_fatal"), [*((text, True) for text in OFF), *((text, False) for text in ON)])
 def test_no_server_at_all_is_added_to_a_backend_that_is_disabled(text: str, is_fatal: bool) -> None:  # noqa: FBT001
-    assert bool(fatal_addition(text, "web", "")) is is_fatal
+    assert bool(fatal_addition(parse_sections(text), "web", "")) is is_fatal
 
 
 @pytest.mark.parametrize(("options", "has"), [("check inter 1s", True), ("agent-check", False), ("", False)])
@@ -82,9 +83,9 @@ def test_a_whole_backend_is_added_from_defaults_only_whose_checks_are_no_program
         "defaults e from elsewhere\ndefaults\n mode http\n"
     )
 
-    assert sorted(safe_defaults(text, is_checked=True)) == ["b", "d"]
-    assert sorted(safe_defaults(text, is_checked=False)) == ["a", "b", "c", "d"]
-    assert sorted(safe_defaults("defaults a\n disabled\n", is_checked=False)) == []
+    assert sorted(safe_defaults(parse_sections(text), is_checked=True)) == ["b", "d"]
+    assert sorted(safe_defaults(parse_sections(text), is_checked=False)) == ["a", "b", "c", "d"]
+    assert sorted(safe_defaults(parse_sections("defaults a\n disabled\n"), is_checked=False)) == []
 
 
 @pytest.mark.parametrize(("options", "is_live"), [("check", False), ("agent-check agent-port 1", True)])

@@ -8,8 +8,7 @@ from hypothesis import given, strategies as st
 from hapsync.config.schema import Config, Template, parse_config
 from hapsync.consul.discovery import Listing, discover, in_doubt, members, parse_listing, with_discovered
 from hapsync.errors import CatalogError, ConfigError
-from hapsync.haproxy.cfg import sealed
-from hapsync.haproxy.discovered import discovered_in
+from hapsync.haproxy.cfg import discovered_in, sealed
 from hapsync.haproxy.render import render
 from hapsync.model.server import Observed
 from hapsync.plan.desired import Desired, DesiredBackend

@@ -2,7 +2,8 @@
 
 import pytest
 
-from hapsync.haproxy.sections import default_server_words, parse_sections, stick_tables, takes_servers
+from hapsync.haproxy.cfg import default_server_words, parse_sections, stick_tables
+from hapsync.haproxy.dangers import takes_servers
 
 
 @pytest.mark.parametrize(
@@ -19,7 +20,7 @@ from hapsync.haproxy.sections import default_server_words, parse_sections, stick
     ],
 )
 def test_default_server_lines_are_those_of_the_backend_and_of_its_defaults(text: str, words: tuple[str, ...]) -> None:
-    assert default_server_words(text)["web"] == words
+    assert default_server_words(parse_sections(text))["web"] == words
 
 
 def test_a_section_has_its_own_lines_after_those_of_its_defaults_each_with_its_number() -> None:
@@ -64,7 +65,7 @@ def test_a_global_section_inherits_nothing() -> None:
     ],
 )
 def test_stick_lines_name_their_table_or_mean_their_own(lines: str, tables: tuple[str, ...]) -> None:
-    assert stick_tables(f"backend web\n {lines}\n")["web"] == tables
+    assert stick_tables(parse_sections(f"backend web\n {lines}\n"))["web"] == tables
 
 
 @pytest.mark.parametrize(
@@ -80,7 +81,8 @@ def test_stick_lines_name_their_table_or_mean_their_own(lines: str, tables: tupl
         ("balance uri\n hash-type map-based", False),
         ("balance static-rr", False),
         ("balance", False),
-        ('balance "roundrobin"', False),
+        ('balance "roundrobin"', True),
+        ('balance "$ALGORITHM"', False),
         ("balance ${ALGORITHM}", False),
         ("mode log", False),
         ("mode ${MODE}", False),
@@ -94,5 +96,5 @@ def test_whether_a_backend_takes_servers_is_told_by_its_lines_only_where_they_ar
     lines: str,
     is_sure: bool,  # noqa: FBT001
 ) -> None:
-    assert ("web" in takes_servers(f"backend web\n {lines}\n")) is is_sure
-    assert ("web" in takes_servers(f"defaults\n {lines}\nbackend web\n")) is is_sure
+    assert ("web" in takes_servers(parse_sections(f"backend web\n {lines}\n"))) is is_sure
+    assert ("web" in takes_servers(parse_sections(f"defaults\n {lines}\nbackend web\n"))) is is_sure

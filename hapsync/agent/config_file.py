@@ -8,12 +8,11 @@ import attrs
 from hapsync.agent.reconcile import decide, read_backends
 from hapsync.agent.settings import Settings, free_slots
 from hapsync.errors import ConfigError, RuntimeAPIError, WouldEmpty, WouldLose
-from hapsync.haproxy.cfg import observed_from_file, skeleton
+from hapsync.haproxy.cfg import observed_from_file, parse_sections, skeleton, stats_sockets, stick_tables
 from hapsync.haproxy.compare import emptied
 from hapsync.haproxy.foreign import Loss, losses, on_file as foreign_on_file, refuse
 from hapsync.haproxy.reload import install
 from hapsync.haproxy.render import labels_of, render
-from hapsync.haproxy.sections import stats_sockets, stick_tables
 from hapsync.haproxy.show import with_scaling
 from hapsync.haproxy.socket import open_session
 from hapsync.model.changes import Deferred, Reason
@@ -175,7 +174,7 @@ def candidate_grown(settings: Settings, wanted: Desired, cautions: Cautions, sho
     """
     seen = observe_all(settings, wanted, cautions)
     current = read_text_or_none(settings.config.haproxy.config)
-    tables = {name: Scaling(tables=tables) for name, tables in stick_tables(current or "").items()}
+    tables = {name: Scaling(tables=tables) for name, tables in stick_tables(parse_sections(current or "")).items()}
     observed = with_scaling(seen.observed, tables)
     target = empty_slots(settings, target_grown(wanted, observed, short, seen.deferred, lets_in=False))
     text = _rendered(settings, wanted, target, current)

@@ -8,7 +8,7 @@ import attrs
 from hapsync.agent.settings import Settings
 from hapsync.config.schema import BackendConfig
 from hapsync.errors import ConfigRefused
-from hapsync.haproxy.cfg import server_options_in
+from hapsync.haproxy.cfg import parse_sections, server_options_in
 from hapsync.haproxy.check_errors import backends_at_fault
 from hapsync.system.files import read_text_or_none
 from hapsync.text import one_line
@@ -36,7 +36,7 @@ def quarantined(settings: Settings, refused: Exception) -> Quarantine | None:
         return None
     haproxy = settings.config.haproxy
     try:
-        accepted = server_options_in(read_text_or_none(haproxy.config) or "")
+        accepted = server_options_in(parse_sections(read_text_or_none(haproxy.config) or ""))
     except (OSError, ValueError):
         return None
     backends = dict(settings.config.backends)

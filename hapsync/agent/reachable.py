@@ -16,10 +16,10 @@ from hapsync.config.schema import Config, ConsulConfig, HAProxyConfig
 from hapsync.consul.client import ConsulClient, endpoint, read_token
 from hapsync.consul.health import parse_reading
 from hapsync.errors import CatalogError, ConfigError, RuntimeAPIError, TooLarge
+from hapsync.haproxy.cfg import stats_sockets
 from hapsync.haproxy.commands import Command
 from hapsync.haproxy.master import read_processes
 from hapsync.haproxy.render import render
-from hapsync.haproxy.sections import stats_sockets
 from hapsync.haproxy.socket import open_session
 from hapsync.system.files import read_text_or_none
 from hapsync.text import quoted

@@ -8,8 +8,7 @@ import attrs
 from hapsync.config.schema import Config, Template, parse_config, renamed_keys
 from hapsync.consul.discovery import with_discovered
 from hapsync.errors import ConfigError
-from hapsync.haproxy.discovered import discovered_in
-from hapsync.haproxy.sections import parse_sections
+from hapsync.haproxy.cfg import discovered_in, parse_sections
 from hapsync.model.server import Observed
 from hapsync.plan.desired import Desired, DesiredBackend
 from hapsync.plan.simulate import grow

@@ -1,16 +1,19 @@
-"""The text of a haproxy.cfg in, the slots that stand in it out.
+"""The text of a haproxy.cfg in, its lines and sections out, as HAProxy reads them; and the slots that stand there.
 
-Only what hapsync wrote itself is understood: its server lines (`srvN`, `dyn-...`) under a `backend` or `listen`. It
-serves where HAProxy cannot be asked, and to see that a template put the servers under the backend they belong to.
+A section has the lines that are in force in it, those of its `defaults` too. Of servers only those that hapsync
+wrote itself (`srvN`, `dyn-...`) become values. The file serves where HAProxy cannot be asked, and to see that a
+template put the servers under the backend they belong to.
 """
 
 import hashlib
 import re
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from typing import NamedTuple
 
 import attrs
 
+from hapsync.config.schema import Config
 from hapsync.model.server import (
     AGENT_WEIGHT,
     NO_LOAD,
@@ -35,6 +38,214 @@ SECTIONS = frozenset(
     }
 )
 """The words that begin a section (configuration manual 2.6 to 3.4, sections 3 to 12)."""
+_PROXIES = frozenset({"frontend", "backend", "listen"})
+TABLE_NAME = re.compile(r"[A-Za-z0-9_:./-]{1,256}")
+"""Also `PEERS/NAME`, of a table in a `peers` section."""
+_STICKS = frozenset({"on", "match", "store-request", "store-response"})
+
+
+# -- lines and words ----------------------------------------------------------------------------------------------
+
+
+class Line(NamedTuple):
+    """One line's words, what stands behind its `#`, and its number in the file, counted from 1."""
+
+    number: int
+    words: tuple[str, ...]
+    comment: str
+
+    def begins(self, *words: str) -> bool:
+        """Return whether these are the line's first words."""
+        return self.words[: len(words)] == words
+
+
+_line = tuple.__new__
+"""A third of the time that `Line(...)` takes."""
+_ODD_BLANKS = "\r\x1c\x1d\x1e\x1f"
+"""A carriage return ends a line for HAProxy; the others are blanks for `str.split` only."""
+_PIECE = re.compile(
+    r"""(?P<blank>[ \t\v\f]+) | \#(?P<comment>.*) | "(?P<double>(?:[^"\\]|\\.)*)"? | '(?P<single>[^']*)'?"""
+    r"""| (?P<bare>(?:[^ \t\v\f\#"'\\]|\\[ \#"'\\]?)+)""",
+    re.DOTALL | re.VERBOSE,
+)
+_ESCAPE = re.compile(r"\\(x[0-9A-Fa-f]{2}|.)", re.DOTALL)
+_ESCAPED = {"t": "\t", "n": "\n", "r": "\r", **dict(zip(" #\"'\\", " #\"'\\", strict=True))}
+
+
+def split_line(line: str) -> tuple[Sequence[str], str]:
+    """Return the words of `line` as HAProxy takes them, and its comment (configuration manual, section 2.2).
+
+    Quotes and escapes are taken away. A variable stays as it is written (`$NAME`, `${NAME}`), within double quotes
+    too, where HAProxy puts in its value. A quote without an end goes on to the end of the line; HAProxy refuses it.
+    """
+    words: list[str] = []
+    word: str | None = None
+    for found in _PIECE.finditer(line.partition("\r")[0]):
+        kind = found.lastgroup or ""
+        if kind == "comment":
+            return (words if word is None else [*words, word]), found[kind]
+        if kind == "blank":
+            words += [] if word is None else [word]
+            word = None
+        else:
+            word = (word or "") + (found[kind] if kind == "single" else _unescaped(found[kind], kind == "double"))
+    return (words if word is None else [*words, word]), ""
+
+
+def _unescaped(text: str, in_quotes: bool) -> str:  # noqa: FBT001
+    def plain(found: re.Match[str]) -> str:
+        sign = found[1]
+        if len(sign) > 1:
+            return chr(int(sign[1:], 16))
+        return "$" if in_quotes and sign == "$" else _ESCAPED.get(sign, found[0])
+
+    return _ESCAPE.sub(plain, text) if "\\" in text else text
+
+
+def _lines(text: str) -> Iterator[Line]:
+    """Yield each line of `text` that has words."""
+    is_odd = any(sign in text for sign in _ODD_BLANKS)
+    for number, raw in enumerate(text.split("\n"), 1):  # only LF ends a line for HAProxy
+        code, _, comment = raw.partition("#")
+        words: Sequence[str]
+        if is_odd or '"' in code or "'" in code or "\\" in code or not code.isascii():
+            words, comment = split_line(raw)
+        else:
+            words = code.split()  # the same, in a tenth of the time
+        if words:
+            yield _line(Line, (number, tuple(words), comment))
+
+
+# -- sections -----------------------------------------------------------------------------------------------------
+
+
+@attrs.frozen
+class Section:
+    """One section: its first line, that line's first word, its name (empty where it has none), its own lines.
+
+    `inherited`: the lines of its defaults. `lacks` names the `defaults` that it takes its lines from and that is not
+    there; empty where all are. Lines before the first section are one without a kind.
+    """
+
+    head: Line
+    kind: str
+    name: str
+    own: tuple[Line, ...]
+    inherited: tuple[Line, ...] = ()
+    lacks: str = ""
+
+    @property
+    def is_proxy(self) -> bool:
+        return self.kind in _PROXIES
+
+    @property
+    def has_servers(self) -> bool:
+        """It may have servers: a `backend` or a `listen`, and its name is known."""
+        return self.kind in ("backend", "listen") and self.name != ""
+
+    @property
+    def lines(self) -> tuple[Line, ...]:
+        """All lines in force, the section's own last: of what can stand once only, the last one counts."""
+        return (*self.inherited, *self.own) if self.inherited else self.own
+
+    def last(self, *words: str) -> Line | None:
+        """Return the last line in force that begins with `words`."""
+        return next((line for line in reversed(self.lines) if line.begins(*words)), None)
+
+    def has_option(self, name: str) -> Line | None:
+        """Return the line that switches `option NAME` on; None where nothing does, or `no option` stands later."""
+        on, off = self.last("option", name), self.last("no", "option", name)
+        return None if on is None or (off is not None and self.lines.index(off) > self.lines.index(on)) else on
+
+
+def parse_sections(text: str) -> Sequence[Section]:
+    """Return the sections of `text` in their order.
+
+    A proxy takes the lines of the `defaults` it names after `from`, else of the last one before it; a `defaults`
+    takes those of the one it names, else none (configuration manual, section 4.1).
+    """
+    sections: list[Section] = []
+    defaults: dict[str, Section] = {}
+    last: Section | None = None
+    for head, own in _split(text):
+        kind, *words = head.words or ("",)
+        source = words[words.index("from") + 1] if "from" in words[:-1] else None
+        base = defaults.get(source) if source is not None else (last if kind in _PROXIES else None)
+        takes = kind in _PROXIES or kind == "defaults"
+        name = words[0] if words and words[0] != "from" else ""
+        lacks = (source or "") if base is None else base.lacks
+        inherited = base.lines if base is not None and takes else ()
+        section = Section(head, kind, name, tuple(own), inherited, lacks if takes else "")
+        sections.append(section)
+        if kind == "defaults":
+            defaults[name] = last = section
+    return sections
+
+
+def _split(text: str) -> Iterator[tuple[Line, list[Line]]]:
+    head, own = Line(0, (), ""), list[Line]()
+    for line in _lines(text):
+        if line.words[0] not in SECTIONS:
+            own.append(line)
+            continue
+        if head.words or own:
+            yield head, own
+        head, own = line, []
+    if head.words or own:
+        yield head, own
+
+
+def default_server_words(sections: Iterable[Section]) -> Mapping[str, tuple[str, ...]]:
+    """Return the words that `default-server` lines in force give to each backend (or listen) of `sections`."""
+    return {
+        section.name: tuple(
+            word for line in section.lines if line.words[0] == "default-server" for word in line.words[1:]
+        )
+        for section in sections
+        if section.has_servers
+    }
+
+
+def stats_sockets(text: str) -> tuple[str, ...]:
+    """Return the paths of the unix sockets that `stats socket` lines in `text` open, in their order.
+
+    `unix-bind prefix` goes before each of them (configuration manual, section 3.1).
+    """
+    lines = [line for section in parse_sections(text) if section.kind == "global" for line in section.own]
+    prefix = next((line.words[2] for line in lines if line.begins("unix-bind", "prefix") and line.words[2:]), "")
+    named = [line.words[2] for line in lines if line.begins("stats", "socket") and line.words[2:]]
+    paths = [path.removeprefix("unix@") for path in named]
+    return tuple(prefix + path for path in paths if path.startswith("/"))
+
+
+def start_disabled(text: str) -> frozenset[str]:
+    """Return the backends (or listens) in `text` whose servers `default-server` disables."""
+    states = {
+        name: [word for word in words if word in ("disabled", "enabled")]
+        for name, words in default_server_words(parse_sections(text)).items()
+    }
+    return frozenset(name for name, said in states.items() if said[-1:] == ["disabled"])
+
+
+def stick_tables(sections: Iterable[Section]) -> Mapping[str, tuple[str, ...]]:
+    """Return the stick tables that lead clients to servers of each backend (or listen) of `sections`, each once.
+
+    A `stick` line names one after `table`, or means the one of its own section (configuration manual, `stick on`).
+    Names that cannot be sent to HAProxy are left out.
+    """
+    found = {}
+    for section in sections:
+        if section.has_servers:
+            names = [
+                line.words[line.words.index("table") + 1] if "table" in line.words[:-1] else section.name
+                for line in section.lines
+                if line.words[0] == "stick" and line.words[1:2] and line.words[1] in _STICKS
+            ]
+            found[section.name] = tuple(name for name in dict.fromkeys(names) if TABLE_NAME.fullmatch(name))
+    return found
+
+
+# -- what hapsync wrote -------------------------------------------------------------------------------------------
 
 
 def sealed(body: str) -> str:
@@ -60,30 +271,17 @@ class FileServer:
     comment: str
 
 
-def backend_lines(text: str) -> Iterator[tuple[int, str, str, list[str]]]:
-    """Yield each line of a `backend` (or `listen`) in `text` that says something, its head first.
-
-    That is its number, counted from 1, the backend's name, the line, and its words without the comment.
-    """
-    name: str | None = None
-    for number, line in enumerate(text.split("\n"), 1):  # only LF ends a line for HAProxy
-        words = line.partition("#")[0].split()
-        if not words:
-            continue
-        if words[0] in SECTIONS:
-            name = words[1] if words[0] in ("backend", "listen") and len(words) > 1 else None
-        if name is not None:
-            yield number, name, line, words
+def backends_in(text: str) -> Iterator[Section]:
+    """Yield the backends and listens of `text`; one may be there twice."""
+    return (section for section in parse_sections(text) if section.has_servers)
 
 
 def parse_file(text: str) -> Mapping[str, tuple[FileServer, ...]]:
     """Return the slots in `text` by backend (or listen), sorted by number; a backend without any is there, empty."""
     found: dict[str, list[FileServer]] = {}
-    for _, name, line, words in backend_lines(text):
-        section = found.setdefault(name, [])
-        server = _server(words) if words[0] == "server" and len(words) > 2 else None  # noqa: PLR2004
-        if server is not None:
-            section.append(FileServer(server, line.partition("#")[2].strip()))
+    for section in backends_in(text):
+        own = [FileServer(_server(line.words), line.comment.strip()) for line in section.own if is_own_line(line)]
+        found.setdefault(section.name, []).extend(own)
     return {
         name: tuple(sorted(servers, key=lambda one: server_order(one.server.name))) for name, servers in found.items()
     }
@@ -114,27 +312,51 @@ _SLOT_LINE = re.compile(
 def enabled_servers(text: str) -> Mapping[str, int]:
     """Return how many servers, of whatever name, each backend (or listen) in `text` starts with enabled."""
     return Counter(
-        name for _, name, _, words in backend_lines(text) if words[0].startswith("server") and "disabled" not in words
+        section.name
+        for section in backends_in(text)
+        for line in section.own
+        if line.words[0].startswith("server") and "disabled" not in line.words
     )
+
+
+def is_own_line(line: Line) -> bool:
+    """Return whether `line` is a server of ours, with an address."""
+    return line.words[0] == "server" and len(line.words) > 2 and is_ours(line.words[1])  # noqa: PLR2004
 
 
 def slot_names(text: str) -> Mapping[str, frozenset[str]]:
     """Return the names of the slots in `text` by backend (or listen); a fifth of the cost of `parse_file`."""
     found: dict[str, set[str]] = {}
-    for _, name, _, words in backend_lines(text):
-        section = found.setdefault(name, set())
-        if words[0] == "server" and len(words) > 2 and is_ours(words[1]):  # noqa: PLR2004
-            section.add(words[1])
+    for section in backends_in(text):
+        found.setdefault(section.name, set()).update(line.words[1] for line in section.own if is_own_line(line))
     return {name: frozenset(names) for name, names in found.items()}
 
 
-def server_options_in(text: str) -> Mapping[str, str]:
-    """Return the options of the servers of ours in `text`, a file that hapsync wrote, by backend (or listen)."""
+def server_options_in(sections: Iterable[Section]) -> Mapping[str, str]:
+    """Return the options of our servers in `sections`, of a file that hapsync wrote, by backend (or listen)."""
     found: dict[str, str] = {}
-    for _, name, line, _ in backend_lines(text):
-        if name not in found and (ours := _SLOT_LINE.fullmatch(line)):
-            found[name] = " ".join(ours[1].split())
+    for section in sections:
+        if section.has_servers and section.name not in found:
+            own = (_own_options(line.words) for line in section.own if is_own_line(line))
+            found.update((section.name, options) for options in own if options is not None)
     return found
+
+
+def _own_options(words: Sequence[str]) -> str | None:
+    """Return the options in the words of a server line as `render` writes it; None where it is another one."""
+    place = 5 if words[3:4] == ("id",) else 3
+    if words[place : place + 1] != ("weight",):
+        return None
+    end = len(words) - (words[-1] in ("disabled", "enabled"))
+    return " ".join(words[place + 2 : end])
+
+
+def discovered_in(config: Config, text: str | None) -> frozenset[str]:
+    """Return the backends in the file `text` that were discovered; nothing where hapsync did not write it."""
+    if text is None or not config.discover or not text.startswith(HEADER):
+        return frozenset()
+    prefixes = tuple(one.prefix for one in config.discover.values())
+    return frozenset(name for name, servers in slot_names(text).items() if name.startswith(prefixes) and servers)
 
 
 def observed_from_file(text: str, backends: Collection[str]) -> Observed:
@@ -148,13 +370,11 @@ def observed_from_file(text: str, backends: Collection[str]) -> Observed:
     )
 
 
-def _server(words: list[str]) -> Server | None:
+def _server(words: Sequence[str]) -> Server:
+    """Return the server of ours with these words; with the placeholder for an address that cannot be understood."""
     name, where, *options = words[1:]
-    if not is_ours(name):
-        return None
     try:
-        host, _, port = where.rpartition(":")
-        address = Address(canonical_host(host.removeprefix("[").removesuffix("]")), int(port))
+        address = address_of(where)
         weight = int(options[options.index("weight") + 1]) if "weight" in options else 1
     except (ValueError, IndexError):
         address, weight = PLACEHOLDER, 1
@@ -169,3 +389,9 @@ def _server(words: list[str]) -> Server | None:
         is_up=not disabled,
         load=NO_LOAD,
     )
+
+
+def address_of(word: str) -> Address:
+    """Return the address that a server line gives as `word`; raises ValueError for a name, a socket, a variable."""
+    host, _, port = word.rpartition(":")
+    return Address(canonical_host(host.removeprefix("[").removesuffix("]")), int(port))

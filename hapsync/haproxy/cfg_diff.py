@@ -5,15 +5,13 @@ whether a worker is started with it or it is added to a running one: `add backen
 `defaults` (management manual 3.4, `add backend`). One that HAProxy would die of is none either.
 """
 
-import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import attrs
 
-from hapsync.haproxy.cfg import SECTIONS, parse_file, server_options_in
+from hapsync.haproxy.cfg import default_server_words, is_own_line, parse_sections, server_options_in
 from hapsync.haproxy.dangers import has_check, safe_defaults
-from hapsync.haproxy.sections import default_server_words
-from hapsync.model.server import is_ours, is_slot_name
+from hapsync.model.server import is_slot_name, server_order
 
 HAS_BACKENDS = (3, 4)
 """From this version on `add backend` is there, and not experimental."""
@@ -63,62 +61,31 @@ def _taken_apart(text: str) -> tuple[Mapping[str, PlainBackend], Sequence[tuple[
 
     Servers of ours count there without what changes with the live state, and a run of them as one line.
     """
-    servers, options, defaults = parse_file(text), server_options_in(text), default_server_words(text)
-    safe = {is_checked: safe_defaults(text, is_checked=is_checked) for is_checked in (False, True)}
+    sections = parse_sections(text)
+    options, defaults = server_options_in(sections), default_server_words(sections)
+    safe = {is_checked: safe_defaults(sections, is_checked=is_checked) for is_checked in (False, True)}
     plain: dict[str, PlainBackend] = {}
     rest: list[tuple[str, ...]] = []
-    for head, body in _sections(text):
-        name = head[1] if len(head) > 1 else ""
+    for section in sections:
+        head, name = section.head.words, section.name
         is_plain = (
-            head[0] == "backend"
+            section.kind == "backend"
             and len(head) == _HEAD_WORDS
             and head[2] == "from"
-            and all(_is_server_of_ours(words) for words in body)
-            and bool(servers.get(name))
+            and section.own != ()
+            and all(map(is_own_line, section.own))
             and name in options
             # `add server` does not heed them.
             and not defaults.get(name)
             and head[3] in safe[has_check(options[name])]
         )
         if is_plain and name not in plain:
-            slots = tuple(one.server.name for one in servers[name] if is_slot_name(one.server.name))
-            plain[name] = PlainBackend(name, head[3], slots, options[name])
+            slots = sorted((line.words[1] for line in section.own if is_slot_name(line.words[1])), key=server_order)
+            plain[name] = PlainBackend(name, head[3], tuple(slots), options[name])
             continue
         rest.append(head)
-        for words in body:
-            bare = ("server", options.get(name, "")) if _is_server_of_ours(words) else words
-            if not (_is_server_of_ours(words) and rest[-1] == bare):
+        for line in section.own:
+            bare = ("server", options.get(name, "")) if is_own_line(line) else line.words
+            if bare is line.words or rest[-1] != bare:
                 rest.append(bare)
     return plain, rest
-
-
-def _is_server_of_ours(words: Sequence[str]) -> bool:
-    return words[0] == "server" and len(words) > 1 and is_ours(words[1])
-
-
-def _sections(text: str) -> Iterator[tuple[tuple[str, ...], Sequence[tuple[str, ...]]]]:
-    """Yield each section's head and body in words."""
-    head: tuple[str, ...] = ("",)
-    body: list[tuple[str, ...]] = []
-    for line in text.split("\n"):
-        words = _words(line)
-        if not words:
-            continue
-        if words[0] in SECTIONS:
-            yield head, body
-            head, body = words, []
-        else:
-            body.append(words)
-    yield head, body
-
-
-def _words(line: str) -> tuple[str, ...]:
-    """Return the words of `line` without its comment.
-
-    Where a quote or a backslash may hold words together, or a `#` be none that begins a comment, all after the first
-    word is taken as it stands.
-    """
-    code = line.partition("#")[0]
-    if not re.search(r"[\"'\\]", code):
-        return tuple(code.split())
-    return tuple(line.strip().split(None, 1))

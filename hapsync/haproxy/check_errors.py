@@ -3,8 +3,7 @@
 import re
 from collections.abc import Mapping
 
-from hapsync.haproxy.cfg import backend_lines, server_options_in, slot_names
-from hapsync.model.server import is_ours
+from hapsync.haproxy.cfg import is_own_line, parse_sections, server_options_in
 
 # As HAProxy 2.2 to 3.4 write them: `[ALERT]    (123) : config : [FILE:LINE] : ...`, since 3.2 also without `config`.
 _ALERT = re.compile(r"(?m)^\[ALERT\][^:]* : (.*)$")
@@ -21,13 +20,17 @@ def backends_at_fault(said: str, text: str, file: str) -> Mapping[str, str]:
     name counts, for a check may run where the folder is another. Nothing where one alert is about anything else, or
     cannot be attributed: then it is not the servers alone that are at fault.
     """
-    at_line = {
-        number: name
-        for number, name, _, words in backend_lines(text)
-        if words[0] == "server" and len(words) > 1 and is_ours(words[1])
-    }
-    names = slot_names(text)
-    options = {name: words.split() for name, words in server_options_in(text).items()}
+    sections = parse_sections(text)
+    own = [
+        (section.name, line)
+        for section in sections
+        if section.has_servers
+        for line in section.own
+        if is_own_line(line)
+    ]
+    at_line = {line.number: name for name, line in own}
+    names = {(name, line.words[1]) for name, line in own}
+    options = {name: words.split() for name, words in server_options_in(sections).items()}
     found: dict[str, str] = {}
     last: str | None = None
     for alert in _ALERT.findall(said):
@@ -37,7 +40,7 @@ def backends_at_fault(said: str, text: str, file: str) -> Mapping[str, str]:
             is_here = place[1].rpartition("/")[2] == file.rpartition("/")[2]
             last = at_line.get(int(place[2])) if is_here else None
         elif server := _SERVER.match(alert):
-            last = server[1] if server[2] in names.get(server[1], ()) else None
+            last = server[1] if (server[1], server[2]) in names else None
         elif not ((detail := _DETAIL.match(alert)) and last is not None and detail[1] in options.get(last, ())):
             last = None  # else more on the alert before it: `'ca-file' : unable to load ...`
         if last is None:

@@ -1,4 +1,4 @@
-"""The text of HAProxy's files in, the backends out where `add server` would end HAProxy, which no reply shows.
+"""The sections of HAProxy's files in, out: which backends take servers from `add server`, and where it ends HAProxy.
 
 HAProxy starts the check of an added server on the thread of the command, and one by an external program may run on
 the first thread only: with two threads or more the process dies on a bug condition, and its master exits with it
@@ -6,9 +6,9 @@ the first thread only: with two threads or more the process dies on a bug condit
 divides by zero when any server is added to it (before, it is refused). `tests/scan` looks for more of that kind.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
-from hapsync.haproxy.sections import Line, Section, parse_sections
+from hapsync.haproxy.cfg import Line, Section
 
 PROGRAM_CHECK = "external-check"
 _CHECKS = frozenset(
@@ -19,7 +19,10 @@ _CHECKS = frozenset(
 )
 """The words of `option` that say what a check does; the last one counts, none takes `no` (measured, 2.6 to 3.4)."""
 _OFF = "disabled"
-_QUOTING = str.maketrans("", "", "\"'\\")
+HASHES = frozenset({"source", "uri", "url_param", "hdr", "rdp-cookie", "hash"})
+"""Algorithms that are dynamic with `hash-type consistent` only (manual, `balance`)."""
+_DYNAMIC = frozenset({"roundrobin", "leastconn", "first", "random"})
+_NO_BALANCE = frozenset({"disabled", "dispatch"})
 _FATAL = "HAProxy would die of `add server` with a check where `option external-check` is in force"
 
 
@@ -28,37 +31,59 @@ def has_check(options: str) -> bool:
     return "check" in options.split()
 
 
-def fatal_addition(text: str, backend: str, options: str) -> str:
+def fatal_addition(sections: Sequence[Section], backend: str, options: str) -> str:
     """Return why a server with these `options` must not be added to `backend`, nothing where it may be.
 
-    `text` is that of all files HAProxy was started with, in their order. What depends on conditions (`.if`) or on
-    the environment counts as if it were in force. A backend that is not in the files was added to the running
+    `sections` are those of all files HAProxy was started with, in their order. What depends on conditions (`.if`) or
+    on the environment counts as if it were in force. A backend that is not in the files was added to the running
     HAProxy: it may have any of the `defaults`.
     """
-    plain = text.translate(_QUOTING)
-    if not any(word in plain for word in (PROGRAM_CHECK, "$", _OFF)):
-        return ""
-    sections = parse_sections(plain)
     if not any(_may_be_program(line) or _is_off(line) for section in sections for line in section.own):
         return ""
-    found = [section for section in sections if section.kind in ("backend", "listen") and section.name == backend]
-    has_conditions = _has_conditions(sections)
-    if not found or has_conditions:
+    found = [section for section in sections if section.has_servers and section.name == backend]
+    is_conditional = has_conditions(sections)
+    if not found or is_conditional:
         found += [section for section in sections if section.kind == "defaults"]
-    return _why(found, is_checked=has_check(options), has_conditions=has_conditions)
+    return _why(found, is_checked=has_check(options), is_conditional=is_conditional)
 
 
-def safe_defaults(text: str, *, is_checked: bool) -> Collection[str]:
-    """Return the named `defaults` in `text` that a backend may be added from, servers and all (3.4)."""
-    sections = parse_sections(text.translate(_QUOTING))
-    has_conditions = _has_conditions(sections)
+def safe_defaults(sections: Sequence[Section], *, is_checked: bool) -> Collection[str]:
+    """Return the named `defaults` of `sections` that a backend may be added from, servers and all (3.4)."""
+    is_conditional = has_conditions(sections)
     return {
         section.name
         for section in sections
         if section.kind == "defaults"
         and section.name
-        and not _why([section], is_checked=is_checked, has_conditions=has_conditions)
+        and not _why([section], is_checked=is_checked, is_conditional=is_conditional)
     }
+
+
+def has_conditions(sections: Iterable[Section]) -> bool:
+    """Return whether lines of `sections` depend on conditions, as `.if`."""
+    return any(line.words[0].startswith(".") for section in sections for line in section.own)
+
+
+def takes_servers(sections: Sequence[Section]) -> Collection[str]:
+    """Return the backends (and listens) of `sections` that surely take servers from `add server`, by their own lines.
+
+    They need a dynamic load balancing and a mode that has it (2.6 to 3.4, `add server`); what depends on conditions
+    or the environment is not sure.
+    """
+    if has_conditions(sections):
+        return ()
+    return {one.name for one in sections if one.has_servers and _is_dynamic(one)}
+
+
+def _is_dynamic(section: Section) -> bool:
+    mode, balance, hash_type = (section.last(word) for word in ("mode", "balance", "hash-type"))
+    if section.lacks or (mode is not None and mode.words[1:] not in {("http",), ("tcp",)}):
+        return False
+    if any(line.words[0] in _NO_BALANCE or line.words[:2] == ("option", "transparent") for line in section.lines):
+        return False
+    algorithm = "roundrobin" if balance is None else balance.words[1].partition("(")[0] if balance.words[1:] else ""
+    is_consistent = hash_type is not None and hash_type.words[1:2] == ("consistent",)
+    return algorithm in _DYNAMIC or (algorithm in HASHES and is_consistent)
 
 
 def program_check(section: Section) -> Line | None:
@@ -69,17 +94,13 @@ def program_check(section: Section) -> Line | None:
     return checks[-1] if checks and checks[-1].words[1] == PROGRAM_CHECK else None
 
 
-def _has_conditions(sections: Sequence[Section]) -> bool:
-    return any(line.words[0].startswith(".") for section in sections for line in section.own)
-
-
-def _why(sections: Sequence[Section], *, is_checked: bool, has_conditions: bool) -> str:
+def _why(sections: Sequence[Section], *, is_checked: bool, is_conditional: bool) -> str:
     for section in sections:
         checks = [line for line in section.lines if _is_check(line)]
-        if is_checked and any(map(_may_be_program, checks if has_conditions else checks[-1:])):
+        if is_checked and any(map(_may_be_program, checks if is_conditional else checks[-1:])):
             return f"{_FATAL}; another kind of check has its servers added live"
         switches = [line for line in section.lines if line.words[0] in ("enabled", _OFF)]
-        if any(map(_is_off, switches if has_conditions else switches[-1:])):
+        if any(map(_is_off, switches if is_conditional else switches[-1:])):
             return "the backend is `disabled`, and HAProxy may die of `add server` there"
         if section.lacks:
             return f"`defaults {section.lacks}` is not in HAProxy's files, and what it has in force is not known"

@@ -10,14 +10,14 @@ from collections.abc import Iterator, Mapping, Sequence
 import attrs
 
 from hapsync.errors import WouldLose
-from hapsync.haproxy.cfg import backend_lines
-from hapsync.model.server import Address, AdminState, Backend, Observed, Server, canonical_host, is_ours
+from hapsync.haproxy.cfg import address_of, backends_in
+from hapsync.model.server import Address, AdminState, Backend, Observed, Server, is_ours
 from hapsync.plan.desired import Desired, DesiredBackend
 from hapsync.plan.guard import Caution, Cautions, distrust, first_checked
 from hapsync.text import plural, shown
 
-_VARIABLE = re.compile(r"\\\$(?:\\\{\w+\\\}|\w+)")
-"""An environment variable within a word, as `re.escape` leaves it (configuration manual, section 2.3)."""
+_VARIABLE = re.compile(r"\$(?:\{[^}]*\}|\w+)")
+"""An environment variable within a word (configuration manual, section 2.3)."""
 _LISTED = 5
 
 
@@ -136,9 +136,12 @@ def _too_few(before: int, after: int, caution: Caution) -> str | None:
 def on_file(text: str, observed: Observed) -> Observed:
     """Return `observed`, a reading of the haproxy.cfg `text`, with the foreign servers that it starts enabled."""
     found: dict[str, list[Server]] = {}
-    for _, name, _, words in backend_lines(text):
-        if words[0] == "server" and len(words) > 2 and not is_ours(words[1]) and "disabled" not in words:  # noqa: PLR2004
-            found.setdefault(name, []).append(_server(words))
+    for section in backends_in(text):
+        found.setdefault(section.name, []).extend(
+            _server(words)
+            for _, words, _ in section.own
+            if words[0] == "server" and len(words) > 2 and not is_ours(words[1]) and "disabled" not in words  # noqa: PLR2004
+        )
     return Observed(
         {
             name: attrs.evolve(backend, foreign=tuple(found.get(name, ())))
@@ -148,11 +151,10 @@ def on_file(text: str, observed: Observed) -> Observed:
 
 
 def _server(words: Sequence[str]) -> Server:
-    host, _, port = words[2].rpartition(":")
     try:
-        address = Address(canonical_host(host.removeprefix("[").removesuffix("]")), int(port))
+        address = address_of(words[2])
     except ValueError:
-        address = None  # a name, a socket, a variable
+        address = None
     weight = words[words.index("weight") + 1] if "weight" in words[:-1] else "1"
     return Server(words[1], address, AdminState.READY, int(weight) if weight.isdigit() else 1, is_up=True)
 
@@ -160,19 +162,22 @@ def _server(words: Sequence[str]) -> Server:
 def _names(text: str) -> Mapping[str, Sequence[re.Pattern[str]]]:
     """Return what the foreign servers that `text` starts enabled may be called, by backend."""
     found: dict[str, list[re.Pattern[str]]] = {}
-    for _, name, _, words in backend_lines(text):
-        if words[0].startswith("server") and len(words) > 2 and "disabled" not in words:  # noqa: PLR2004
-            found.setdefault(name, []).extend(_patterns(words))
+    for section in backends_in(text):
+        for _, words, _ in section.own:
+            if words[0].startswith("server") and len(words) > 2 and "disabled" not in words:  # noqa: PLR2004
+                found.setdefault(section.name, []).extend(_patterns(words))
     return found
 
 
 def _patterns(words: Sequence[str]) -> Iterator[re.Pattern[str]]:
-    # Quotes and backslashes are no part of a name HAProxy takes; a variable may be anything.
-    name = _VARIABLE.sub(".*", re.escape(re.sub(r"[\"'\\]", "", words[1])))
     if words[0] == "server" and not is_ours(words[1]):
-        yield re.compile(name)
+        yield re.compile(_name(words[1]))
     elif words[0] == "server-template":
-        yield re.compile(rf"{name}[0-9]+")
+        yield re.compile(rf"{_name(words[1])}[0-9]+")
+
+
+def _name(word: str) -> str:
+    return ".*".join(map(re.escape, _VARIABLE.split(word)))  # a variable may be anything
 
 
 def _words(server: Server) -> str:

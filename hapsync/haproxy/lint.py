@@ -6,8 +6,8 @@ from collections.abc import Iterator, Mapping, Sequence
 import attrs
 
 from hapsync.config.schema import BackendConfig
-from hapsync.haproxy.dangers import has_check, program_check
-from hapsync.haproxy.sections import HASHES, Line, Section, parse_sections
+from hapsync.haproxy.cfg import Line, Section, parse_sections
+from hapsync.haproxy.dangers import HASHES, has_check, program_check
 from hapsync.model.server import is_ours
 
 LONG_SECONDS = 5
@@ -63,7 +63,7 @@ def _about_handover(section: Section) -> Iterator[LintMessage]:
     sockets = [line for line in section.own if line.begins("stats", "socket")]
     if not any("expose-fd listeners" in " ".join(line.words) for line in sockets):
         yield LintMessage(
-            sockets[0].number if sockets else section.number,
+            sockets[0].number if sockets else section.head.number,
             _name(section),
             "no `stats socket` has `expose-fd listeners`: unless HAProxy runs as master and workers, a reload leaves "
             "a moment in which nobody listens; add it, and start the new process with `-x` and that socket",
@@ -76,7 +76,7 @@ def _about_clients(section: Section) -> Iterator[LintMessage]:
         return
     if section.has_option("idle-close-on-response") is None:
         yield LintMessage(
-            section.number,
+            section.head.number,
             _name(section),
             "without `option idle-close-on-response` a reload closes kept connections just as a client may send its "
             "next request (measured: 19 of 24,636 requests); put it into `defaults`",
@@ -89,7 +89,7 @@ def _about_servers(section: Section, config: BackendConfig) -> Iterator[LintMess
     words = config.server_options.split()
     if "verifyhost" in words and "sni" not in words and "no-sni-auto" not in words:
         yield LintMessage(
-            section.number,
+            section.head.number,
             _name(section),
             "`verifyhost` without `sni` in server_options: HAProxy 3.4 sends the request's Host as SNI and checks "
             "the certificate for that instead (measured: 503); add `sni str(NAME)` with the same name",
@@ -101,7 +101,7 @@ def _about_servers(section: Section, config: BackendConfig) -> Iterator[LintMess
             yield _at(line, section, "it brings back old ports under the addresses of the file; take it out")
     if "cookie" in config.server_options.split():
         yield LintMessage(
-            section.number,
+            section.head.number,
             _name(section),
             "a `cookie` in server_options is one for all servers; use `cookie NAME insert dynamic` and "
             "`dynamic-cookie-key` in the backend instead",
@@ -110,7 +110,7 @@ def _about_servers(section: Section, config: BackendConfig) -> Iterator[LintMess
         yield _at(cookie, section, "servers of hapsync's have no cookie; add `dynamic`, and `dynamic-cookie-key`")
     if "shutdown-sessions" in config.server_options.split():
         yield LintMessage(
-            section.number,
+            section.head.number,
             _name(section),
             f"`on-marked-down shutdown-sessions` in server_options: {_CUTS}",
         )
@@ -118,7 +118,7 @@ def _about_servers(section: Section, config: BackendConfig) -> Iterator[LintMess
     retries = section.last("retries")
     if redispatch is None or (retries is not None and retries.words[1:2] == ("0",)):
         yield LintMessage(
-            section.number,
+            section.head.number,
             _name(section),
             "a worker that is stopping never learns that a server left; with `option redispatch 1` and `retries 3` "
             "it finds another",
@@ -190,7 +190,7 @@ def _about_checks(section: Section, config: BackendConfig) -> Iterator[LintMessa
     inter = words[words.index("inter") + 1] if "inter" in words[:-1] else "2s"
     if "check" in words and _seconds(inter) > LONG_SECONDS:
         yield LintMessage(
-            section.number,
+            section.head.number,
             _name(section),
             f"a new worker takes every server for up until its first check, here for up to {inter} after a reload; "
             "make `inter` in server_options shorter",

@@ -1,16 +1,16 @@
 """What the HAProxy at hand can do, found out once for each worker and backend."""
 
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 import attrs
 
 from hapsync.config.schema import Config
 from hapsync.haproxy.capabilities import QUIET_PROBE, probe_command, refused, scaling_of, taken_by, version_of
+from hapsync.haproxy.cfg import Section, default_server_words, parse_sections, stick_tables
 from hapsync.haproxy.commands import Command, Refusal
-from hapsync.haproxy.dangers import fatal_addition
-from hapsync.haproxy.running_cfg import InForce, read_in_force
-from hapsync.haproxy.sections import default_server_words, stick_tables, takes_servers
+from hapsync.haproxy.dangers import fatal_addition, takes_servers
+from hapsync.haproxy.running_cfg import read_in_force
 from hapsync.haproxy.show import with_scaling
 from hapsync.haproxy.socket import RuntimeSession
 from hapsync.model.changes import Create
@@ -69,12 +69,13 @@ class Probe:
         """
         version = version_of(process.version)
         files = read_in_force(session, process, self._config.haproxy.config)
-        given, tables = default_server_words(files.text), stick_tables(files.text)
-        sure = takes_servers(files.text) if version < QUIET_PROBE and not files.unknown else ()
+        sections = parse_sections(files.text)
+        given, tables = default_server_words(sections), stick_tables(sections)
+        sure = takes_servers(sections) if version < QUIET_PROBE and not files.unknown else ()
         asked: list[tuple[str, Command]] = []
         for backend in backends:
             name, config = backend.name, self._config.backends[backend.name]
-            danger = self._danger(files, name)
+            danger = self._danger(sections, files.unknown, name)
             scaling = taken_by(version, config, given.get(name, ()), tables.get(name, ()), danger)
             command = probe_command(backend)
             if scaling.can_add and name not in sure and command is not None:
@@ -86,13 +87,13 @@ class Probe:
             config = self._config.backends[name]
             self._scaling[name] = scaling_of(version, config, reply, given.get(name, ()), tables.get(name, ()))
 
-    def _danger(self, files: InForce, name: str) -> str:
+    def _danger(self, sections: Sequence[Section], unknown: str, name: str) -> str:
         """Return why HAProxy might not survive a server that is added to the backend `name`, or nothing."""
-        if files.unknown:
+        if unknown:
             self._why_unknown.add(name)
             self._again_at = time.monotonic() + AGAIN_SECONDS
-            return _UNSURE + files.unknown
-        return fatal_addition(files.text, name, self._config.backends[name].server_options)
+            return _UNSURE + unknown
+        return fatal_addition(sections, name, self._config.backends[name].server_options)
 
     def note(self, refusals: Iterable[Refusal]) -> None:
         """Remember which backends do not take servers after all, until another worker answers."""

@@ -9,8 +9,7 @@ import jinja2
 from hapsync.config.schema import Config, Template
 from hapsync.consul.discovery import members
 from hapsync.errors import ConfigError
-from hapsync.haproxy.cfg import parse_file, sealed, slot_names
-from hapsync.haproxy.sections import start_disabled
+from hapsync.haproxy.cfg import parse_file, sealed, slot_names, start_disabled
 from hapsync.model.server import PLACEHOLDER, Address, AdminState, Backend, Observed, Server, dynamic_id, free_weight
 from hapsync.plan.desired import Desired
 from hapsync.text import quoted

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from hapsync.haproxy.cfg import sealed
+from hapsync.haproxy.cfg import parse_sections, sealed
 from hapsync.haproxy.dangers import fatal_addition
 from hapsync.haproxy.running_cfg import InForce, read_in_force
 from hapsync.haproxy.socket import open_session
@@ -106,7 +106,7 @@ def test_a_single_file_that_holds_hapsyncs_and_others_is_read_itself(work: Path,
         unreadable = ask(socket, str(second), uptime=-600)
 
     assert found == InForce("".join(texts))
-    assert fatal_addition(found.text, "web", "check")
+    assert fatal_addition(parse_sections(found.text), "web", "check")
     assert apart == InForce("\n".join(["".join(texts), second.read_text(encoding="utf-8")]))
     assert "first.cfg cannot be read by this user" in unreadable.unknown
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from hapsync.haproxy.cfg import parse_sections
 from hapsync.haproxy.dangers import fatal_addition
 from tests.demo.fleet import Fleet
 from tests.demo.routed import name_defaults, wait_in_step, wait_serves
@@ -56,5 +57,5 @@ def test_a_whole_backend_whose_defaults_have_programs_check_comes_by_a_reload_an
         assert stage.haproxy.process.running
         wait_until(lambda: stage.reloads() == before + 1, 10, "the one reload to be counted")
         assert "would die of" in fatal_addition(
-            Path(stage.haproxy.config).read_text(encoding="utf-8"), "api", "check"
+            parse_sections(Path(stage.haproxy.config).read_text(encoding="utf-8")), "api", "check"
         )
