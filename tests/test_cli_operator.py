@@ -338,7 +338,7 @@ def test_status_says_that_holds_were_lost_until_a_person_acknowledges_it(
         capsys.readouterr()
         run(["status", "--json"])
         told = json.loads(capsys.readouterr().out)
-        is_told = any("holds and a freeze that persons asked for are lost" in one for one in told["sync"]["reasons"])
+        is_told = any("overrides and a freeze are lost" in one for one in told["sync"]["reasons"])
         assert (told["state_file"]["lost"] is not None) == is_told
         return is_told
 

@@ -227,13 +227,13 @@ def test_a_service_that_is_gone_whole_makes_an_empty_plan() -> None:
         (REMOVE, "remove  web/srv6 10.0.0.6:80 (gone from Consul)"),
         (
             SetOverride("web", "srv1", at(1), AdminState.MAINT, 1),
-            "hold    web/srv1 10.0.0.1:80 (a person set it aside)",
+            "hold    web/srv1 10.0.0.1:80 (asked for by an operator)",
         ),
         (
             SetOverride("web", "srv1", at(1), AdminState.DRAIN, 1),
-            "drain   web/srv1 10.0.0.1:80 (a person set it aside)",
+            "drain   web/srv1 10.0.0.1:80 (asked for by an operator)",
         ),
-        (ClearOverride("web", "srv1", at(1)), "release web/srv1 10.0.0.1:80 (a person released it)"),
+        (ClearOverride("web", "srv1", at(1)), "release web/srv1 10.0.0.1:80 (released by an operator)"),
     ],
     ids=lambda value: type(value).__name__,
 )
@@ -264,7 +264,7 @@ def test_a_plan_is_read_in_the_order_it_is_done() -> None:
         "add     web/srv4 10.0.0.4:80 weight 1 (passing)",
         "drain   web/srv8 10.0.0.8:80 (in maintenance)",
         "wait    remove  web/srv6 10.0.0.6:80 (gone from Consul): its replacement has no slot yet",
-        "held    remove  api/srv1 10.0.0.1:80 (gone from Consul): the whole service is gone from Consul",
+        "defer   remove  api/srv1 10.0.0.1:80 (gone from Consul): the whole service is gone from Consul",
         "grow    web: no free slot for 1 server: 10.0.0.5:80",
     ]
     assert str(Plan()) == ""

@@ -122,7 +122,7 @@ def test_whatever_is_due_puts_it_out_of_sync() -> None:
         "due: add web/srv3 10.0.0.3:80 weight 1 (passing)",
         "due: weight web/srv1 10.0.0.1:80 1 -> 5",
         "due: remove web/srv2 10.0.0.2:80 (gone from Consul)",
-        "/etc/haproxy/haproxy.cfg does not say the same as HAProxy",
+        "/etc/haproxy/haproxy.cfg differs from the running HAProxy",
     )
 
 
@@ -143,7 +143,7 @@ def test_a_file_that_differs_or_lacks_puts_it_out_of_sync() -> None:
     observed = seen(slot(1, 1), slot(2, 2), FREE)
 
     for text, reason in (
-        (FILE.replace("10.0.0.1", "10.0.0.9"), "does not say the same as HAProxy"),
+        (FILE.replace("10.0.0.1", "10.0.0.9"), "differs from the running HAProxy"),
         (None, "not exist"),
     ):
         found = view(catalog(*BOTH), observed, file_text=text)

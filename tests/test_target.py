@@ -238,10 +238,10 @@ def test_every_difference_from_the_picture_is_told() -> None:
     reading = seen(slot(1, 9, weight=2), slot(2, 2, MAINT, weight=5), slot(4, 4))
 
     assert shows(reading, MEANT) == (
-        "web/srv1 is 10.0.0.9:80 ready weight 2, meant was 10.0.0.1:80 ready weight 1",
-        "web/srv2 is 10.0.0.2:80 maint weight 5, meant was 10.0.0.2:80 drain weight 5",
+        "web/srv1 is 10.0.0.9:80 ready weight 2, expected was 10.0.0.1:80 ready weight 1",
+        "web/srv2 is 10.0.0.2:80 maint weight 5, expected was 10.0.0.2:80 drain weight 5",
         "web/srv3 is missing",
-        "web/srv4 was not meant to be there",
+        "web/srv4 was not expected there",
     )
     assert shows(Observed({}), seen(slot(1, 1))) == ("web/srv1 is missing",)
 

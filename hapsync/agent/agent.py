@@ -176,7 +176,7 @@ class Agent(Acts):
     def _answer(self, pending: Pending) -> None:
         """Do what a person asked, unless he has left meanwhile: a reload or a HAProxy that hangs may take minutes."""
         if not pending.is_wanted:
-            log.warning("not done, %s has given it up: %s", pending.who, type(pending.request).__name__)
+            log.warning("not done, %s has withdrawn it: %s", pending.who, type(pending.request).__name__)
             return
         losing = self._reloads.losing  # what people were told of, before anything is read anew
         if isinstance(pending.request, Apply):
@@ -187,7 +187,7 @@ class Agent(Acts):
 
         def ensure_wanted() -> None:
             if not pending.is_wanted:
-                raise Withdrawn(f"given up by {pending.who}; nothing was done")
+                raise Withdrawn(f"withdrawn by {pending.who}; nothing was done")
 
         config = self._settings.config
         match pending.request:
@@ -195,7 +195,7 @@ class Agent(Acts):
             case ReleaseBackend(backend=name) if (
                 name in losing and name in config.backends and not self._guard_state.stopped
             ):
-                deferred = f"what the guard holds back in {name} stays held"
+                deferred = f"the changes that the guard defers in {name} stay deferred"
                 reply = Reply.not_done(f"{deferred}; for that, `hapsync release {name}` after the reload")
             case request:
                 reply = answer_always(request, self._guard_state, config, make_pass, self._why_unknown, ensure_wanted)

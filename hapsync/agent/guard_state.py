@@ -240,8 +240,8 @@ class GuardState:
                 f"going on without what memory.json of version {saved.unread_version} says; kept as {overrides}"
             )
         if saved.lost is not None:
-            lines.append(f"acknowledged: holds and a freeze were lost; the damaged file is {saved.lost.file}")
-        return acknowledged(saved), tuple(lines or ("there was nothing to acknowledge",))
+            lines.append(f"acknowledged: overrides and a freeze were lost; the damaged file is {saved.lost.file}")
+        return acknowledged(saved), tuple(lines or ("nothing needed to be acknowledged",))
 
     def save(self, *, durable: bool = True) -> None:
         """Write the memory; a full disk is logged once, and HAProxy is kept in sync all the same.
@@ -255,7 +255,7 @@ class GuardState:
             self._saved, self.error = self.saved, None
         except OSError as error:
             if self.error is None:
-                log.error("memory not written: %s; the guard goes on without", error)  # noqa: TRY400
+                log.error("state file not written: %s; the guard state is kept in the process only", error)  # noqa: TRY400
             self.error = str(error)
 
 

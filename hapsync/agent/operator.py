@@ -37,8 +37,8 @@ from hapsync.text import one_line, plural
 
 log = logging.getLogger(__name__)
 
-_NO_AGENT_RELEASE = "no agent runs: `hapsync apply` brings it to what Consul says"
-_NO_AGENT = "no agent runs: it counts for `hapsync apply`, and for the agent as soon as it starts"
+_NO_AGENT_RELEASE = "no agent runs: `hapsync apply` makes the server what Consul says"
+_NO_AGENT = "no agent runs: `hapsync apply` and the next agent heed it"
 
 
 def freeze_or_thaw(saved: SavedState, request: FreezeAll | Thaw, now: float) -> tuple[SavedState, Reply]:
@@ -100,7 +100,7 @@ def do_once(settings: Settings, request: Request, who: str) -> Reply:
             write_file(settings, wanted, cautions, seen)
             guard_state.forget_released(seen.observed)
     except HapsyncError as error:
-        return Reply.not_done(*reply.lines, f"but {config.haproxy.config} does not say so yet: {error}")
+        return Reply.not_done(*reply.lines, f"but {config.haproxy.config} is not written yet: {error}")
     if isinstance(request, ReleaseServer):
         return attrs.evolve(reply, lines=(*reply.lines, _NO_AGENT_RELEASE))
     return reply
@@ -211,11 +211,11 @@ def _with_server(
             until = None if request.for_seconds is None else now + request.for_seconds
             hold = Override(name, slot.address, request.admin, now, until, request.who, request.reason)
             how_long = f"until {_moment(until, now)}" if until else "until released"
-            what = f"{where} is in {hold.admin.value}, held {how_long}"
+            what = f"{where} is in {hold.admin.value} {how_long}"
         else:
             known = guard_state.saved.override_of(name, slot.address)
             if known is None and not slot.is_overridden:
-                return Reply.done(f"{where} is not held; there is nothing to release")
+                return Reply.done(f"{where} has no override; there is nothing to release")
             hold = (
                 known if known is not None else Override(name, slot.address, slot.admin, now, None, request.who, "")
             )
@@ -226,7 +226,7 @@ def _with_server(
     guard_state.remember(with_override(guard_state.saved, hold), asked=hold)
     outcome = make_pass((name,))
     if guard_state.stopped is not None:
-        return Reply.not_done(f"noted, but not done now: {stopped_words(guard_state.stopped, guard_state.saved)}")
+        return Reply.not_done(f"kept, but not done now: {stopped_words(guard_state.stopped, guard_state.saved)}")
     refused = [one for one in outcome.refused if one.is_of_change]
     mine = [one for one in refused if getattr(one.change, "address", None) == hold.address]
     if mine:

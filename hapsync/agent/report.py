@@ -142,7 +142,8 @@ class Reporter:
             if want is not None and self._settled.get(change.backend) is want and not is_asked_for:
                 drifted += 1
                 log.warning(
-                    "drift %s: HAProxy was changed, by a hand or a restart", " ".join(describe(change).split())
+                    "drift %s: HAProxy was changed outside of hapsync, or restarted",
+                    " ".join(describe(change).split()),
                 )
         self._counters = attrs.evolve(self._counters, drift=self._counters.drift + drifted)
         plan = outcome.last.plan
@@ -162,7 +163,7 @@ class Reporter:
             if is_filling and name not in self._filling:
                 self._filling.add(name)
                 log.warning(
-                    "slots of backend %s run out: the next growth costs a reload; see `slots` and `scaling`", name
+                    "slots of backend %s run out: the next growth needs a reload; see `slots` and `scaling`", name
                 )
             elif not is_filling and name in self._filling:
                 self._filling.discard(name)
@@ -179,9 +180,9 @@ class Reporter:
             if reasons:
                 self._held[name] = frozenset(reasons)
             for reason in sorted(set(reasons) - before):
-                log.warning("held backend %s: %s, %s", name, plural(reasons[reason], "change"), reason)
+                log.warning("deferred backend %s: %s, %s", name, plural(reasons[reason], "change"), reason)
             for reason in sorted(before - set(reasons)):
-                log.info("held backend %s: no more, %s", name, reason)
+                log.info("deferred backend %s: no more, %s", name, reason)
 
     def note_live(self, made: Difference) -> None:
         """Whole backends were added to the running HAProxy, or get no new traffic any more."""
@@ -208,8 +209,8 @@ class Reporter:
         else:
             self._counters = attrs.evolve(counters, failed_reloads=counters.failed_reloads + 1)
             if error != self._reload_error:
-                next_try = "again soon" if is_tried_again else "once something changes, or on SIGHUP"
-                log.error("reload not made why: %s; %s; tried %s", why, error, next_try)
+                next_try = "soon" if is_tried_again else "on a change or SIGHUP"
+                log.error("not reloaded (%s): %s; next try %s", why, error, next_try)
         self._reload_error = error
 
     def publish(
@@ -302,7 +303,7 @@ class Reporter:
         """Log that a file cannot be written, and that it can again, once each."""
         if error is not None and name not in self._unwritten:
             self._unwritten.add(name)
-            log.error("%s not written: %s; HAProxy is kept in sync all the same", name, error)
+            log.error("%s not written: %s; HAProxy is kept in sync nevertheless", name, error)
         elif error is None and name in self._unwritten:
             self._unwritten.discard(name)
             log.info("%s written again", name)

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import pwd
 import time
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import attrs
 from hapsync.config.schema import Config
 from hapsync.model.overrides import VERSION, Lost, SavedState, other_version, state_from_json, state_to_json
 from hapsync.system.files import keep_aside, read_text_or_none, write_in_folder
+from hapsync.text import reason
 
 log = logging.getLogger(__name__)
 
@@ -35,7 +37,7 @@ def load_state(config: Config) -> SavedState:
         log.error("%s; `hapsync thaw --acknowledge` goes on without", unread_words(path, saved.unread_version))
     if saved.lost is not None and saved.lost.file == path:
         aside = _free_name(f"{path}.damaged")
-        log.error("%s is damaged: holds and a freeze, if there were any, are forgotten; kept as %s", path, aside)
+        log.error("%s is damaged: its overrides and freeze are lost; kept as %s", path, aside)
         saved = attrs.evolve(saved, lost=attrs.evolve(saved.lost, file=aside))
         keep_aside(path, aside.removeprefix(path))
         save_state(config, saved)  # in the damaged file's place: a killed agent must not forget that it was there
@@ -59,10 +61,21 @@ def peek_state(config: Config) -> SavedState:
     return SavedState(lost=Lost(time.time(), path))
 
 
+def unreadable_words(path: str, error: OSError) -> str:
+    """Return why the state file cannot be read, and where its owner is the cause, what to do."""
+    if not isinstance(error, PermissionError):
+        return f"{path} cannot be read: {reason(error)}"
+    try:
+        owner, user = (pwd.getpwuid(uid).pw_name for uid in (Path(path).stat().st_uid, os.geteuid()))
+    except (OSError, KeyError):
+        return f"{path} cannot be read: {reason(error)}"
+    return f"{path} cannot be read by {user}, its owner is {owner}; `chown {user}: {path}`"
+
+
 def unread_words(path: str, version: str) -> str:
     """Return what is to be said of a memory of another version."""
     what = f"version {version}, and this hapsync reads version {VERSION}"
-    return f"{path} is of {what}: it may hold a freeze and holds, so it is kept and nothing is changed"
+    return f"{path} is of {what}: it may contain a freeze and overrides, so it is kept and nothing is changed"
 
 
 def keep_unread_aside(config: Config, version: str) -> str:

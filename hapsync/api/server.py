@@ -267,7 +267,7 @@ class Requests:
                 case _State.READING:
                     client.write(Reply.wrong(f"no request within {CLIENT_SECONDS:g} s"))
                 case _State.WAITING:
-                    client.write(Reply.cannot_tell("the agent has not answered; look at its log"))
+                    client.write(Reply.cannot_tell("the agent has not answered; see its log"))
                 case _State.WRITING:
                     self._drop(client)
         elif event:

@@ -19,16 +19,16 @@ EXIT_CONFIG = 78
 
 COMMANDS = {
     "agent": "Follow Consul until told to stop; the daemon.",
-    "apply": "Make one pass, for cron or by hand.",
+    "apply": "Make one pass, for cron or an operator.",
     "plan": "Show what a pass would do; change nothing.",
     "status": "Show every backend and server, desired beside actual.",
     "hold": "Take a server out and keep it out.",
     "drain": "Give a server nothing new and keep it so.",
-    "release": "Give a server back, or let go what the guard holds back.",
+    "release": "End an override, or make a backend's deferred removals.",
     "freeze": "Change nothing in HAProxy until thawed.",
     "thaw": "Go on after a freeze.",
     "render": "Write the configuration HAProxy should have to standard output.",
-    "check": "Look whether everything hapsync needs is in order.",
+    "check": "Check whether everything hapsync needs is in order.",
 }
 
 EPILOG = """\b

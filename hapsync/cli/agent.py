@@ -30,7 +30,7 @@ def command(config_path: str) -> None:
     from hapsync.agent.agent import Agent  # noqa: PLC0415
     from hapsync.agent.lock import locked  # noqa: PLC0415
     from hapsync.agent.settings import read_settings  # noqa: PLC0415
-    from hapsync.agent.state_file import load_state  # noqa: PLC0415
+    from hapsync.agent.state_file import load_state, state_path, unreadable_words  # noqa: PLC0415
     from hapsync.api.client import SOCKET_FILE  # noqa: PLC0415
     from hapsync.api.server import Requests  # noqa: PLC0415
     from hapsync.errors import ConfigError  # noqa: PLC0415
@@ -56,8 +56,8 @@ def command(config_path: str) -> None:
         try:
             saved = load_state(settings.config)
         except OSError as error:
-            what = f"agent.state_dir {folders.state_dir}: what people asked for cannot be read: {reason(error)}"
-            raise ConfigError(config_path, (what,)) from error
+            what = unreadable_words(state_path(settings.config), error)
+            raise ConfigError(config_path, (f"agent.state_dir: state file {what}",)) from error
         agent = Agent(settings, lambda: read_settings(config_path), saved, locks.keep)
         try:
             requests = Requests(str(Path(folders.runtime_dir, SOCKET_FILE)), agent.ask)

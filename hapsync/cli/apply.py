@@ -7,7 +7,7 @@ from hapsync.cli.options import CONTEXT, config_option
 EPILOG = """\b
 Examples:
   hapsync apply
-  hapsync apply --force              also what the guard holds back
+  hapsync apply --force              also what the guard defers
   */1 * * * * root hapsync apply     without an agent, from cron
 
 \b
@@ -17,9 +17,9 @@ Exit codes: 0 HAProxy is in sync now; 2 it is not, and why is printed;
 
 @click.command("apply", epilog=EPILOG, context_settings=CONTEXT)
 @config_option
-@click.option("--force", is_flag=True, help="Also take out, this once, what only the guard holds back.")
+@click.option("--force", is_flag=True, help="Also make, this once, the changes that only the guard defers.")
 def command(config_path: str, force: bool) -> int:  # noqa: FBT001
-    """Make one pass: read Consul and HAProxy, change what differs, look again.
+    """Make one pass: read Consul and HAProxy, change what differs, read again.
 
     Where slots run out it reloads HAProxy into a grown, checked configuration,
     like the agent would; then it writes the file, so that a restart comes up

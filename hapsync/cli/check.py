@@ -17,7 +17,7 @@ says what to do; 78 the configuration itself is wrong."""
 @click.command("check", epilog=EPILOG, context_settings=CONTEXT)
 @config_option
 def command(config_path: str) -> int:
-    """Look whether everything hapsync needs is in order.
+    """Check whether everything hapsync needs is in order.
 
     Configuration, template, HAProxy's sockets and version, permissions, the
     check command, Consul and each service: a line each.

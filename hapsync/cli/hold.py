@@ -12,8 +12,8 @@ Examples:
   hapsync release web/srv3         give it back
 
 \b
-Exit codes: 0 it is held; 2 it is not, and why is printed; 1 cannot tell;
-64 no such backend, server or time."""
+Exit codes: 0 the hold is made; 2 it is not, and why is printed; 1 cannot
+tell; 64 no such backend, server or time."""
 
 
 @click.command("hold", epilog=EPILOG, context_settings=CONTEXT)

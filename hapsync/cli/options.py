@@ -23,6 +23,6 @@ for_option: Callable[[Callable[..., Any]], Callable[..., Any]] = click.option(
     "--for", "for_text", metavar="TIME", help="End it by itself after 90s, 30m, 1h or 2d (at most 31d)."
 )
 reason_option: Callable[[Callable[..., Any]], Callable[..., Any]] = click.option(
-    "--reason", metavar="TEXT", default="", help="Why, for whoever looks at `hapsync status`."
+    "--reason", metavar="TEXT", default="", help="Why, for readers of `hapsync status`."
 )
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 80}

@@ -22,7 +22,7 @@ Examples:
 
 \b
 Exit codes: 0 HAProxy is in sync, nothing to do; 2 there is something to do,
-or a person should look at what is held; 1 cannot tell (Consul or HAProxy did
+or deferred changes need an operator; 1 cannot tell (Consul or HAProxy did
 not answer)."""
 
 
@@ -77,15 +77,19 @@ def command(config_path: str, commands: bool) -> int:  # noqa: FBT001
         _echo(*(f"lose    {one} (foreign: the reload takes it out)" for one in lost))
         worrying += [refusal] if refusal else []
     if not applied:
-        click.echo("reload  the template or hapsync.toml changed since the file was written")
+        click.echo("reload  the file was not written from the current template and hapsync.toml")
     elif not is_same:
-        click.echo(f"write   {config.haproxy.config}: {'does not exist yet' if file is None else 'is behind'}")
+        click.echo(f"write   {_file_words(config.haproxy.config, file)}")
     _echo(*(f"look    {alarm}" for alarm in worrying))
     is_whole = len(wanted.backends) == len(config.backends) and not seen.observed.unread
     if plan.is_empty and not worrying and is_same and applied and is_whole:
         click.echo("HAProxy is in sync with Consul: nothing to do")
         return 0
     return 2 if is_whole else 1
+
+
+def _file_words(path: str, text: str | None) -> str:
+    return f"{path} {'does not exist yet' if text is None else 'differs from the running HAProxy'}"
 
 
 def _commands(plan: "Plan", observed: "Observed") -> Iterator[str]:

@@ -8,7 +8,7 @@ EPILOG = """\b
 Examples:
   hapsync release web/srv3
   hapsync release web/10.0.0.5:80
-  hapsync plan                     what does the guard hold back?
+  hapsync plan                     what does the guard defer?
   hapsync release web              do it all the same, in backend web
 
 \b

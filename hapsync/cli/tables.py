@@ -1,6 +1,7 @@
 """The tables of `hapsync status`, readable in 80 columns and without colour."""
 
 import sys
+import textwrap
 import time
 from collections.abc import Sequence
 
@@ -12,7 +13,7 @@ from rich.text import Text
 from hapsync.agent.report_file import Report
 from hapsync.haproxy.old_workers import OldWorkers
 from hapsync.inspect.status import BackendView, ServerRow, Verdict, View
-from hapsync.model.changes import Deferred, Reason
+from hapsync.model.changes import Deferred, Reason, takes_out
 from hapsync.model.overrides import Override
 from hapsync.model.server import ListenQueue
 from hapsync.plan.growth import WARN_FRACTION
@@ -21,7 +22,7 @@ from hapsync.text import one_line, plural, shown
 
 _WORDS = {
     Verdict.IN_SYNC: ("in sync", "green"),
-    Verdict.OUT_OF_SYNC: ("OUT OF STEP", "bold red"),
+    Verdict.OUT_OF_SYNC: ("OUT OF SYNC", "bold red"),
     Verdict.CANNOT_TELL: ("CANNOT TELL", "bold yellow"),
 }
 PIPE_WIDTH = 1000
@@ -37,12 +38,11 @@ def print_view(view: View) -> None:
     """Print everything `view` has to say."""
     console = _console()
     word, style = _WORDS[view.verdict]
-    console.print(Text(word, style=style), end="")
-    console.print(Text(f"  {_summary(view)}"))
+    console.print(Text.assemble((word, style), f"  {_summary(view)}"))
     for reason in view.reasons[:_REASONS]:
-        console.print(Text(f"  - {one_line(reason)}"))
+        _say(console, f"  - {one_line(reason)}")
     if len(view.reasons) > _REASONS:
-        console.print(Text(f"  - and {len(view.reasons) - _REASONS} more; --json has them all"))
+        _say(console, f"  - and {len(view.reasons) - _REASONS} more; --json has them all")
     _print_agent(console, view)
     for backend in view.backends:
         console.print()
@@ -54,52 +54,67 @@ def print_view(view: View) -> None:
             if is_overridden(deferred)
             else ""
         )
-        console.print(Text(f"held  {' '.join(describe(deferred.change).split())}: {deferred.reason.value}{hint}"))
+        _say(console, f"deferred  {' '.join(describe(deferred.change).split())}: {deferred.reason.value}{hint}")
     if len(everything_deferred) > _DEFERRED:
-        console.print(Text(f"held  and {len(everything_deferred) - _DEFERRED} more; `hapsync plan` has them all"))
-    if guarded := sorted({one.change.backend for one in view.plan.deferred if not is_overridden(one)}):
-        console.print(Text(f"to let go what the guard holds: hapsync release {guarded[0]}"))
-    for hold in view.overrides:
-        console.print(Text(f"hold  {_hold_words(hold)}"))
+        _say(console, f"deferred  and {len(everything_deferred) - _DEFERRED} more; `hapsync plan` has them all")
+    for backend in view.backends:
+        if remedy := _release_words(backend, view.plan.deferred):
+            _say(console, remedy)
+    for override in view.overrides:
+        _say(console, f"override  {_override_words(override)}")
     _print_old_workers(console, view.old_workers)
     if view.queues:
         _print_queues(console, view.queues)
 
 
 def is_overridden(deferred: Deferred) -> bool:
-    """Return whether a person's hand on the server is what keeps it."""
+    """Return whether an operator's override of the server is the reason."""
     return deferred.reason is Reason.OVERRIDDEN
 
 
-def _hold_words(hold: Override) -> str:
-    until = f"for {_ago(2 * time.time() - hold.until)} more" if hold.until else "until released"
-    because = f": {one_line(hold.reason)}" if hold.reason else ""
-    ending = ", being released" if hold.is_releasing else ""
-    where = f"{hold.backend} {hold.address} {hold.admin.value}"
-    return f"{where}, by {shown(hold.who)} {_ago(hold.at)} ago, {until}{ending}{because}"
+def _release_words(backend: BackendView, deferred: Sequence[Deferred]) -> str:
+    """Return how many removals the guard defers in `backend`, and the command that makes them; empty where none."""
+    mine = [one for one in deferred if one.change.backend == backend.name and not is_overridden(one)]
+    leaving = {one.change.server for one in mine if takes_out(one.change)}
+    if not leaving:
+        return ""
+    serving = {row.server.name for row in backend.rows if row.server.serves}
+    out = f"takes out {plural(len(leaving & serving), 'serving server')}, {len(serving - leaving)} stay"
+    return (
+        f"{backend.name}: the guard defers {plural(len(leaving), 'removal')}; if they are right: "
+        f"`hapsync release {backend.name}` ({out})"
+    )
+
+
+def _override_words(override: Override) -> str:
+    until = f"for {_ago(2 * time.time() - override.until)} more" if override.until else "until released"
+    because = f": {one_line(override.reason)}" if override.reason else ""
+    ending = ", being released" if override.is_releasing else ""
+    where = f"{override.backend} {override.address} {override.admin.value}"
+    return f"{where}, by {shown(override.who)} {_ago(override.at)} ago, {until}{ending}{because}"
 
 
 def _print_old_workers(console: Console, old: OldWorkers) -> None:
     if old.error is not None:
-        console.print(Text(f"old workers: not known: {one_line(old.error)}"))
+        _say(console, f"old workers: not known: {one_line(old.error)}")
     if old.workers:
         console.print()
     for worker in old.workers[:_OLD]:
         sessions = "sessions unknown" if worker.sessions is None else plural(worker.sessions, "session")
         age = _ago(time.time() - worker.age_seconds)
-        console.print(Text(f"old worker {worker.pid}  old for {age}, {sessions}"))
+        _say(console, f"old worker {worker.pid}  old for {age}, {sessions}")
         for gone in worker.gone[:_GONE]:
             count = gone.used if gone.connections is None else gone.connections
             where = f"{gone.backend}/{gone.server} {gone.address}"
-            console.print(Text(f"  {plural(count, 'connection')} to {where}, which is gone"))
+            _say(console, f"  {plural(count, 'connection')} to {where}, which is gone")
         if len(worker.gone) > _GONE:
-            console.print(Text(f"  and {len(worker.gone) - _GONE} more servers that are gone; --json has them all"))
+            _say(console, f"  and {len(worker.gone) - _GONE} more servers that are gone; --json has them all")
         if worker.error is not None:
-            console.print(Text(f"  {one_line(worker.error)}"))
+            _say(console, f"  {one_line(worker.error)}")
     if len(old.workers) > _OLD:
-        console.print(Text(f"and {len(old.workers) - _OLD} more old workers; --json has them all"))
+        _say(console, f"and {len(old.workers) - _OLD} more old workers; --json has them all")
     if old.ended:
-        console.print(Text(f"old workers: {plural(old.ended, 'session')} to servers that were gone ended"))
+        _say(console, f"old workers: {plural(old.ended, 'session')} to servers that were gone ended")
 
 
 def _print_queues(console: Console, queues: Sequence[ListenQueue]) -> None:
@@ -115,6 +130,16 @@ def _presence(backend: BackendView) -> str:
     if backend.unread:
         return "  CANNOT BE READ"
     return "" if backend.exists else "  not in HAProxy yet"
+
+
+def _say(console: Console, text: str, style: str = "") -> None:
+    """Print one line; where it wraps, the rest is indented by four more."""
+    indent = " " * (len(text) - len(text.lstrip(" ")) + 4)
+    lines = textwrap.wrap(
+        text, console.width, subsequent_indent=indent, break_on_hyphens=False, replace_whitespace=False
+    )
+    for line in lines or [text]:
+        console.print(Text(line, style=style))
 
 
 def _console() -> Console:
@@ -136,7 +161,7 @@ def _summary(view: View) -> str:
         parts.append(f"{source}, confirmed {view.catalog_age_seconds:.0f} s ago")
     quarantined = sum(len(backend.quarantined) for backend in view.backends)
     if view.plan.deferred:
-        parts.append(f"{len(view.plan.deferred)} held")
+        parts.append(f"{len(view.plan.deferred)} deferred")
     if quarantined:
         parts.append(f"{quarantined} quarantined")
     return ", ".join(parts)
@@ -145,7 +170,7 @@ def _summary(view: View) -> str:
 def _print_agent(console: Console, view: View) -> None:
     report = view.report
     if report is None:
-        console.print(Text("agent: none runs (or it has not reported yet)"))
+        _say(console, "agent: NOT RUNNING, or without a report yet (`systemctl status hapsync`)")
         return
     counters = report.counters
     console.print(
@@ -155,55 +180,55 @@ def _print_agent(console: Console, view: View) -> None:
         )
     )
     if report.mode != "active":
-        console.print(Text(f"  mode {report.mode}: changes nothing"), style="bold yellow")
+        _say(console, f"  mode {report.mode}: changes nothing", "bold yellow")
     if report.state_file_error:
-        console.print(Text(f"  memory not written: {one_line(report.state_file_error)}"))
+        _say(console, f"  state file not written: {one_line(report.state_file_error)}")
     if report.settings_error:
-        console.print(Text(f"  {one_line(report.settings_error)}"))
+        _say(console, f"  {one_line(report.settings_error)}")
     if report.reload_waits_for:
-        console.print(Text(f"  a reload waits for {one_line(report.reload_waits_for)}"))
+        _say(console, f"  a reload waits for {one_line(report.reload_waits_for)}")
     for name in report.leaving:
-        console.print(Text(f"  backend {shown(name)} is leaving: deleted once nothing is left on it"))
+        _say(console, f"  backend {shown(name)} is leaving: deleted once nothing is left on it")
     if report.discovery_error:
-        console.print(Text(f"  not discovered: {one_line(report.discovery_error, length=300)}"))
-    for service, one in report.services.items():
-        if one.error:
-            console.print(Text(f"  service {shown(service)}: {one_line(one.error, length=300)}"))
+        _say(console, f"  not discovered: {one_line(report.discovery_error, length=300)}")
+    for error in sorted({one.error for one in report.services.values() if one.error}):
+        services = [shown(name) for name, one in report.services.items() if one.error == error]
+        word = "service" if len(services) == 1 else "services"
+        _say(console, f"  {word} {one_line(', '.join(services))}: {one_line(error, length=300)}")
     _print_events(console, report)
 
 
 def _print_events(console: Console, report: Report) -> None:
     for reload in report.reloads[-2:]:
         outcome = "done" if reload.error is None else f"FAILED: {one_line(reload.error, length=300)}"
-        console.print(Text(f"  reload {_ago(reload.at)} ago, {outcome} ({one_line(reload.why, length=120)})"))
+        _say(console, f"  {_when(reload.at)}  reload {outcome} ({one_line(reload.why, length=120)})")
     for event in report.changes[-_EVENTS:]:
-        console.print(Text(f"  {_ago(event.at)} ago  {one_line(event.what, length=200)}"))
+        _say(console, f"  {_when(event.at)}  {one_line(event.what, length=200)}")
     for event in report.refusals[-2:]:
-        console.print(Text(f"  {_ago(event.at)} ago  refused {one_line(event.what, length=200)}"))
+        _say(console, f"  {_when(event.at)}  refused {one_line(event.what, length=200)}")
 
 
 def _print_backend(console: Console, backend: BackendView, *, haproxy_answers: bool) -> None:
     head = f"{backend.name}  service {shown(backend.service)}"
     if not haproxy_answers:
-        console.print(Text(f"{head}  "))
+        _say(console, f"{head}  ")
     else:
-        console.print(Text(f"{head}  {_places(backend)}{_presence(backend)}"))
+        _say(console, f"{head}  {_places(backend)}{_presence(backend)}")
         if backend.scaling.why and (backend.without_slot or _fullness(backend) >= WARN_FRACTION):
-            console.print(Text(f"  more than its slots costs a reload: {one_line(backend.scaling.why)}"))
+            _say(console, f"  growing past these slots needs a reload: {one_line(backend.scaling.why)}")
         if (backend.slots_used or backend.dynamic) and backend.capacity < backend.floor:
-            console.print(
-                Text(f"  {backend.capacity} up and checked, the guard keeps at least {backend.floor}"),
-                style="bold yellow",
-            )
+            servers = plural(backend.slots_used + backend.dynamic, "server")
+            up = f"{backend.capacity} of {servers} UP in HAProxy, the guard keeps at least {backend.floor}"
+            _say(console, f"  {up}", "bold yellow")
     for left in backend.stale_overrides:
         age = _ago(time.time() - left.since_seconds)
-        what = f"{left.name} {left.address} is in {left.admin.value} by hand, unchanged for {age}"
-        remedy = f"`hapsync release {backend.name}/{left.name}` frees its place"
-        console.print(Text(f"  {what}, and its instance is gone from Consul; {remedy}"), style="bold yellow")
+        what = f"{left.name} {left.address} is in {left.admin.value} by an operator, unchanged for {age}"
+        remedy = f"`hapsync release {backend.name}/{left.name}` frees its slot"
+        _say(console, f"  {what}, and its instance is gone from Consul; {remedy}", "bold yellow")
     if backend.doubt:
-        console.print(Text(f"  nothing is removed: {backend.doubt}"), style="bold yellow")
+        _say(console, f"  nothing is removed: {backend.doubt}", "bold yellow")
     elif backend.is_refilling:
-        console.print(Text("  nothing is removed until the service is back whole"), style="bold yellow")
+        _say(console, "  nothing is removed until the service is back whole", "bold yellow")
     rows = [row for row in backend.rows if row.use != "free"]
     if rows or backend.without_slot:
         table = _table("server", "address", "state", "wt", "check", "ses", "consul", "node/service id")
@@ -218,9 +243,9 @@ def _print_backend(console: Console, backend: BackendView, *, haproxy_answers: b
     _print_bounded(console, backend)
     for left_out in backend.quarantined[:_QUARANTINED]:
         who = f"{shown(left_out.node, length=40)}/{shown(left_out.instance_id, length=60)}"
-        console.print(Text(f"  quarantined {who}: {one_line(left_out.reason)}"))
+        _say(console, f"  quarantined {who}: {one_line(left_out.reason)}")
     if len(backend.quarantined) > _QUARANTINED:
-        console.print(Text(f"  quarantined {len(backend.quarantined) - _QUARANTINED} more; --json has them all"))
+        _say(console, f"  quarantined {len(backend.quarantined) - _QUARANTINED} more; --json has them all")
 
 
 def _print_bounded(console: Console, backend: BackendView) -> None:
@@ -229,7 +254,7 @@ def _print_bounded(console: Console, backend: BackendView) -> None:
         want = row.desired
         if want is not None and want.consul_weight is not None:
             weight = f"its weight in Consul, {want.consul_weight}, is bounded by max_weight_ratio"
-            console.print(Text(f"  {row.server.name} {want.address}: {weight}"))
+            _say(console, f"  {row.server.name} {want.address}: {weight}")
 
 
 def _fullness(backend: BackendView) -> float:
@@ -264,7 +289,7 @@ def _cells(row: ServerRow) -> tuple[Text | str, ...]:
     up = check or "-" if status.startswith(("UP", "no check", "DRAIN", "MAINT")) else f"{status} {check}".strip()
     sessions = str(server.load.sessions) if server.load else "?"
     if row.use == "overridden":
-        state = Text(f"{server.admin.value} by hand", style="bold")
+        state = Text(f"{server.admin.value} (operator)", style="bold")
     use = {"overridden": "", "foreign": "foreign", "emptying": "gone, emptying", "used": "not in catalog"}
     consul = want.status.value if want else use.get(row.use, "")
     who = f"{shown(want.node)}/{shown(want.instance_id)}" if want else ""
@@ -293,7 +318,12 @@ def _print_table(console: Console, table: Table) -> None:
         click.echo(line.rstrip())
 
 
+def _when(at: float) -> str:
+    return f"{time.strftime('%H:%M:%S', time.localtime(at))} ({_ago(at)} ago)"
+
+
 def _ago(at: float) -> str:
+    """Return the age of `at`, seconds of the wall clock, in the unit that suits it."""
     seconds = max(0, int(time.time() - at))
     if seconds < 120:  # noqa: PLR2004
         return f"{seconds} s"

@@ -46,7 +46,7 @@ def needed_rights(config: Config) -> tuple[Right, ...]:
         rights.append(Right("service", "read", canary, f"the canary {quoted(canary)}: {why}"))
     if config.fleet is not None:
         group = config.fleet.group
-        rights.append(Right("key", "write", f"hapsync/{group}/reload/slot-0", f"the reload slots of fleet {group}"))
+        rights.append(Right("key", "write", f"hapsync/{group}/reload/slot-0", f"the reload permits of fleet {group}"))
         rights.append(Right("session", "write", ANY, "sessions, for [fleet]"))
     return tuple(rights)
 

@@ -116,7 +116,7 @@ class PermitRequest(threading.Thread):
                 self.waits_for = str(error)
                 self._given_back.wait(min(AGAIN_SECONDS, acquire_timeout.left_seconds))
         if permit is None and not self._given_back.is_set():
-            log.warning("reload without a slot of group %s: %s", self._group, self.waits_for)
+            log.warning("reload without a permit of group %s: %s", self._group, self.waits_for)
         self.is_come.set()
         self._when_come()
         if permit is not None:
@@ -141,7 +141,7 @@ class PermitRequest(threading.Thread):
                     self.waits_for, permit = "", found
                     return permit
                 holders = ", ".join(found.holders) or "a holder that has just left"
-                self.waits_for = f"a reload slot of group {shown(self._group)} held by {holders}"
+                self.waits_for = f"a reload permit of group {shown(self._group)} held by {holders}"
                 acquire_timeout.held_by(found.sessions)
                 if not found.sessions:  # empty for a while after its holder was lost; nothing tells when that ends
                     self._given_back.wait(min(AGAIN_SECONDS, acquire_timeout.left_seconds))
@@ -169,7 +169,7 @@ class PermitRequest(threading.Thread):
                 finally:
                     agent.close()
             except CatalogError as error:
-                log.debug("reload slot not renewed: %s", error)
+                log.debug("reload permit not renewed: %s", error)
         try:
             agent = self._agent()
         except CatalogError:

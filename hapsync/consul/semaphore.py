@@ -121,7 +121,7 @@ def wait_for_change(agent: ConsulClient, group: str, index: int, wait_seconds: f
         wait_seconds=wait_seconds if index > 0 else 0.0,
     )
     if answer.code not in {http.HTTPStatus.OK, http.HTTPStatus.NOT_FOUND}:
-        raise CatalogError(f"Consul: the reload slots of group {quoted(group)}: answered {answer.code}; {RIGHTS}")
+        raise CatalogError(f"Consul: the reload permits of group {quoted(group)}: answered {answer.code}; {RIGHTS}")
     text = answer.headers.get("x-consul-index", "")
     found = int(text) if text.isdecimal() and len(text) < _INDEX_DIGITS else 0
     return found if found >= index else 0
@@ -188,6 +188,6 @@ def _asked(ask: Callable[[], Given]) -> Given:
         return ask()
     except base.ConsulException as error:
         hint = f"; {RIGHTS}" if "denied" in str(error).lower() else ""
-        raise CatalogError(f"Consul refuses a reload slot: {shown(str(error))}{hint}") from error
+        raise CatalogError(f"Consul refuses a reload permit: {shown(str(error))}{hint}") from error
     except (ValueError, KeyError, TypeError) as error:
-        raise CatalogError("Consul's answer about a reload slot is none") from error
+        raise CatalogError("Consul's answer about a reload permit cannot be read") from error

@@ -47,7 +47,7 @@ def shows(observed: Observed, target: Observed) -> tuple[str, ...]:
             elif (shown.address, shown.admin, shown.weight) != (slot.address, slot.admin, slot.weight):
                 differences.append(
                     f"{backend.name}/{slot.name} is {shown.address} {shown.admin.value} weight {shown.weight}, "
-                    f"meant was {slot.address} {slot.admin.value} weight {slot.weight}"
+                    f"expected was {slot.address} {slot.admin.value} weight {slot.weight}"
                 )
-        differences += [f"{backend.name}/{name} was not meant to be there" for name in have]
+        differences += [f"{backend.name}/{name} was not expected there" for name in have]
     return tuple(differences)

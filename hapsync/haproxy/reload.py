@@ -103,11 +103,13 @@ def _keep_edits(config: HAProxyConfig, old: str | None) -> None:
     if not old.startswith(HEADER):
         if keep_aside(config.config, ".before-hapsync") is not None:
             return
-        log.warning("file %s was replaced by hand", config.config)
+        log.warning("file %s was replaced outside of hapsync", config.config)
     digest = hashlib.blake2b(old.encode("utf-8", "surrogateescape"), digest_size=4).hexdigest()
     kept = keep_aside(config.config, f".by-hand-{digest}")
     if kept is not None:
-        log.warning("file %s was edited by hand; kept as %s, edit the template instead", config.config, kept)
+        log.warning(
+            "file %s was edited outside of hapsync; kept as %s, edit the template instead", config.config, kept
+        )
 
 
 def reload_into(

@@ -17,7 +17,7 @@ from hapsync.agent.report_file import (
     report_from_json,
     snapshot_from_json,
 )
-from hapsync.agent.state_file import peek_state
+from hapsync.agent.state_file import peek_state, state_path, unreadable_words
 from hapsync.config.schema import Config
 from hapsync.errors import CatalogError, HapsyncError, RuntimeAPIError
 from hapsync.haproxy.ask_old_workers import read_old_workers
@@ -45,7 +45,6 @@ from hapsync.plan.desired import Desired, desired, served_in
 from hapsync.system.files import read_text_or_none
 from hapsync.system.inet_diag import has_waiting
 from hapsync.system.sockdiag import read_listen_queues
-from hapsync.text import reason
 
 STALE_FACTOR = 3
 """A report older than this many resyncs comes from an agent that hangs."""
@@ -135,7 +134,7 @@ def read_rules(config: Config, report: Report | None, problems: list[str]) -> tu
     try:
         saved = peek_state(config)
     except OSError as error:
-        problems.append(f"what people asked for cannot be read: {reason(error)}")
+        problems.append(f"state file {unreadable_words(state_path(config), error)}")
         saved = SavedState()
     guard_state = GuardState(config, saved)
     return Rules(guard_state.cautions(), guard_state.stopped), saved
@@ -170,7 +169,7 @@ def read_report(config: Config, problems: list[str]) -> Report | None:
     if report.file_error:
         problems.append(f"the file is not written: {report.file_error}")
     if report.state_error:
-        problems.append(f"the catalog is not kept: {report.state_error}")
+        problems.append(f"the catalog's snapshot is not written: {report.state_error}")
     return report
 
 

@@ -123,7 +123,10 @@ def _folders(settings: Settings) -> Iterator[Finding]:
                 is_ok=True, what=f"agent.{key} {name} {'is' if there == folder else 'can be made'} writable"
             )
         else:
-            yield Finding(is_ok=False, what=f"agent.{key} {name}: make it, owned by the user of the agent")
+            yield Finding(
+                is_ok=False,
+                what=f"agent.{key} {name}: not writable for this user; create it, owned by the agent's user",
+            )
         if there == folder and folder.stat().st_mode & stat.S_IWOTH:
             yield Finding(is_ok=False, what=f"agent.{key} {name} is writable by everyone: chmod o-w {name}")
     with contextlib.suppress(PermissionError):
@@ -223,8 +226,8 @@ def _places(backend: Backend) -> str:
 def _scaling_words(backend: Backend) -> str:
     """Return what becomes of an instance that finds no free slot, and why nothing better."""
     if backend.scaling.can_add:
-        return "more are added live"
-    return "more cost a reload" + (f": {backend.scaling.why}" if backend.scaling.why else "")
+        return "servers beyond these slots are added live"
+    return "growing past these slots needs a reload" + (f": {backend.scaling.why}" if backend.scaling.why else "")
 
 
 def _version(process: HAProxyProcess) -> Finding:
@@ -281,7 +284,7 @@ def _consul(settings: Settings) -> Iterator[Finding]:
                 yield Finding(
                     is_ok=False,
                     what=f"consul.canary {quoted(canary)}: no instance is seen, so a service that becomes empty is "
-                    "held for ever; may the token read it? Name a service that is never empty",
+                    "never emptied; may the token read it? Name a service that is never empty",
                 )
             continue
         count = plural(len(reading.instances), "instance")
@@ -362,4 +365,4 @@ def _fleet(settings: Settings) -> Iterator[Finding]:
         try_permit(agent, config.fleet.group)
     finally:
         agent.close()
-    yield Finding(is_ok=True, what=f"fleet.group {config.fleet.group}: Consul gives reload slots")
+    yield Finding(is_ok=True, what=f"fleet.group {config.fleet.group}: Consul gives reload permits")

@@ -155,7 +155,7 @@ def make_view(
         elif file_text is None:
             reasons.append(f"{config.haproxy.config} does not exist yet")
         elif not says_the_same(file_text, target_now(wanted, observed, plan.deferred)):
-            reasons.append(f"{config.haproxy.config} does not say the same as HAProxy")
+            reasons.append(f"{config.haproxy.config} differs from the running HAProxy")
         reasons += alarms(plan)
         reasons += unserved(wanted, observed)
         plan = plan.stopped(stopped) if stopped is not None else plan

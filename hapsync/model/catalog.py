@@ -70,9 +70,9 @@ class Doubt(enum.Enum):
     FALLBACK = "Consul has not answered and there is no snapshot"
     AWAY = "Consul does not answer"
     NO_LEADER = "Consul's servers have no leader"
-    STALE = "the answer is too old"
+    STALE = "Consul's answer is too old"
     FILTERED = "the token may not read all of it"
-    UNCONFIRMED = "Consul did not confirm its answer"
+    UNCONFIRMED = "a second read of Consul did not confirm the answer"
 
 
 NOT_TELLING = (Doubt.AWAY, Doubt.SNAPSHOT, Doubt.FALLBACK)

@@ -123,8 +123,8 @@ def acknowledged(saved: SavedState) -> SavedState:
 def lost_words(lost: Lost) -> str:
     """Return what a person should know of a damaged memory, and how to acknowledge it."""
     return (
-        f"memory.json was damaged: holds and a freeze that persons asked for are lost; it is kept as {lost.file}; "
-        "ask for them again, then `hapsync thaw --acknowledge`"
+        f"state file memory.json was damaged: overrides and a freeze are lost; the damaged file is {lost.file}; "
+        "ask for the overrides again, then `hapsync thaw --acknowledge`"
     )
 
 

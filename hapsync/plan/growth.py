@@ -24,7 +24,7 @@ FILE_REST_SECONDS = 5.0
 
 
 WARN_FRACTION = 0.8
-"""Of a backend's slots in use: time to plan for more, where more cost a reload."""
+"""Share of a backend's slots in use from which on an operator is warned, where growth needs a reload."""
 
 
 def is_filling(want: DesiredBackend, have: Backend) -> bool:

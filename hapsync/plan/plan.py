@@ -64,7 +64,7 @@ class Plan:
     def __str__(self) -> str:
         lines = [describe(change) for change in self.changes]
         lines += [f"wait    {describe(deferred.change)}: {deferred.reason.value}" for deferred in self.waiting]
-        lines += [f"held    {describe(deferred.change)}: {deferred.reason.value}" for deferred in self.deferred]
+        lines += [f"defer   {describe(deferred.change)}: {deferred.reason.value}" for deferred in self.deferred]
         lines += [describe_shortage(shortage) for shortage in self.shortages]
         return "\n".join(lines)
 

@@ -27,7 +27,7 @@ def unserved(wanted: Desired, observed: Observed) -> list[str]:
         if overridden:
             lines.append(
                 f"backend {name} has no server that can serve: {', '.join(overridden[:5])} in maint or drain by an "
-                f"operator; if nobody meant that, `hapsync release {name}/{overridden[0]}` and so on hands them "
+                f"operator; if that was not meant, `hapsync release {name}/{overridden[0]}` and so on hands them "
                 "to hapsync"
             )
         elif by_agent:

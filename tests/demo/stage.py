@@ -282,7 +282,7 @@ class Stage:
         """How HAProxy's live servers differ from what Consul's catalog says, a line each; empty when they do not."""
         return truth.differences(truth.wanted(self.consul.health(backend)), self.haproxy.servers(backend))
 
-    def wait_held(self, *reasons: str, count: int | None = None, timeout_seconds: float = 20.0) -> None:
+    def wait_deferred(self, *reasons: str, count: int | None = None, timeout_seconds: float = 20.0) -> None:
         """Wait until `status` says that changes are held for exactly these reasons, and so many where given.
 
         HAProxy has what a pass did a moment before the agent's report tells of it. `TimeoutError` names what is held.

@@ -87,7 +87,7 @@ def test_who_waits_says_for_whom_and_goes_on_when_patience_ends(shared_consul: C
     second = turn(shared_consul.url, "patience", name="lb2", acquire_timeout_seconds=1)
 
     assert second.is_come.wait(10)
-    assert second.waits_for == "a reload slot of group patience held by lb1"
+    assert second.waits_for == "a reload permit of group patience held by lb1"
     first.give_back()
 
 

@@ -444,7 +444,7 @@ def test_a_worker_that_never_answers_keeps_no_client_for_ever(agent: Agent, monk
 
     reply = ask_agent(agent.folder, Thaw(), 10)
 
-    assert reply == Reply.cannot_tell("the agent has not answered; look at its log")
+    assert reply == Reply.cannot_tell("the agent has not answered; see its log")
 
 
 def test_an_answer_to_a_client_that_left_is_dropped(agent: Agent) -> None:

@@ -36,7 +36,7 @@ from tests.harness.tools import consul_path, consul_version
 
 AWAY = "Consul does not answer"
 NO_LEADER = "Consul's servers have no leader"
-STALE = "the answer is too old"
+STALE = "Consul's answer is too old"
 SNAPSHOT = "Consul has not answered since the start"
 FALLBACK = "Consul has not answered and there is no snapshot"
 GONE = "the whole service is gone from Consul"

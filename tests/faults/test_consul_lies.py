@@ -19,7 +19,7 @@ from tests.harness.tools import consul_path, consul_version
 AWAY = "Consul does not answer"
 NO_LEADER = "Consul's servers have no leader"
 FILTERED = "the token may not read all of it"
-UNCONFIRMED = "Consul did not confirm its answer"
+UNCONFIRMED = "a second read of Consul did not confirm the answer"
 GONE = "the whole service is gone from Consul"
 MAX_LOSS = "more than max_loss_fraction would be lost within the window"
 LIE_SECONDS = 8.0

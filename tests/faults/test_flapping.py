@@ -82,8 +82,8 @@ def test_one_of_five_that_flaps_each_second_costs_few_commands_and_is_back_once_
         assert commands <= 12
         assert seen.lowest == 4
         reasons = {deferred["reason"] for deferred in status["deferred"]}
-        assert reasons <= {"it comes and goes; held down until it stays"}
-        assert "held backend web: 1 change, it comes and goes; held down until it stays" in here.log()
+        assert reasons <= {"it comes and goes; damped until it stays"}
+        assert "deferred backend web: 1 change, it comes and goes; damped until it stays" in here.log()
         here.ends()
 
 

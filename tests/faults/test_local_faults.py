@@ -102,7 +102,7 @@ def test_a_memory_that_is_damaged_forgets_a_hold_but_not_what_haproxy_shows_of_i
         status = here.stage.status()
         rows = {one["server"]: one for one in status["backends"]["web"]["servers"]}
 
-        assert any("holds and a freeze that persons asked for are lost" in one for one in status["sync"]["reasons"])
+        assert any("overrides and a freeze are lost" in one for one in status["sync"]["reasons"])
         assert memory.with_name("memory.json.damaged").exists()
         assert "memory.json is damaged" in here.log()
         assert status["overrides"] == []
@@ -127,7 +127,7 @@ def test_a_freeze_and_a_hold_outlive_a_roll_back_and_the_upgrade_after_it() -> N
         addresses = here.stage.haproxy.servers("web")
         here.stage.start_agent()
         here.fleet.add()
-        wait_until(lambda: here.stage.hapsync("plan").stdout.count("held") > 0, 20, "the newcomer to be seen")
+        wait_until(lambda: here.stage.hapsync("plan").stdout.count("defer ") > 0, 20, "the newcomer to be seen")
         status = here.stage.status()
         thawed = here.stage.hapsync("thaw")
 
@@ -177,7 +177,7 @@ def test_haproxys_file_edited_by_hand_twice_is_kept_twice_and_written_anew() -> 
         kept = sorted(path.read_text() for path in config.parent.glob("haproxy.cfg.by-hand-*"))
 
         assert kept == edits
-        assert here.log().count("was edited by hand; kept as") == 2
+        assert here.log().count("was edited outside of hapsync; kept as") == 2
         here.ends()
         assert here.stage.reloads() == 0
 

@@ -151,7 +151,7 @@ def test_who_lets_static_servers_go_takes_out_nobody_whom_the_guard_holds() -> N
 
         released = stage.hapsync("release", "web")
         assert released.returncode == 2
-        assert "what the guard holds back in web stays held" in released.stdout
+        assert "the changes that the guard defers in web stay deferred" in released.stdout
         wait_until(lambda: len(ready(stage)) == 2, 20, "the reload")
         assert ready(stage) == {member.address for member in members}
 

@@ -71,7 +71,7 @@ def test_a_living_server_whose_registration_cannot_be_used_any_more_leaves_like_
         stage.consul.put("web", "web-1", node="node-a", address=HOST, port=0)
 
         wait_serving(stage)
-        stage.wait_held()
+        stage.wait_deferred()
 
 
 def put_role(stage: Stage, name: str, port: int, *tags: str) -> None:
@@ -88,7 +88,7 @@ def test_a_role_that_moves_to_another_instance_is_followed_there_and_back() -> N
         wait_until(lambda: capacity(stage) == 1, 20, "the first check")
 
         put_role(stage, "one", one, "replica")  # nobody is primary for a moment
-        stage.wait_held("fewer than min_ready would be left", count=1)
+        stage.wait_deferred("fewer than min_ready would be left", count=1)
         [deferred] = stage.status()["deferred"]
         assert "it has other tags in Consul" in deferred["change"]
         assert not [reason for reason in stage.status()["sync"]["reasons"] if "gone" in reason]
@@ -120,7 +120,7 @@ def test_a_canary_that_becomes_live_leaves_the_backend_of_the_canaries() -> None
         put_role(stage, "new", new, "live")
         wait_serving(stage, old, new)
         wait_serving(stage, backend="canary")
-        stage.wait_held()
+        stage.wait_deferred()
 
 
 def test_a_held_server_whose_address_another_service_gets_leaves_and_one_that_was_in_both_stays() -> None:
@@ -142,7 +142,7 @@ def test_a_held_server_whose_address_another_service_gets_leaves_and_one_that_wa
         wait_serving(stage, own, both, ports[0], backend="api")
         wait_serving(stage, *ports[1:])
         # The agent confirms the empty answer after its restart; only then does it know why it holds the servers.
-        stage.wait_held("the whole service is gone from Consul")
+        stage.wait_deferred("the whole service is gone from Consul")
         assert set(ports[1:]) <= serving(stage)
 
 

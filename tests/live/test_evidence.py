@@ -54,7 +54,7 @@ def test_a_snapshot_restored_into_a_running_consul_takes_no_server_away(work: Pa
         wait_until(lambda: len(stage.status()["deferred"]) == 4, 20, "what is missing to be held")
         fleet.remove(members[0].name)
 
-        stage.wait_held(Reason.REFILLING.value, count=5)
+        stage.wait_deferred(Reason.REFILLING.value, count=5)
         assert ready_ports(stage) == {one.port for one in members}
         for one in members[4:]:
             fleet.put(one)

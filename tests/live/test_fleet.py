@@ -55,7 +55,7 @@ def test_a_reload_waits_for_its_turn_while_changes_go_on_and_status_says_for_who
             time.sleep(2)
 
             assert stage.reloads() == 0
-            assert "a reload slot of group lbs held by lb9 pid 7: more slots" in stage.hapsync("status").stdout
+            assert "a reload permit of group lbs held by lb9 pid 7: more slots" in stage.hapsync("status").stdout
 
         stage.wait_equal(timeout_seconds=20)
         assert stage.reloads() == 1
@@ -74,7 +74,7 @@ def test_a_reload_is_made_without_a_turn_when_patience_ends() -> None:
         stage.wait_equal(timeout_seconds=20)
 
         assert stage.reloads() == 1
-        assert "reload without a slot of group lbs" in (stage.work / "agent.log").read_text()
+        assert "reload without a permit of group lbs" in (stage.work / "agent.log").read_text()
 
 
 def test_a_group_of_one_reloads_at_once() -> None:

@@ -77,7 +77,7 @@ def test_what_was_given_up_while_the_agent_was_stopped_is_not_done_when_it_wakes
         stage.agent.signal(signal.SIGSTOP)
         said = give_up(stage, ("release", "web"), ("freeze", "--for", "5s"))
         stage.agent.signal(signal.SIGCONT)
-        wait_until(lambda: log_of(stage).count("has given it up") == 2, 20, "both to be dropped")
+        wait_until(lambda: log_of(stage).count("has withdrawn it") == 2, 20, "both to be dropped")
 
         assert f"agent pid {stage.agent.pid} at " in said
         assert f"it is stopped (SIGSTOP or a debugger); `kill -CONT {stage.agent.pid}` lets it go on" in said
@@ -102,7 +102,7 @@ def test_what_was_given_up_during_a_reload_is_not_done_after_it() -> None:
             wait_until(begun.exists, 20, "the reload")
             said = give_up(stage, ("release", "web"))
             may_end.touch()
-            wait_until(lambda: "has given it up" in log_of(stage), 20, "the request to be dropped")
+            wait_until(lambda: "has withdrawn it" in log_of(stage), 20, "the request to be dropped")
 
             assert "a reload, or a HAProxy that hangs, may keep it busy" in said
 
@@ -121,7 +121,7 @@ def test_what_was_given_up_while_haproxy_hung_is_not_done_when_haproxy_answers()
                 give_up(stage, ("release", "web"))
             finally:
                 os.kill(worker, signal.SIGCONT)
-            wait_until(lambda: "given up by" in log_of(stage) or "has given it up" in log_of(stage), 20, "the drop")
+            wait_until(lambda: "withdrawn by" in log_of(stage) or "has withdrawn it" in log_of(stage), 20, "the drop")
 
 
 def test_what_is_given_up_while_haproxy_is_read_changes_nothing() -> None:

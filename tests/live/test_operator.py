@@ -27,14 +27,14 @@ def test_a_server_in_maint_by_hand_is_left_alone_through_passes_restarts_and_a_r
         stage.wait_equal()
         stage.haproxy.ask("set server web/srv1 state maint")
         stage.haproxy.ask("set server web/srv2 state drain")
-        stage.wait_held("held by hand", count=2)
+        stage.wait_deferred("overridden by an operator", count=2)
         time.sleep(2.5)
 
         assert server(stage, "srv1").in_maintenance
         assert server(stage, "srv2").draining
         assert row(stage, "srv1")["use"] == row(stage, "srv2")["use"] == "overridden"
         deferred = {(one["server"], one["reason"]) for one in stage.status()["deferred"]}
-        assert deferred == {("srv1", "held by hand"), ("srv2", "held by hand")}
+        assert deferred == {("srv1", "overridden by an operator"), ("srv2", "overridden by an operator")}
 
         stage.kill_agent()
         stage.start_agent()
@@ -159,7 +159,7 @@ def test_in_observe_mode_nothing_is_changed_and_the_plan_is_told() -> None:
         file = stage.haproxy.config.read_text(encoding="utf-8")
         fleet.add()
         fleet.add()
-        stage.wait_held("mode is observe", count=2)
+        stage.wait_deferred("mode is observe", count=2)
         time.sleep(1.5)
         status = stage.hapsync("status", "--json")
 
@@ -178,7 +178,7 @@ def test_what_the_guard_holds_is_let_go_by_a_person() -> None:
         wait_until(lambda: stage.status()["backends"]["web"]["capacity"] == 4, 20, "the first checks")
         for member in members[1:]:
             fleet.remove(member.name)
-        stage.wait_held("more than max_loss_fraction would be lost within the window", count=1)
+        stage.wait_deferred("more than max_loss_fraction would be lost within the window", count=1)
         time.sleep(1)
         serving = [one for one in stage.haproxy.servers("web").values() if one.running]
         assert len(serving) == 2

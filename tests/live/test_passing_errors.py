@@ -88,7 +88,7 @@ def test_growth_goes_on_by_itself_after_what_kept_a_reload_away(
         log = Path(stage.work, "agent.log")
         with fault(stage):  # type: ignore[attr-defined]
             fleet.add()
-            wait_until(lambda: "reload not made" in log.read_text(encoding="utf-8"), 30, "a reload that was not made")
+            wait_until(lambda: "not reloaded (" in log.read_text(encoding="utf-8"), 30, "a reload that was not made")
         assert words in log.read_text(encoding="utf-8")
         stage.wait_equal(timeout_seconds=30)
         wait_until(lambda: stage.hapsync("status").returncode == 0, 30, "status to say in sync")
@@ -109,7 +109,7 @@ def test_a_reload_command_that_is_away_for_a_moment_leaves_file_and_worker_equal
         stage.start_agent()
         fleet.add()
         log = Path(stage.work, "agent.log")
-        wait_until(lambda: "reload not made" in log.read_text(encoding="utf-8"), 30, "a reload that was not made")
+        wait_until(lambda: "not reloaded (" in log.read_text(encoding="utf-8"), 30, "a reload that was not made")
         assert stage.haproxy.config.read_text(encoding="utf-8").count("server srv") == before.count("server srv")
         overrides.rename(command)
         stage.wait_equal(timeout_seconds=30)

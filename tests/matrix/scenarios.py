@@ -92,7 +92,7 @@ def a_service_vanishes(version: str) -> Told:
         for member in it.fleet.members.values():
             it.fleet.put(member)
         it.settle()
-        return it.end(0, f"{held} held until it is back")
+        return it.end(0, f"{held} deferred until it is back")
 
 
 def a_vanished_service_is_released(version: str) -> Told:
@@ -116,7 +116,7 @@ def a_vanished_service_is_released(version: str) -> Told:
         wait_until(lambda: not it.stage.status()["deferred"], 10, "nothing to be held")
         it.wait_requests(200)
         must(len(it.fleet.serving()) == 3, "the other backend lost a server")
-        return it.end(0, "3 held, then released and taken out")
+        return it.end(0, "3 deferred, then released and taken out")
 
 
 def a_reload_under_load(version: str) -> Told:

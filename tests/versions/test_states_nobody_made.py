@@ -87,6 +87,6 @@ def test_a_server_drained_by_hand_whose_instance_left_is_told_and_its_slot_is_fr
 
         assert (left["server"], left["address"], left["state"]) == (name, drained.address, "drain")
         assert left["unchanged_seconds"] >= 0
-        assert f"{name} {drained.address} is in drain by hand, unchanged for" in said
-        assert f"`hapsync release web/{name}` frees its place" in said
+        assert f"{name} {drained.address} is in drain by an operator, unchanged for" in said
+        assert f"`hapsync release web/{name}` frees its slot" in said
         assert (released.returncode, stage.reloads()) == (0, 0)
