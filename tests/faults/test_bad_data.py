@@ -160,7 +160,7 @@ def test_weights_of_0_and_65535_take_a_bounded_share_and_lose_nothing() -> None:
 
         for member in members:  # nobody wants any: as many as the guard keeps go on
             here.fleet.put(nothing[member.name])
-        here.stage.wait_held("more than max_loss_fraction would be lost within the window", count=2)
+        here.stage.wait_deferred("more than max_loss_fraction would be lost within the window", count=2)
         time.sleep(2)
         assert len(here.serving()) == 2
         for member in members:
@@ -234,11 +234,11 @@ def test_a_node_in_maintenance_takes_half_of_the_backend_and_not_more() -> None:
             here.wait_in_step()
             assert len(here.serving()) == 4
             here.fleet.maintain_node("node-b", on=True)
-            here.stage.wait_held("more than max_loss_fraction would be lost within the window", count=1)
+            here.stage.wait_deferred("more than max_loss_fraction would be lost within the window", count=1)
             time.sleep(2)
             assert len(here.serving()) == 3
             here.fleet.maintain_node("node-c", on=True)
-            here.stage.wait_held("more than max_loss_fraction would be lost within the window", count=3)
+            here.stage.wait_deferred("more than max_loss_fraction would be lost within the window", count=3)
             time.sleep(2)
             assert len(here.serving()) == 3
 
