@@ -18,10 +18,10 @@ from hapsync.haproxy.commands import (
     quiet_commands,
     state_commands,
 )
-from hapsync.haproxy.count_uncounted import with_all_loads
 from hapsync.haproxy.probe import Probe
 from hapsync.haproxy.show import is_learning, with_first_checks, with_loads
 from hapsync.haproxy.socket import RuntimeSession, open_session
+from hapsync.haproxy.uncounted import with_all_loads
 from hapsync.model.changes import Add, Change, Delete, Entry, Reason
 from hapsync.model.server import AGENT_IS_ASKED, HAProxyProcess, Observed
 from hapsync.plan.desired import Desired

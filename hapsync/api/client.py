@@ -13,7 +13,7 @@ import attrs
 from hapsync.api.messages import Reply, Request, claim, reply_from_json, request_to_json
 from hapsync.errors import AgentError, ConfigError
 from hapsync.system.files import read_text
-from hapsync.system.peer import peer_of
+from hapsync.system.sockdiag import peer_of
 from hapsync.text import shown
 
 SOCKET_FILE = "hapsync.sock"

@@ -23,7 +23,7 @@ import attrs
 
 from hapsync.api.client import must_fit, person
 from hapsync.api.messages import MAX_REQUEST_BYTES, BadRequest, Reply, Request, reply_to_json, request_from_json
-from hapsync.system.peer import peer_of
+from hapsync.system.sockdiag import peer_of
 
 log = logging.getLogger(__name__)
 

@@ -23,7 +23,7 @@ from hapsync.haproxy.old_workers import (
 )
 from hapsync.model.server import Backend
 from hapsync.plan.desired import Desired
-from hapsync.system.inet_diag import count_connections
+from hapsync.system.sockdiag import count_connections
 
 TIMEOUT_SECONDS = 2.0
 """For each answer: a worker that ended a moment ago may never be answered for with 2.8 to 3.2."""

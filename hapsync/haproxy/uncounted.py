@@ -1,10 +1,49 @@
-"""A reading and the kernel's count of connections in, the reading with what HAProxy before 3.0 does not count out."""
+"""The connections that an HAProxy before 3.0 does not count: asked of the kernel before a slot counts as free."""
 
+import logging
 from collections.abc import Mapping
 
 import attrs
 
-from hapsync.model.server import Address, AdminState, Load, Observed, Server
+from hapsync.errors import HapsyncError
+from hapsync.haproxy.capabilities import COUNTS_ALL, version_of
+from hapsync.model.server import Address, AdminState, HAProxyProcess, Load, Observed, Server
+from hapsync.plan.desired import Desired
+from hapsync.system.sockdiag import count_kept
+
+log = logging.getLogger(__name__)
+
+_ELSEWHERE = frozenset({"namespace", "socks4"})
+"""Words of a server line with which its connections lead elsewhere, or stand in another namespace's list."""
+
+
+def counts_all(process: HAProxyProcess) -> bool:
+    """Return whether this HAProxy counts every connection to a server."""
+    return version_of(process.version) >= COUNTS_ALL
+
+
+def with_all_loads(observed: Observed, process: HAProxyProcess, socket_path: str, wanted: Desired) -> Observed:
+    """Return `observed`, whose loads were read, with the connections that HAProxy does not count.
+
+    Where that cannot be told, the load of a server at rest is unknown, so its slot is not free until the next reload.
+    """
+    if counts_all(process):
+        return observed
+    seen = {name: one for name, one in observed.backends.items() if not _leads_elsewhere(name, wanted)}
+    addresses = at_rest(observed.with_backends(seen))
+    try:
+        kept = count_kept(process.pid, socket_path, addresses) if addresses else {}
+    except HapsyncError as error:
+        log.debug("connections that HAProxy does not count are not known: %s", error)
+        return with_kept(observed, None)
+    told = with_kept(observed.with_backends(seen), kept)
+    rest = with_kept(observed, None)
+    return attrs.evolve(observed, backends={**rest.backends, **told.backends})
+
+
+def _leads_elsewhere(name: str, wanted: Desired) -> bool:
+    want = wanted.backends.get(name)
+    return want is not None and not _ELSEWHERE.isdisjoint(want.server_options.split())
 
 
 def at_rest(observed: Observed) -> frozenset[Address]:

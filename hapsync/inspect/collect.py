@@ -22,7 +22,6 @@ from hapsync.config.schema import Config
 from hapsync.errors import CatalogError, HapsyncError, RuntimeAPIError
 from hapsync.haproxy.ask_old_workers import read_old_workers
 from hapsync.haproxy.commands import SHOW_STAT_SERVERS
-from hapsync.haproxy.count_uncounted import with_all_loads
 from hapsync.haproxy.old_workers import NOT_LOOKED, OldWorkers
 from hapsync.haproxy.probe import Probe
 from hapsync.haproxy.show import (
@@ -36,6 +35,7 @@ from hapsync.haproxy.show import (
     with_scaling,
 )
 from hapsync.haproxy.socket import open_session
+from hapsync.haproxy.uncounted import with_all_loads
 from hapsync.inspect.status import View, make_view
 from hapsync.model.catalog import Catalog
 from hapsync.model.changes import Reason
@@ -43,8 +43,7 @@ from hapsync.model.overrides import SavedState, other_version
 from hapsync.model.server import HAProxyProcess, ListenQueue, Observed
 from hapsync.plan.desired import Desired, desired, served_in
 from hapsync.system.files import read_text_or_none
-from hapsync.system.inet_diag import has_waiting
-from hapsync.system.sockdiag import read_listen_queues
+from hapsync.system.sockdiag import has_waiting, read_listen_queues
 
 STALE_FACTOR = 3
 """A report older than this many resyncs comes from an agent that hangs."""

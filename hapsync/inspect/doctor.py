@@ -24,19 +24,19 @@ from hapsync.consul.services import read_listing
 from hapsync.errors import HapsyncError
 from hapsync.haproxy.cfg import observed_from_file
 from hapsync.haproxy.commands import Command
-from hapsync.haproxy.count_uncounted import counts_all
 from hapsync.haproxy.lint import lint
 from hapsync.haproxy.master import read_processes
 from hapsync.haproxy.probe import Probe
 from hapsync.haproxy.reload import check_candidate
 from hapsync.haproxy.render import labels_of, render
 from hapsync.haproxy.socket import open_session
+from hapsync.haproxy.uncounted import counts_all
 from hapsync.inspect.collect import read_report, read_rules
 from hapsync.model.catalog import Catalog, Doubt
 from hapsync.model.server import Backend, HAProxyProcess
 from hapsync.plan.desired import desired, namesake_words
 from hapsync.system.files import candidate_file, read_text_or_none
-from hapsync.system.inet_diag import count_kept
+from hapsync.system.sockdiag import count_kept
 from hapsync.text import plural, quoted
 
 _NAMED = 5

@@ -14,7 +14,7 @@ from collections.abc import Iterable
 
 import attrs
 
-from hapsync.system.peer import peer_of
+from hapsync.system.sockdiag import peer_of
 
 _QUEUE = 128
 """How many may ask who holds it between two times that the holder looks."""

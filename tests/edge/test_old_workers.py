@@ -16,8 +16,8 @@ from hapsync.haproxy.ask_old_workers import end_sessions, read_old_workers
 from hapsync.haproxy.master import ask_worker, read_processes
 from hapsync.model.server import Address, Backend
 from hapsync.plan.desired import Desired, DesiredBackend
-from hapsync.system import inet_diag
-from hapsync.system.inet_diag import count_connections, has_waiting
+from hapsync.system import sockdiag
+from hapsync.system.sockdiag import count_connections, has_waiting
 from tests.harness.haproxy import HAProxy, minimal_config
 from tests.harness.origins import Origins
 from tests.harness.ports import free_ports
@@ -117,7 +117,7 @@ def test_where_descriptors_may_not_be_looked_at_the_kernels_count_is_missing_and
     def refused(*_: object) -> None:
         raise HapsyncError("may not be looked at")
 
-    monkeypatch.setattr("hapsync.system.inet_diag.socket_inodes", refused)
+    monkeypatch.setattr("hapsync.system.sockdiag.socket_inodes", refused)
     [old] = read_old_workers(scene.master, scene.live_pid, *GONE, always).workers
 
     assert (old.sessions, old.error) == (2, "may not be looked at")
@@ -148,22 +148,22 @@ def test_what_another_process_has_is_not_counted() -> None:
 
 
 def test_a_list_that_does_not_show_our_own_connection_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(inet_diag, "_list", lambda *_: ([], True))
+    monkeypatch.setattr(sockdiag, "_list", lambda *_: ([], True))
 
     with pytest.raises(HapsyncError, match="of our own"):
         count_connections(os.getpid(), (Address("127.0.0.1", 1),))
 
 
 def test_a_list_that_never_is_whole_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(inet_diag, "_list", lambda *_: ([], False))
+    monkeypatch.setattr(sockdiag, "_list", lambda *_: ([], False))
 
     with pytest.raises(HapsyncError, match="again and again"):
         count_connections(os.getpid(), (Address("127.0.0.1", 1),))
 
 
 def test_an_error_of_the_kernel_is_one_of_ours(monkeypatch: pytest.MonkeyPatch) -> None:
-    build = inet_diag._request
-    monkeypatch.setattr(inet_diag, "_request", lambda *_: build(255, None, 1))
+    build = sockdiag._request
+    monkeypatch.setattr(sockdiag, "_request", lambda *_: build(255, None, 1))
 
     with pytest.raises(HapsyncError, match="do not answer: Invalid argument"):
         count_connections(os.getpid(), (Address("127.0.0.1", 1),))
@@ -174,7 +174,7 @@ def test_an_error_of_the_kernel_is_one_of_ours(monkeypatch: pytest.MonkeyPatch) 
 )
 def test_descriptors_that_may_not_be_looked_at_are_an_error(pid: Callable[[], int]) -> None:
     script = f"""
-from hapsync.system.inet_diag import count_connections
+from hapsync.system.sockdiag import count_connections
 from hapsync.errors import HapsyncError
 from hapsync.model.server import Address
 import os, sys

@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 
 from hapsync.errors import HapsyncError
-from hapsync.haproxy.count_uncounted import with_all_loads
+from hapsync.haproxy.uncounted import with_all_loads
 from hapsync.model.server import NO_LOAD, Address, AdminState, Backend, HAProxyProcess, Observed, Server
 from hapsync.plan.desired import Desired
-from hapsync.system import inet_diag
-from hapsync.system.inet_diag import count_kept
+from hapsync.system import sockdiag
+from hapsync.system.sockdiag import count_kept
 
 
 @contextlib.contextmanager
@@ -122,7 +122,7 @@ def test_no_answer_of_the_kernel_ends_a_pass_or_frees_a_slot(
     slot = Server("srv1", Address("127.0.0.2", 1), AdminState.MAINT, 0, load=NO_LOAD)
     observed = Observed({"web": Backend("web", (slot,))})
     process = HAProxyProcess(os.getpid(), "2.6.12", 1, is_stopping=False)
-    real = getattr(inet_diag, part)
+    real = getattr(sockdiag, part)
 
     def spoilt(*_: object) -> object:
         if error is not None:
@@ -135,7 +135,7 @@ def test_no_answer_of_the_kernel_ends_a_pass_or_frees_a_slot(
         return found.backends["web"].slots[0].is_idle
 
     before = is_idle()
-    monkeypatch.setattr(inet_diag, part, spoilt)
+    monkeypatch.setattr(sockdiag, part, spoilt)
     (work / "admin.sock").unlink()
 
     assert (before, is_idle()) == (True, False)
@@ -145,7 +145,7 @@ def test_the_kernel_is_asked_for_the_families_that_occur_and_descriptors_only_wh
     work: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[int] = []
-    build = inet_diag._request
+    build = sockdiag._request
 
     def noted(family: int, port: int | None, state: int) -> bytes:
         asked.append(family)
@@ -154,8 +154,8 @@ def test_the_kernel_is_asked_for_the_families_that_occur_and_descriptors_only_wh
     def looked(_pid: int) -> set[int]:
         pytest.fail("the descriptors were looked at")
 
-    monkeypatch.setattr(inet_diag, "_request", noted)
-    monkeypatch.setattr(inet_diag, "socket_inodes", looked)
+    monkeypatch.setattr(sockdiag, "_request", noted)
+    monkeypatch.setattr(sockdiag, "socket_inodes", looked)
     with bound_as_haproxy_does(work / "admin.sock"):
         for ports in (3, 40):
             addresses = [Address("127.0.0.1", port) for port in range(1, 1 + ports)]
