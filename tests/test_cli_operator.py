@@ -12,7 +12,7 @@ from pathlib import Path
 import attrs
 import pytest
 
-from hapsync.api.client import SOCKET_FILE, person
+from hapsync.api.client import SOCKET_FILE, user_name
 from hapsync.api.messages import Apply, FreezeAll, OverrideServer, ReleaseBackend, ReleaseServer, Reply, Request, Thaw
 from hapsync.api.server import Pending, Requests
 from hapsync.cli import COMMANDS, asking, run
@@ -26,7 +26,7 @@ from tests.harness.processes import wait_until
 
 MAINT, DRAIN = AdminState.MAINT, AdminState.DRAIN
 HELD = Override("web", Address("10.0.0.5", 80), MAINT, 5.0, None, "alice", "disk")
-ME = person(os.geteuid(), "")
+ME = user_name(os.geteuid(), "")
 WORK = ("agent", "consul", "haproxy", "inspect", "plan", "system")
 NEW = ("hold", "drain", "release", "freeze", "thaw")
 IMPORTS = "import json, sys\nfrom hapsync.cli import run\nrun(sys.argv[1:])\nprint(json.dumps(list(sys.modules)))"

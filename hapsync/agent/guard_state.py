@@ -10,7 +10,7 @@ from pathlib import Path
 import attrs
 
 from hapsync.agent.reconcile import Rules
-from hapsync.agent.state_file import keep_unread_aside, save_state, state_path
+from hapsync.agent.state_file import keep_unread_copy, save_state, state_path
 from hapsync.config.schema import Config
 from hapsync.model.changes import Reason
 from hapsync.model.overrides import Override, SavedState, acknowledged, expired, is_frozen
@@ -235,7 +235,7 @@ class GuardState:
         """
         saved, lines = self.saved, list[str]()
         if saved.unread_version is not None:
-            overrides = keep_unread_aside(self._config, saved.unread_version)
+            overrides = keep_unread_copy(self._config, saved.unread_version)
             lines.append(
                 f"going on without what memory.json of version {saved.unread_version} says; kept as {overrides}"
             )

@@ -39,7 +39,7 @@ from hapsync.model.server import HAProxyProcess, Scaling
 from hapsync.plan.desired import Desired, DesiredBackend, fallback_reading
 from hapsync.plan.growth import is_filling as is_filling_up
 from hapsync.plan.plan import Plan, describe
-from hapsync.system.files import keep_aside, read_text_or_none, signature, write_in_folder
+from hapsync.system.files import keep_copy, read_text_or_none, signature, write_in_folder
 from hapsync.text import plural
 
 log = logging.getLogger(__name__)
@@ -66,7 +66,7 @@ def known_readings(config: Config) -> Mapping[str, Reading]:
                 log.warning("snapshot %s is damaged; not used", path)
             else:
                 log.warning("snapshot %s is of version %s; kept as %s.version-%s", path, version, path, version)
-                keep_aside(path, f".version-{version}")
+                keep_copy(path, f".version-{version}")
     except (OSError, ValueError) as error:
         log.warning("snapshot %s cannot be read: %s; not used", path, error)
         snapshot = None

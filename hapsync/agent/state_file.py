@@ -10,7 +10,7 @@ import attrs
 
 from hapsync.config.schema import Config
 from hapsync.model.overrides import VERSION, Lost, SavedState, other_version, state_from_json, state_to_json
-from hapsync.system.files import keep_aside, read_text_or_none, write_in_folder
+from hapsync.system.files import keep_copy, read_text_or_none, write_in_folder
 from hapsync.text import reason
 
 log = logging.getLogger(__name__)
@@ -39,7 +39,7 @@ def load_state(config: Config) -> SavedState:
         aside = _free_name(f"{path}.damaged")
         log.error("%s is damaged: its overrides and freeze are lost; kept as %s", path, aside)
         saved = attrs.evolve(saved, lost=attrs.evolve(saved.lost, file=aside))
-        keep_aside(path, aside.removeprefix(path))
+        keep_copy(path, aside.removeprefix(path))
         save_state(config, saved)  # in the damaged file's place: a killed agent must not forget that it was there
     return saved
 
@@ -78,11 +78,11 @@ def unread_words(path: str, version: str) -> str:
     return f"{path} is of {what}: it may contain a freeze and overrides, so it is kept and nothing is changed"
 
 
-def keep_unread_aside(config: Config, version: str) -> str:
+def keep_unread_copy(config: Config, version: str) -> str:
     """Copy the memory of another version aside before it is written over; return the copy's name. Raises OSError."""
     path = state_path(config)
     aside = _free_name(f"{path}.version-{version}")
-    keep_aside(path, aside.removeprefix(path))
+    keep_copy(path, aside.removeprefix(path))
     return aside
 
 

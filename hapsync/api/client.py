@@ -68,7 +68,7 @@ def claimed_user() -> str:
     return claim(os.environ.get("SUDO_USER", ""))
 
 
-def person(uid: int | None, claimed: str) -> str:
+def user_name(uid: int | None, claimed: str) -> str:
     """Return how the user with `uid` is named in logs and in `status`, with the name it claims beside it.
 
     Printable ASCII, at most 64 characters. Of the two only the first is sure, and it is never cut off.

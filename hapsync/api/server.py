@@ -21,7 +21,7 @@ from pathlib import Path
 
 import attrs
 
-from hapsync.api.client import must_fit, person
+from hapsync.api.client import must_fit, user_name
 from hapsync.api.messages import MAX_REQUEST_BYTES, BadRequest, Reply, Request, reply_to_json, request_from_json
 from hapsync.system.sockdiag import peer_of
 
@@ -38,7 +38,7 @@ _QUEUE = 128
 """How many may wait to be heard: more than are served, for those are told so."""
 _REST_SECONDS = 0.25
 """After a failure of the machine (no descriptor left, say): a pause instead of a busy loop."""
-_LOOK_SECONDS = 2.0
+_CHECK_SECONDS = 2.0
 """How often it is looked whether the socket still has its name: somebody may have cleared the folder."""
 _TEMPORARY = re.compile(r"\.[0-9]+\.hs")
 
@@ -113,7 +113,7 @@ class _Client:
         with self._lock:
             self.socket.close()
 
-    def wait_for_the_worker(self) -> None:
+    def wait_for_agent(self) -> None:
         self.state, self.deadline = _State.WAITING, time.monotonic() + ANSWER_SECONDS
 
     def write(self, reply: Reply) -> None:
@@ -143,7 +143,7 @@ class Requests:
         self._answers: queue.SimpleQueue[tuple[_Client, Reply]] = queue.SimpleQueue()
         self._clients: list[_Client] = []
         self._accept_at = 0.0
-        self._look_at = time.monotonic() + _LOOK_SECONDS
+        self._check_at = time.monotonic() + _CHECK_SECONDS
         self._is_closing = False
         self._listener = _listen(path)
         self._made = _identity(path)
@@ -171,7 +171,7 @@ class Requests:
     def _run(self) -> None:
         while not self._is_closing:
             try:
-                self._turn()
+                self._serve_once()
             except Exception:
                 log.exception("a defect of hapsync, please report it; commands may have to be given again")
                 time.sleep(_REST_SECONDS)
@@ -186,7 +186,7 @@ class Requests:
         for end in (self._listener, self._woken, self._waker):
             end.close()
 
-    def _turn(self) -> None:
+    def _serve_once(self) -> None:
         """Wait until something happens, and do what is due."""
         now = time.monotonic()
         poll = select.poll()
@@ -195,7 +195,7 @@ class Requests:
             poll.register(self._listener, select.POLLIN)
         for client in self._clients:
             poll.register(client.socket, client.state.value)
-        due = [self._look_at, *(client.deadline for client in self._clients)]
+        due = [self._check_at, *(client.deadline for client in self._clients)]
         due += [self._accept_at] if now < self._accept_at else []
         happened = dict(poll.poll(max(0.0, min(due) - now) * 1000 + 1))
         if self._woken.fileno() in happened:
@@ -206,8 +206,8 @@ class Requests:
         self._take_answers()
         if self._listener.fileno() in happened:
             self._accept()
-        if time.monotonic() >= self._look_at:
-            self._look_at = time.monotonic() + _LOOK_SECONDS
+        if time.monotonic() >= self._check_at:
+            self._check_at = time.monotonic() + _CHECK_SECONDS
             self._listen_again()
 
     def _listen_again(self) -> None:
@@ -297,8 +297,8 @@ class Requests:
         if isinstance(request, BadRequest):
             client.write(Reply.wrong(f"not understood: {request.why}"))
             return
-        request = attrs.evolve(request, who=person(client.uid, request.who))
-        client.wait_for_the_worker()
+        request = attrs.evolve(request, who=user_name(client.uid, request.who))
+        client.wait_for_agent()
 
         def answer(reply: Reply) -> None:
             self._answers.put((client, reply))

@@ -35,11 +35,11 @@ def command(config_path: str) -> None:
     from hapsync.api.server import Requests  # noqa: PLC0415
     from hapsync.errors import ConfigError  # noqa: PLC0415
     from hapsync.system.files import make_folder  # noqa: PLC0415
-    from hapsync.system.process import allow_many_files, collect_seldom, give_back_memory  # noqa: PLC0415
+    from hapsync.system.process import allow_many_files, collect_seldom, return_free_heap  # noqa: PLC0415
     from hapsync.text import reason  # noqa: PLC0415
 
     signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until there is something to reload
-    give_back_memory()
+    return_free_heap()
     allow_many_files()
     collect_seldom()
     settings = read_settings(config_path)

@@ -106,7 +106,7 @@ def ask_or_do(config_path: str, config: Config, request: Request, alone: Callabl
     import os  # noqa: PLC0415
     import time  # noqa: PLC0415
 
-    from hapsync.api.client import claimed_user, person  # noqa: PLC0415
+    from hapsync.api.client import claimed_user, user_name  # noqa: PLC0415
     from hapsync.errors import LockHeld  # noqa: PLC0415
 
     deadline = time.monotonic() + _LOCK_SECONDS
@@ -116,7 +116,7 @@ def ask_or_do(config_path: str, config: Config, request: Request, alone: Callabl
             return tell(reply)
         try:
             with state_lock(config_path, config):
-                reply = alone(person(os.geteuid(), claimed_user()))
+                reply = alone(user_name(os.geteuid(), claimed_user()))
             return tell(reply)
         except LockHeld:
             if time.monotonic() >= deadline:

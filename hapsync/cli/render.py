@@ -43,13 +43,13 @@ def command(config_path: str, offline: bool) -> None:  # noqa: FBT001
         settings = discover_aloud(settings)
     config = settings.config
     wanted = desired(Catalog({}), config)
-    told = []
+    sources = []
     if not offline:
         from hapsync.cli.reading import read_catalog_aloud  # noqa: PLC0415
 
         try:
             wanted = desired(read_catalog_aloud(config), config, served_now(settings))
-            told.append("instances from Consul")
+            sources.append("instances from Consul")
         except CatalogError as error:
             click.echo(f"hapsync: {error}", err=True)
     try:
@@ -57,23 +57,23 @@ def command(config_path: str, offline: bool) -> None:  # noqa: FBT001
     except (OSError, ValueError) as error:
         raise ConfigError(config.haproxy.config, (str(error),)) from error
     problems: list[str] = []
-    rules, memory = read_rules(config, read_report(config, problems), problems)
+    rules, saved = read_rules(config, read_report(config, problems), problems)
     for problem in problems:
         click.echo(f"hapsync: {problem}", err=True)
-    wanted = attrs.evolve(wanted, overrides=operator_overrides(memory))
+    wanted = attrs.evolve(wanted, overrides=operator_overrides(saved))
     seen = None
     if not offline:
         try:
             seen = observe_all(settings, wanted, rules.cautions)
-            told.append("slots from the running HAProxy")
+            sources.append("slots from the running HAProxy")
         except RuntimeAPIError as error:
             click.echo(f"hapsync: {error}", err=True)
     if seen is None:
         seen = observe_file(settings, wanted, rules.cautions, current)
-        told.append(f"slots from {config.haproxy.config}" if current is not None else "free slots")
+        sources.append(f"slots from {config.haproxy.config}" if current is not None else "free slots")
     target = initial_target(wanted, seen)
     text = render(
         settings.template, empty_slots(settings, target), config, labels_of(wanted, current, config.backends)
     )
     click.echo(text.encode("utf-8", "surrogateescape"), nl=False)
-    click.echo(f"hapsync: rendered {config.haproxy.template}: {', '.join(told)}", err=True)
+    click.echo(f"hapsync: rendered {config.haproxy.template}: {', '.join(sources)}", err=True)

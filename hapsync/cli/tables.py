@@ -126,7 +126,7 @@ def _print_queues(console: Console, queues: Sequence[ListenQueue]) -> None:
     _print_table(console, table)
 
 
-def _presence(backend: BackendView) -> str:
+def _existence(backend: BackendView) -> str:
     if backend.unread:
         return "  CANNOT BE READ"
     return "" if backend.exists else "  not in HAProxy yet"
@@ -213,7 +213,7 @@ def _print_backend(console: Console, backend: BackendView, *, haproxy_answers: b
     if not haproxy_answers:
         _say(console, f"{head}  ")
     else:
-        _say(console, f"{head}  {_places(backend)}{_presence(backend)}")
+        _say(console, f"{head}  {_places(backend)}{_existence(backend)}")
         if backend.scaling.why and (backend.without_slot or _fullness(backend) >= WARN_FRACTION):
             _say(console, f"  growing past these slots needs a reload: {one_line(backend.scaling.why)}")
         if (backend.slots_used or backend.dynamic) and backend.capacity < backend.floor:

@@ -20,13 +20,13 @@ def says_the_same(text: str, target: Observed) -> bool:
     """Return whether the haproxy.cfg `text` holds exactly the slots of `picture`."""
     found = parse_file(text)
     return all(
-        _on_paper(slot.server for slot in found.get(backend.name, ())) == _on_paper(backend.slots)
+        _in_file(slot.server for slot in found.get(backend.name, ())) == _in_file(backend.slots)
         for backend in target.backends.values()
         if backend.exists
     )
 
 
-def _on_paper(slots: Iterable[Server]) -> Mapping[str, tuple[object, ...]]:
+def _in_file(slots: Iterable[Server]) -> Mapping[str, tuple[object, ...]]:
     """Return what a file can say of `slots`: address, weight, and disabled or not."""
     return {slot.name: (slot.address, slot.weight, slot.admin is AdminState.READY) for slot in slots}
 

@@ -18,7 +18,7 @@ from hapsync.model.server import Backend, HAProxyProcess, Observed, Scaling
 
 AGAIN_SECONDS = 5.0
 """How often HAProxy's files are read again where they did not tell what had to be known."""
-_UNSURE = (
+_UNKNOWN_DANGER = (
     "whether a server with `check` may be added is not known, HAProxy dies of one with `option external-check`: "
 )
 
@@ -92,7 +92,7 @@ class Probe:
         if unknown:
             self._why_unknown.add(name)
             self._again_at = time.monotonic() + AGAIN_SECONDS
-            return _UNSURE + unknown
+            return _UNKNOWN_DANGER + unknown
         return fatal_addition(sections, name, self._config.backends[name].server_options)
 
     def note(self, refusals: Iterable[Refusal]) -> None:

@@ -22,7 +22,7 @@ from hapsync.haproxy.compare import shows
 from hapsync.haproxy.master import Processes, read_processes, start_reload
 from hapsync.haproxy.socket import RuntimeSession, open_session
 from hapsync.model.server import HAProxyProcess, Observed
-from hapsync.system.files import candidate_file, keep_aside, move_into_place, read_text_or_none, write_atomically
+from hapsync.system.files import candidate_file, keep_copy, move_into_place, read_text_or_none, write_atomically
 from hapsync.text import reason
 
 log = logging.getLogger(__name__)
@@ -101,11 +101,11 @@ def _keep_edits(config: HAProxyConfig, old: str | None) -> None:
     if old is None or is_sealed(old):
         return
     if not old.startswith(HEADER):
-        if keep_aside(config.config, ".before-hapsync") is not None:
+        if keep_copy(config.config, ".before-hapsync") is not None:
             return
         log.warning("file %s was replaced outside of hapsync", config.config)
     digest = hashlib.blake2b(old.encode("utf-8", "surrogateescape"), digest_size=4).hexdigest()
-    kept = keep_aside(config.config, f".by-hand-{digest}")
+    kept = keep_copy(config.config, f".edited-{digest}")
     if kept is not None:
         log.warning(
             "file %s was edited outside of hapsync; kept as %s, edit the template instead", config.config, kept
@@ -181,7 +181,7 @@ def _wait_for(
                 waiting_for = f"worker {process.pid} to show what was rendered: {'; '.join(differences[:3])}"
                 deadline = min(deadline, time.monotonic() + SHOWN_SECONDS) if not is_there else deadline
                 is_there = True
-        _look_for_failure(config, master)
+        _raise_if_failed(config, master)
         time.sleep(_POLL_SECONDS)
     raise ReloadError(f"waited {time.monotonic() - begin:.1f} s for {waiting_for}")
 
@@ -191,7 +191,7 @@ def _drain(session: RuntimeSession, target: Observed) -> None:
         session.ask(drain_commands(backend.name, backend.slots))
 
 
-def _look_for_failure(config: HAProxyConfig, master: Processes | None) -> None:
+def _raise_if_failed(config: HAProxyConfig, master: Processes | None) -> None:
     if master is None or config.master is None:
         return
     try:

@@ -59,7 +59,7 @@ class Finding:
 
 def run_checks(settings: Settings) -> tuple[Finding, ...]:
     """Look at everything the agent needs, in the order it needs it."""
-    looks: tuple[Callable[[Settings], Iterator[Finding]], ...] = (
+    checks: tuple[Callable[[Settings], Iterator[Finding]], ...] = (
         _template,
         _folders,
         _secrets,
@@ -72,9 +72,9 @@ def run_checks(settings: Settings) -> tuple[Finding, ...]:
         _fleet,
     )
     found: list[Finding] = []
-    for look in looks:
+    for check in checks:
         try:
-            found += look(settings)
+            found += check(settings)
         except HapsyncError as error:
             found.append(Finding(is_ok=False, what=str(error)))
     return tuple(found)

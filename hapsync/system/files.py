@@ -137,16 +137,16 @@ def move_into_place(candidate: str, path: str) -> None:
     _sync_folder(target.parent)
 
 
-def keep_aside(path: str, suffix: str) -> str | None:
+def keep_copy(path: str, suffix: str) -> str | None:
     """Copy the file at `path` to `path` + `suffix` unless that is there already; return the copy's name."""
-    aside = Path(path + suffix)
+    copy = Path(path + suffix)
     source = Path(path)
-    if aside.exists() or not source.exists():
+    if copy.exists() or not source.exists():
         return None
-    with _beside(aside, read_text(path), source, durable=True) as candidate:
-        _replace(candidate, aside)
-    _sync_folder(aside.parent)
-    return str(aside)
+    with _beside(copy, read_text(path), source, durable=True) as candidate:
+        _replace(candidate, copy)
+    _sync_folder(copy.parent)
+    return str(copy)
 
 
 def signature(path: str) -> tuple[int, int, int] | None:

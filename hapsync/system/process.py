@@ -10,7 +10,7 @@ _SPARE_FILES = 16
 """For all but Consul: HAProxy's sockets, the files written and the check command, a few requests."""
 
 
-def give_back_memory() -> None:
+def return_free_heap() -> None:
     """Let freed memory go back to the kernel; does nothing where the C library has no `mallopt`.
 
     A hundred threads that each parse an answer now and then otherwise leave their arenas full of holes: 65 MB

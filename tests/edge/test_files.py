@@ -13,7 +13,7 @@ from hapsync.errors import LockHeld
 from hapsync.system.files import (
     HeldLock,
     candidate_file,
-    keep_aside,
+    keep_copy,
     lock,
     lock_owner,
     make_folder,
@@ -133,9 +133,9 @@ def test_a_candidate_is_gone_after_use(tmp_path: Path) -> None:
 def test_a_file_is_kept_aside_once(tmp_path: Path) -> None:
     path = tmp_path / "haproxy.cfg"
     path.write_text("first")
-    keep_aside(str(path), ".before-hapsync")
+    keep_copy(str(path), ".before-hapsync")
     path.write_text("second")
-    keep_aside(str(path), ".before-hapsync")
+    keep_copy(str(path), ".before-hapsync")
 
     assert (tmp_path / "haproxy.cfg.before-hapsync").read_text() == "first"
 
@@ -235,7 +235,7 @@ def test_a_candidate_is_as_open_as_the_file_and_as_a_copy_kept_aside(tmp_path: P
 
     with candidate_file(str(path), "new") as candidate:
         found = Path(candidate).stat()
-    aside = keep_aside(str(path), ".before-hapsync")
+    aside = keep_copy(str(path), ".before-hapsync")
 
     assert aside is not None
     for one in (found, Path(aside).stat()):

@@ -19,7 +19,7 @@ import attrs
 import pytest
 
 from hapsync.api import client as ask, server as edge
-from hapsync.api.client import MAX_WHO, SOCKET_FILE, ask_agent, person
+from hapsync.api.client import MAX_WHO, SOCKET_FILE, ask_agent, user_name
 from hapsync.api.messages import MAX_REQUEST_BYTES, Apply, FreezeAll, OverrideServer, Reply, Thaw
 from hapsync.api.server import MAX_CLIENTS, Pending, Requests
 from hapsync.errors import AgentError, ConfigError
@@ -120,7 +120,7 @@ def test_a_request_reaches_the_worker_and_its_answer_the_person(
     asking.join()
 
     assert pending.request == attrs.evolve(request_, who=pending.who, deadline=pending.request.deadline)
-    assert pending.who == person(os.getuid(), "")
+    assert pending.who == user_name(os.getuid(), "")
     assert replies == [Reply.not_done("one", "twö\n\x1b")]
 
 
@@ -132,7 +132,7 @@ def test_a_socket_that_somebody_removed_is_made_again_with_its_folder(agent: Age
 
     moved = work.with_name(f"{work.name}-moved")
     work.rename(moved)
-    time.sleep(2 * edge._LOOK_SECONDS + 0.5)
+    time.sleep(2 * edge._CHECK_SECONDS + 0.5)
     work.mkdir()
     wait_until(agent.path.exists, 10, "the socket to be made in the new folder")
 
@@ -254,7 +254,7 @@ def test_a_path_too_long_for_a_socket_says_which_key_to_change(tmp_path: Path) -
 def test_the_kernel_says_who_asks_and_a_claim_stands_beside_it(agent: Agent, monkeypatch: pytest.MonkeyPatch) -> None:
     agent.answer = lambda pending: Reply.done(pending.who)
     monkeypatch.setenv("SUDO_USER", "alice")
-    name = person(os.getuid(), "")
+    name = user_name(os.getuid(), "")
 
     said = ask_agent(agent.folder, Thaw(who="mallory"), 10)
 
@@ -266,22 +266,22 @@ def test_a_claim_that_is_no_name_is_not_sent(agent: Agent, monkeypatch: pytest.M
     agent.answer = lambda pending: Reply.done(pending.who)
     monkeypatch.setenv("SUDO_USER", claimed)
 
-    assert ask_agent(agent.folder, Thaw(), 10) == Reply.done(person(os.getuid(), ""))
+    assert ask_agent(agent.folder, Thaw(), 10) == Reply.done(user_name(os.getuid(), ""))
 
 
 def test_a_user_without_a_name_is_a_number_and_no_name_is_too_long(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert person(4242424, "") == "uid 4242424"
-    assert person(0, "root") == "root"
-    assert person(None, "") == "somebody"
-    long = person(4242424, "a" * 32)
+    assert user_name(4242424, "") == "uid 4242424"
+    assert user_name(0, "root") == "root"
+    assert user_name(None, "") == "somebody"
+    long = user_name(4242424, "a" * 32)
     assert len(long) <= MAX_WHO
     assert long.endswith(" (through sudo as uid 4242424)")
 
     odd = type("Entry", (), {"pw_name": "DOM\\é\x1b" * 9})
     monkeypatch.setattr(pwd, "getpwuid", lambda _: odd)
-    assert person(5, "a" * 32).isascii()
-    assert person(5, "a" * 32).isprintable()
-    assert len(person(5, "a" * 32)) <= MAX_WHO
+    assert user_name(5, "a" * 32).isascii()
+    assert user_name(5, "a" * 32).isprintable()
+    assert len(user_name(5, "a" * 32)) <= MAX_WHO
 
 
 def test_another_user_may_not_ask_unless_the_group_lets_him(work: Path) -> None:
@@ -298,7 +298,7 @@ def test_another_user_may_not_ask_unless_the_group_lets_him(work: Path) -> None:
 
     assert "AgentError" in refused.stdout
     assert "may not be asked by this user" in refused.stdout
-    assert allowed.stdout.strip() == person(65534, "")
+    assert allowed.stdout.strip() == user_name(65534, "")
 
 
 # -- the socket ---------------------------------------------------------------------------------------------------

@@ -174,7 +174,7 @@ def test_haproxys_file_edited_by_hand_twice_is_kept_twice_and_written_anew() -> 
             config.write_text(edit)
             wait_until(lambda: "an edit by hand" not in config.read_text(), 10, "the file anew")
             change(here)
-        kept = sorted(path.read_text() for path in config.parent.glob("haproxy.cfg.by-hand-*"))
+        kept = sorted(path.read_text() for path in config.parent.glob("haproxy.cfg.edited-*"))
 
         assert kept == edits
         assert here.log().count("was edited outside of hapsync; kept as") == 2
