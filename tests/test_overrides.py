@@ -7,6 +7,7 @@ import attrs
 import pytest
 from hypothesis import given, strategies as st
 
+from hapsync.model.json_file import _canonical, _checksum, other_version
 from hapsync.model.overrides import (
     VERSION,
     Freeze,
@@ -14,17 +15,16 @@ from hapsync.model.overrides import (
     Override,
     Refill,
     SavedState,
-    _checksum,
     acknowledged,
     expired,
     is_frozen,
-    other_version,
     state_from_json,
     state_to_json,
     with_override,
     without_override,
 )
 from hapsync.model.server import Address, AdminState
+from tests.harness.tools import ROOT
 
 A, B = Address("10.0.0.1", 80), Address("2001:db8::1", 80)
 HELD = Override("web", A, AdminState.MAINT, 100.0, 200.0, "alice", "disk is failing")
@@ -76,7 +76,7 @@ def of_version(version: object, saved: SavedState = FULL, **more: object) -> str
 
 def signed(tree: object) -> str:
     """A file that was written as it stands, whatever it holds."""
-    return json.dumps({"version": VERSION, "checksum": _checksum(tree), "memory": tree})
+    return json.dumps({"version": VERSION, "checksum": _checksum(_canonical(tree)), "memory": tree})
 
 
 # -- the file -----------------------------------------------------------------------------------------------------
@@ -89,6 +89,22 @@ def test_a_memory_comes_back_as_it_was(saved: SavedState) -> None:
     assert state_from_json(text) == saved
     assert text.isascii()
     assert text.isprintable()
+
+
+def test_the_file_of_an_older_hapsync_is_read_with_all_that_it_holds() -> None:
+    slot, other = Address("10.0.0.5", 8080), Address("2001:db8::5", 80)
+    found = state_from_json((ROOT / "tests" / "data" / "memory-0.1.json").read_text(encoding="utf-8"))
+
+    assert found == SavedState(
+        freeze=Freeze(1700000000.5, 1700003600.5, "alice", "Consul \u00fcber Nacht \U0001f600"),
+        holds=(
+            Override("web", slot, AdminState.MAINT, 1700000001.25, None, "bob", 'disk "is" failing'),
+            Override("web", other, AdminState.DRAIN, 1700000002.0, 1700009999.0, "alice", "", is_releasing=True),
+        ),
+        peaks={"api": ((12345.678, 7),), "web": ((100.5, 3), (160.25, 12))},
+        refills={"web": Refill(12, 90.0, 95.5, 4), "api": Refill(3, 1.0, 2.0, 3, is_over=True)},
+        boot_id="11111111-2222-3333-4444-555555555555",
+    )
 
 
 def test_an_empty_and_a_full_memory_come_back_as_they_were() -> None:

@@ -5,7 +5,6 @@ import json
 import attrs
 import pytest
 
-from hapsync.agent import report_file as report
 from hapsync.agent.report_file import (
     SNAPSHOT_VERSION,
     VERSION,
@@ -21,6 +20,7 @@ from hapsync.agent.report_file import (
     snapshot_to_json,
 )
 from hapsync.model.catalog import Doubt, Instance, Quarantined, Reading
+from hapsync.model.json_file import _checksum
 from hapsync.model.server import Address, CheckStatus, HAProxyProcess
 
 BARE = Report(pid=1, started_at=10.0, written_at=11.5, hapsync_version="0.1.0", in_sync=True)
@@ -135,7 +135,7 @@ def test_a_snapshot_with_one_letter_wrong_gives_nothing() -> None:
 )
 def test_a_snapshot_whose_checksum_fits_is_still_looked_at(catalog: object) -> None:
     text = json.dumps(catalog, sort_keys=True, separators=(",", ":"))
-    whole = {"version": SNAPSHOT_VERSION, "checksum": report._checksum(text), "catalog": catalog}
+    whole = {"version": SNAPSHOT_VERSION, "checksum": _checksum(text), "catalog": catalog}
 
     found = snapshot_from_json(json.dumps(whole))
 

@@ -34,7 +34,7 @@ from hapsync.haproxy.commands import explained
 from hapsync.haproxy.old_workers import OldWorkers
 from hapsync.model.catalog import Reading
 from hapsync.model.changes import ClearOverride, Delete, EndSessions, SetAgent, SetOverride
-from hapsync.model.overrides import other_version
+from hapsync.model.json_file import other_version
 from hapsync.model.server import HAProxyProcess, Scaling
 from hapsync.plan.desired import Desired, DesiredBackend, fallback_reading
 from hapsync.plan.growth import is_filling as is_filling_up

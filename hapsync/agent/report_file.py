@@ -3,15 +3,13 @@
 Two files carry it: the *report* (how the agent fares) and the *snapshot* (the catalog as it last read it).
 """
 
-import hashlib
-import json
 from collections.abc import Mapping
 
 import attrs
-import cattrs
 
 from hapsync.haproxy.old_workers import NOT_LOOKED, OldWorkers
 from hapsync.model.catalog import Catalog, Doubt, Reading
+from hapsync.model.json_file import from_file, from_open_file, to_file, to_open_file
 from hapsync.model.overrides import Freeze, Lost, Override
 from hapsync.model.server import HAProxyProcess, Scaling
 from hapsync.plan.guard import Caution
@@ -136,46 +134,21 @@ def _is_worth_keeping(reading: Reading) -> bool:
     return reading.doubt is not Doubt.FALLBACK and bool(reading.instances)
 
 
-_CONVERTER = cattrs.Converter(forbid_extra_keys=False, unstruct_collection_overrides={frozenset: list})
-_DAMAGES = (ValueError, KeyError, TypeError, AttributeError, RecursionError, cattrs.BaseValidationError)
-
-
 def report_to_json(report: Report) -> str:
     """Return the text of the report's file."""
-    return json.dumps({"version": VERSION, **_CONVERTER.unstructure(report)})
+    return to_open_file(report, VERSION)
 
 
 def report_from_json(text: str) -> Report | None:
     """Return the report in `text`; None when it is damaged or of another version."""
-    try:
-        tree = json.loads(text)
-        if tree.pop("version") != VERSION:
-            return None
-        return _CONVERTER.structure(tree, Report)
-    except _DAMAGES:
-        return None
+    return from_open_file(text, VERSION, Report)
 
 
 def snapshot_to_json(snapshot: Snapshot) -> str:
     """Return the text of the snapshot's file."""
-    text = _canonical(_CONVERTER.unstructure(snapshot))
-    return f'{{"version": {SNAPSHOT_VERSION}, "checksum": "{_checksum(text)}", "catalog": {text}}}'
+    return to_file(snapshot, SNAPSHOT_VERSION, "catalog")
 
 
 def snapshot_from_json(text: str) -> Snapshot | None:
     """Return the snapshot in `text`; None when it is damaged, by a single bit, or of another version."""
-    try:
-        tree = json.loads(text)
-        if tree["version"] != SNAPSHOT_VERSION or tree["checksum"] != _checksum(_canonical(tree["catalog"])):
-            return None
-        return _CONVERTER.structure(tree["catalog"], Snapshot)
-    except _DAMAGES:
-        return None
-
-
-def _canonical(tree: object) -> str:
-    return json.dumps(tree, sort_keys=True, separators=(",", ":"))
-
-
-def _checksum(text: str) -> str:
-    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+    return from_file(text, SNAPSHOT_VERSION, "catalog", Snapshot)

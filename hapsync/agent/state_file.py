@@ -9,7 +9,8 @@ from pathlib import Path
 import attrs
 
 from hapsync.config.schema import Config
-from hapsync.model.overrides import VERSION, Lost, SavedState, other_version, state_from_json, state_to_json
+from hapsync.model.json_file import other_version
+from hapsync.model.overrides import VERSION, Lost, SavedState, state_from_json, state_to_json
 from hapsync.system.files import keep_copy, read_text_or_none, write_in_folder
 from hapsync.text import reason
 

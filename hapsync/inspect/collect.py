@@ -39,7 +39,8 @@ from hapsync.haproxy.uncounted import with_all_loads
 from hapsync.inspect.status import View, make_view
 from hapsync.model.catalog import Catalog
 from hapsync.model.changes import Reason
-from hapsync.model.overrides import SavedState, other_version
+from hapsync.model.json_file import other_version
+from hapsync.model.overrides import SavedState
 from hapsync.model.server import HAProxyProcess, ListenQueue, Observed
 from hapsync.plan.desired import Desired, desired, served_in
 from hapsync.system.files import read_text_or_none

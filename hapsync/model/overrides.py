@@ -3,16 +3,13 @@
 Of HAProxy and Consul nothing is remembered here; both are read. Whoever holds the lock keeps it in a file.
 """
 
-import hashlib
-import json
 import math
-import re
 from collections.abc import Mapping
 
 import attrs
-import cattrs
 
 from hapsync.model.changes import Reason
+from hapsync.model.json_file import from_file, to_file
 from hapsync.model.server import Address, AdminState, canonical_host
 
 VERSION = 1
@@ -156,60 +153,15 @@ def expired(saved: SavedState, now: float) -> SavedState:
     return saved
 
 
-_VERSION = re.compile(r"[A-Za-z0-9.]{1,20}")
-_CONVERTER = cattrs.Converter(forbid_extra_keys=False)
-_DAMAGE = (
-    ValueError,
-    KeyError,
-    TypeError,
-    AttributeError,
-    OverflowError,
-    RecursionError,
-    cattrs.BaseValidationError,
-)
-"""What a text that is no memory may raise on its way through JSON and cattrs."""
-
-
 def state_to_json(saved: SavedState) -> str:
     """Return the text of the memory's file: one line of ASCII."""
-    tree = _CONVERTER.unstructure(attrs.evolve(saved, unread_version=None))
-    return json.dumps({"version": VERSION, "checksum": _checksum(tree), "memory": tree})
+    return to_file(attrs.evolve(saved, unread_version=None), VERSION, "memory")
 
 
 def state_from_json(text: str) -> SavedState | None:
     """Return the memory in `text`; None when it is damaged in any way, or of another version."""
-    try:
-        tree = json.loads(text)
-        if tree["version"] != VERSION or tree["checksum"] != _checksum(tree["memory"]):
-            return None
-        saved = _CONVERTER.structure(tree["memory"], SavedState)
-    except _DAMAGE:
-        return None
-    return saved if _is_sound(saved) else None
-
-
-def other_version(text: str, version: int) -> str | None:
-    """Return which version a state file's `text` is of, where that is another than `version`; else None.
-
-    Such a file is not damaged: another hapsync wrote it, before an upgrade or a roll-back. Letters, digits and dots.
-    """
-    try:
-        tree = json.loads(text)
-    except _DAMAGE:
-        return None
-    found = tree.get("version") if isinstance(tree, dict) else None
-    if isinstance(found, bool) or not isinstance(found, int | str) or found == version:
-        return None
-    try:
-        return found_text if _VERSION.fullmatch(found_text := str(found)) else None
-    except ValueError:  # an int of thousands of digits
-        return None
-
-
-def _checksum(tree: object) -> str:
-    """Return what a byte more or less would change; raises ValueError for a number that is none."""
-    canonical = json.dumps(tree, sort_keys=True, separators=(",", ":"), allow_nan=False)
-    return hashlib.blake2b(canonical.encode("ascii"), digest_size=16).hexdigest()
+    saved = from_file(text, VERSION, "memory", SavedState)
+    return saved if saved is not None and _is_sound(saved) else None
 
 
 def _is_sound(saved: SavedState) -> bool:

@@ -1,0 +1,83 @@
+"""How hapsync's own files are written: JSON with a version, a checksum against damage, and a frozen value."""
+
+import hashlib
+import json
+import re
+from typing import TypeVar
+
+import cattrs
+
+Kind = TypeVar("Kind")
+
+_VERSION = re.compile(r"[A-Za-z0-9.]{1,20}")
+_CONVERTER = cattrs.Converter(forbid_extra_keys=False, unstruct_collection_overrides={frozenset: list})
+_DAMAGE = (
+    ValueError,
+    KeyError,
+    TypeError,
+    AttributeError,
+    OverflowError,
+    RecursionError,
+    cattrs.BaseValidationError,
+)
+"""What a text that is no such file may raise on its way through JSON and cattrs."""
+
+
+def to_file(value: object, version: int, key: str) -> str:
+    """Return the text of the file that holds `value` under `key`: one line of ASCII; equal values, equal texts.
+
+    Raises ValueError for a number that JSON does not have.
+    """
+    text = _canonical(_CONVERTER.unstructure(value))
+    return f'{{"version": {version}, "checksum": "{_checksum(text)}", "{key}": {text}}}'
+
+
+def from_file(text: str, version: int, key: str, kind: type[Kind]) -> Kind | None:
+    """Return the `kind` that `to_file` made `text` of; None where it is damaged in any way, or of another version."""
+    try:
+        tree = json.loads(text)
+        if tree["version"] != version or tree["checksum"] != _checksum(_canonical(tree[key])):
+            return None
+        return _CONVERTER.structure(tree[key], kind)
+    except _DAMAGE:
+        return None
+
+
+def to_open_file(value: object, version: int) -> str:
+    """Return the text of a file for others to read, `value` an attrs class: its fields, and no checksum."""
+    return json.dumps({"version": version, **_CONVERTER.unstructure(value)})
+
+
+def from_open_file(text: str, version: int, kind: type[Kind]) -> Kind | None:
+    """Return the `kind` that `to_open_file` made `text` of; None where it is damaged or of another version."""
+    try:
+        tree = json.loads(text)
+        return _CONVERTER.structure(tree, kind) if tree.pop("version") == version else None
+    except _DAMAGE:
+        return None
+
+
+def other_version(text: str, version: int) -> str | None:
+    """Return which version a file's `text` is of, where that is another than `version`; else None.
+
+    Such a file is not damaged: another hapsync wrote it, before an upgrade or a roll-back. Letters, digits and dots.
+    """
+    try:
+        tree = json.loads(text)
+    except _DAMAGE:
+        return None
+    found = tree.get("version") if isinstance(tree, dict) else None
+    if isinstance(found, bool) or not isinstance(found, int | str) or found == version:
+        return None
+    try:
+        return found_text if _VERSION.fullmatch(found_text := str(found)) else None
+    except ValueError:  # an int of thousands of digits
+        return None
+
+
+def _canonical(tree: object) -> str:
+    return json.dumps(tree, sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+def _checksum(text: str) -> str:
+    return hashlib.blake2b(text.encode("ascii"), digest_size=16).hexdigest()
