@@ -8,19 +8,16 @@ import logging
 import time
 from collections.abc import Callable, Collection
 
-import attrs
-
-from hapsync.agent.config_file import observe_all, on_file
+from hapsync.agent.catalog import Following
 from hapsync.agent.discovery import WHY as DISCOVERED, Discovering
 from hapsync.agent.file_keeper import FileKeeper
-from hapsync.agent.following import Following
 from hapsync.agent.guard_state import GuardState
 from hapsync.agent.half_reload import is_half_done
 from hapsync.agent.live_backends import WholeBackends, can_have
 from hapsync.agent.liveness import Liveness
 from hapsync.agent.old_workers import OldWorkersWatch
 from hapsync.agent.reachable import tried, where_haproxy_is
-from hapsync.agent.reconcile import Outcome, check_alive, run_pass
+from hapsync.agent.reconcile import Outcome, Reconciler, check_alive
 from hapsync.agent.report import Reporter
 from hapsync.agent.rollout import EDITED, Reloads
 from hapsync.agent.schedule import Schedule, Soon
@@ -29,8 +26,6 @@ from hapsync.agent.unread import Unread
 from hapsync.agent.why_unknown import is_in_sync
 from hapsync.errors import HapsyncError, RuntimeAPIError
 from hapsync.haproxy.cfg_diff import Difference
-from hapsync.haproxy.probe import Probe
-from hapsync.model.catalog import Catalog
 from hapsync.model.overrides import SavedState
 from hapsync.model.server import HAProxyProcess
 from hapsync.plan.desired import Desired
@@ -55,13 +50,12 @@ class Acts:
         saved: SavedState,
         wake: Callable[[str], None],
     ) -> None:
-        self._settings = settings
         self._read_again = read_again
         self._following = Following(settings.config, wake)
+        self._guard_state = GuardState(settings.config, saved)
+        self._reconciler = Reconciler(settings, self._guard_state, self._following.catalog)
         self._discovering = Discovering(settings.config, lambda: wake(""))
         self._reporter = Reporter(settings.config.agent)
-        self._guard_state = GuardState(settings.config, saved)
-        self._probe = Probe(settings.config)
 
         self._haproxy = Liveness()
         self._schedule = Schedule()
@@ -76,6 +70,10 @@ class Acts:
         self._old = OldWorkersWatch(lambda: self._guard_state.stopped is None)
 
         self._publishing = Soon(PUBLISH_SECONDS)
+
+    @property
+    def _settings(self) -> Settings:
+        return self._reconciler.settings
 
     def _made_live(self, made: Difference) -> None:
         self._reporter.note_live(made)
@@ -110,7 +108,7 @@ class Acts:
         settings = self._discovering.step(
             self._settings,
             self._desired(),
-            self._following.serves,
+            self._reconciler.serves,
             is_cheap=can_have(self._haproxy.process),
             is_reload_due=self._reloads.is_due,
         )
@@ -128,9 +126,7 @@ class Acts:
     def _use(self, settings: Settings) -> None:
         self._following.use(settings.config)
         self._discovering.use(settings.config)
-        self._settings = settings
-        self._guard_state.use(settings.config)
-        self._probe.use(settings.config)
+        self._reconciler.use(settings)
         names = set(settings.config.backends)
         self._schedule.only(names)
         self._unreadable.only(names)
@@ -139,8 +135,8 @@ class Acts:
         self._reloads.look_whether_applied(settings, time.monotonic() + CATALOG_SECONDS)
         self._file.touch()
 
-    def _desired(self, catalog: Catalog | None = None) -> Desired:
-        return attrs.evolve(self._following.desired(catalog), overrides=self._guard_state.overrides())
+    def _desired(self) -> Desired:
+        return self._reconciler.desired()
 
     def _look_whether_alive(self) -> None:
         haproxy = self._settings.config.haproxy
@@ -197,35 +193,17 @@ class Acts:
 
         Raises what `before_acting` raises; then nothing was done, and what was due no longer is.
         """
-        config = self._settings.config
         begin = time.monotonic()
         try:
-            catalog = self._following.catalog()
-            self._following.look(catalog)
-            wanted = self._desired(catalog)
-            backends = tuple(
-                sorted(self._schedule.take() & {*wanted.backends, *wanted.overrides} & set(config.backends))
-            )
-            if not backends:
-                return None
-            rules = self._guard_state.rules(wanted, backends, is_full=is_full)
-            outcome = run_pass(
-                config.haproxy.socket,
-                config.haproxy.timeout_seconds,
-                wanted,
-                backends,
-                rules,
-                lambda observed: self._guard_state.before_leaving(wanted, observed),
-                self._probe,
-                before_acting,
-            )
+            outcome = self._reconciler.apply(self._schedule.take(), is_full=is_full, before_acting=before_acting)
         except RuntimeAPIError as error:
             self._lost(error)
             return None
-        self._guard_state.note(wanted, outcome.last.observed, pid=outcome.last.process.pid)
+        if outcome is None:
+            return None
+        backends, wanted, rules = outcome.backends, outcome.last.desired, outcome.last.rules
         # The guard saw nothing of a backend that could not be read, so what is marked there is still to be told.
-        self._following.acknowledge(catalog, set(backends) & outcome.last.observed.backends.keys())
-        self._following.note(outcome.last.observed)
+        self._following.acknowledge(wanted.readings, set(backends) & outcome.last.observed.backends.keys())
         self._answered(outcome.last.process)
         self._old.note(outcome.last.process, outcome.last.observed)
         self._unreadable.note(outcome.last.observed, backends)
@@ -238,7 +216,7 @@ class Acts:
                 *outcome.last.observed.unread,
             ],
             short=self._reloads.short,
-            longest_seconds=config.agent.resync_seconds,
+            longest_seconds=self._settings.config.agent.resync_seconds,
         )
         self._withheld -= set(backends)
         self._withheld |= {one.change.backend for one in outcome.last.plan.deferred if one.reason is rules.stopped}
@@ -269,7 +247,7 @@ class Acts:
         self._old.stand_aside()
         try:
             made = self._reloads.step(
-                self._settings, wanted, self._guard_state.cautions(), self._haproxy.process, self._made_live
+                self._settings, self._reconciler.candidate, self._haproxy.process, self._made_live
             )
         except RuntimeAPIError as lost:
             self._lost(lost)
@@ -316,19 +294,16 @@ class Acts:
             self._file.forget()
             return
         try:
+            seen = self._reconciler.target(is_down=is_down)
             if is_down:
-                self._following.note(on_file(self._settings))
-            wanted = self._desired()
-            seen = None if is_down else observe_all(self._settings, wanted, self._guard_state.cautions())
-            if seen is None:
-                self._guard_state.note(wanted, on_file(self._settings))  # the file is all there is to be guarded
+                self._guard_state.note(seen.desired, seen.observed)  # the file is all there is to be guarded
         except RuntimeAPIError as error:
             self._lost(error)
             return
         except OSError as error:
             self._file.cannot(error, self._settings)
             return
-        self._file.write(self._settings, wanted, self._guard_state.cautions(), seen)
+        self._file.write(self._settings, seen.desired, self._guard_state.cautions(), None if is_down else seen)
         self._file_is_written()
         self._publishing.soon()
 
@@ -355,6 +330,6 @@ class Acts:
             leaving=self._whole.leaving(self._settings.config),
             watches=self._following.states(),
             guard_state=self._guard_state,
-            scaling=self._probe.scaling,
+            scaling=self._reconciler.probe.scaling,
             old_workers=self._old.seen,
         )

@@ -1,10 +1,27 @@
-"""What the catalog wants, worked out anew only where it changed."""
+"""What Consul says: the watches of the configured services, and what their readings ask of each backend."""
 
-from hapsync.agent.reconcile import read_backends
+import logging
+from collections.abc import Callable, Collection, Mapping
+from pathlib import Path
+
+from hapsync.agent.report_file import SNAPSHOT_FILE, SNAPSHOT_VERSION, snapshot_from_json
 from hapsync.config.schema import Config
+from hapsync.consul.watch import Watches, WatchState
 from hapsync.model.catalog import Catalog, Reading
+from hapsync.model.json_file import other_version
 from hapsync.model.server import Address, Observed
-from hapsync.plan.desired import NOBODY, Desired, DesiredBackend, desired_backend, is_crowded, served_in
+from hapsync.plan.desired import (
+    NOBODY,
+    Desired,
+    DesiredBackend,
+    desired_backend,
+    fallback_reading,
+    is_crowded,
+    served_in,
+)
+from hapsync.system.files import keep_copy, read_text_or_none
+
+log = logging.getLogger(__name__)
 
 
 class DesiredCache:
@@ -32,19 +49,15 @@ class DesiredCache:
             backends[name] = known[2]
         return Desired(backends, readings=catalog.readings)
 
-    def look(self, catalog: Catalog, config: Config) -> None:
-        """Read whom HAProxy sends to where that counts and no reading was seen yet.
-
-        Raises RuntimeAPIError.
-        """
-        unread = [
+    def unread(self, catalog: Catalog, config: Config) -> Collection[str]:
+        """Return the backends where it counts whom HAProxy sends to, and no reading was noted yet."""
+        return [
             name
             for name, backend in config.backends.items()
             if (reading := catalog.readings.get(backend.service)) is not None
             and is_crowded(backend, reading)
             and name not in self._served
         ]
-        self.note(read_backends(config.haproxy.socket, config.haproxy.timeout_seconds, unread))
 
     def serves(self, backend: str) -> bool:
         """Return whether HAProxy sends to any server of `backend`, by the last reading; yes where there was none."""
@@ -53,3 +66,85 @@ class DesiredCache:
     def note(self, observed: Observed) -> None:
         """Remember whom HAProxy sends to, as a reading shows it."""
         self._served.update(served_in(observed))
+
+
+class Following:
+    """The watches that one configuration asks for."""
+
+    def __init__(self, config: Config, on_change: Callable[[str], None]) -> None:
+        """Take what to follow, and whom to tell of a service with another reading.
+
+        Raises CatalogError when Consul's certificates cannot be used.
+        """
+        self._config = config
+        self._on_change = on_change
+        self._watches = self._made(config)
+
+    def start(self) -> None:
+        """Begin to watch."""
+        self._watches.follow(self._config.services, self._config.max_servers)
+
+    def stop(self) -> None:
+        """End all watches."""
+        self._watches.stop()
+
+    def use(self, config: Config) -> None:
+        """Go on with another configuration; services that it names as well are watched without a break.
+
+        Raises CatalogError when Consul's certificates cannot be used; then nothing has changed.
+        """
+        if config.consul != self._config.consul:
+            watches = self._made(config)
+            self._watches.stop()
+            self._watches = watches
+        self._config = config
+        self._watches.follow(config.services, config.max_servers)
+
+    def catalog(self) -> Catalog:
+        """Return what is known of the services by now."""
+        return self._watches.catalog()
+
+    def acknowledge(self, readings: Mapping[str, Reading], backends: Collection[str]) -> None:
+        """Take note that a pass over `backends` acted on `readings`, and that the guard has seen them.
+
+        A reading that several backends share was acted on where all of them were.
+        """
+        left = {one.service for name, one in self._config.backends.items() if name not in backends}
+        self._watches.acknowledge(one for service, one in readings.items() if service not in left)
+
+    def states(self) -> Mapping[str, WatchState]:
+        """Return what is known of each service."""
+        return self._watches.states()
+
+    def _made(self, config: Config) -> Watches:
+        return Watches(config.consul, self._on_change, known_readings(config))
+
+
+def known_readings(config: Config) -> Mapping[str, Reading]:
+    """Return what to go by while Consul does not answer at the start: the last snapshot, else the fallback lists.
+
+    A snapshot that is damaged or of another version is said in the log and passed over; the latter is kept aside, for
+    the agent writes its own in its place.
+    """
+    path = str(Path(config.agent.state_dir, SNAPSHOT_FILE))
+    known: dict[str, Reading] = {}
+    try:
+        text = read_text_or_none(path)
+        snapshot = snapshot_from_json(text) if text is not None else None
+        if text is not None and snapshot is None:
+            version = other_version(text, SNAPSHOT_VERSION)
+            if version is None:
+                log.warning("snapshot %s is damaged; not used", path)
+            else:
+                log.warning("snapshot %s is of version %s; kept as %s.version-%s", path, version, path, version)
+                keep_copy(path, f".version-{version}")
+    except (OSError, ValueError) as error:
+        log.warning("snapshot %s cannot be read: %s; not used", path, error)
+        snapshot = None
+    if snapshot is not None:
+        known.update(snapshot.last_good)
+    for service in config.services:
+        fallback = fallback_reading(service, config)
+        if service not in known and fallback is not None:
+            known[service] = fallback
+    return known

@@ -5,19 +5,16 @@ from collections.abc import Iterable
 
 import attrs
 
-from hapsync.agent.reconcile import decide, read_backends
 from hapsync.agent.settings import Settings, free_slots
-from hapsync.errors import ConfigError, RuntimeAPIError, WouldEmpty, WouldLose
+from hapsync.errors import ConfigError, WouldEmpty
 from hapsync.haproxy.cfg import observed_from_file, parse_sections, skeleton, stats_sockets, stick_tables
 from hapsync.haproxy.compare import emptied
 from hapsync.haproxy.foreign import Loss, losses, on_file as foreign_on_file, refuse
-from hapsync.haproxy.reload import install
 from hapsync.haproxy.render import labels_of, render
 from hapsync.haproxy.show import with_scaling
-from hapsync.haproxy.socket import open_session
 from hapsync.model.changes import Deferred, Reason
 from hapsync.model.server import Observed, Scaling
-from hapsync.plan.desired import Desired, Served, served_in
+from hapsync.plan.desired import Desired
 from hapsync.plan.diff import diff
 from hapsync.plan.guard import Cautions, guard
 from hapsync.plan.target import target_grown, target_now
@@ -27,10 +24,11 @@ from hapsync.text import quoted
 
 @attrs.frozen
 class Seen:
-    """A reading of all configured backends, and what of the changes due there is held."""
+    """A reading of all configured backends, what is desired of them, and which of the changes due are deferred."""
 
     observed: Observed
     deferred: tuple[Deferred, ...] = ()
+    desired: Desired = attrs.field(factory=lambda: Desired({}))
 
 
 @attrs.frozen
@@ -45,35 +43,20 @@ class Candidate:
     lost: tuple[Loss, ...] = ()
 
 
-def observe_all(settings: Settings, wanted: Desired, cautions: Cautions) -> Seen:
-    """Read all configured backends of the live HAProxy.
+def with_filed(settings: Settings, seen: Seen) -> Seen:
+    """Return `seen` with each backend that could not be read as the file has it, and all that is due there deferred.
 
-    A backend that cannot be read there is given as the file has it, with all that is due there held: nothing is known
-    of it, so its part of the file is to stay.
-
-    Raises RuntimeAPIError.
+    Nothing is known of it, so its part of the file is to stay.
     """
-    haproxy = settings.config.haproxy
-    with open_session(haproxy.socket, haproxy.timeout_seconds) as session:
-        process = session.read_process()
-        observed = session.read_servers(tuple(settings.config.backends))
-        observed, found = decide(session, process, wanted, observed, cautions)
+    observed = seen.observed
     names = sorted(set(observed.unread) - set(observed.backends))
     if not names:
-        return Seen(observed, found.deferred)
-    text = read_text_or_none(haproxy.config) or ""
+        return seen
+    text = read_text_or_none(settings.config.haproxy.config) or ""
     filed = foreign_on_file(text, observed_from_file(text, names))
-    kept = (Deferred(change, Reason.UNREAD) for change in diff(wanted.only(names), filed).changes)
-    return Seen(observed.with_backends({**observed.backends, **filed.backends}), (*found.deferred, *kept))
-
-
-def served_now(settings: Settings) -> Served:
-    """Return whom HAProxy sends to; where it does not answer, whom it would send to if started from the file."""
-    haproxy = settings.config.haproxy
-    try:
-        return served_in(read_backends(haproxy.socket, haproxy.timeout_seconds, settings.config.backends))
-    except RuntimeAPIError:
-        return served_in(on_file(settings))
+    kept = (Deferred(change, Reason.UNREAD) for change in diff(seen.desired.only(names), filed).changes)
+    both = observed.with_backends({**observed.backends, **filed.backends})
+    return attrs.evolve(seen, observed=both, deferred=(*seen.deferred, *kept))
 
 
 def on_file(settings: Settings) -> Observed:
@@ -82,14 +65,14 @@ def on_file(settings: Settings) -> Observed:
     return observed_from_file(current or "", tuple(settings.config.backends))
 
 
-def observe_file(settings: Settings, wanted: Desired, cautions: Cautions, current: str | None) -> Seen:
-    """Return the reading that a HAProxy started with the file `current` would give."""
-    observed = observed_from_file(current or "", tuple(settings.config.backends))
-    return Seen(observed, guard(diff(wanted, observed), observed, wanted, cautions).deferred)
+def seen_on_file(observed: Observed, wanted: Desired, cautions: Cautions) -> Seen:
+    """Return `observed`, what a HAProxy started with the file would show, with what is deferred there."""
+    return Seen(observed, guard(diff(wanted, observed), observed, wanted, cautions).deferred, wanted)
 
 
-def initial_target(wanted: Desired, seen: Seen) -> Observed:
+def initial_target(seen: Seen) -> Observed:
     """Return what to start a HAProxy with that has the slots of `seen`, grown where they do not suffice."""
+    wanted = seen.desired
     target = target_now(wanted, seen.observed, seen.deferred)
     short = [shortage.backend for shortage in diff(wanted, target).shortages]
     return target_grown(wanted, seen.observed, short, seen.deferred) if short else target
@@ -115,17 +98,6 @@ def is_applied(settings: Settings, current: str | None) -> bool:
     return skeleton(anew) == skeleton(current)
 
 
-def write_file(settings: Settings, wanted: Desired, cautions: Cautions, seen: Seen | None) -> bool:
-    """Let the file say what a HAProxy started now should be; return whether it had to be written.
-
-    Raises ConfigError (the template), ReloadError (the check or the disk; WouldLose as `new_text`).
-    """
-    text = new_text(settings, wanted, cautions, seen)
-    if text is not None:
-        install(settings.config.haproxy, text)
-    return text is not None
-
-
 def new_text(settings: Settings, wanted: Desired, cautions: Cautions, seen: Seen | None) -> str | None:
     """Return what the file should say, None where it has not to be written.
 
@@ -145,7 +117,8 @@ def new_text(settings: Settings, wanted: Desired, cautions: Cautions, seen: Seen
 
 
 def _to_start_with(settings: Settings, wanted: Desired, cautions: Cautions, current: str | None) -> str | None:
-    target = initial_target(wanted, observe_file(settings, wanted, cautions, current))
+    observed = observed_from_file(current or "", tuple(settings.config.backends))
+    target = initial_target(seen_on_file(observed, wanted, cautions))
     return _rendered_whole(settings, wanted, target, current)
 
 
@@ -167,12 +140,12 @@ def _rendered_whole(settings: Settings, wanted: Desired, target: Observed, curre
     return _rendered(settings, wanted, target, current)
 
 
-def candidate_grown(settings: Settings, wanted: Desired, cautions: Cautions, short: Iterable[str]) -> Candidate:
+def candidate_grown(settings: Settings, seen: Seen, cautions: Cautions, short: Iterable[str]) -> Candidate:
     """Return the configuration with slots for everything that HAProxy has to be reloaded into.
 
-    Raises RuntimeAPIError, ConfigError, and WouldEmpty where it would leave a backend without a server.
+    Raises ConfigError, and WouldEmpty where it would leave a backend without a server.
     """
-    seen = observe_all(settings, wanted, cautions)
+    wanted = seen.desired
     current = read_text_or_none(settings.config.haproxy.config)
     tables = {name: Scaling(tables=tables) for name, tables in stick_tables(parse_sections(current or "")).items()}
     observed = with_scaling(seen.observed, tables)
@@ -202,25 +175,6 @@ def _unreachable_after(settings: Settings, current: str | None, text: str) -> st
     if os.path.realpath(settings.config.haproxy.socket) not in now or os.path.realpath(path) in then:
         return None
     return f"it has no `stats socket {path}`, where haproxy.socket looks for HAProxy; both must name the same"
-
-
-def lost_by_reload(
-    settings: Settings, wanted: Desired, cautions: Cautions, short: Iterable[str]
-) -> tuple[tuple[str, ...], str | None]:
-    """Return the foreign servers that a reload would take out, a line each, and why it would not be made for that.
-
-    Raises RuntimeAPIError, ConfigError.
-    """
-    try:
-        candidate = candidate_grown(settings, wanted, cautions, short)
-    except WouldEmpty as error:
-        return (), str(error)
-    lines = tuple(line for loss in candidate.lost for line in loss.lines)
-    try:
-        refuse(candidate.lost)
-    except WouldLose as error:
-        return lines, str(error)
-    return lines, None
 
 
 def _rendered(settings: Settings, wanted: Desired, target: Observed, current: str | None) -> str:

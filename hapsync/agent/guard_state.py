@@ -9,12 +9,12 @@ from pathlib import Path
 
 import attrs
 
-from hapsync.agent.reconcile import Rules
 from hapsync.agent.state_file import keep_unread_copy, save_state, state_path
 from hapsync.config.schema import Config
 from hapsync.model.changes import Reason
 from hapsync.model.overrides import Override, SavedState, acknowledged, expired, is_frozen
 from hapsync.model.server import Address, AdminState, Observed
+from hapsync.plan.assessment import Rules
 from hapsync.plan.desired import Desired
 from hapsync.plan.guard import Caution, capacity
 from hapsync.plan.guard_history import Flaps, peak, refilled, seen

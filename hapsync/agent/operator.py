@@ -6,9 +6,9 @@ from collections.abc import Callable, Collection, Sequence
 
 import attrs
 
-from hapsync.agent.config_file import is_applied, observe_all, write_file
+from hapsync.agent.config_file import is_applied
 from hapsync.agent.guard_state import GuardState
-from hapsync.agent.reconcile import Outcome, run_pass
+from hapsync.agent.reconcile import Outcome, Reconciler
 from hapsync.agent.settings import Settings
 from hapsync.agent.state_file import load_state
 from hapsync.api.messages import (
@@ -29,9 +29,8 @@ from hapsync.haproxy.socket import open_session
 from hapsync.model.changes import Reason, takes_out
 from hapsync.model.overrides import Freeze, Override, SavedState, expired, is_frozen, stopped_words, with_override
 from hapsync.model.server import PLACEHOLDER, Backend
-from hapsync.plan.desired import Desired
-from hapsync.plan.plan import alarms, describe
-from hapsync.plan.problems import unread_lines
+from hapsync.plan.assessment import judge, unread_lines
+from hapsync.plan.plan import describe
 from hapsync.system.files import read_text_or_none
 from hapsync.text import one_line, plural
 
@@ -80,13 +79,12 @@ def do_once(settings: Settings, request: Request, who: str) -> Reply:
     Raises RuntimeAPIError when HAProxy does not answer, OSError when the memory cannot be read or written.
     """
     config = settings.config
-    guard_state = GuardState(config, load_state(config))
+    reconciler = Reconciler(settings, GuardState(config, load_state(config)))
+    guard_state = reconciler.guard_state
 
     def make_pass(backends: Collection[str]) -> Outcome:
-        wanted = Desired({}, guard_state.overrides())  # without the catalog: only what people asked for
-        haproxy, rules = config.haproxy, guard_state.rules(wanted, backends)
-        outcome = run_pass(haproxy.socket, haproxy.timeout_seconds, wanted, backends, rules)
-        guard_state.note(wanted, outcome.last.observed)
+        outcome = reconciler.apply(backends)  # without the catalog: only what operators asked for
+        assert outcome is not None  # noqa: S101  (what was asked for is remembered by now)
         return outcome
 
     reply = answer(attrs.evolve(request, who=who), guard_state, config, make_pass)
@@ -94,11 +92,8 @@ def do_once(settings: Settings, request: Request, who: str) -> Reply:
     if not reply.is_ok:
         return reply
     try:
-        wanted, cautions = Desired({}, guard_state.overrides()), guard_state.cautions()
         if is_applied(settings, read_text_or_none(config.haproxy.config)):
-            seen = observe_all(settings, wanted, cautions)
-            write_file(settings, wanted, cautions, seen)
-            guard_state.forget_released(seen.observed)
+            reconciler.write()
     except HapsyncError as error:
         return Reply.not_done(*reply.lines, f"but {config.haproxy.config} is not written yet: {error}")
     if isinstance(request, ReleaseServer):
@@ -141,10 +136,10 @@ def answer(
             return reply
         case Apply(force=force):
             if guard_state.stopped is not None:
-                return _told(make_pass(tuple(config.backends)), guard_state, why_unknown())
+                return _told(make_pass(tuple(config.backends)), guard_state, config, why_unknown())
             with guard_state.releasing(config.backends if force else ()):
                 outcome = make_pass(tuple(config.backends))
-            return _told(outcome, guard_state, why_unknown())
+            return _told(outcome, guard_state, config, why_unknown())
         case ReleaseBackend(backend=backend):
             if backend not in config.backends:
                 return _no_backend(backend, config)
@@ -153,7 +148,7 @@ def answer(
             log.info("release backend %s by %s", backend, request.who)
             with guard_state.releasing([backend]):
                 outcome = make_pass((backend,))
-            return _told(outcome, guard_state, why_unknown())
+            return _told(outcome, guard_state, config, why_unknown())
         case OverrideServer() | ReleaseServer():
             return _with_server(request, guard_state, config, make_pass, ensure_wanted)
 
@@ -248,7 +243,7 @@ def _hold_on(saved: SavedState, backend: str, address: str) -> Override | None:
     return next((hold for hold in saved.holds if (hold.backend, str(hold.address)) == (backend, address)), None)
 
 
-def _told(outcome: Outcome, guard_state: GuardState, why_unknown: Sequence[str]) -> Reply:
+def _told(outcome: Outcome, guard_state: GuardState, config: Config, why_unknown: Sequence[str]) -> Reply:
     """Return what a pass did and left, for a person."""
     plan = outcome.last.plan
     emptied = {change.backend for change in outcome.done if takes_out(change)}
@@ -257,17 +252,18 @@ def _told(outcome: Outcome, guard_state: GuardState, why_unknown: Sequence[str])
     lines += [" ".join(describe(change).split()) for change in outcome.done]
     lines += [f"refused {explained(one)}" for one in outcome.refused]
     lines += [" ".join(line.split()) for line in str(plan).splitlines()]
-    lines += (worrying := alarms(plan))
-    is_done = plan.is_empty and not any(one.is_of_change for one in outcome.refused)
+    found = judge(config, outcome.last)
+    lines += found.worrying
     if guard_state.stopped is not None:
         lines.append(f"nothing is done: {stopped_words(guard_state.stopped, guard_state.saved)}")
     elif plan.shortages:
         lines.append("the agent reloads HAProxy for more slots in a moment")
-    why_unknown = (*why_unknown, *unread_lines(outcome.last.observed))
-    if why_unknown and is_done:
-        return Reply.cannot_tell(*lines, *why_unknown)
-    is_in_sync = is_done and not worrying
-    lines += why_unknown
+    is_refused = any(one.is_of_change for one in outcome.refused)
+    unknown = (*why_unknown, *unread_lines(outcome.last.observed))
+    if unknown and not found.due and not is_refused:
+        return Reply.cannot_tell(*lines, *unknown)
+    is_in_sync = not (found.due or found.worrying or is_refused)
+    lines += unknown
     lines.append("HAProxy is in sync with Consul" if is_in_sync else "HAProxy is not in sync with Consul")
     return Reply.done(*lines) if is_in_sync else Reply.not_done(*lines)
 

@@ -1,56 +1,47 @@
-"""One pass: read HAProxy, decide, do, read again; the last decision should be to do nothing."""
+"""One pass: read HAProxy, decide, do, read again; the last decision should be to do nothing.
 
-import time
-from collections.abc import Callable, Collection, Sequence
+`Reconciler` is the only place where a pass, an assessment, the file's text and a reload's candidate are put together:
+the agent and every command ask it.
+"""
+
+from collections.abc import Callable, Collection, Mapping
+from contextlib import AbstractContextManager
 
 import attrs
 
-from hapsync.haproxy.commands import (
-    SHOW_PEERS,
-    Agents,
-    Command,
-    Refusal,
-    address_commands,
-    agents_in,
-    arrived,
-    full_weight_commands,
-    is_done,
-    quiet_commands,
-    state_commands,
-)
-from hapsync.haproxy.probe import Probe
-from hapsync.haproxy.show import is_learning, with_first_checks, with_loads
-from hapsync.haproxy.socket import RuntimeSession, open_session
+from hapsync.agent.catalog import DesiredCache
+from hapsync.agent.config_file import Candidate, Seen, candidate_grown, new_text, on_file, seen_on_file, with_filed
+from hapsync.agent.guard_state import GuardState
+from hapsync.agent.settings import Settings
+from hapsync.errors import WouldEmpty, WouldLose
+from hapsync.haproxy.commands import SHOW_STAT_SERVERS, Refusal
 from hapsync.haproxy.uncounted import with_all_loads
-from hapsync.model.changes import Add, Change, Delete, Entry, Reason
-from hapsync.model.server import AGENT_IS_ASKED, HAProxyProcess, Observed
+from hapsync.haproxy.foreign import refuse
+from hapsync.haproxy.probe import Probe
+from hapsync.haproxy.reload import install
+from hapsync.haproxy.show import (
+    Health,
+    parse_first_checks,
+    parse_health,
+    parse_loads,
+    unread_counters,
+    with_first_checks,
+    with_loads,
+)
+from hapsync.haproxy.socket import RuntimeSession, open_session
+from hapsync.model.catalog import Catalog
+from hapsync.model.changes import Change, Delete, Entry
+from hapsync.model.server import HAProxyProcess, Observed
+from hapsync.plan.assessment import Assessment, Rules, assess
 from hapsync.plan.desired import Desired
 from hapsync.plan.diff import Diff, diff, needs_loads, needs_sessions
-from hapsync.plan.guard import Cautions, guard, needs_first_checks, unread_first_checks
-from hapsync.plan.plan import Plan, keep_half, make_plan
-
-ADDRESS_SECONDS = 1.0
-"""How long a new address may take to show; HAProxy 2.9 and newer set it from a queue, within milliseconds."""
-
-AGENT_SECONDS = 1.0
-"""How long the answer of an agent is waited for that was asked already when its check was switched off."""
-
-LESSON_WAIT_SECONDS = 5.0
-"""How long newcomers to slots with stick entries wait for a new worker to learn them: some million entries."""
-
-
-@attrs.frozen
-class Assessment:
-    """One reading and what it asks for."""
-
-    process: HAProxyProcess
-    observed: Observed
-    plan: Plan
+from hapsync.plan.guard import needs_first_checks, unread_first_checks
+from hapsync.plan.plan import Plan
 
 
 @attrs.frozen
 class Outcome:
-    """What a pass found first, what it did, and how it left HAProxy.
+    """What a pass over `backends` found first, what it did, and how it left HAProxy.
 
     Where it let anybody in, `done` may hold deletions that `first` does not: they were looked for afterwards.
     """
@@ -59,32 +50,181 @@ class Outcome:
     last: Assessment
     done: tuple[Change, ...] = ()
     refused: tuple[Refusal, ...] = ()
+    backends: tuple[str, ...] = ()
 
 
-@attrs.frozen
-class Rules:
-    """What a pass has to heed besides the two snapshots: what the guard knows, and whether anything may be done.
+class Reconciler:
+    """Holds the settings, the catalog, what the guard knows and what HAProxy can do; what HAProxy has is read anew.
 
-    `stopped` is None, or why nothing may be. `reads_proofs`: also read whether newcomers' first checks have passed
-    where nothing depends on it yet, to know the capacity there is.
+    `catalog` returns what is known of the services by now: by default nothing, and only operators ask for anything.
     """
 
-    cautions: Cautions = attrs.field(factory=dict)
-    stopped: Reason | None = None
-    reads_first_checks: bool = False
+    def __init__(
+        self,
+        settings: Settings,
+        guard_state: GuardState,
+        catalog: Callable[[], Catalog] = lambda: Catalog({}),
+    ) -> None:
+        self.settings = settings
+        self.guard_state = guard_state
+        self.probe = Probe(settings.config)
+        self._catalog = catalog
+        self._cache = DesiredCache()
 
+    def use(self, settings: Settings) -> None:
+        """Go on with other settings: who serves and what HAProxy can do is found out anew."""
+        self.settings = settings
+        self.guard_state.use(settings.config)
+        self.probe.use(settings.config)
+        self._cache = DesiredCache()
 
-def look(
-    session: RuntimeSession, desired: Desired, backends: Collection[str], rules: Rules, probe: Probe | None = None
-) -> Assessment:
-    """Read `backends` and return what `desired` asks of them; without `probe` they are given slots only.
+    def desired(self, catalog: Catalog | None = None) -> Desired:
+        """Return what Consul and operators ask for by now, or as of a `catalog` that was taken earlier."""
+        found = self._cache.desired(self._catalog() if catalog is None else catalog, self.settings.config)
+        return attrs.evolve(found, overrides=self.guard_state.overrides())
 
-    States are read first and loads after, only where they decide something, so "idle" is newer than "in maint".
+    def serves(self, backend: str) -> bool:
+        """Return whether HAProxy sends to any server of `backend`, by the last reading; yes where there was none."""
+        return self._cache.serves(backend)
 
-    Raises RuntimeAPIError.
-    """
-    process, observed = session.read_all(backends)
-    return _look(session, process, desired, backends, observed, rules, probe)
+    def assess(self, backends: Collection[str] | None = None, *, is_full: bool = False) -> Assessment:
+        """Read `backends`, or all, and return what is asked of them; nothing is changed.
+
+        States are read first and loads after, only where they decide something, so "idle" is newer than "in maint".
+
+        Raises RuntimeAPIError.
+        """
+        names = self._names if backends is None else tuple(backends)
+        desired = self._desired_now()
+        rules = self.guard_state.rules(desired, names, is_full=is_full)
+        with self._session() as session:
+            process, observed = session.read_all(names)
+            return _look(session, process, desired, names, observed, rules, self.probe)
+
+    def assess_all(self) -> tuple[Assessment, Mapping[tuple[str, str], Health]]:
+        """Read all there is of all backends, whether it decides anything or not, and how their checks fare.
+
+        Raises RuntimeAPIError.
+        """
+        names, desired = self._names, self._desired_now()
+        with self._session() as session:
+            process, observed = session.read_all(names)
+            observed = self.probe.attach(session, process, observed)
+            (dump,) = session.ask((SHOW_STAT_SERVERS,))
+        observed = with_loads(observed, parse_loads(dump))
+        observed = with_all_loads(observed, process, self.settings.config.haproxy.socket, desired)
+        observed = with_first_checks(observed, parse_first_checks(dump))
+        observed = attrs.evolve(observed, unread={**unread_counters(dump, names), **observed.unread})
+        return assess(process, observed, desired, self.guard_state.rules(desired, names)), parse_health(dump)
+
+    def apply(
+        self,
+        backends: Collection[str],
+        *,
+        is_full: bool = False,
+        before_acting: Callable[[], None] = lambda: None,
+    ) -> Outcome | None:
+        """Make a pass over `backends`; None where nothing is asked of any of them.
+
+        `before_acting` is called just before the first command that changes anything; what it raises ends the pass.
+
+        Raises RuntimeAPIError; whatever was done until then shows in the next reading.
+        """
+        haproxy, desired = self.settings.config.haproxy, self._desired_now()
+        names = tuple(sorted({*backends} & {*desired.backends, *desired.overrides} & {*self._names}))
+        if not names:
+            return None
+        outcome = run_pass(
+            haproxy.socket,
+            haproxy.timeout_seconds,
+            desired,
+            names,
+            self.guard_state.rules(desired, names, is_full=is_full),
+            lambda observed: self.guard_state.before_leaving(desired, observed),
+            self.probe,
+            before_acting,
+        )
+        self.guard_state.note(desired, outcome.last.observed, pid=outcome.last.process.pid)
+        self._cache.note(outcome.last.observed)
+        return attrs.evolve(outcome, backends=names)
+
+    def target(self, *, is_down: bool = False) -> Seen:
+        """Return what the file is made of: a reading of all backends, and which of the changes due are deferred.
+
+        `is_down`: of the HAProxy that the file as it stands would start. A backend that cannot be read is given as
+        the file has it, with all that is due there deferred: its part of the file is to stay.
+
+        Raises RuntimeAPIError, OSError.
+        """
+        names, rules = self._names, Rules(self.guard_state.cautions())
+        if is_down:
+            observed = on_file(self.settings)
+            self._cache.note(observed)
+            return seen_on_file(observed, self.desired(), rules.cautions)
+        desired = self._desired_now()
+        with self._session() as session:
+            process, observed = session.read_process(), session.read_servers(names)
+            found = _look(session, process, desired, names, observed, rules, None)
+        return with_filed(self.settings, Seen(found.observed, found.plan.deferred, desired))
+
+    def candidate(self, short: Collection[str] = ()) -> Candidate:
+        """Return what a reload should bring: the settings at hand, and more slots where a backend is `short`.
+
+        Raises RuntimeAPIError, ConfigError, and WouldEmpty where it would leave a backend without a server.
+        """
+        return candidate_grown(self.settings, self.target(), self.guard_state.cautions(), short)
+
+    def lost_by_reload(self, short: Collection[str] = ()) -> tuple[tuple[str, ...], str | None]:
+        """Return the foreign servers that a reload would take out, a line each, and why it is not made for that.
+
+        Raises RuntimeAPIError, ConfigError.
+        """
+        try:
+            candidate = self.candidate(short)
+        except WouldEmpty as error:
+            return (), str(error)
+        lines = tuple(line for loss in candidate.lost for line in loss.lines)
+        try:
+            refuse(candidate.lost)
+        except WouldLose as error:
+            return lines, str(error)
+        return lines, None
+
+    def write(self, *, is_down: bool = False) -> bool:
+        """Let the file say what a HAProxy started now should be; return whether it had to be written.
+
+        `is_down`: no HAProxy runs, and the file is all there is to be guarded.
+
+        Raises RuntimeAPIError, ConfigError (the template), ReloadError (the check or the disk; WouldLose: see
+        `new_text`).
+        """
+        seen = self.target(is_down=is_down)
+        if is_down:
+            self.guard_state.note(seen.desired, seen.observed)
+        text = new_text(self.settings, seen.desired, self.guard_state.cautions(), None if is_down else seen)
+        if text is not None:
+            install(self.settings.config.haproxy, text)
+        if not is_down:
+            self.guard_state.forget_released(seen.observed)
+        return text is not None
+
+    @property
+    def _names(self) -> tuple[str, ...]:
+        return tuple(self.settings.config.backends)
+
+    def _session(self) -> AbstractContextManager[RuntimeSession]:
+        haproxy = self.settings.config.haproxy
+        return open_session(haproxy.socket, haproxy.timeout_seconds)
+
+    def _desired_now(self) -> Desired:
+        """Return what is desired, after a reading of who serves where that decides it; raises RuntimeAPIError."""
+        catalog = self._catalog()
+        crowded = self._cache.unread(catalog, self.settings.config)
+        if crowded:
+            with self._session() as session:
+                session.read_process()
+                self._cache.note(session.read_servers(crowded))
+        return self.desired(catalog)
 
 
 def run_pass(
@@ -113,12 +253,12 @@ def run_pass(
 
         def carry_out(plan: Plan, observed: Observed, before: Callable[[], None]) -> Outcome:
             """Do what is planned for `observed`, and read the backends it is about again."""
-            seen = Assessment(process, observed, plan)
+            seen = Assessment(process, observed, plan, desired, rules)
             if not plan.changes:
                 return Outcome(seen, seen)
             if plan.outgoing:
                 before_leaving(observed)
-            done, refused = _apply(session, seen, desired, before)
+            done, refused = carry_out(session, seen, before)
             if probe is not None:
                 probe.note(refused)
             touched = {change.backend for change in plan.changes}
@@ -150,32 +290,23 @@ def _look(
     *,
     entries_first: bool = False,
 ) -> Assessment:
-    if probe is not None:
+    part = desired.only(backends)
+    if probe is not None and part.backends:
         observed = probe.attach(session, process, observed)
-    observed, found = decide(
-        session,
-        process,
-        desired.only(backends),
-        observed,
-        rules.cautions,
-        reads_first_checks=rules.reads_first_checks,
-        entries_first=entries_first,
-    )
-    plan = make_plan(found, observed)
-    return Assessment(process, observed, plan.stopped(rules.stopped) if rules.stopped else plan)
+    observed, found = _read_what_decides(session, process, part, observed, rules, entries_first=entries_first)
+    return attrs.evolve(assess(process, observed, part, rules, found), desired=desired)
 
 
-def decide(
+def _read_what_decides(
     session: RuntimeSession,
     process: HAProxyProcess,
     wanted: Desired,
     observed: Observed,
-    cautions: Cautions,
+    rules: Rules,
     *,
-    reads_first_checks: bool = False,
-    entries_first: bool = False,
+    entries_first: bool,
 ) -> tuple[Observed, Diff]:
-    """Return what differs and may be changed, and the reading with what had to be read to know it.
+    """Return the reading with what had to be read to know what may be changed, and what differs.
 
     `entries_first`: what can be deleted is not read while anything is to come in; the next look is to do it.
 
@@ -183,9 +314,13 @@ def decide(
     """
     found = diff(wanted, observed)
     short = needs_loads(found, wanted, observed, entries_first=entries_first)
-    if reads_first_checks:
+    if rules.reads_first_checks:
         short = (*short, *needs_sessions(wanted, observed))
-    unchecked = unread_first_checks(observed) if reads_first_checks else needs_first_checks(found, observed, cautions)
+    unchecked = (
+        unread_first_checks(observed)
+        if rules.reads_first_checks
+        else needs_first_checks(found, observed, rules.cautions)
+    )
     if short or unchecked:
         loads, first_checks, unread = session.read_stats([observed.backends[name] for name in {*short, *unchecked}])
         if short:
@@ -193,117 +328,7 @@ def decide(
         observed = with_first_checks(observed, first_checks)
         observed = attrs.evolve(observed, unread={**observed.unread, **unread}) if unread else observed
         found = diff(wanted, observed)
-    return observed, guard(found, observed, wanted, cautions)
-
-
-def _apply(
-    session: RuntimeSession, seen: Assessment, desired: Desired, before: Callable[[], None]
-) -> tuple[Sequence[Change], Sequence[Refusal]]:
-    plan = seen.plan
-    if any(isinstance(change, Add) and change.forgets for change in plan.incoming):
-        _wait_for_lessons(session, seen.process.uptime_seconds)
-    before()
-    agents = agents_in(seen.observed)
-    incoming, refused = _set_addresses(session, plan.incoming, agents)
-    refused += _send(session, state_commands(incoming, agents))
-    # A static algorithm refuses all weights but 0 and the one in the file; better that one than none.
-    session.ask(full_weight_commands(refused))
-    outgoing: Sequence[Change] = plan.outgoing
-    if kept_out := [refusal for refusal in refused if refusal.is_of_change]:
-        # What should have come in did not; as with a shortage, half of what should serve stays.
-        backends = {refusal.change.backend for refusal in kept_out} & set(desired.backends)
-        wanted = {name: desired.backends[name].serving for name in backends}
-        outgoing, _ = keep_half(outgoing, seen.observed, wanted, _without(incoming, refused))
-    _quiet(session, quiet_commands(outgoing, agents))
-    refused += _send(session, state_commands(outgoing, agents))
-    return _without((*incoming, *outgoing), refused), refused
-
-
-def _quiet(session: RuntimeSession, commands: Sequence[tuple[Change, Command]]) -> None:
-    """Switch agent checks off, and wait until no answer of theirs is awaited any more: it would still count."""
-    if not commands:
-        return
-    servers = {(change.backend, change.server) for change, _ in commands}
-    _, observed = session.ask_and_read([command for _, command in commands], servers)
-    deadline = time.monotonic() + AGENT_SECONDS
-    while time.monotonic() < deadline and any(
-        slot.agent & AGENT_IS_ASKED for backend in observed.backends.values() for slot in backend.slots
-    ):
-        time.sleep(0.01)
-        _, observed = session.ask_and_read((), servers)
-
-
-def _wait_for_lessons(session: RuntimeSession, uptime_seconds: int) -> None:
-    """Wait until the worker has learnt its stick tables: what it is taught after a clear leads to the slot again.
-
-    Measured with `peers`: of 3,000 entries (2.6) and of 60,000 (3.0, 3.2, 3.4) a part, up to most of them, came from
-    the old worker after the new one had answered and cleared them.
-
-    Between clear and ready nothing else brings the slot's id back: a request stores the id of the server that answers
-    it, when it answers. One that ran on another server during the clear stored that server's (2.6, 3.0, measured);
-    one that ran on the slot itself did store the slot's, but shows in its sessions, and the slot is then not free.
-    """
-    began = time.monotonic()
-    while (seconds := time.monotonic() - began) < LESSON_WAIT_SECONDS:
-        (peers,) = session.ask((SHOW_PEERS,))
-        if not is_learning(peers, int(uptime_seconds + seconds)):
-            return
-        time.sleep(0.02)
-
-
-def _set_addresses(
-    session: RuntimeSession, incoming: Sequence[Change], agents: Agents
-) -> tuple[Sequence[Change], list[Refusal]]:
-    """Set the addresses of additions and read until they show; return the changes that may go on, and the others."""
-    commands = address_commands(incoming, agents)
-    if not commands:
-        return incoming, []
-    servers = {(change.backend, change.server) for change, _ in commands}
-    replies, observed = session.ask_and_read([command for _, command in commands], servers)
-    refused = _refusals(commands, replies)
-    there, missing = arrived(_without(incoming, refused), observed)
-    deadline = time.monotonic() + ADDRESS_SECONDS
-    while missing and time.monotonic() < deadline:
-        time.sleep(0.002)
-        _, observed = session.ask_and_read((), servers)
-        there, missing = arrived(_without(incoming, refused), observed)
-    refused += [
-        Refusal(change, command, "the address does not show")
-        for change, command in address_commands(missing)
-        if not is_done(command, "")
-    ]
-    return there, refused
-
-
-def _send(session: RuntimeSession, commands: Sequence[tuple[Change, Command]]) -> list[Refusal]:
-    if not commands:
-        return []
-    return _refusals(commands, session.ask([command for _, command in commands]))
-
-
-def _refusals(commands: Sequence[tuple[Change, Command]], replies: Sequence[str]) -> list[Refusal]:
-    return [
-        Refusal(change, command, reply.strip())
-        for (change, command), reply in zip(commands, replies, strict=True)
-        if not is_done(command, reply)
-    ]
-
-
-def _without(changes: Sequence[Change], refused: Sequence[Refusal]) -> Sequence[Change]:
-    names = {(refusal.change.backend, refusal.change.server) for refusal in refused if refusal.is_of_change}
-    return [change for change in changes if (change.backend, change.server) not in names]
-
-
-def read_backends(socket: str, timeout_seconds: float, backends: Collection[str]) -> Observed:
-    """Return the servers of `backends`; nothing where there are none to read, and then nobody is asked.
-
-    Raises RuntimeAPIError.
-    """
-    if not backends:
-        return Observed({})
-    with open_session(socket, timeout_seconds) as session:
-        session.read_process()
-        return session.read_servers(tuple(backends))
+    return observed, found
 
 
 def check_alive(socket: str, timeout_seconds: float) -> HAProxyProcess:

@@ -15,7 +15,6 @@ from hapsync.agent.reconcile import Outcome
 from hapsync.agent.report_file import (
     REPORT_FILE,
     SNAPSHOT_FILE,
-    SNAPSHOT_VERSION,
     Counters,
     Event,
     ReloadReport,
@@ -23,23 +22,21 @@ from hapsync.agent.report_file import (
     ServiceReport,
     Snapshot,
     report_to_json,
-    snapshot_from_json,
     snapshot_to_json,
 )
 from hapsync.agent.rollout import Reloads
-from hapsync.config.schema import AgentConfig, Config
+from hapsync.config.schema import AgentConfig
 from hapsync.consul.watch import WatchState
 from hapsync.haproxy.cfg_diff import Difference
 from hapsync.haproxy.commands import explained
 from hapsync.haproxy.old_workers import OldWorkers
 from hapsync.model.catalog import Reading
 from hapsync.model.changes import ClearOverride, Delete, EndSessions, SetAgent, SetOverride
-from hapsync.model.json_file import other_version
 from hapsync.model.server import HAProxyProcess, Scaling
-from hapsync.plan.desired import Desired, DesiredBackend, fallback_reading
+from hapsync.plan.desired import Desired, DesiredBackend
 from hapsync.plan.growth import is_filling as is_filling_up
 from hapsync.plan.plan import Plan, describe
-from hapsync.system.files import keep_copy, read_text_or_none, signature, write_in_folder
+from hapsync.system.files import signature, write_in_folder
 from hapsync.text import plural
 
 log = logging.getLogger(__name__)
@@ -47,36 +44,6 @@ log = logging.getLogger(__name__)
 RECENT = 20
 _NO_DRIFT = Delete | EndSessions | SetAgent | SetOverride | ClearOverride
 """What time or a person asks for, not the catalog."""
-
-
-def known_readings(config: Config) -> Mapping[str, Reading]:
-    """Return what to go by while Consul does not answer at the start: the last snapshot, else the fallback lists.
-
-    A snapshot that is damaged or of another version is said in the log and passed over; the latter is kept aside, for
-    the agent writes its own in its place.
-    """
-    path = str(Path(config.agent.state_dir, SNAPSHOT_FILE))
-    known: dict[str, Reading] = {}
-    try:
-        text = read_text_or_none(path)
-        snapshot = snapshot_from_json(text) if text is not None else None
-        if text is not None and snapshot is None:
-            version = other_version(text, SNAPSHOT_VERSION)
-            if version is None:
-                log.warning("snapshot %s is damaged; not used", path)
-            else:
-                log.warning("snapshot %s is of version %s; kept as %s.version-%s", path, version, path, version)
-                keep_copy(path, f".version-{version}")
-    except (OSError, ValueError) as error:
-        log.warning("snapshot %s cannot be read: %s; not used", path, error)
-        snapshot = None
-    if snapshot is not None:
-        known.update(snapshot.last_good)
-    for service in config.services:
-        fallback = fallback_reading(service, config)
-        if service not in known and fallback is not None:
-            known[service] = fallback
-    return known
 
 
 class Reporter:

@@ -4,10 +4,10 @@ import logging
 import os
 import socket
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 
 from hapsync.agent.check_job import CheckJob
-from hapsync.agent.config_file import Candidate, candidate_grown, is_applied
+from hapsync.agent.config_file import Candidate, is_applied
 from hapsync.agent.half_reload import noted
 from hapsync.agent.live_backends import WholeBackends, can_have
 from hapsync.agent.quarantine import quarantined
@@ -20,7 +20,6 @@ from hapsync.haproxy.reload import check_text, reload_into
 from hapsync.model.server import HAProxyProcess
 from hapsync.plan.desired import Desired
 from hapsync.plan.growth import Need, needed
-from hapsync.plan.guard import Cautions
 from hapsync.plan.plan import Plan, describe_shortage
 from hapsync.system.files import read_text_or_none
 
@@ -221,12 +220,13 @@ class Reloads:
     def step(
         self,
         settings: Settings,
-        wanted: Desired,
-        cautions: Cautions,
+        candidate_for: Callable[[Collection[str]], Candidate],
         process: HAProxyProcess | None,
         made_live: Callable[[Difference], None],
     ) -> HAProxyProcess | Difference | None:
         """Begin the check of a candidate, or bring HAProxy to one that was accepted; return what was done, or None.
+
+        `candidate_for` returns the candidate with more slots for some backends.
 
         That is a reload, unless the worker `process` can be brought there without one: then `made_live` is told of
         it, and makes a pass.
@@ -237,7 +237,7 @@ class Reloads:
         if not self.is_due:
             self.release_permit()
             return None
-        candidate = candidate_grown(settings, wanted, cautions, self.short)
+        candidate = candidate_for(self.short)
         live = self._difference(settings, candidate, process)
         if live is None:
             refuse(candidate.lost)

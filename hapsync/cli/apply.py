@@ -30,6 +30,7 @@ def command(config_path: str, force: bool) -> int:  # noqa: FBT001
     from hapsync.api.messages import Apply  # noqa: PLC0415
     from hapsync.cli.asking import ask_aloud, state_lock, tell  # noqa: PLC0415
     from hapsync.cli.reading import discover_aloud, read_catalog_aloud  # noqa: PLC0415
+    from hapsync.plan.assessment import Verdict  # noqa: PLC0415
     from hapsync.system.process import collect_never  # noqa: PLC0415
 
     collect_never()
@@ -43,7 +44,6 @@ def command(config_path: str, force: bool) -> int:  # noqa: FBT001
         result = apply_once(settings, read_catalog_aloud(settings.config), force=force)
     for line in result.lines:
         click.echo(line)
-    if not result.is_whole:
-        return 1
-    click.echo("HAProxy is in sync with Consul" if result.in_sync else "HAProxy is not in sync with Consul")
-    return 0 if result.in_sync else 2
+    if result.verdict is not Verdict.CANNOT_TELL:
+        click.echo("HAProxy is in sync with Consul" if result.in_sync else "HAProxy is not in sync with Consul")
+    return result.verdict.value

@@ -1,0 +1,137 @@
+"""The commands of a plan, sent in their order, and what HAProxy refused of them."""
+
+import time
+from collections.abc import Callable, Sequence
+
+from hapsync.haproxy.commands import (
+    SHOW_PEERS,
+    Agents,
+    Command,
+    Refusal,
+    address_commands,
+    agents_in,
+    arrived,
+    full_weight_commands,
+    is_done,
+    quiet_commands,
+    state_commands,
+)
+from hapsync.haproxy.show import is_learning
+from hapsync.haproxy.socket import RuntimeSession
+from hapsync.model.changes import Add, Change
+from hapsync.model.server import AGENT_IS_ASKED
+from hapsync.plan.assessment import Assessment
+from hapsync.plan.plan import keep_half
+
+ADDRESS_SECONDS = 1.0
+"""How long a new address may take to show; HAProxy 2.9 and newer set it from a queue, within milliseconds."""
+
+AGENT_SECONDS = 1.0
+"""How long the answer of an agent is waited for that was asked already when its check was switched off."""
+
+LESSON_WAIT_SECONDS = 5.0
+"""How long newcomers to slots with stick entries wait for a new worker to learn them: some million entries."""
+
+
+def carry_out(
+    session: RuntimeSession, seen: Assessment, before: Callable[[], None]
+) -> tuple[Sequence[Change], Sequence[Refusal]]:
+    """Do what the plan of `seen` says; return what was done, and what HAProxy refused.
+
+    `before` is called just before the first command that changes anything; what it raises ends it.
+
+    Raises RuntimeAPIError.
+    """
+    plan, desired = seen.plan, seen.desired
+    if any(isinstance(change, Add) and change.forgets for change in plan.incoming):
+        _wait_for_lessons(session, seen.process.uptime_seconds)
+    before()
+    agents = agents_in(seen.observed)
+    incoming, refused = _set_addresses(session, plan.incoming, agents)
+    refused += _send(session, state_commands(incoming, agents))
+    # A static algorithm refuses all weights but 0 and the one in the file; better that one than none.
+    session.ask(full_weight_commands(refused))
+    outgoing: Sequence[Change] = plan.outgoing
+    if kept_out := [refusal for refusal in refused if refusal.is_of_change]:
+        # What should have come in did not; as with a shortage, half of what should serve stays.
+        backends = {refusal.change.backend for refusal in kept_out} & set(desired.backends)
+        wanted = {name: desired.backends[name].serving for name in backends}
+        outgoing, _ = keep_half(outgoing, seen.observed, wanted, _without(incoming, refused))
+    _quiet(session, quiet_commands(outgoing, agents))
+    refused += _send(session, state_commands(outgoing, agents))
+    return _without((*incoming, *outgoing), refused), refused
+
+
+def _quiet(session: RuntimeSession, commands: Sequence[tuple[Change, Command]]) -> None:
+    """Switch agent checks off, and wait until no answer of theirs is awaited any more: it would still count."""
+    if not commands:
+        return
+    servers = {(change.backend, change.server) for change, _ in commands}
+    _, observed = session.ask_and_read([command for _, command in commands], servers)
+    deadline = time.monotonic() + AGENT_SECONDS
+    while time.monotonic() < deadline and any(
+        slot.agent & AGENT_IS_ASKED for backend in observed.backends.values() for slot in backend.slots
+    ):
+        time.sleep(0.01)
+        _, observed = session.ask_and_read((), servers)
+
+
+def _wait_for_lessons(session: RuntimeSession, uptime_seconds: int) -> None:
+    """Wait until the worker has learnt its stick tables: what it is taught after a clear leads to the slot again.
+
+    Measured with `peers`: of 3,000 entries (2.6) and of 60,000 (3.0, 3.2, 3.4) a part, up to most of them, came from
+    the old worker after the new one had answered and cleared them.
+
+    Between clear and ready nothing else brings the slot's id back: a request stores the id of the server that answers
+    it, when it answers. One that ran on another server during the clear stored that server's (2.6, 3.0, measured);
+    one that ran on the slot itself did store the slot's, but shows in its sessions, and the slot is then not free.
+    """
+    began = time.monotonic()
+    while (seconds := time.monotonic() - began) < LESSON_WAIT_SECONDS:
+        (peers,) = session.ask((SHOW_PEERS,))
+        if not is_learning(peers, int(uptime_seconds + seconds)):
+            return
+        time.sleep(0.02)
+
+
+def _set_addresses(
+    session: RuntimeSession, incoming: Sequence[Change], agents: Agents
+) -> tuple[Sequence[Change], list[Refusal]]:
+    """Set the addresses of additions and read until they show; return the changes that may go on, and the others."""
+    commands = address_commands(incoming, agents)
+    if not commands:
+        return incoming, []
+    servers = {(change.backend, change.server) for change, _ in commands}
+    replies, observed = session.ask_and_read([command for _, command in commands], servers)
+    refused = _refusals(commands, replies)
+    there, missing = arrived(_without(incoming, refused), observed)
+    deadline = time.monotonic() + ADDRESS_SECONDS
+    while missing and time.monotonic() < deadline:
+        time.sleep(0.002)
+        _, observed = session.ask_and_read((), servers)
+        there, missing = arrived(_without(incoming, refused), observed)
+    refused += [
+        Refusal(change, command, "the address does not show")
+        for change, command in address_commands(missing)
+        if not is_done(command, "")
+    ]
+    return there, refused
+
+
+def _send(session: RuntimeSession, commands: Sequence[tuple[Change, Command]]) -> list[Refusal]:
+    if not commands:
+        return []
+    return _refusals(commands, session.ask([command for _, command in commands]))
+
+
+def _refusals(commands: Sequence[tuple[Change, Command]], replies: Sequence[str]) -> list[Refusal]:
+    return [
+        Refusal(change, command, reply.strip())
+        for (change, command), reply in zip(commands, replies, strict=True)
+        if not is_done(command, reply)
+    ]
+
+
+def _without(changes: Sequence[Change], refused: Sequence[Refusal]) -> Sequence[Change]:
+    names = {(refusal.change.backend, refusal.change.server) for refusal in refused if refusal.is_of_change}
+    return [change for change in changes if (change.backend, change.server) not in names]
