@@ -33,11 +33,11 @@ from hapsync.model.server import (
     Observed,
     Server,
 )
+from hapsync.plan.assessment import unserved
 from hapsync.plan.desired import Desired, DesiredBackend, DesiredServer, scale_weights
 from hapsync.plan.diff import diff
 from hapsync.plan.guard import guard
 from hapsync.plan.plan import make_plan
-from hapsync.plan.problems import unserved
 from hapsync.plan.simulate import FREE_SLOT, as_new_worker
 from hapsync.plan.target import target_now
 

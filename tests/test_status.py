@@ -9,7 +9,7 @@ from hapsync.agent.guard_state import operator_overrides
 from hapsync.agent.report_file import Report
 from hapsync.config.schema import BackendConfig, Config
 from hapsync.haproxy.show import Health
-from hapsync.inspect.status import Verdict, View, make_view, view_to_json
+from hapsync.inspect.status import View, make_view, view_to_json
 from hapsync.model.catalog import Catalog, Doubt, Instance, Quarantined, Reading
 from hapsync.model.changes import Reason
 from hapsync.model.overrides import Freeze, Override, SavedState
@@ -24,6 +24,7 @@ from hapsync.model.server import (
     Observed,
     Server,
 )
+from hapsync.plan.assessment import Rules, Verdict, assess
 from hapsync.plan.desired import desired
 from hapsync.plan.guard import Caution
 from hapsync.plan.simulate import FREE_SLOT
@@ -83,18 +84,17 @@ def view(
     stopped: Reason | None = None,
     saved: SavedState = NOTHING_ASKED,
 ) -> View:
+    wanted = attrs.evolve(desired(catalog or Catalog({}), config), overrides=operator_overrides(saved))
+    rules = Rules(cautions, stopped)
     return make_view(
         config=config,
-        wanted=attrs.evolve(desired(catalog, config), overrides=operator_overrides(saved))
-        if catalog is not None
-        else None,
-        cautions=cautions,
-        stopped=stopped,
+        seen=assess(PROCESS, observed, wanted, rules) if observed is not None else None,
+        desired=wanted,
+        has_catalog=catalog is not None,
+        rules=rules,
         saved=saved,
         catalog_from="consul",
         catalog_age_seconds=0.5,
-        process=PROCESS if observed is not None else None,
-        observed=observed,
         health=health,
         file_text=file_text,
         report=report,

@@ -16,7 +16,7 @@ from hapsync.model.overrides import Override, SavedState, acknowledged, expired,
 from hapsync.model.server import Address, AdminState, Observed
 from hapsync.plan.assessment import Rules
 from hapsync.plan.desired import Desired
-from hapsync.plan.guard import Caution, capacity
+from hapsync.plan.guard import Caution, Cautions, capacity
 from hapsync.plan.guard_history import Flaps, peak, refilled, seen
 from hapsync.plan.owners import Owners
 
@@ -31,8 +31,12 @@ class GuardState:
     freezes by the wall clock, for people name times of day.
     """
 
-    def __init__(self, config: Config, saved: SavedState) -> None:
-        """Take the memory as the file had it; what is of an earlier boot counts as of now."""
+    def __init__(self, config: Config, saved: SavedState, reported: Cautions | None = None) -> None:
+        """Take what the file had; what is of an earlier boot counts as of now.
+
+        `reported` is what the running agent's guard knows, for whoever only looks.
+        """
+        self._reported = reported
         boot_id = _read_boot_id()
         if saved.boot_id != boot_id:
             saved = _of_this_boot(saved, boot_id)
@@ -127,9 +131,12 @@ class GuardState:
 
     def cautions(self, backends: Iterable[str] | None = None) -> Mapping[str, Caution]:
         """Return what the guard knows of each of `backends`, or of all."""
+        names = self._config.backends if backends is None else backends
+        if self._reported is not None:
+            return {name: self._reported[name] for name in names if name in self._reported}
         now = _boot_seconds()
         found = {}
-        for name in self._config.backends if backends is None else backends:
+        for name in names:
             config = self._config.backends[name]
             refill = self.saved.refills.get(name)
             found[name] = attrs.evolve(

@@ -128,13 +128,15 @@ def _reload(settings: Settings, candidate: Candidate, pid: int, why: str) -> lis
 
 def _passes(reconciler: Reconciler, lines: list[str]) -> Assessment:
     """Make passes until nothing more follows from them; return what the last one left."""
+    last: Assessment | None = None
     for _ in range(_ROUNDS):
         outcome = reconciler.apply(reconciler.settings.config.backends, is_full=True)
         if outcome is None:
-            return reconciler.assess()
+            break
+        last = outcome.last
         lines += [describe(change) for change in outcome.done]
         lines += [f"refused {explained(one)}" for one in outcome.refused]
         has_refused = any(one.is_of_change for one in outcome.refused)
-        if has_refused or not outcome.last.plan.changes or not outcome.done:
+        if has_refused or not last.plan.changes or not outcome.done:
             break
-    return outcome.last
+    return reconciler.assess() if last is None else last

@@ -9,13 +9,12 @@ from contextlib import AbstractContextManager
 
 import attrs
 
-from hapsync.agent.catalog import DesiredCache
+from hapsync.agent.carry_out import carry_out
 from hapsync.agent.config_file import Candidate, Seen, candidate_grown, new_text, on_file, seen_on_file, with_filed
 from hapsync.agent.guard_state import GuardState
 from hapsync.agent.settings import Settings
 from hapsync.errors import WouldEmpty, WouldLose
 from hapsync.haproxy.commands import SHOW_STAT_SERVERS, Refusal
-from hapsync.haproxy.uncounted import with_all_loads
 from hapsync.haproxy.foreign import refuse
 from hapsync.haproxy.probe import Probe
 from hapsync.haproxy.reload import install
@@ -29,11 +28,12 @@ from hapsync.haproxy.show import (
     with_loads,
 )
 from hapsync.haproxy.socket import RuntimeSession, open_session
+from hapsync.haproxy.uncounted import with_all_loads
 from hapsync.model.catalog import Catalog
 from hapsync.model.changes import Change, Delete, Entry
 from hapsync.model.server import HAProxyProcess, Observed
 from hapsync.plan.assessment import Assessment, Rules, assess
-from hapsync.plan.desired import Desired
+from hapsync.plan.desired import Desired, DesiredCache
 from hapsync.plan.diff import Diff, diff, needs_loads, needs_sessions
 from hapsync.plan.guard import needs_first_checks, unread_first_checks
 from hapsync.plan.plan import Plan
@@ -251,7 +251,7 @@ def run_pass(
         def look_at(observed: Observed, *, entries_first: bool = False) -> Assessment:
             return _look(session, process, desired, backends, observed, rules, probe, entries_first=entries_first)
 
-        def carry_out(plan: Plan, observed: Observed, before: Callable[[], None]) -> Outcome:
+        def do(plan: Plan, observed: Observed, before: Callable[[], None]) -> Outcome:
             """Do what is planned for `observed`, and read the backends it is about again."""
             seen = Assessment(process, observed, plan, desired, rules)
             if not plan.changes:
@@ -270,12 +270,12 @@ def run_pass(
         lets_in = any(isinstance(change, Entry) for change in first.plan.changes)
         if not lets_in and first.plan.deferred and needs_loads(Diff(), desired, first.observed):
             first = look_at(first.observed)  # nobody comes in after all, so what can be deleted is read now
-        outcome = carry_out(first.plan, first.observed, before_acting)
+        outcome = do(first.plan, first.observed, before_acting)
         left = outcome.last
         deletions = tuple(change for change in left.plan.changes if isinstance(change, Delete))
         if not lets_in or not deletions:
             return outcome
-        rest = carry_out(Plan(outgoing=deletions), left.observed, lambda: None)  # what was begun is ended
+        rest = do(Plan(outgoing=deletions), left.observed, lambda: None)  # what was begun is ended
         return Outcome(first, rest.last, (*outcome.done, *rest.done), (*outcome.refused, *rest.refused))
 
 

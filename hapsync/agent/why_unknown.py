@@ -9,22 +9,16 @@ from hapsync.agent.schedule import Schedule
 from hapsync.config.schema import Config
 from hapsync.consul.watch import WatchState
 from hapsync.model.catalog import NOT_TELLING
+from hapsync.plan.assessment import untold
 from hapsync.plan.desired import Desired
-from hapsync.text import quoted
 
 
 def why_unknown(
     config: Config, wanted: Desired, watches: Mapping[str, WatchState], reloads: Reloads
 ) -> Sequence[str]:
     """Return why it cannot be told whether HAProxy is as Consul and the settings say, a line each."""
-    lines = []
-    for name, one in config.backends.items():
-        state = watches.get(one.service)
-        if name not in wanted.backends:
-            why = (state.error if state is not None else None) or "no answer yet"
-            lines.append(f"service {quoted(one.service)} was not read yet: {why}")
-        elif (doubt := wanted.backends[name].doubt) in NOT_TELLING and doubt is not None:
-            lines.append(f"service {quoted(one.service)}: {doubt.value}")
+    errors = {service: state.error for service, state in watches.items() if state.error is not None}
+    lines = [*untold(config, wanted, errors)]
     if reloads.settings_problem:
         lines.append(reloads.settings_problem)
     elif reloads.new_settings_at is not None:

@@ -24,31 +24,23 @@ def command(config_path: str, offline: bool) -> None:  # noqa: FBT001
     Only the configuration goes there; where it came from is said on standard
     error.
     """
-    import attrs  # noqa: PLC0415
-
-    from hapsync.agent.config_file import empty_slots, initial_target, observe_all, observe_file, served_now  # noqa: PLC0415
-    from hapsync.agent.guard_state import operator_overrides  # noqa: PLC0415
+    from hapsync.agent.config_file import empty_slots, initial_target  # noqa: PLC0415
     from hapsync.agent.settings import read_settings  # noqa: PLC0415
+    from hapsync.cli.reading import discover_aloud, read_catalog_aloud  # noqa: PLC0415
     from hapsync.errors import CatalogError, ConfigError, RuntimeAPIError  # noqa: PLC0415
     from hapsync.haproxy.render import labels_of, render  # noqa: PLC0415
-    from hapsync.inspect.collect import read_report, read_rules  # noqa: PLC0415
+    from hapsync.inspect.collect import read_known  # noqa: PLC0415
     from hapsync.model.catalog import Catalog  # noqa: PLC0415
-    from hapsync.plan.desired import desired  # noqa: PLC0415
     from hapsync.system.files import read_text_or_none  # noqa: PLC0415
 
     settings = read_settings(config_path)
     if not offline:
-        from hapsync.cli.reading import discover_aloud  # noqa: PLC0415
-
         settings = discover_aloud(settings)
     config = settings.config
-    wanted = desired(Catalog({}), config)
-    sources = []
+    catalog, sources = Catalog({}), []
     if not offline:
-        from hapsync.cli.reading import read_catalog_aloud  # noqa: PLC0415
-
         try:
-            wanted = desired(read_catalog_aloud(config), config, served_now(settings))
+            catalog = read_catalog_aloud(config)
             sources.append("instances from Consul")
         except CatalogError as error:
             click.echo(f"hapsync: {error}", err=True)
@@ -56,24 +48,22 @@ def command(config_path: str, offline: bool) -> None:  # noqa: FBT001
         current = read_text_or_none(config.haproxy.config)
     except (OSError, ValueError) as error:
         raise ConfigError(config.haproxy.config, (str(error),)) from error
-    problems: list[str] = []
-    rules, saved = read_rules(config, read_report(config, problems), problems)
-    for problem in problems:
+    known = read_known(settings, catalog)
+    for problem in known.problems:
         click.echo(f"hapsync: {problem}", err=True)
-    wanted = attrs.evolve(wanted, overrides=operator_overrides(saved))
     seen = None
     if not offline:
         try:
-            seen = observe_all(settings, wanted, rules.cautions)
+            seen = known.reconciler.target()
             sources.append("slots from the running HAProxy")
         except RuntimeAPIError as error:
             click.echo(f"hapsync: {error}", err=True)
     if seen is None:
-        seen = observe_file(settings, wanted, rules.cautions, current)
+        seen = known.reconciler.target(is_down=True)
         sources.append(f"slots from {config.haproxy.config}" if current is not None else "free slots")
-    target = initial_target(wanted, seen)
+    target = initial_target(seen)
     text = render(
-        settings.template, empty_slots(settings, target), config, labels_of(wanted, current, config.backends)
+        settings.template, empty_slots(settings, target), config, labels_of(seen.desired, current, config.backends)
     )
     click.echo(text.encode("utf-8", "surrogateescape"), nl=False)
     click.echo(f"hapsync: rendered {config.haproxy.template}: {', '.join(sources)}", err=True)

@@ -12,10 +12,11 @@ from rich.text import Text
 
 from hapsync.agent.report_file import Report
 from hapsync.haproxy.old_workers import OldWorkers
-from hapsync.inspect.status import BackendView, ServerRow, Verdict, View
+from hapsync.inspect.status import BackendView, ServerRow, View
 from hapsync.model.changes import Deferred, Reason, takes_out
 from hapsync.model.overrides import Override
 from hapsync.model.server import ListenQueue
+from hapsync.plan.assessment import Verdict
 from hapsync.plan.growth import WARN_FRACTION
 from hapsync.plan.plan import describe
 from hapsync.text import one_line, plural, shown

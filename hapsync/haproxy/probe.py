@@ -43,6 +43,10 @@ class Probe:
         self._config = config
         self._pid = 0
 
+    def know(self, pid: int, scaling: Mapping[str, Scaling]) -> None:
+        """Take what somebody else found out about the worker `pid`, refusals included."""
+        self._pid, self._scaling = pid, dict(scaling)
+
     def attach(self, session: RuntimeSession, process: HAProxyProcess, observed: Observed) -> Observed:
         """Return `observed`, a reading of the worker `process`, with the means of its backends.
 

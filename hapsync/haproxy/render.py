@@ -3,8 +3,7 @@
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import lru_cache
-
-import jinja2
+from typing import TYPE_CHECKING
 
 from hapsync.config.schema import Config, Template
 from hapsync.consul.discovery import members
@@ -13,6 +12,9 @@ from hapsync.haproxy.cfg import parse_file, sealed, slot_names, start_disabled
 from hapsync.model.server import PLACEHOLDER, Address, AdminState, Backend, Observed, Server, dynamic_id, free_weight
 from hapsync.plan.desired import Desired
 from hapsync.text import quoted
+
+if TYPE_CHECKING:
+    import jinja2
 
 INDENT = "    "
 _RAW_HINT = "where {{, {% or {# is HAProxy's own, write the line between {% raw %} and {% endraw %}"
@@ -61,11 +63,13 @@ def render(template: Template, target: Observed, config: Config, labels: Mapping
 
 
 @lru_cache(maxsize=2)
-def _compiled(text: str) -> jinja2.Template:
+def _compiled(text: str) -> "jinja2.Template":
     """Return the template `text`, compiled; raises TemplateSyntaxError.
 
     Kept, for each one that is made is a ring of objects, 13 KB that only the collector frees, and it runs seldom.
     """
+    import jinja2  # noqa: PLC0415  (it takes 60 ms, and most commands render nothing)
+
     environment = jinja2.Environment(undefined=jinja2.StrictUndefined, keep_trailing_newline=True)  # noqa: S701
     # Equal input gives equal bytes: nothing by chance.
     environment.globals.pop("lipsum")
@@ -103,6 +107,8 @@ def _no_other(name: str) -> str:
 
 
 def _expand(template: Template, servers: Callable[[str], str], backends: Callable[[str], tuple[str, ...]]) -> str:
+    import jinja2  # noqa: PLC0415  (as above)
+
     try:
         return _compiled(template.text).render(servers=servers, backends=backends)
     except jinja2.TemplateSyntaxError as error:

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import attrs
 
-from hapsync.agent.guard_state import GuardState, operator_overrides
+from hapsync.agent.guard_state import GuardState
 from hapsync.agent.lock import lock_owners
-from hapsync.agent.reconcile import Rules
+from hapsync.agent.reconcile import Reconciler
 from hapsync.agent.report_file import (
     REPORT_FILE,
     SNAPSHOT_FILE,
@@ -17,32 +17,19 @@ from hapsync.agent.report_file import (
     report_from_json,
     snapshot_from_json,
 )
+from hapsync.agent.settings import Settings
 from hapsync.agent.state_file import peek_state, state_path, unreadable_words
-from hapsync.config.schema import Config
+from hapsync.config.schema import Config, Template
 from hapsync.errors import CatalogError, HapsyncError, RuntimeAPIError
 from hapsync.haproxy.ask_old_workers import read_old_workers
-from hapsync.haproxy.commands import SHOW_STAT_SERVERS
 from hapsync.haproxy.old_workers import NOT_LOOKED, OldWorkers
-from hapsync.haproxy.probe import Probe
-from hapsync.haproxy.show import (
-    Health,
-    parse_first_checks,
-    parse_health,
-    parse_loads,
-    unread_counters,
-    with_first_checks,
-    with_loads,
-    with_scaling,
-)
-from hapsync.haproxy.socket import open_session
-from hapsync.haproxy.uncounted import with_all_loads
+from hapsync.haproxy.show import Health
 from hapsync.inspect.status import View, make_view
 from hapsync.model.catalog import Catalog
-from hapsync.model.changes import Reason
 from hapsync.model.json_file import other_version
 from hapsync.model.overrides import SavedState
-from hapsync.model.server import HAProxyProcess, ListenQueue, Observed
-from hapsync.plan.desired import Desired, desired, served_in
+from hapsync.model.server import HAProxyProcess, ListenQueue
+from hapsync.plan.assessment import Assessment
 from hapsync.system.files import read_text_or_none
 from hapsync.system.sockdiag import has_waiting, read_listen_queues
 
@@ -50,40 +37,75 @@ STALE_FACTOR = 3
 """A report older than this many resyncs comes from an agent that hangs."""
 
 
+@attrs.frozen
+class Known:
+    """What a command goes by: the running agent's report and catalog, else the state file and Consul's own answers.
+
+    `catalog` is None where there is none, `catalog_from` says whose it is. `problems` are what could not be read.
+    """
+
+    reconciler: Reconciler
+    report: Report | None
+    catalog: Catalog | None
+    catalog_from: str
+    catalog_age_seconds: float | None
+    problems: list[str]
+
+    @property
+    def guard_state(self) -> GuardState:
+        return self.reconciler.guard_state
+
+
+def read_known(settings: Settings, catalog: Catalog | None = None) -> Known:
+    """Return what a command goes by that changes nothing; `catalog` where Consul was asked already.
+
+    What does not answer is a problem, and raises nothing.
+    """
+    config, problems = settings.config, list[str]()
+    report = read_report(config, problems)
+    source, age = "consul", None
+    if catalog is None:
+        catalog, source, age = _read_catalog_known(config, report, problems)
+    known = catalog if catalog is not None else Catalog({})
+    reconciler = Reconciler(settings, _read_guard_state(config, report, problems), lambda: known)
+    if report is not None and report.haproxy is not None:
+        reconciler.probe.know(report.haproxy.pid, report.scaling)
+    return Known(reconciler, report, catalog, source, age, problems)
+
+
 def collect(config: Config) -> View:
     """Read HAProxy, the file, and the catalog: the running agent's, else Consul's own."""
-    problems: list[str] = []
-    report = read_report(config, problems)
-    catalog, catalog_from, age = read_catalog_known(config, report, problems)
-    process, observed, health = _read_haproxy(config, report, problems)
+    known = read_known(Settings(config, Template(config.haproxy.template, "")))  # nothing is rendered
+    reconciler, report, problems = known.reconciler, known.report, known.problems
+    seen: Assessment | None = None
+    health: Mapping[tuple[str, str], Health] = {}
+    try:
+        seen, health = reconciler.assess_all()
+    except RuntimeAPIError as error:
+        problems.append(str(error))
     try:
         file_text = read_text_or_none(config.haproxy.config)
         file_is_readable = True
     except OSError as error:
         problems.append(f"{config.haproxy.config} cannot be read: {error.strerror}")
         file_text, file_is_readable = None, False
-    rules, saved = read_rules(config, report, problems)
-    served = served_in(observed) if observed is not None else None
-    wanted = desired(catalog, config, served) if catalog is not None else None
-    if wanted is not None:
-        wanted = attrs.evolve(wanted, overrides=operator_overrides(saved))
+    desired = seen.desired if seen is not None else reconciler.desired()
     view = make_view(
         config=config,
-        wanted=wanted,
-        cautions=rules.cautions,
-        stopped=rules.stopped,
-        saved=saved,
-        catalog_from=catalog_from,
-        catalog_age_seconds=age,
-        process=process,
-        observed=observed,
+        seen=seen,
+        desired=desired,
+        has_catalog=known.catalog is not None,
+        rules=seen.rules if seen is not None else known.guard_state.rules(desired, config.backends),
+        saved=known.guard_state.saved,
+        catalog_from=known.catalog_from,
+        catalog_age_seconds=known.catalog_age_seconds,
         health=health,
         file_text=file_text,
         file_is_readable=file_is_readable,
         report=report,
         problems=tuple(problems),
     )
-    return attrs.evolve(view, old_workers=_read_old_workers(config, report, process, wanted, observed))
+    return attrs.evolve(view, old_workers=_read_old_workers(config, report, seen))
 
 
 def read_queues(
@@ -105,39 +127,31 @@ def read_queues(
     return tuple(one for one in queues if all_of_them or one.waiting), None
 
 
-def _read_old_workers(
-    config: Config,
-    report: Report | None,
-    process: HAProxyProcess | None,
-    wanted: Desired | None,
-    observed: Observed | None,
-) -> OldWorkers:
+def _read_old_workers(config: Config, report: Report | None, seen: Assessment | None) -> OldWorkers:
     """Return what the agent saw last; the master is only asked where none runs, for a reload may go on."""
     if report is not None:
         return report.old_workers
-    if config.haproxy.master is None or process is None or observed is None:
+    if config.haproxy.master is None or seen is None:
         return NOT_LOOKED
-    live = observed.backends
-    return read_old_workers(config.haproxy.master, process.pid, wanted or Desired({}), live, lambda: True)
+    live = seen.observed.backends
+    return read_old_workers(config.haproxy.master, seen.process.pid, seen.desired, live, lambda: True)
 
 
-def read_rules(config: Config, report: Report | None, problems: list[str]) -> tuple[Rules, SavedState]:
-    """Return what a pass would heed now, by the running agent's report, else by the memory's file."""
+def _read_guard_state(config: Config, report: Report | None, problems: list[str]) -> GuardState:
+    """Return what a pass would heed now, by the running agent's report, else by the state file."""
     if report is not None:
         saved = SavedState(
             freeze=report.freeze, holds=report.holds, lost=report.lost, unread_version=report.unread_version
         )
-        stopped = GuardState(config, saved).stopped
         if report.mode == "observe":
-            stopped = Reason.OBSERVING
-        return Rules(report.cautions, stopped), saved
+            config = attrs.evolve(config, agent=attrs.evolve(config.agent, mode="observe"))
+        return GuardState(config, saved, report.cautions)
     try:
         saved = peek_state(config)
     except OSError as error:
         problems.append(f"state file {unreadable_words(state_path(config), error)}")
         saved = SavedState()
-    guard_state = GuardState(config, saved)
-    return Rules(guard_state.cautions(), guard_state.stopped), saved
+    return GuardState(config, saved)
 
 
 def read_report(config: Config, problems: list[str]) -> Report | None:
@@ -173,7 +187,7 @@ def read_report(config: Config, problems: list[str]) -> Report | None:
     return report
 
 
-def read_catalog_known(
+def _read_catalog_known(
     config: Config, report: Report | None, problems: list[str]
 ) -> tuple[Catalog | None, str, float | None]:
     """Return the running agent's catalog, else Consul's own; None where there is none; where from, and its age."""
@@ -197,26 +211,3 @@ def read_catalog_known(
         return None, "nowhere", None
     problems += errors.values()
     return (catalog, "consul", 0.0) if catalog.readings else (None, "nowhere", None)
-
-
-def _read_haproxy(
-    config: Config, report: Report | None, problems: list[str]
-) -> tuple[HAProxyProcess | None, Observed | None, Mapping[tuple[str, str], Health]]:
-    try:
-        with open_session(config.haproxy.socket, config.haproxy.timeout_seconds) as session:
-            process = session.read_process()
-            observed = session.read_servers(tuple(config.backends))
-            if report is not None and report.haproxy is not None and report.haproxy.pid == process.pid:
-                observed = with_scaling(observed, report.scaling)  # the agent knows what was refused, too
-            else:
-                observed = Probe(config).attach(session, process, observed)
-            (dump,) = session.ask((SHOW_STAT_SERVERS,))
-        observed = with_loads(observed, parse_loads(dump))
-        observed = with_all_loads(observed, process, config.haproxy.socket, Desired({}))
-        observed = with_first_checks(observed, parse_first_checks(dump))
-        unread = unread_counters(dump, config.backends)
-        observed = attrs.evolve(observed, unread={**unread, **observed.unread})
-        return process, observed, parse_health(dump)
-    except RuntimeAPIError as error:
-        problems.append(str(error))
-        return None, None, {}

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import attrs
 
-from hapsync.agent.config_file import empty_slots, is_applied, lost_by_reload, served_now
+from hapsync.agent.config_file import empty_slots, is_applied
 from hapsync.agent.lock import lock_owners
 from hapsync.agent.settings import Settings
 from hapsync.config.schema import Config
@@ -31,7 +31,7 @@ from hapsync.haproxy.reload import check_candidate
 from hapsync.haproxy.render import labels_of, render
 from hapsync.haproxy.socket import open_session
 from hapsync.haproxy.uncounted import counts_all
-from hapsync.inspect.collect import read_report, read_rules
+from hapsync.inspect.collect import read_known
 from hapsync.model.catalog import Catalog, Doubt
 from hapsync.model.server import Backend, HAProxyProcess
 from hapsync.plan.desired import desired, namesake_words
@@ -303,14 +303,11 @@ def _consul(settings: Settings) -> Iterator[Finding]:
 def _foreign(settings: Settings) -> Iterator[Finding]:
     """Name the foreign servers that the next reload would take out."""
     config = settings.config
-    problems: list[str] = []
     try:
         if is_applied(settings, read_text_or_none(config.haproxy.config)):
             return  # the file has those of the template, and a reload that grows slots keeps them
-        rules, _ = read_rules(config, read_report(config, problems), problems)
         catalog, _ = read_catalog(config.consul, config.services, config.max_servers)
-        wanted = desired(catalog, config, served_now(settings))
-        lost, refusal = lost_by_reload(settings, wanted, rules.cautions, ())
+        lost, refusal = read_known(settings, catalog).reconciler.lost_by_reload()
     except (HapsyncError, OSError):
         return  # what cannot be read is said already
     for line in lost:

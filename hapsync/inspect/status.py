@@ -3,7 +3,6 @@
 The JSON of `hapsync status --json` is a contract; docs/commands.md lists its fields.
 """
 
-import enum
 import json
 from collections.abc import Mapping
 
@@ -14,7 +13,7 @@ from hapsync.config.schema import Config
 from hapsync.haproxy.compare import says_the_same
 from hapsync.haproxy.old_workers import NOT_LOOKED, OldWorkers
 from hapsync.haproxy.show import Health
-from hapsync.model.catalog import NOT_TELLING, Quarantined
+from hapsync.model.catalog import Quarantined
 from hapsync.model.changes import Reason
 from hapsync.model.overrides import Freeze, Lost, Override, SavedState, lost_words, stopped_words
 from hapsync.model.server import (
@@ -28,24 +27,14 @@ from hapsync.model.server import (
     Server,
     server_order,
 )
-from hapsync.plan.desired import Desired, DesiredServer, namesake_words
-from hapsync.plan.diff import diff
-from hapsync.plan.guard import Caution, Cautions, capacity, guard
-from hapsync.plan.plan import Plan, alarms, describe, describe_shortage, make_plan
-from hapsync.plan.problems import unread_lines, unserved
-from hapsync.plan.target import target_now
-from hapsync.text import one_line, quoted
+from hapsync.plan.assessment import Assessment, Judgement, Rules, Verdict, judge, unread_lines, untold
+from hapsync.plan.desired import Desired, DesiredServer
+from hapsync.plan.guard import Caution, capacity
+from hapsync.plan.plan import Plan, describe
+from hapsync.text import one_line
 
 VERSION = 2
 """Of the JSON; it changes when a field changes its meaning or goes."""
-
-
-class Verdict(enum.Enum):
-    """What `hapsync status` ends with."""
-
-    IN_SYNC = 0
-    CANNOT_TELL = 1
-    OUT_OF_SYNC = 2
 
 
 @attrs.frozen
@@ -119,69 +108,54 @@ class View:
 def make_view(
     *,
     config: Config,
-    wanted: Desired | None,
-    cautions: Cautions,
-    stopped: Reason | None,
+    seen: Assessment | None,
+    desired: Desired,
+    has_catalog: bool,
+    rules: Rules,
     saved: SavedState,
     catalog_from: str,
     catalog_age_seconds: float | None,
-    process: HAProxyProcess | None,
-    observed: Observed | None,
     health: Mapping[tuple[str, str], Health],
     file_text: str | None,
     file_is_readable: bool = True,
     report: Report | None,
     problems: tuple[str, ...],
 ) -> View:
-    """Return what there is to say; `observed` carries loads and proofs, `problems` are what could not be read.
+    """Return what there is to say; `problems` are what could not be read.
 
-    `wanted` is None where no catalog could be read, `stopped` why nothing may be changed.
+    `seen` carries the loads and first checks of all servers, None where HAProxy does not answer; `desired` is what is
+    asked for, of operators alone where no catalog could be read (`has_catalog`).
     """
-    has_catalog, wanted = wanted is not None, wanted or Desired({})
-    plan = Plan()
+    stopped, observed = rules.stopped, seen.observed if seen is not None else None
+    found = judge(config, seen) if seen is not None else Judgement(unknown=tuple(untold(config, desired)))
     reasons = list(problems)
     if stopped is not None:
         reasons.append(f"nothing is changed: {stopped_words(stopped, saved)}")
     if saved.lost is not None:
         reasons.append(lost_words(saved.lost))
-    if observed is not None:
-        reasons += unread_lines(observed)
-        plan = make_plan(guard(diff(wanted, observed), observed, wanted, cautions), observed)
-        reasons += [f"due: {' '.join(describe(change).split())}" for change in plan.changes]
-        reasons += [f"waits: {' '.join(describe(deferred.change).split())}" for deferred in plan.waiting]
-        reasons += [" ".join(describe_shortage(shortage).split()) for shortage in plan.shortages]
-        if not file_is_readable:
-            pass  # said already
-        elif file_text is None:
-            reasons.append(f"{config.haproxy.config} does not exist yet")
-        elif not says_the_same(file_text, target_now(wanted, observed, plan.deferred)):
-            reasons.append(f"{config.haproxy.config} differs from the running HAProxy")
-        reasons += alarms(plan)
-        reasons += unserved(wanted, observed)
-        plan = plan.stopped(stopped) if stopped is not None else plan
-    unknown = [name for name in sorted(config.backends) if name not in wanted.backends]
     if has_catalog:
-        reasons += [f"service {quoted(config.backends[name].service)} was not read yet" for name in unknown]
-    reasons += [
-        namesake_words(config.backends[name].service, want.namesakes)
-        for name, want in wanted.backends.items()
-        if want.is_gone and want.namesakes
-    ]
-    away = {name: want.doubt for name, want in wanted.backends.items() if want.doubt in NOT_TELLING}
-    reasons += [f"service {quoted(config.backends[name].service)}: {why.value}" for name, why in away.items()]
-    if observed is None or observed.unread or unknown or away or not file_is_readable:
+        reasons += found.unknown
+    elif observed is not None:
+        reasons += unread_lines(observed)
+    reasons += found.due
+    if seen is not None and file_is_readable:
+        if file_text is None:
+            reasons.append(f"{config.haproxy.config} does not exist yet")
+        elif not says_the_same(file_text, seen.target):
+            reasons.append(f"{config.haproxy.config} differs from the running HAProxy")
+    reasons += found.worrying
+    verdict = Verdict.OUT_OF_SYNC if reasons else Verdict.IN_SYNC
+    if seen is None or found.unknown or not file_is_readable:
         verdict = Verdict.CANNOT_TELL
-    else:
-        verdict = Verdict.OUT_OF_SYNC if reasons else Verdict.IN_SYNC
     return View(
         verdict,
         tuple(reasons),
-        process,
+        seen.process if seen is not None else None,
         tuple(
-            _backend_view(name, config.backends[name].service, wanted, observed, health, cautions.get(name))
+            _backend_view(name, config.backends[name].service, desired, observed, health, rules.cautions.get(name))
             for name in sorted(config.backends)
         ),
-        plan,
+        seen.plan if seen is not None else Plan(),
         report,
         catalog_from,
         catalog_age_seconds,

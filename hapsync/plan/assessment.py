@@ -16,6 +16,7 @@ from hapsync.plan.desired import Desired, namesake_words
 from hapsync.plan.diff import Diff, diff
 from hapsync.plan.guard import Cautions, guard
 from hapsync.plan.plan import Plan, alarms, describe, describe_shortage, make_plan
+from hapsync.plan.target import target_now
 from hapsync.text import quoted
 
 
@@ -41,6 +42,11 @@ class Assessment:
     plan: Plan
     desired: Desired = attrs.field(factory=lambda: Desired({}))
     rules: Rules = attrs.field(factory=Rules)
+
+    @property
+    def target(self) -> Observed:
+        """What a HAProxy started now should be, and so what the file should say."""
+        return target_now(self.desired, self.observed, self.plan.deferred)
 
 
 def assess(

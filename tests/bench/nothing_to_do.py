@@ -8,9 +8,10 @@ import random
 import time
 
 from hapsync.agent.once import apply_once
-from hapsync.agent.reconcile import Rules, run_pass
+from hapsync.agent.reconcile import run_pass
 from hapsync.agent.settings import read_settings
 from hapsync.consul.read_once import read_catalog
+from hapsync.plan.assessment import Rules
 from hapsync.plan.desired import desired
 from tests.bench import table
 from tests.bench.bare import dump

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from hapsync.agent.report import known_readings
+from hapsync.agent.catalog import known_readings
 from hapsync.agent.report_file import SNAPSHOT_FILE, Report, Snapshot, report_to_json, snapshot_to_json
 from hapsync.config.schema import AgentConfig, Config, HAProxyConfig
 from hapsync.inspect.collect import read_report

@@ -13,7 +13,7 @@ from collections.abc import Iterable
 
 import attrs
 
-from hapsync.agent.reconcile import Assessment, Outcome
+from hapsync.agent.reconcile import Outcome
 from hapsync.agent.report import Reporter
 from hapsync.agent.report_file import Snapshot, snapshot_from_json, snapshot_to_json
 from hapsync.cli.tables import print_view
@@ -25,6 +25,7 @@ from hapsync.inspect.status import View, make_view, view_to_json
 from hapsync.model.catalog import Catalog, Reading
 from hapsync.model.overrides import SavedState
 from hapsync.model.server import Address, AdminState, Backend, HAProxyProcess, Observed, Server
+from hapsync.plan.assessment import Assessment, Rules, assess
 from hapsync.plan.desired import Desired, desired
 from hapsync.plan.diff import diff
 from hapsync.plan.plan import Plan, make_plan
@@ -161,16 +162,16 @@ class WholePath:
         return text
 
     def _status(self, wanted: Desired, file_text: str) -> None:
+        observed = Observed({"web": attrs.evolve(self._observed.backends["web"], foreign=(CANARY,))})
         self._view = view = make_view(
             config=CONFIG,
-            wanted=wanted,
-            cautions={},
-            stopped=None,
+            seen=assess(PROCESS, observed, wanted, Rules()),
+            desired=wanted,
+            has_catalog=True,
+            rules=Rules(),
             saved=SavedState(),
             catalog_from="agent",
             catalog_age_seconds=1.0,
-            process=PROCESS,
-            observed=Observed({"web": attrs.evolve(self._observed.backends["web"], foreign=(CANARY,))}),
             health={},
             file_text=file_text,
             report=None,

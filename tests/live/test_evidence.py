@@ -8,7 +8,7 @@ from typing import Any
 import attrs
 import pytest
 
-import hapsync.agent.acts
+import hapsync.agent.reconcile
 from hapsync.agent.acts import Acts
 from hapsync.agent.reconcile import Outcome, run_pass
 from hapsync.agent.settings import read_settings
@@ -121,7 +121,7 @@ def test_that_consul_went_back_is_not_forgotten_by_a_pass_that_could_not_read_th
 
     with acting() as (acts, stage, show):
         show(5, FIVE)
-        monkeypatch.setattr(hapsync.agent.acts, "run_pass", unread)
+        monkeypatch.setattr(hapsync.agent.reconcile, "run_pass", unread)
         make_pass(acts)
         monkeypatch.undo()
         show(6, [*FIVE, 11])

@@ -13,13 +13,14 @@ import pytest
 
 from hapsync.agent.guard_state import GuardState
 from hapsync.agent.operator import answer
-from hapsync.agent.reconcile import Rules, run_pass
+from hapsync.agent.reconcile import run_pass
 from hapsync.agent.settings import read_settings
 from hapsync.api.messages import FreezeAll, OverrideServer
 from hapsync.errors import Withdrawn
 from hapsync.model.catalog import Instance, Reading
 from hapsync.model.overrides import SavedState
 from hapsync.model.server import Address, AdminState, CheckStatus
+from hapsync.plan.assessment import Rules
 from hapsync.plan.desired import Desired, desired_backend
 from tests.demo.fleet import Fleet
 from tests.demo.stage import HAPSYNC, Stage

@@ -5,12 +5,13 @@ from collections.abc import Callable
 
 import pytest
 
-from hapsync.agent.reconcile import Outcome, Rules, run_pass
+from hapsync.agent.reconcile import Outcome, run_pass
 from hapsync.agent.settings import read_settings
 from hapsync.haproxy.probe import Probe
 from hapsync.model.catalog import Instance, Reading
 from hapsync.model.changes import Create, Delete, Reason
 from hapsync.model.server import Address, CheckStatus
+from hapsync.plan.assessment import Rules
 from hapsync.plan.desired import Desired, desired_backend
 from hapsync.plan.diff import REST_SECONDS
 from hapsync.plan.guard import Caution
