@@ -1,0 +1,73 @@
+"""One word for one idea: the glossary of docs/architecture.md, and words that were given up."""
+
+import ast
+import re
+from collections.abc import Iterator
+
+import pytest
+
+from tests.harness.tools import ROOT
+
+GLOSSARY = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8").partition("\n## Glossary\n")[2]
+DEFINED = re.findall(r"\*\*([a-z ]+)\*\*: ", GLOSSARY)
+SOURCES = {path: path.read_text(encoding="utf-8") for path in (ROOT / "hapsync").rglob("*.py")}
+CODE = re.sub(r"[\s_]+", " ", "\n".join(SOURCES.values())).lower()
+MOST = 90
+"""Words of a project that a newcomer can be asked to learn."""
+GIVEN_UP = {
+    "dues": "schedule",
+    "held_down": "damped",
+    "journal": "report",
+    "means": "scaling",
+    "memory": "state file",
+    "paper": "config file",
+    "picture": "target",
+    "presence": "liveness",
+    "proof": "first check",
+    "set_aside": "override",
+    "sweep": "read once",
+    "unsure": "why_unknown",
+}
+"""Words that were identifiers, and the word that each became."""
+
+
+def identifiers(source: str) -> Iterator[str]:
+    """Yield the names in `source`, as words in lower case with `_` between them."""
+    for node in ast.walk(ast.parse(source)):
+        for field in ("id", "attr", "arg", "name"):
+            if isinstance(name := getattr(node, field, None), str):
+                yield _in_words(name.rpartition(".")[2])
+
+
+def _in_words(name: str) -> str:
+    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).lower().strip("_")
+
+
+def test_the_glossary_is_short_and_gives_each_word_one_meaning() -> None:
+    assert 50 < len(DEFINED) <= MOST
+    assert sorted(DEFINED) == sorted(set(DEFINED))
+
+
+@pytest.mark.parametrize("word", DEFINED)
+def test_a_word_of_the_glossary_is_in_the_code(word: str) -> None:
+    assert re.search(rf"\b{word}", CODE)
+
+
+def test_no_identifier_has_a_word_that_was_given_up() -> None:
+    found = {
+        f"{path.relative_to(ROOT)}: {name}, say {better}"
+        for path, source in SOURCES.items()
+        for name in identifiers(source)
+        for word, better in GIVEN_UP.items()
+        if f"_{word}_" in f"_{name}_"
+    }
+
+    assert found == set()
+
+
+def test_names_are_taken_apart() -> None:
+    source = (
+        "from a.dues import Dues\nclass SetAside:\n    def on_paper(self, meansOf=1): self._journal = x(memory=2)\n"
+    )
+
+    assert set(identifiers(source)) == {"dues", "set_aside", "on_paper", "self", "means_of", "journal", "x", "memory"}
