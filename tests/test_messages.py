@@ -125,6 +125,7 @@ def test_a_field_from_anywhere_raises_nothing_and_never_widens_what_is_allowed(
         ({"backend": 5}, "backend: must be"),
         ({"server": "srv1 x"}, "is no server"),
         ({"server": "srv1\n"}, "is no server"),
+        ({"server": "x @ $.y"}, 'server: "x @ $.y" is no server'),
         ({"server": "s" * 129}, "server: must be"),
         ({"server": None}, "server: must be"),
         ({"server": "fe80::1"}, "has no port"),
@@ -169,6 +170,18 @@ def test_a_field_that_is_needed_and_missing_is_named() -> None:
         del tree[field]
         assert request_from_json(json.dumps(tree)) == BadRequest(f"{field}: is missing")
     assert request_from_json('{"ask": "freeze"}') == FreezeAll()
+
+
+def test_all_that_is_wrong_is_said_at_once() -> None:
+    found = request_from_json('{"ask": "hold", "backend": 5, "server": "", "for_seconds": 0}')
+
+    assert isinstance(found, BadRequest)
+    assert sorted(problem.partition(":")[0] for problem in found.why.split("; ") if ": " in problem) == [
+        "admin",
+        "backend",
+        "for_seconds",
+        "server",
+    ]
 
 
 @pytest.mark.parametrize("text", ["[" * 60_000, '{"ask":' * 9000, "1" * 60_000, '{"ask": "apply", "force": NaN}'])

@@ -7,11 +7,12 @@ else.
 import json
 import math
 import re
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Mapping
+from typing import Annotated, Any
 
 import attrs
 
+from hapsync.config.validate import Read, Rule, between, matching, structured
 from hapsync.model.address import parse_address
 from hapsync.model.server import Address, AdminState, canonical_host
 from hapsync.text import quoted
@@ -31,112 +32,6 @@ _UNIT_WORDS = ((86400, "d"), (3600, "h"), (60, "min"), (1, "s"))
 
 DONE, CANNOT_TELL, NOT_DONE, WRONG_USAGE = 0, 1, 2, 64
 """Exit codes that a reply may carry; see docs/commands.md."""
-
-
-@attrs.frozen
-class Apply:
-    """Make a pass over everything now; `force`: also what only the guard holds back."""
-
-    force: bool = False
-    who: str = ""
-    deadline: float | None = None
-
-
-@attrs.frozen
-class OverrideServer:
-    """Take a server to `admin` (MAINT or DRAIN) and keep it there for a while (None: until released).
-
-    `server` is HAProxy's name of it, or its address as `str(Address)`; see `address_in`.
-    """
-
-    backend: str
-    server: str
-    admin: AdminState
-    for_seconds: int | None = None
-    reason: str = ""
-    who: str = ""
-    deadline: float | None = None
-
-
-@attrs.frozen
-class ReleaseServer:
-    """Let a server that is held go back to what Consul says of it."""
-
-    backend: str
-    server: str
-    who: str = ""
-    deadline: float | None = None
-
-
-@attrs.frozen
-class ReleaseBackend:
-    """Do in a backend, this once, what the guard holds back; servers that people hold stay held."""
-
-    backend: str
-    who: str = ""
-    deadline: float | None = None
-
-
-@attrs.frozen
-class FreezeAll:
-    """Change nothing for a while (None: until thawed)."""
-
-    for_seconds: int | None = None
-    reason: str = ""
-    who: str = ""
-    deadline: float | None = None
-
-
-@attrs.frozen
-class Thaw:
-    """Go on after a freeze.
-
-    `acknowledge`: leave a freeze alone, and go on after what persons asked for was lost or cannot be read.
-    """
-
-    acknowledge: bool = False
-    who: str = ""
-    deadline: float | None = None
-
-
-Request = Apply | OverrideServer | ReleaseServer | ReleaseBackend | FreezeAll | Thaw
-"""`who`: from the client, the user it claims to act for (`claim`) or nothing; in the worker, who asked.
-
-`deadline`: seconds of this machine's monotonic clock; nobody waits after it, so the request is not begun after it.
-None: as long as the connection stays.
-"""
-
-
-@attrs.frozen
-class BadRequest:
-    """What came was no request, and why: one line of printable ASCII."""
-
-    why: str
-
-
-@attrs.frozen
-class Reply:
-    """What became of a request: lines for a person, and the exit code of the command."""
-
-    is_ok: bool
-    exit_code: int
-    lines: tuple[str, ...]
-
-    @classmethod
-    def done(cls, *lines: str) -> "Reply":
-        return cls(is_ok=True, exit_code=DONE, lines=lines)
-
-    @classmethod
-    def not_done(cls, *lines: str) -> "Reply":
-        return cls(is_ok=False, exit_code=NOT_DONE, lines=lines)
-
-    @classmethod
-    def cannot_tell(cls, *lines: str) -> "Reply":
-        return cls(is_ok=False, exit_code=CANNOT_TELL, lines=lines)
-
-    @classmethod
-    def wrong(cls, *lines: str) -> "Reply":
-        return cls(is_ok=False, exit_code=WRONG_USAGE, lines=lines)
 
 
 @attrs.frozen
@@ -236,6 +131,140 @@ def _is_bare_ipv6(text: str) -> bool:
         return False
 
 
+# -- what is asked ------------------------------------------------------------------------------------------------
+
+
+def _server(value: object) -> str:
+    if not isinstance(value, str) or len(value) > 128:  # noqa: PLR2004
+        raise ValueError("must be a server's name or address")
+    return parse_server(value)
+
+
+def _admin(value: object) -> AdminState:
+    if value not in (AdminState.MAINT.value, AdminState.DRAIN.value):
+        raise ValueError("must be maint or drain")
+    return AdminState(value)
+
+
+def _reason(value: object) -> str:
+    if not isinstance(value, str):
+        raise ValueError("must be a text")
+    return parse_reason(value)
+
+
+BackendName = Annotated[str, matching(_NAME.pattern, "must be 1 to 128 of A-Z a-z 0-9 _ : . -")]
+ServerName = Annotated[str, Read(_server)]
+"""HAProxy's name of a server, or its address as `str(Address)`; see `address_in`."""
+OverrideState = Annotated[AdminState, Read(_admin)]
+Seconds = Annotated[int, between(1, MAX_SECONDS)]
+ReasonText = Annotated[str, Read(_reason)]
+UserName = Annotated[str, matching(f"|{_CLAIM.pattern}", "must be a user's name")]
+Deadline = Annotated[float, Rule(lambda value: 0 <= value < math.inf, "must be seconds of the monotonic clock")]
+
+
+@attrs.frozen
+class Apply:
+    """Make a pass over everything now; `force`: also what only the guard holds back."""
+
+    force: bool = False
+    who: UserName = ""
+    deadline: Deadline | None = None
+
+
+@attrs.frozen
+class OverrideServer:
+    """Take a server to `admin` (MAINT or DRAIN) and keep it there for a while (None: until released)."""
+
+    backend: BackendName
+    server: ServerName
+    admin: OverrideState
+    for_seconds: Seconds | None = None
+    reason: ReasonText = ""
+    who: UserName = ""
+    deadline: Deadline | None = None
+
+
+@attrs.frozen
+class ReleaseServer:
+    """Let a server that is held go back to what Consul says of it."""
+
+    backend: BackendName
+    server: ServerName
+    who: UserName = ""
+    deadline: Deadline | None = None
+
+
+@attrs.frozen
+class ReleaseBackend:
+    """Do in a backend, this once, what the guard holds back; servers that people hold stay held."""
+
+    backend: BackendName
+    who: UserName = ""
+    deadline: Deadline | None = None
+
+
+@attrs.frozen
+class FreezeAll:
+    """Change nothing for a while (None: until thawed)."""
+
+    for_seconds: Seconds | None = None
+    reason: ReasonText = ""
+    who: UserName = ""
+    deadline: Deadline | None = None
+
+
+@attrs.frozen
+class Thaw:
+    """Go on after a freeze.
+
+    `acknowledge`: leave a freeze alone, and go on after what persons asked for was lost or cannot be read.
+    """
+
+    acknowledge: bool = False
+    who: UserName = ""
+    deadline: Deadline | None = None
+
+
+Request = Apply | OverrideServer | ReleaseServer | ReleaseBackend | FreezeAll | Thaw
+"""`who`: from the client, the user it claims to act for (`claim`) or nothing; in the worker, who asked.
+
+`deadline`: seconds of this machine's monotonic clock; nobody waits after it, so the request is not begun after it.
+None: as long as the connection stays.
+"""
+
+
+@attrs.frozen
+class BadRequest:
+    """What came was no request, and why: one line of printable ASCII."""
+
+    why: str
+
+
+@attrs.frozen
+class Reply:
+    """What became of a request: lines for a person, and the exit code of the command."""
+
+    is_ok: bool
+    exit_code: int
+    lines: tuple[str, ...]
+
+    @classmethod
+    def done(cls, *lines: str) -> "Reply":
+        return cls(is_ok=True, exit_code=DONE, lines=lines)
+
+    @classmethod
+    def not_done(cls, *lines: str) -> "Reply":
+        return cls(is_ok=False, exit_code=NOT_DONE, lines=lines)
+
+    @classmethod
+    def cannot_tell(cls, *lines: str) -> "Reply":
+        return cls(is_ok=False, exit_code=CANNOT_TELL, lines=lines)
+
+    @classmethod
+    def wrong(cls, *lines: str) -> "Reply":
+        return cls(is_ok=False, exit_code=WRONG_USAGE, lines=lines)
+
+
 # -- over the socket ----------------------------------------------------------------------------------------------
 
 _KINDS: Mapping[str, type[Any]] = {
@@ -269,86 +298,11 @@ def request_from_json(text: str) -> Request | BadRequest:
     kind = _KINDS.get(word) if isinstance(word, str) else None
     if kind is None:
         return BadRequest("`ask` must be one of " + ", ".join(_KINDS))
-    allowed = {field.name: field for field in attrs.fields(kind)}
-    values: dict[str, Any] = {}
-    for name, value in tree.items():
-        if name not in allowed:
-            return BadRequest(f"unknown field {quoted(name, length=40)}")
-        try:
-            values[name] = _FIELDS[name](value)
-        except ValueError as error:
-            return BadRequest(f"{name}: {error}")
-    missing = [name for name, field in allowed.items() if field.default is attrs.NOTHING and name not in values]
-    if missing:
-        return BadRequest(f"{missing[0]}: is missing")
-    made: Request = kind(**values)
-    return made
-
-
-def _name(value: object) -> str:
-    if not isinstance(value, str) or _NAME.fullmatch(value) is None:
-        raise ValueError("must be 1 to 128 of A-Z a-z 0-9 _ : . -")
-    return value
-
-
-def _server(value: object) -> str:
-    if not isinstance(value, str) or len(value) > 128:  # noqa: PLR2004
-        raise ValueError("must be a server's name or address")
-    return parse_server(value)
-
-
-def _admin(value: object) -> AdminState:
-    if value not in (AdminState.MAINT.value, AdminState.DRAIN.value):
-        raise ValueError("must be maint or drain")
-    return AdminState(value)
-
-
-def _seconds(value: object) -> int | None:
-    if value is not None and (type(value) is not int or not 1 <= value <= MAX_SECONDS):
-        raise ValueError(f"must be whole seconds from 1 to {MAX_SECONDS}")
-    return value
-
-
-def _reason(value: object) -> str:
-    if not isinstance(value, str):
-        raise ValueError("must be a text")
-    return parse_reason(value)
-
-
-def _flag(value: object) -> bool:
-    if not isinstance(value, bool):
-        raise ValueError("must be true or false")
-    return value
-
-
-def _who(value: object) -> str:
-    if not isinstance(value, str) or (value and not claim(value)):
-        raise ValueError("must be a user's name")
-    return value
-
-
-def _deadline(value: object) -> float | None:
-    if value is None:
-        return None
-    if type(value) not in (int, float) or not isinstance(value, int | float) or not 0 <= value < math.inf:
-        raise ValueError("must be seconds of the monotonic clock")
-    try:
-        return float(value)
-    except OverflowError:
-        raise ValueError("must be seconds of the monotonic clock") from None
-
-
-_FIELDS: Mapping[str, Callable[[object], object]] = {
-    "backend": _name,
-    "server": _server,
-    "admin": _admin,
-    "for_seconds": _seconds,
-    "reason": _reason,
-    "force": _flag,
-    "acknowledge": _flag,
-    "who": _who,
-    "deadline": _deadline,
-}
+    unknown = sorted(set(tree) - {field.name for field in attrs.fields(kind)})
+    if unknown:
+        return BadRequest(f"unknown field {quoted(unknown[0], length=40)}")
+    request: Request | tuple[str, ...] = structured(tree, kind)
+    return BadRequest("; ".join(request)) if isinstance(request, tuple) else request
 
 
 def reply_to_json(reply: Reply) -> str:

@@ -35,6 +35,13 @@ class Each:
     read: Callable[[str], object]
 
 
+@attrs.frozen
+class Read:
+    """How a value is read, whatever it is; `read` raises ValueError with what is wrong with it."""
+
+    read: Callable[[object], object]
+
+
 def between(low: float, high: float) -> Rule:
     """Return the rule that a number is from `low` to `high`."""
     return Rule(lambda value: low <= value <= high, f"must be from {low} to {high}")
@@ -56,7 +63,7 @@ def structured(tree: object, kind: type[Kind]) -> Kind | tuple[str, ...]:
 
 def _with_path_first(message: str) -> str:
     """Turn cattrs' `what @ $.a['b'].c` into `a.b.c: what`."""
-    what, _, path = message.partition(" @ $")
+    what, _, path = message.rpartition(" @ $")
     keys = re.sub(r"\[(['\"])(.*?)\1\](?=[.\[]|$)", lambda key: f".{dotted(key[2])}", path).lstrip(".")
     return f"{keys or 'the file'}: {what}"
 
@@ -117,7 +124,7 @@ def _one_of(value: object, choice: Any) -> object:
 
 def _converter() -> cattrs.Converter:
     converter = cattrs.Converter(forbid_extra_keys=True)
-    words = {int: "a whole number", str: "a text", float: "a number"}
+    words = {int: "a whole number", str: "a text", float: "a number", bool: "true or false"}
 
     def strict(value: object, kind: Any) -> object:
         # cattrs would turn 5 into '5'; a configuration that needs guessing is a wrong one.
@@ -137,6 +144,8 @@ def _converter() -> cattrs.Converter:
             match notes:
                 case [Each(read)]:
                     return _each(value, read)
+                case [Read(read_any)]:
+                    return read_any(value)
                 case _:
                     parsed = converter.structure(value, kind)
                     for rule in notes:
