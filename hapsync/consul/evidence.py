@@ -8,6 +8,8 @@ import math
 import re
 from collections.abc import Mapping
 
+import attrs
+
 from hapsync.model.catalog import Doubt, Reading
 from hapsync.model.server import Address, CheckStatus
 
@@ -17,9 +19,37 @@ MAX_LAST_CONTACT_MS = 10_000.0
 """An answer is too old when the server that gave it heard of its leader longer ago."""
 LIVE_AGE_SECONDS = 1.0
 """From this age on the agent's cache is out of touch with the servers; 0 is what it says while it is live."""
+WARY_SECONDS = 60.0
+"""For so long after Consul's state went back, or its servers were away, no streamed news is believed on its own.
+
+Agents of 1.14.11 gave the old state out of their streams for 0.7 s after the servers had lost theirs (measured).
+"""
 MAX_LOSS_FRACTION = 0.3
 MIN_LOSS = 2
 _SERVING = frozenset({CheckStatus.PASSING, CheckStatus.WARNING})
+
+
+@attrs.frozen
+class Finding:
+    """One answer: what it says of the service, and what speaks against it.
+
+    `reading` carries no doubt of its own. `age_seconds` is how long the agent's cache was out of touch, 0 without it.
+    `is_streamed`: it came out of the agent's view of a stream. `is_early`: nothing is new, and yet Consul, past the
+    agent's cache, ended the blocking query long before its time, as it does when a snapshot is restored.
+    """
+
+    reading: Reading
+    index: int
+    doubt: Doubt | None
+    is_cached: bool
+    age_seconds: float
+    is_streamed: bool = False
+    is_early: bool = False
+
+    @property
+    def is_behind(self) -> bool:
+        """It comes from a cache that is out of touch with the servers."""
+        return self.age_seconds >= LIVE_AGE_SECONDS
 
 
 def evidence(headers: Mapping[str, str], is_cached: bool) -> Doubt | None:  # noqa: FBT001
@@ -118,6 +148,70 @@ def loses_much(before: Reading | None, now: Reading) -> bool:
 def same_content(one: Reading, other: Reading) -> bool:
     """Return whether both readings say the same of their service, however far each is trusted."""
     return (one.instances, one.quarantined, one.namesakes) == (other.instances, other.quarantined, other.namesakes)
+
+
+@attrs.frozen
+class Trust:
+    """The last `reading` of a service without a doubt, its Consul `index`, and what may have gone back since.
+
+    Until `wary_until` no streamed news is believed on its own. Until `rewound_until` a snapshot may have been
+    restored: then Consul's index goes on and only its content goes back, so what is missing is taken for older state.
+    `is_unheard`: the leader did not say since whether one was. All times are monotonic seconds.
+    """
+
+    reading: Reading | None = None
+    index: int = 0
+    wary_until: float = -math.inf
+    rewound_until: float = -math.inf
+    is_unheard: bool = False
+
+    def warned(self, now: float, *, is_rewound: bool) -> "Trust":
+        """Take note that Consul's state may have gone back; `is_rewound`: a snapshot may have been restored."""
+        wary_until = now + WARY_SECONDS
+        if not is_rewound:
+            return attrs.evolve(self, wary_until=wary_until)
+        return attrs.evolve(self, wary_until=wary_until, rewound_until=wary_until, is_unheard=True)
+
+    def is_wary(self, now: float) -> bool:
+        """Consul's state may just have gone back."""
+        return now < self.wary_until
+
+    def is_rewind_open(self, now: float) -> bool:
+        """A snapshot may just have been restored and cost something, and the leader was not heard since."""
+        has_any = self.reading is not None and bool(self.reading.instances)
+        return has_any and self.is_unheard and now < self.rewound_until
+
+    def heard(self, leader: Finding, now: float) -> "Trust":
+        """Take note of what the leader says.
+
+        The leader restores first. Where it lacks nothing of what was trusted, whatever is missing later left in the
+        ordinary way: the query may have ended because a server was stopped.
+        """
+        if leader.doubt not in {None, Doubt.FILTERED}:
+            return self
+        is_whole = leader.doubt is None and not self.goes_back(leader, now)
+        return attrs.evolve(self, is_unheard=False, rewound_until=-math.inf if is_whole else self.rewound_until)
+
+    def is_older(self, found: Finding, now: float) -> bool:
+        """Return whether the content of `found` went back though its index did not."""
+        if is_rewritten(self.reading, found.reading, self.index):
+            return True
+        return now < self.rewound_until and loses_silently(self.reading, found.reading, self.index)
+
+    def goes_back(self, found: Finding, now: float) -> bool:
+        """Return whether `found`, beyond doubt, shows that Consul's state went back."""
+        return found.doubt is None and (found.index < self.index or self.is_older(found, now))
+
+    def is_news(self, found: Finding, now: Reading | None) -> bool:
+        """Return whether `found`, read past the cache, says anything else than `now`, or speaks against it."""
+        if now is None or found.doubt is not None:
+            return True
+        return found.index < self.index or not same_content(found.reading, now)
+
+    def taken(self, found: Finding, now: float) -> "Trust":
+        """Trust `found` unless there is a doubt."""
+        trust = self.warned(now, is_rewound=False) if self.goes_back(found, now) else self
+        return trust if found.doubt is not None else attrs.evolve(trust, reading=found.reading, index=found.index)
 
 
 def _serving(reading: Reading | None) -> frozenset[Address]:

@@ -11,24 +11,20 @@ import threading
 import time
 from collections.abc import Mapping
 
-import attrs
-
 from hapsync.config.schema import ConsulConfig
 from hapsync.consul.client import Answer, ConsulClient, Endpoints, read_token
-from hapsync.consul.evidence import LIVE_AGE_SECONDS, age_seconds, evidence, is_streamed
+from hapsync.consul.evidence import Finding, age_seconds, evidence, is_streamed
 from hapsync.consul.health import parse_reading
 from hapsync.consul.rate_limit import CACHED, UNCACHED, Budget, Burst, Pace
 from hapsync.consul.seats import Seats
 from hapsync.consul.waits import SHORTEST_SECONDS, Cuts, Waits
+from hapsync.consul.watch_state import CONFIRM_AGAIN_SECONDS, CONFIRM_SECONDS
 from hapsync.errors import CatalogError, CutShort, TooLarge, TooManyConnections
-from hapsync.model.catalog import Doubt, Reading
+from hapsync.model.catalog import Reading
 from hapsync.text import quoted
 
 log = logging.getLogger(__name__)
 
-CONFIRM_SECONDS = 1.0
-CONFIRM_AGAIN_SECONDS = 3.0
-"""What may be added waits no longer than this for Consul to confirm what is gone, the first time and later."""
 EARLY_FRACTION = 0.75
 LEAST_USUAL_SECONDS = 0.25
 MOST_IN_A_ROW = 3
@@ -52,29 +48,6 @@ class Holding:
         is_early = seconds < EARLY_FRACTION * wait_seconds and not is_usual
         self._in_a_row = self._in_a_row + 1 if is_early else 0
         return is_early and self._in_a_row <= MOST_IN_A_ROW
-
-
-@attrs.frozen
-class Finding:
-    """One answer: what it says of the service, and what speaks against it.
-
-    `reading` carries no doubt of its own. `age_seconds` is how long the agent's cache was out of touch, 0 without it.
-    `is_streamed`: it came out of the agent's view of a stream. `is_early`: nothing is new, and yet Consul, past the
-    agent's cache, ended the blocking query long before its time, as it does when a snapshot is restored.
-    """
-
-    reading: Reading
-    index: int
-    doubt: Doubt | None
-    is_cached: bool
-    age_seconds: float
-    is_streamed: bool = False
-    is_early: bool = False
-
-    @property
-    def is_behind(self) -> bool:
-        """It comes from a cache that is out of touch with the servers."""
-        return self.age_seconds >= LIVE_AGE_SECONDS
 
 
 GUEST_WAIT_SECONDS = 0.01
@@ -206,18 +179,6 @@ class Reader:
                 self._wait(random.uniform(*REFUSED_SECONDS))  # noqa: S311
                 if not error.is_said and not self._seats.closed(self._service, now):
                     raise  # all were cut: an outage
-
-    def look(self, *, is_again: bool = False) -> Finding | None:
-        """Ask any server, past cache and stream and without waiting; return what it says, None when it does not.
-
-        Raises Interrupted and Stopped.
-        """
-        timeout_seconds = CONFIRM_AGAIN_SECONDS if is_again else CONFIRM_SECONDS
-        try:
-            return self.read("stale", timeout_seconds=timeout_seconds, is_confirming=True)
-        except CatalogError as error:
-            log.debug("consul read past cache and stream: %s", error)
-            return None
 
     def confirm(self, seen: Reading, *, is_again: bool) -> Finding | None:
         """Ask the leader what became of `seen`; return what it says, None when it does not say it for certain.
@@ -356,10 +317,11 @@ class Reader:
         self._close()
         self._seats.go(self._service)
 
-    def rest(self) -> None:
-        """Nothing is read for now: keep the connection only if it is ours to keep."""
+    def rest(self, seconds: float) -> None:
+        """Read nothing for so long, and keep the connection only if it is ours to keep; raises Stopped."""
         if not self._seats.is_seated(self._service):
             self.hang_up()
+        self._wait(seconds)
 
     def leave(self) -> None:
         """Give up everything that is shared with other readers; nothing is read any more."""

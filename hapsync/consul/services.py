@@ -14,7 +14,8 @@ from hapsync.consul.discovery import Listing, parse_listing
 from hapsync.consul.evidence import evidence
 from hapsync.consul.rate_limit import Pace, Rate
 from hapsync.consul.read import index_of
-from hapsync.consul.waits import SHORTEST_SECONDS, UNCACHED_SECONDS, Cuts, Waits
+from hapsync.consul.waits import SHORTEST_SECONDS, Cuts, Waits
+from hapsync.consul.watch_state import UNCACHED_SECONDS
 from hapsync.errors import CatalogError, CutShort
 
 log = logging.getLogger(__name__)

@@ -13,9 +13,6 @@ from hapsync.errors import CutShort
 
 log = logging.getLogger(__name__)
 
-CACHED_SECONDS = 60.0
-"""Through the agent's cache; to be woken by it costs Consul's servers nothing."""
-UNCACHED_SECONDS = 300.0
 JITTER = 17 / 16
 """Consul adds up to a sixteenth to the wait it was asked for (api-docs/features/blocking)."""
 SHORTEST_SECONDS = 1.0

@@ -6,7 +6,8 @@ import attrs
 import pytest
 
 from hapsync.config.schema import ConsulConfig
-from hapsync.consul import read as reader, watch
+from hapsync.consul import read as reader, watch_policy
+from hapsync.consul.evidence import Finding
 from hapsync.consul.watch import Watches
 from hapsync.model.catalog import Doubt
 from tests.edge.test_watch_doubts import ids, watching
@@ -53,7 +54,7 @@ def test_a_token_that_loses_part_of_its_rights_takes_nothing_away(work: Path, co
 
 
 def test_a_safety_read_raises_a_doubt(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(watch, "SAFETY_SECONDS", (0.5, 0.6))
+    monkeypatch.setattr(watch_policy, "SAFETY_SECONDS", (0.5, 0.6))
     with acl_consul(work) as consul:
         put(consul, *TEN)
         consul.set_policy("reader", nodes(*TEN[:7]))
@@ -66,7 +67,7 @@ def test_an_instance_that_leaves_costs_one_plain_read(work: Path, monkeypatch: p
     plain: list[str] = []
     read = reader.Reader.read
 
-    def counted(self: reader.Reader, consistency: str, **how: object) -> reader.Finding:
+    def counted(self: reader.Reader, consistency: str, **how: object) -> Finding:
         if consistency != "cached":
             plain.append(consistency)
         return read(self, consistency, **how)  # type: ignore[arg-type]

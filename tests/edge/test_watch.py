@@ -316,7 +316,7 @@ class _Lagging(_Counting):
 
 
 def test_a_safety_read_catches_what_the_cache_missed_and_never_goes_back(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("hapsync.consul.watch.SAFETY_SECONDS", (0.3, 0.4))
+    monkeypatch.setattr("hapsync.consul.watch_policy.SAFETY_SECONDS", (0.3, 0.4))
     reads: list[float] = []
     handler = type("Handler", (_Lagging,), {"reads": reads, "past_cache": [(5, entries(1, 2)), (12, entries(1, 3))]})
     seen: list[list[str]] = []
@@ -351,7 +351,7 @@ class _NoServers(_Counting):
 
 
 def test_a_safety_read_that_fails_disturbs_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("hapsync.consul.watch.SAFETY_SECONDS", (0.5, 0.6))
+    monkeypatch.setattr("hapsync.consul.watch_policy.SAFETY_SECONDS", (0.5, 0.6))
     reads: list[float] = []
     with serving(type("Handler", (_NoServers,), {"reads": reads})) as config, watching(config, "web") as (watches, _):
         began = time.monotonic()

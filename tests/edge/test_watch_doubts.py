@@ -13,7 +13,7 @@ import attrs
 import pytest
 
 from hapsync.config.schema import ConsulConfig
-from hapsync.consul import read as reader, watch
+from hapsync.consul import read as reader, watch_policy, watch_state
 from hapsync.consul.health import parse_reading
 from hapsync.consul.watch import Watches, WatchState
 from hapsync.model.catalog import Doubt, Reading
@@ -239,7 +239,7 @@ def test_a_new_token_in_the_file_is_used_while_in_doubt(tmp_path: Path) -> None:
 
 
 def test_a_filtered_answer_takes_nothing_away_however_often_it_comes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(watch, "FILTERED_WAIT_SECONDS", 1.0)
+    monkeypatch.setattr(watch_state, "FILTERED_WAIT_SECONDS", 1.0)
     filtered = {"X-Consul-Results-Filtered-By-ACLs": "true"}
     with fake_consul(*TEN) as fake, watching(of(fake)) as web:
         web.wait(*TEN)
@@ -352,7 +352,8 @@ def test_that_it_went_backwards_is_told_until_a_pass_acknowledged_it_whoever_els
 
 
 def test_a_cache_out_of_touch_is_passed_by_until_it_is_in_touch_and_agrees(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(watch, "CACHE_RETRY_SECONDS", 1.0)
+    monkeypatch.setattr(watch_state, "CACHE_RETRY_SECONDS", 1.0)
+    monkeypatch.setattr(watch_policy, "CACHE_RETRY_SECONDS", 1.0)
     with fake_consul(*TEN) as fake, watching(of(fake)) as web:
         web.wait(*TEN)
         fake.show(1, 2, 3, only="stale", at=50)
@@ -440,7 +441,7 @@ def test_a_fallback_stays_one() -> None:
 
 
 def test_a_first_answer_that_takes_too_long_counts_as_none(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(watch, "FIRST_READ_SECONDS", 0.3)
+    monkeypatch.setattr(watch_state, "FIRST_READ_SECONDS", 0.3)
     with fake_consul(*TEN) as fake:
         for view in fake.views.values():
             view.delay_seconds = 1.0

@@ -14,8 +14,9 @@ import attrs
 import pytest
 
 from hapsync.config.schema import ConsulConfig
-from hapsync.consul import servers, watch
-from hapsync.consul.read import Finding, Interrupted, Reader, Shared
+from hapsync.consul import servers, watch_policy
+from hapsync.consul.evidence import Finding
+from hapsync.consul.read import Interrupted, Reader, Shared
 from hapsync.model.catalog import Doubt, Reading
 from hapsync.model.server import CheckStatus
 from tests.edge.fake_consul import fake_consul
@@ -139,12 +140,13 @@ def test_a_server_that_stops_and_starts_again_is_no_restored_snapshot(work: Path
             web.wait(*EIGHT, doubt=Doubt.AWAY, seconds=30)
             cluster.start_all_servers()
             web.wait(*EIGHT, seconds=30)
-            judge = web.watches._watches["web"]._judge
-            wait_until(lambda: not judge.is_rewind_open, 20, "the leader to be heard")
+            one = web.watches._watches["web"]
+            wait_until(lambda: not one._watching.trust.is_rewind_open(time.monotonic()), 20, "the leader to be heard")
             cluster.client.remove("n1", "w1")
 
             web.wait(*EIGHT[1:], seconds=30)
-            judge.be_wary(is_rewound=True)  # as where the leader has not been heard yet
+            restored = one._watching.trust.warned(time.monotonic(), is_rewound=True)
+            one._watching = attrs.evolve(one._watching, trust=restored)  # as where the leader has not been heard yet
             cluster.client.put("web", "w2", node="n2", address="10.0.0.1", port=2, status="critical")
 
             wait_until(lambda: is_critical(web, "w2"), 30, "the check that failed since")
@@ -183,7 +185,7 @@ def test_a_restored_snapshot_that_is_told_while_the_leader_is_asked_counts_for_w
 
 
 def test_a_safety_read_that_finds_an_older_state_is_settled_by_the_leader(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(watch, "SAFETY_SECONDS", (0.3, 0.4))
+    monkeypatch.setattr(watch_policy, "SAFETY_SECONDS", (0.3, 0.4))
     with fake_consul(*EIGHT) as fake, watching(of(fake)) as web:
         fake.show(*EIGHT, at=300)
         wait_until(lambda: web.state.index == 300, 10, "the first state")

@@ -5,8 +5,9 @@ from typing import Protocol
 
 from attrs import evolve, frozen
 
-from hapsync.consul.waits import JITTER, UNCACHED_SECONDS
-from hapsync.consul.watch import SAFETY_SECONDS
+from hapsync.consul.waits import JITTER
+from hapsync.consul.watch_policy import SAFETY_SECONDS
+from hapsync.consul.watch_state import UNCACHED_SECONDS
 from tests.lab.scale.cluster import FleetCluster
 from tests.lab.scale.model import Habits
 from tests.lab.scale.players import (

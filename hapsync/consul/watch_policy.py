@@ -1,0 +1,409 @@
+"""The watch of one service as a state machine: findings in, the next read, the next pause and the news out.
+
+`advance` neither reads nor sleeps, and asks no clock: its caller does, and says when and what came of it.
+`TRANSITIONS` is the whole machine. Three things are looked for in every answer: too much that is gone, a state older
+than one that was trusted, and, where the agent answers out of a stream, whatever streamed answers do not say.
+"""
+
+import enum
+import math
+from collections.abc import Mapping
+
+import attrs
+
+from hapsync.consul.evidence import Finding, loses, needs_confirming, same_content
+from hapsync.consul.watch_state import (
+    CACHE_RETRY_SECONDS,
+    NO_CASE,
+    Activity,
+    Case,
+    Failed,
+    Found,
+    GivenUp,
+    Moment,
+    Read,
+    Rested,
+    Watching,
+    WatchState,
+)
+from hapsync.model.catalog import Doubt
+
+CACHE_NOTICES_SECONDS = 2.0
+"""After this long without the servers the agent's cache gives an age of more than a second."""
+SAFETY_SECONDS = (300.0, 600.0)
+"""Between these a service is read once without waiting and past the cache, should a wake-up have been lost."""
+SHORTEST_PAUSE_SECONDS, FIRST_PAUSE_SECONDS = 0.05, 0.25
+LOCAL_SECONDS, REMOTE_SECONDS = 1.0, 30.0
+"""The longest pause after a failed read: an agent on the same host is asked more often."""
+QUIET_SECONDS = 5.0
+"""Without a failure for this long, the next one is the first again."""
+DOUBT_CAP_SECONDS = 2.0
+"""While Consul answers, but cannot be believed, it is asked again this often."""
+
+
+@enum.unique
+class Event(enum.Enum):
+    """What it means that a pause is over, or what came of a read."""
+
+    RESTORED = "a snapshot may have been restored"
+    TROUBLE = "trouble with the servers"
+    CACHE_DUE = "the cache may agree again"
+    SAFETY_DUE = "the safety read is due"
+    RESTED = "nothing else is due"
+    INTERRUPTED = "the read was given up, or trouble was told meanwhile"
+    FAILED = "no answer"
+    SILENT = "no answer, and none is needed"
+    SAME = "nothing new"
+    STREAMED = "streamed, and one plain read has to be compared"
+    DISPUTED = "the leader has to confirm it"
+    SETTLED = "the answer is settled"
+
+
+@enum.unique
+class Publishes(enum.Enum):
+    """What is published at a transition."""
+
+    ANSWER = "the answer, with the doubt it leaves"
+    KNOWN = "what is known, in doubt"
+
+
+@attrs.frozen
+class Transition:
+    """What the watch does next, and what it publishes first."""
+
+    next: Activity
+    publishes: Publishes | None = None
+
+
+_AGAIN = Transition(Activity.PAUSE)
+_FAIL = Transition(Activity.PAUSE, Publishes.KNOWN)
+_KEEP = Transition(Activity.PAUSE, Publishes.ANSWER)
+_FOLLOW, _COMPARE, _CONFIRM = map(Transition, (Activity.FOLLOW, Activity.COMPARE, Activity.CONFIRM))
+
+TRANSITIONS: Mapping[tuple[Activity, Event], Transition] = {
+    (Activity.PAUSE, Event.RESTORED): Transition(Activity.HEAR_LEADER),
+    (Activity.PAUSE, Event.TROUBLE): Transition(Activity.LOOK_AFRESH),
+    (Activity.PAUSE, Event.CACHE_DUE): Transition(Activity.TRY_CACHE),
+    (Activity.PAUSE, Event.SAFETY_DUE): Transition(Activity.CHECK),
+    (Activity.PAUSE, Event.RESTED): _FOLLOW,
+    (Activity.FOLLOW, Event.INTERRUPTED): _AGAIN,
+    (Activity.FOLLOW, Event.FAILED): _FAIL,
+    (Activity.FOLLOW, Event.STREAMED): _COMPARE,
+    (Activity.FOLLOW, Event.DISPUTED): _CONFIRM,
+    (Activity.FOLLOW, Event.SETTLED): _KEEP,
+    (Activity.HEAR_LEADER, Event.INTERRUPTED): _AGAIN,
+    (Activity.HEAR_LEADER, Event.FAILED): Transition(Activity.LOOK_AFRESH),
+    (Activity.HEAR_LEADER, Event.SILENT): _FOLLOW,
+    (Activity.HEAR_LEADER, Event.SAME): _FOLLOW,
+    (Activity.HEAR_LEADER, Event.STREAMED): _COMPARE,
+    (Activity.HEAR_LEADER, Event.DISPUTED): _CONFIRM,
+    (Activity.HEAR_LEADER, Event.SETTLED): _KEEP,
+    (Activity.LOOK_AFRESH, Event.INTERRUPTED): _AGAIN,
+    (Activity.LOOK_AFRESH, Event.FAILED): _FAIL,
+    (Activity.LOOK_AFRESH, Event.SAME): _FOLLOW,
+    (Activity.LOOK_AFRESH, Event.STREAMED): _COMPARE,
+    (Activity.LOOK_AFRESH, Event.DISPUTED): _CONFIRM,
+    (Activity.LOOK_AFRESH, Event.SETTLED): _KEEP,
+    (Activity.TRY_CACHE, Event.INTERRUPTED): _AGAIN,
+    (Activity.TRY_CACHE, Event.SILENT): _FOLLOW,
+    (Activity.TRY_CACHE, Event.SAME): _FOLLOW,
+    (Activity.CHECK, Event.INTERRUPTED): _AGAIN,
+    (Activity.CHECK, Event.SILENT): _FOLLOW,
+    (Activity.CHECK, Event.SAME): _FOLLOW,
+    (Activity.CHECK, Event.STREAMED): _COMPARE,
+    (Activity.CHECK, Event.DISPUTED): _CONFIRM,
+    (Activity.CHECK, Event.SETTLED): _KEEP,
+    (Activity.COMPARE, Event.INTERRUPTED): _AGAIN,
+    (Activity.COMPARE, Event.FAILED): _FAIL,
+    (Activity.COMPARE, Event.DISPUTED): _CONFIRM,
+    (Activity.COMPARE, Event.SETTLED): _KEEP,
+    (Activity.CONFIRM, Event.INTERRUPTED): _AGAIN,
+    (Activity.CONFIRM, Event.FAILED): _FAIL,
+    (Activity.CONFIRM, Event.SETTLED): _KEEP,
+}
+
+
+@attrs.frozen
+class Step:
+    """What follows from a finding: where the watch is, what to read or else how long to pause, and if there is news.
+
+    `hangs_up`: the connection is not to be used again.
+    """
+
+    watching: Watching
+    read: Read | None
+    pause_seconds: float = 0.0
+    is_news: bool = False
+    hangs_up: bool = False
+
+
+# -- what comes in ------------------------------------------------------------------------------------
+
+
+def advance(watching: Watching, found: Found, at: Moment) -> Step:
+    """Return what follows from `found`, which came of `activity`."""
+    event, then = _meaning(watching, found, at)
+    transition = TRANSITIONS[watching.activity, event]
+    match transition.publishes:
+        case Publishes.ANSWER:
+            return _kept(then, at)
+        case Publishes.KNOWN:
+            return failed(then, then.error, at)
+        case None:
+            pass
+    then = attrs.evolve(then, activity=transition.next)
+    return Step(then, then.read(at) if transition.next is not Activity.PAUSE else None)
+
+
+def failed(watching: Watching, error: str, at: Moment) -> Step:
+    """Return what follows from a failure in whatever the watch does: the reading stays, in doubt."""
+    state, now = watching.state, at.seconds
+    reading = state.reading
+    if reading is None and watching.known is not None:
+        is_fallback = watching.known.doubt is Doubt.FALLBACK
+        reading = watching.marked(watching.known, Doubt.FALLBACK if is_fallback else Doubt.SNAPSHOT)
+    elif reading is not None and reading.doubt in {None, Doubt.UNCONFIRMED}:
+        reading = watching.marked(reading, Doubt.AWAY)
+    since = now if state.error is None else watching.failing_since
+    # Not the first good answer ends a run of failures, but some time without one.
+    failures = 0 if now - watching.failed_at > QUIET_SECONDS else watching.failures + 1
+    longest = min(
+        LOCAL_SECONDS if watching.is_local else REMOTE_SECONDS, FIRST_PAUSE_SECONDS * 2.0 ** min(failures, 10)
+    )
+    pause = at.between(SHORTEST_PAUSE_SECONDS, longest)
+    then = attrs.evolve(
+        watching,
+        state=attrs.evolve(state, reading=reading, error=error),
+        activity=Activity.PAUSE,
+        index=0,
+        failing_since=since,
+        failures=failures,
+        failed_at=now + pause,
+    )
+    # By turns, for either may come back first. Not the cache at once: it may not have noticed yet.
+    if not watching.is_direct:
+        then = then.past_cache(now)
+    elif now - since > CACHE_NOTICES_SECONDS:
+        then = attrs.evolve(then, is_direct=False)
+    return Step(then, None, pause, is_news=reading is not state.reading, hangs_up=True)
+
+
+# -- what it means ------------------------------------------------------------------------------------
+
+
+def _meaning(watching: Watching, found: Found, at: Moment) -> tuple[Event, Watching]:
+    match found:
+        case Rested():
+            return _due(watching, at)
+        case GivenUp():
+            return Event.INTERRUPTED, watching
+        case Failed():
+            return _missed(watching, found, at)
+        case Finding() if found.is_early:
+            return Event.INTERRUPTED, watching.alarmed(is_rewound=True)
+        case Finding():
+            return _answered(watching, found, at)
+
+
+def _answered(watching: Watching, found: Finding, at: Moment) -> tuple[Event, Watching]:
+    if watching.is_alarmed:  # the trouble explains what the answer lacks
+        return Event.INTERRUPTED, watching
+    match watching.activity:
+        case Activity.HEAR_LEADER:
+            heard = attrs.evolve(watching, trust=watching.trust.heard(found, at.seconds))
+            return _unless_same(heard, found, at)
+        case Activity.LOOK_AFRESH:
+            return _unless_same(watching, found, at)
+        case Activity.TRY_CACHE:
+            return Event.SAME, _tried_cache(watching, found)
+        case Activity.CHECK if not watching.trust.is_news(found, watching.state.reading):
+            return Event.SAME, watching
+        case Activity.CHECK:  # an older state is for the leader to tell: the server may lag
+            return _settle(watching.past_cache(at.seconds), found, at)
+        case Activity.COMPARE:
+            return _compared(watching, found, at)
+        case Activity.CONFIRM:
+            return _confirmed(watching, found)
+        case Activity.PAUSE | Activity.FOLLOW:
+            pass
+    if found.is_behind and watching.state.error is not None and watching.state.index:
+        age = f"{found.age_seconds:.0f} s"
+        return Event.FAILED, watching.because(f"the agent's cache has not heard of the servers for {age}")
+    return _settle(watching, found, at)
+
+
+def _due(watching: Watching, at: Moment) -> tuple[Event, Watching]:
+    now, is_alarmed = at.seconds, watching.is_alarmed
+    trust = watching.trust.warned(now, is_rewound=watching.is_rewound) if is_alarmed else watching.trust
+    if watching.doubt is Doubt.FILTERED:  # rights are not the leader's to confirm
+        trust = attrs.evolve(trust, is_unheard=False)
+    then = attrs.evolve(watching, trust=trust, is_alarmed=False, is_rewound=False, is_told=is_alarmed)
+    if watching.state.reading is not None and trust.is_rewind_open(now):
+        return Event.RESTORED, then
+    if is_alarmed:
+        return Event.TROUBLE, then
+    if watching.is_direct and now >= watching.cache_at:
+        then = attrs.evolve(then, cache_at=now + CACHE_RETRY_SECONDS)
+        is_sure = watching.state.reading is not None and watching.doubt is None
+        return (Event.CACHE_DUE if is_sure else Event.RESTED), then
+    if watching.index > 0 and now >= watching.safety_at:
+        then = attrs.evolve(then, safety_at=now + at.between(*SAFETY_SECONDS))
+        if watching.is_through_cache:
+            return Event.SAFETY_DUE, then
+        then = attrs.evolve(then, index=0)
+    return Event.RESTED, then
+
+
+def _missed(watching: Watching, found: Failed, at: Moment) -> tuple[Event, Watching]:
+    """Return what it means that there is no answer."""
+    # Without the connection the agent may have restarted, and an index from before would only block.
+    then = attrs.evolve(watching, error=found.error, index=watching.index if found.is_connected else 0)
+    case, is_failing = watching.case, watching.state.error is not None
+    match watching.activity:
+        case Activity.HEAR_LEADER:
+            return (Event.FAILED if watching.is_told else Event.SILENT), then
+        case Activity.TRY_CACHE | Activity.CHECK:  # the watch itself tells how Consul fares
+            return Event.SILENT, then
+        case Activity.COMPARE | Activity.CONFIRM if watching.is_alarmed:
+            return Event.INTERRUPTED, then
+        case Activity.COMPARE if not is_failing:
+            return _proven(watching, attrs.evolve(case, found=attrs.evolve(case.found, doubt=Doubt.AWAY)), at)
+        case Activity.COMPARE:
+            return Event.FAILED, then.because("the agent answers out of its stream, the servers do not")
+        case Activity.CONFIRM if not (is_failing and case.asked.is_streamed):
+            doubt = case.found.doubt or (Doubt.UNCONFIRMED if case.needs or case.differs else Doubt.STALE)
+            return _in_case(watching, Event.SETTLED, case, found=attrs.evolve(case.found, doubt=doubt))
+        case Activity.CONFIRM:
+            return Event.FAILED, then.because("the leader does not confirm it")
+        case Activity.PAUSE | Activity.FOLLOW | Activity.LOOK_AFRESH:
+            return Event.FAILED, then
+
+
+def _unless_same(watching: Watching, found: Finding, at: Moment) -> tuple[Event, Watching]:
+    is_working = watching.state.error is None and watching.doubt is None
+    if is_working and not watching.trust.is_news(found, watching.state.reading):
+        index = 0 if watching.is_through_cache else 1 if watching.is_streamed else max(found.index, 1)
+        return Event.SAME, attrs.evolve(watching, index=index)
+    return _settle(watching.past_cache(at.seconds), found, at)
+
+
+def _tried_cache(watching: Watching, found: Finding) -> Watching:
+    """Go back to the agent's cache if it is in touch again and says the same as the servers."""
+    if not found.is_cached:
+        return attrs.evolve(watching, cache_at=math.inf)  # this agent has none
+    reading = watching.state.reading
+    is_live = not found.is_behind and found.doubt is None
+    is_same = reading is not None and same_content(found.reading, reading)
+    # An index above the servers' own would only block: theirs went back, and the agent has not heard of it.
+    if not (is_live and is_same and found.index <= watching.trust.index):
+        return watching
+    state = attrs.evolve(watching.state, is_cached=True)
+    return attrs.evolve(watching, state=state, is_direct=False, index=max(found.index, 1))
+
+
+# -- what an answer proves ----------------------------------------------------------------------------
+
+
+def _settle(watching: Watching, found: Finding, at: Moment) -> tuple[Event, Watching]:
+    """Begin to settle what `found` proves."""
+    state = watching.state
+    is_other = state.reading is None or not same_content(found.reading, state.reading)
+    case = Case(found, found, differs=watching.trust.is_wary(at.seconds) and found.is_streamed and is_other)
+    # No answer so far said how far the token reads and whether there is a leader, or one said what is wrong.
+    is_unproven = state.trusted is None or state.error is not None or watching.doubt is not None
+    if found.is_streamed and (is_unproven or loses(watching.trust.reading, found.reading)):
+        return _in_case(watching, Event.STREAMED, case)
+    return _proven(watching, case, at)
+
+
+def _compared(watching: Watching, plain: Finding, at: Moment) -> tuple[Event, Watching]:
+    case = watching.case
+    differs = case.differs or not same_content(plain.reading, case.asked.reading)
+    return _proven(watching, attrs.evolve(case, found=_with(case.found, plain), differs=differs), at)
+
+
+def _proven(watching: Watching, case: Case, at: Moment) -> tuple[Event, Watching]:
+    found, trust = case.found, watching.trust
+    needs = needs_confirming(trust.reading, found.reading, found.doubt) or trust.is_older(found, at.seconds)
+    # Rights are not the leader's to confirm, and a server that still has none cannot ask it.
+    is_hopeless = found.doubt is Doubt.FILTERED or (watching.doubts > 0 and found.doubt is Doubt.NO_LEADER)
+    is_disputed = (needs or case.differs or found.index < trust.index) and not is_hopeless
+    return _in_case(watching, Event.DISPUTED if is_disputed else Event.SETTLED, case, needs=needs)
+
+
+def _confirmed(watching: Watching, leader: Finding) -> tuple[Event, Watching]:
+    case = watching.case
+    # The leader may only be newer, which the cache will be in a moment. At the same index it is wrong.
+    is_wrong = leader.index <= case.found.index and not same_content(leader.reading, case.found.reading)
+    is_cache_wrong = leader.doubt is None and is_wrong
+    return _in_case(watching, Event.SETTLED, case, found=_with(case.found, leader), is_cache_wrong=is_cache_wrong)
+
+
+def _in_case(watching: Watching, event: Event, case: Case, **changes: object) -> tuple[Event, Watching]:
+    return event, attrs.evolve(watching, case=attrs.evolve(case, **changes))  # type: ignore[arg-type]
+
+
+# -- what follows -------------------------------------------------------------------------------------
+
+
+def _kept(watching: Watching, at: Moment) -> Step:
+    """Publish the answer that is settled, as far as it can be believed, and go on after it."""
+    asked, found, now = watching.case.asked, watching.case.found, at.seconds
+    before = watching.state
+    is_backwards = watching.trust.goes_back(found, now)
+    reading = watching.marked(attrs.evolve(found.reading, index=found.index), found.doubt, is_backwards=is_backwards)
+    state = WatchState(
+        reading,
+        found.index,
+        at.wall_seconds - (found.age_seconds if math.isfinite(found.age_seconds) else 0.0),
+        None,
+        found.is_cached,
+        reading if found.doubt is None else before.trusted,
+    )
+    is_refuted = asked.is_streamed and not same_content(asked.reading, found.reading)
+    index = max(found.index, 1)
+    if asked.is_streamed:  # what is waited for is the view's own next state, whatever the servers are at
+        index = 1 if is_refuted else max(asked.index, 1)
+    elif watching.is_streamed and not watching.index:
+        index = 1  # gives the view as it is now
+    then = attrs.evolve(
+        watching,
+        state=state,
+        activity=Activity.PAUSE,
+        trust=watching.trust.taken(found, now),
+        case=NO_CASE,
+        index=index,
+        is_streamed=watching.is_streamed or asked.is_streamed,
+        refutations=watching.refutations + 1 if is_refuted else 0,
+    )
+    return Step(*_paced(then, found, watching.case, at), is_news=reading is not before.reading)
+
+
+def _paced(watching: Watching, found: Finding, case: Case, at: Moment) -> tuple[Watching, None, float]:
+    """Leave the cache where it is of no use, and return how long to pause after `found`."""
+    then = watching.past_cache(at.seconds) if case.is_cache_wrong else watching
+    if then.is_through_cache and not found.is_cached:  # this agent has none
+        then = attrs.evolve(then, is_direct=True, cache_at=math.inf)
+    elif found.is_behind:
+        then = attrs.evolve(then.past_cache(at.seconds), index=0)
+    if found.doubt is None:
+        pause = _doubted_seconds(watching.refutations, at) if watching.refutations else 0.0
+        return attrs.evolve(then, doubts=0), None, pause
+    then = then.past_cache(at.seconds)
+    if found.doubt is Doubt.FILTERED:
+        return then, None, 0.0
+    # No blocking query while in doubt: on a server without a leader it would only wait.
+    return attrs.evolve(then, index=0, doubts=watching.doubts + 1), None, _doubted_seconds(watching.doubts + 1, at)
+
+
+def _with(found: Finding, later: Finding) -> Finding:
+    """Return `found` as a `later` answer past cache and stream has it."""
+    if later.doubt is not None:
+        return attrs.evolve(found, doubt=later.doubt)
+    return attrs.evolve(later, age_seconds=found.age_seconds, is_cached=found.is_cached)
+
+
+def _doubted_seconds(times: int, at: Moment) -> float:
+    """Return how long to pause after the answer of so many `times` that could not be believed."""
+    longest = min(DOUBT_CAP_SECONDS, FIRST_PAUSE_SECONDS * 2.0 ** min(times - 1, 10))
+    return at.between(0.5, 1.0) * longest
