@@ -20,7 +20,7 @@ from hapsync.agent.reachable import tried, where_haproxy_is
 from hapsync.agent.reconcile import Outcome, Reconciler, check_alive
 from hapsync.agent.report import Reporter
 from hapsync.agent.rollout import EDITED, Reloads
-from hapsync.agent.schedule import Schedule, Soon
+from hapsync.agent.schedule import Follower, Soon
 from hapsync.agent.settings import Settings
 from hapsync.agent.unread import Unread
 from hapsync.agent.why_unknown import is_in_sync
@@ -58,7 +58,8 @@ class Acts:
         self._reporter = Reporter(settings.config.agent)
 
         self._haproxy = Liveness()
-        self._schedule = Schedule()
+        self._follower = Follower(self._reconciler)
+        self._schedule = self._follower.schedule
         self._stopped = self._guard_state.stopped
         self._withheld: set[str] = set()
         self._unreadable = Unread()
@@ -195,7 +196,8 @@ class Acts:
         """
         begin = time.monotonic()
         try:
-            outcome = self._reconciler.apply(self._schedule.take(), is_full=is_full, before_acting=before_acting)
+            resync_seconds = self._settings.config.agent.resync_seconds
+            outcome = self._follower.step(resync_seconds, is_full=is_full, before_acting=before_acting)
         except RuntimeAPIError as error:
             self._lost(error)
             return None
@@ -208,16 +210,6 @@ class Acts:
         self._old.note(outcome.last.process, outcome.last.observed)
         self._unreadable.note(outcome.last.observed, backends)
         self._reloads.take(outcome.last.plan, set(backends))
-        self._schedule.note(
-            outcome,
-            set(backends),
-            waiting=[
-                *(name for name, one in rules.cautions.items() if one.damped or one.is_refilling),
-                *outcome.last.observed.unread,
-            ],
-            short=self._reloads.short,
-            longest_seconds=self._settings.config.agent.resync_seconds,
-        )
         self._withheld -= set(backends)
         self._withheld |= {one.change.backend for one in outcome.last.plan.deferred if one.reason is rules.stopped}
         self._reporter.note_pass(wanted, backends, outcome, time.monotonic() - begin)

@@ -8,17 +8,20 @@ import contextlib
 import logging
 import queue
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from typing import Any
 
 from hapsync.agent.acts import ALIVE_SECONDS, CATALOG_SECONDS, Acts
+from hapsync.agent.consumer import Consumer, Left
 from hapsync.agent.operator import answer_always
 from hapsync.agent.reconcile import Outcome
-from hapsync.agent.schedule import RETRY_SECONDS
+from hapsync.agent.schedule import RETRY_SECONDS, Follower
 from hapsync.agent.settings import Settings
 from hapsync.agent.why_unknown import why_unknown
 from hapsync.api.messages import Apply, ReleaseBackend, Reply, Request
 from hapsync.api.server import Pending
-from hapsync.errors import RuntimeAPIError, Withdrawn
+from hapsync.errors import HapsyncError, RuntimeAPIError, Withdrawn
+from hapsync.model.catalog import Catalog
 from hapsync.model.overrides import SavedState
 from hapsync.text import shown
 
@@ -34,10 +37,12 @@ class Agent(Acts):
         read_again: Callable[[], Settings],
         saved: SavedState,
         keep_locks: Callable[[], None] = lambda: None,
+        others: Iterable[Callable[[Callable[[], Catalog]], Consumer[Any, Any]]] = (),
     ) -> None:
         """Take what to follow and what was remembered; `read_again` reads the settings afresh for `reload`.
 
-        `keep_locks` is called now and then, to make anew the files of locks that were removed.
+        `keep_locks` is called now and then, to make anew the files of locks that were removed. `others` make what
+        follows the catalog beside the backends, of what is known of the services by now.
 
         Raises CatalogError when Consul's certificates cannot be used.
         """
@@ -45,6 +50,7 @@ class Agent(Acts):
         super().__init__(settings, read_again, saved, self._wakes.put)
         self._asked: queue.SimpleQueue[Pending] = queue.SimpleQueue()
         self._keep_locks = keep_locks
+        self._others = [Follower(make(self._following.catalog)) for make in others]
         self._is_stopping = False
         self._is_asked_to_reload = False
         self._alive_at = self._full_at = 0.0
@@ -95,14 +101,19 @@ class Agent(Acts):
             woken.add(self._wakes.get(timeout=max(0.0, self._next_at() - time.monotonic())))
             while True:
                 woken.add(self._wakes.get_nowait())
-        backends = {name for name, one in self._settings.config.backends.items() if one.service in woken}
-        self._schedule.add(backends)
-        if backends and self._haproxy.is_down:
+        for one in (self._follower, *self._others):
+            one.schedule.add(one.consumer.parts(woken))
+        if self._reconciler.parts(woken) and self._haproxy.is_down:
             self._file.touch()  # what HAProxy is started with should be what the catalog says by then
 
     def _next_at(self) -> float:
-        times = (self._alive_at, self._full_at, self._schedule.retry_at, self._grow_at())
-        return min(at for at in (*times, self._file.due_seconds, self._publishing.due_seconds) if at is not None)
+        times = [self._alive_at, self._full_at, self._schedule.retry_at, self._grow_at()]
+        times += [
+            self._file.due_seconds,
+            self._publishing.due_seconds,
+            *(one.schedule.retry_at for one in self._others),
+        ]
+        return min(at for at in times if at is not None)
 
     def _step_safely(self) -> None:
         """Make a step; a defect in it is logged, and everything is read afresh a moment later."""
@@ -134,7 +145,7 @@ class Agent(Acts):
             self._alive_at = now + ALIVE_SECONDS
             self._keep_locks()
             self._look_whether_alive()
-            self._schedule.look_at_held()
+            self._schedule.look_at_waiting()
             self._schedule.add(self._reloads.short)  # a slot may have fallen idle
             self._look_whether_stopped()
             if self._old.step(self._settings.config, self._desired()):
@@ -153,8 +164,23 @@ class Agent(Acts):
         file_at = self._file.due_seconds
         if file_at is not None and time.monotonic() >= file_at:
             self._write_file()
+        self._follow_others(is_full=is_full)
         if self._publishing.is_due:
             self._publish()
+
+    def _follow_others(self, *, is_full: bool) -> None:
+        resync_seconds = self._settings.config.agent.resync_seconds
+        for one in self._others:
+            one.schedule.add(one.consumer.parts() if is_full else ())
+            one.schedule.look()
+            one.schedule.look_at_waiting()
+            due = frozenset(one.schedule.now)
+            if due and not self._stopped:
+                try:
+                    one.step(resync_seconds, is_full=is_full)
+                except HapsyncError as error:
+                    log.warning("%s: %s", type(one.consumer).__name__, error)
+                    one.schedule.note(Left(due, again=due), resync_seconds)
 
     def _look_whether_stopped(self) -> None:
         stopped = self._guard_state.stopped

@@ -11,6 +11,7 @@ import attrs
 
 from hapsync.agent.carry_out import carry_out
 from hapsync.agent.config_file import Candidate, Seen, candidate_grown, new_text, on_file, seen_on_file, with_filed
+from hapsync.agent.consumer import Left
 from hapsync.agent.guard_state import GuardState
 from hapsync.agent.settings import Settings
 from hapsync.errors import WouldEmpty, WouldLose
@@ -30,13 +31,15 @@ from hapsync.haproxy.show import (
 from hapsync.haproxy.socket import RuntimeSession, open_session
 from hapsync.haproxy.uncounted import with_all_loads
 from hapsync.model.catalog import Catalog
-from hapsync.model.changes import Change, Delete, Entry
+from hapsync.model.changes import Change, Delete, Entry, Reason
 from hapsync.model.server import HAProxyProcess, Observed
 from hapsync.plan.assessment import Assessment, Rules, assess
 from hapsync.plan.desired import Desired, DesiredCache
 from hapsync.plan.diff import Diff, diff, needs_loads, needs_sessions
 from hapsync.plan.guard import needs_first_checks, unread_first_checks
 from hapsync.plan.plan import Plan
+
+RELEASED_BY_TIME = frozenset({Reason.MIN_READY, Reason.MAX_LOSS, Reason.CHECKED_FIRST})
 
 
 @attrs.frozen
@@ -54,7 +57,9 @@ class Outcome:
 
 
 class Reconciler:
-    """Holds the settings, the catalog, what the guard knows and what HAProxy can do; what HAProxy has is read anew.
+    """The consumer that HAProxy's backends are.
+
+    Holds the settings, the catalog, what the guard knows and what HAProxy can do; what HAProxy has is read anew.
 
     `catalog` returns what is known of the services by now: by default nothing, and only operators ask for anything.
     """
@@ -87,14 +92,19 @@ class Reconciler:
         """Return whether HAProxy sends to any server of `backend`, by the last reading; yes where there was none."""
         return self._cache.serves(backend)
 
-    def assess(self, backends: Collection[str] | None = None, *, is_full: bool = False) -> Assessment:
-        """Read `backends`, or all, and return what is asked of them; nothing is changed.
+    def parts(self, services: Collection[str] | None = None) -> Collection[str]:
+        """Return the backends of `services`, or all."""
+        backends = self.settings.config.backends.items()
+        return [name for name, one in backends if services is None or one.service in services]
+
+    def assess(self, parts: Collection[str] | None = None, *, is_full: bool = False) -> Assessment:
+        """Read the backends in `parts`, or all, and return what is asked of them; nothing is changed.
 
         States are read first and loads after, only where they decide something, so "idle" is newer than "in maint".
 
         Raises RuntimeAPIError.
         """
-        names = self._names if backends is None else tuple(backends)
+        names = self._names if parts is None else tuple(parts)
         desired = self._desired_now()
         rules = self.guard_state.rules(desired, names, is_full=is_full)
         with self._session() as session:
@@ -119,19 +129,19 @@ class Reconciler:
 
     def apply(
         self,
-        backends: Collection[str],
+        parts: Collection[str],
         *,
         is_full: bool = False,
         before_acting: Callable[[], None] = lambda: None,
     ) -> Outcome | None:
-        """Make a pass over `backends`; None where nothing is asked of any of them.
+        """Make a pass over the backends in `parts`; None where nothing is asked of any of them.
 
         `before_acting` is called just before the first command that changes anything; what it raises ends the pass.
 
         Raises RuntimeAPIError; whatever was done until then shows in the next reading.
         """
         haproxy, desired = self.settings.config.haproxy, self._desired_now()
-        names = tuple(sorted({*backends} & {*desired.backends, *desired.overrides} & {*self._names}))
+        names = tuple(sorted({*parts} & {*desired.backends, *desired.overrides} & {*self._names}))
         if not names:
             return None
         outcome = run_pass(
@@ -147,6 +157,19 @@ class Reconciler:
         self.guard_state.note(desired, outcome.last.observed, pid=outcome.last.process.pid)
         self._cache.note(outcome.last.observed)
         return attrs.evolve(outcome, backends=names)
+
+    def verify(self, done: Outcome) -> Left:
+        """Return what `done` left undone; a backend that lacks slots waits for a reload, not for another try."""
+        last = done.last
+        short = {one.backend for one in last.plan.shortages}
+        ends_with_time = {one.change.backend for one in last.plan.deferred if one.reason in RELEASED_BY_TIME}
+        ends_with_time |= {name for name, one in last.rules.cautions.items() if one.damped or one.is_refilling}
+        return Left(
+            frozenset(done.backends),
+            frozenset({change.backend for change in last.plan.changes} - short),
+            frozenset(ends_with_time | last.observed.unread.keys()),
+            has_done=bool(done.done),
+        )
 
     def target(self, *, is_down: bool = False) -> Seen:
         """Return what the file is made of: a reading of all backends, and which of the changes due are deferred.

@@ -1,49 +1,51 @@
-"""Which backends the next pass has to look at, and when."""
+"""Which parts of a consumer are due, and when."""
 
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from typing import Generic, TypeVar
 
-from hapsync.agent.reconcile import Outcome
-from hapsync.model.changes import Reason
+from hapsync.agent.consumer import Consumer, Left
 
 RETRY_SECONDS = 0.25
-FEW_BACKENDS = 8
-"""So many backends are looked at each time while something there is held that time may release."""
-HELD_SECONDS = 2.0
-"""More of them are looked at this often."""
-RELEASED_BY_TIME = frozenset({Reason.MIN_READY, Reason.MAX_LOSS, Reason.CHECKED_FIRST})
+FEW_PARTS = 8
+"""So many parts are assessed each time while something there is deferred that time may release."""
+DEFERRED_SECONDS = 2.0
+"""More of them are assessed this often."""
+
+
+Done = TypeVar("Done")
 
 
 class Schedule:
-    """The backends due now, those to be tried again later, and those where time may release what is held."""
+    """The parts due now, those to be tried again later, and those where time may release what is deferred."""
 
     def __init__(self) -> None:
         self.now: set[str] = set()
         self.retry_at: float | None = None
         self._retry_seconds = 0.0
         self._unfinished: set[str] = set()
-        self._held: set[str] = set()
-        self._held_at = 0.0
+        self._waiting: set[str] = set()
+        self._waiting_at = 0.0
 
     @property
     def is_unfinished(self) -> bool:
-        """A pass could not do all of what was due."""
+        """Not all of what was due could be done."""
         return bool(self._unfinished)
 
-    def add(self, backends: Iterable[str]) -> None:
-        """Have the next pass look at `backends`."""
-        self.now |= set(backends)
+    def add(self, parts: Iterable[str]) -> None:
+        """Have `parts` applied next."""
+        self.now |= set(parts)
 
     def take(self) -> set[str]:
-        """Return the backends that are due, which then are not any more."""
+        """Return the parts that are due, which then are not any more."""
         now, self.now = self.now, set()
         return now
 
-    def only(self, backends: Iterable[str]) -> None:
-        """Forget all but `backends`, which are due."""
-        self.now = set(backends)
+    def only(self, parts: Iterable[str]) -> None:
+        """Forget all but `parts`, which are due."""
+        self.now = set(parts)
         self._unfinished &= self.now
-        self._held &= self.now
+        self._waiting &= self.now
 
     def look(self) -> None:
         """Make due what is to be tried again by now."""
@@ -51,41 +53,47 @@ class Schedule:
             self.retry_at = None
             self.now |= self._unfinished
 
-    def look_at_held(self) -> None:
-        """Make due where something is held that time may have released."""
+    def look_at_waiting(self) -> None:
+        """Make due where something is deferred that time may have released."""
         now = time.monotonic()
-        if self._held and (len(self._held) <= FEW_BACKENDS or now >= self._held_at):
-            self._held_at = now + HELD_SECONDS
-            self.now |= self._held
+        if self._waiting and (len(self._waiting) <= FEW_PARTS or now >= self._waiting_at):
+            self._waiting_at = now + DEFERRED_SECONDS
+            self.now |= self._waiting
 
-    def note(
-        self,
-        outcome: Outcome,
-        backends: set[str],
-        *,
-        waiting: Iterable[str],
-        short: frozenset[str],
-        longest_seconds: float,
-    ) -> None:
-        """Note what a pass over `backends` left undone; those in `short` wait for slots, not for another try.
-
-        In the backends `waiting` something else ends with time: a hold-down, or a refill.
+    def note(self, left: Left, longest_seconds: float) -> None:
+        """Note what is `left` undone.
 
         The next try comes at once where what was done leads to more, and else ever later, up to `longest_seconds`:
-        a HAProxy that only says it did something is not asked without end.
+        whoever only says to have done something is not asked without end.
         """
-        left = outcome.last.plan
-        self._held -= backends
-        self._held |= {one.change.backend for one in left.deferred if one.reason in RELEASED_BY_TIME}
-        self._held |= set(waiting)
-        self._unfinished -= backends
-        self._unfinished |= {change.backend for change in left.changes} - short
+        self._waiting = (self._waiting - left.parts) | left.waiting
+        self._unfinished = (self._unfinished - left.parts) | left.again
         if not self._unfinished:
             self.retry_at, self._retry_seconds = None, 0.0
         elif self.retry_at is None:
-            pause_seconds = self._retry_seconds if outcome.done else max(RETRY_SECONDS, self._retry_seconds)
+            pause_seconds = self._retry_seconds if left.has_done else max(RETRY_SECONDS, self._retry_seconds)
             self.retry_at = time.monotonic() + pause_seconds
             self._retry_seconds = min(max(RETRY_SECONDS, 2 * self._retry_seconds), longest_seconds)
+
+
+class Follower(Generic[Done]):
+    """A consumer, and which of its parts are due."""
+
+    def __init__(self, consumer: Consumer[object, Done]) -> None:
+        self.consumer = consumer
+        self.schedule = Schedule()
+
+    def step(
+        self, longest_seconds: float, *, is_full: bool = False, before_acting: Callable[[], None] = lambda: None
+    ) -> Done | None:
+        """Apply what is due, and note what is left of it; None where nothing was asked.
+
+        Raises HapsyncError where nobody answers, and what `before_acting` raises.
+        """
+        done = self.consumer.apply(self.schedule.take(), is_full=is_full, before_acting=before_acting)
+        if done is not None:
+            self.schedule.note(self.consumer.verify(done), longest_seconds)
+        return done
 
 
 class Soon:
