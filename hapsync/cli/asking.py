@@ -5,9 +5,9 @@ from collections.abc import Callable, Iterator
 
 import click
 
-from hapsync.api.messages import OverrideServer, Reply, Request, Target
+from hapsync.api.messages import DONE, NOT_DONE, Reply, Request
 from hapsync.config.schema import Config
-from hapsync.model.server import AdminState
+from hapsync.text import one_line
 
 _LOCK_SECONDS = 5.0
 """How long to wait for an agent that is just starting, or for an `apply` that is at work."""
@@ -29,56 +29,6 @@ def said_as_usage() -> Iterator[None]:
         yield
     except ValueError as error:
         raise click.UsageError(str(error), click.get_current_context()) from error
-
-
-def read_config_with(config_path: str, backend: str) -> Config:
-    """Return the configuration, which has `backend`.
-
-    Raises ConfigError, and click.UsageError with the backends there are.
-    """
-    from hapsync.agent.settings import read_config  # noqa: PLC0415
-    from hapsync.text import quoted  # noqa: PLC0415
-
-    config = read_config(config_path)
-    if backend not in config.backends:
-        there = ", ".join(sorted(config.backends))
-        said = f"no such backend: {quoted(backend)}; {config_path} has {there}"
-        raise click.UsageError(said, click.get_current_context())
-    return config
-
-
-def parse_server_target(text: str) -> tuple[str, str]:
-    """Return backend and server of BACKEND/SERVER; raises click.UsageError."""
-    from hapsync.api.messages import parse_target  # noqa: PLC0415
-
-    with said_as_usage():
-        target: Target = parse_target(text)
-        if target.server is None:
-            raise ValueError(f"say which server: {target.backend}/srv3, or its address: {target.backend}/10.0.0.5:80")
-        return target.backend, target.server
-
-
-def set_override(config_path: str, target: str, admin: AdminState, for_text: str | None, reason: str) -> int:
-    """Ask for a server to be kept in `admin`; the body of `hold` and `drain`, returns the exit code."""
-    from hapsync.api.messages import parse_duration, parse_reason  # noqa: PLC0415
-
-    backend, server = parse_server_target(target)
-    with said_as_usage():
-        seconds = None if for_text is None else parse_duration(for_text)
-        request = OverrideServer(backend, server, admin, seconds, parse_reason(reason))
-    return ask_or_do_with_haproxy(config_path, read_config_with(config_path, backend), request)
-
-
-def ask_or_do_with_haproxy(config_path: str, config: Config, request: Request) -> int:
-    """Ask the agent for `request`; where none runs, do it on HAProxy here. Returns the exit code."""
-
-    def alone(who: str) -> Reply:
-        from hapsync.agent.operator import do_once  # noqa: PLC0415
-        from hapsync.agent.settings import read_settings  # noqa: PLC0415
-
-        return do_once(read_settings(config_path), request, who)
-
-    return ask_or_do(config_path, config, request, alone)
 
 
 def ask_aloud(config: Config, request: Request) -> Reply | None:
@@ -138,9 +88,6 @@ def state_lock(config_path: str, config: Config) -> Iterator[None]:
 
 def tell(reply: Reply) -> int:
     """Print `reply`, to standard error where nothing can be told, and return the exit code."""
-    from hapsync.api.messages import DONE, NOT_DONE  # noqa: PLC0415
-    from hapsync.text import one_line  # noqa: PLC0415
-
     is_answer = reply.exit_code in (DONE, NOT_DONE)
     for line in reply.lines:
         click.echo(one_line(line if is_answer else f"hapsync: {line}", length=1000), err=not is_answer)

@@ -1,0 +1,217 @@
+"""What an operator asks for: `hapsync hold`, `drain` and `release` a server, `freeze` and `thaw`."""
+
+from collections.abc import Callable
+from typing import Any
+
+import click
+
+from hapsync.api.messages import (
+    FreezeAll,
+    OverrideServer,
+    ReleaseBackend,
+    ReleaseServer,
+    Reply,
+    Request,
+    Thaw,
+    parse_duration,
+    parse_reason,
+    parse_target,
+)
+from hapsync.cli.asking import ask_or_do, said_as_usage
+from hapsync.cli.options import CONTEXT, config_option, for_option, reason_option
+from hapsync.config.schema import Config
+from hapsync.model.server import AdminState
+from hapsync.text import quoted
+
+_server_argument: Callable[[Callable[..., Any]], Callable[..., Any]] = click.argument(
+    "target", metavar="BACKEND/SERVER"
+)
+
+
+@click.command(
+    context_settings=CONTEXT,
+    epilog="""\b
+Examples:
+  hapsync hold web/srv3 --reason "disk is failing"
+  hapsync hold web/10.0.0.5:80 --for 30m
+  hapsync hold 'web/[2001:db8::1]:80' --for 2d
+  hapsync release web/srv3         give it back
+
+\b
+Exit codes: 0 the hold is made; 2 it is not, and why is printed; 1 cannot
+tell; 64 no such backend, server or time.""",
+)
+@config_option
+@for_option
+@reason_option
+@_server_argument
+def hold(config_path: str, for_text: str | None, reason: str, target: str) -> int:
+    """Put a server in maint and keep it there, whatever Consul says.
+
+    SERVER is HAProxy's name of it or its address. The hold is on the address:
+    it stays where the server comes back in another slot, after a reload and
+    after a restart, until it is released or its time is over.
+    """
+    return _set_override(config_path, target, AdminState.MAINT, for_text, reason)
+
+
+@click.command(
+    context_settings=CONTEXT,
+    epilog="""\b
+Examples:
+  hapsync drain web/srv3 --reason "kernel update"
+  hapsync drain web/10.0.0.5:80 --for 30m
+  hapsync status web               how many sessions are left?
+  hapsync release web/srv3         give it back
+
+\b
+Exit codes: 0 it drains; 2 it does not, and why is printed; 1 cannot tell;
+64 no such backend, server or time.""",
+)
+@config_option
+@for_option
+@reason_option
+@_server_argument
+def drain(config_path: str, for_text: str | None, reason: str, target: str) -> int:
+    """Put a server in drain and keep it there, whatever Consul says.
+
+    What runs on it ends in its own time; it gets nothing new but requests that
+    a persistence cookie or a stick table sends it. Otherwise like `hold`.
+    """
+    return _set_override(config_path, target, AdminState.DRAIN, for_text, reason)
+
+
+@click.command(
+    context_settings=CONTEXT,
+    epilog="""\b
+Examples:
+  hapsync release web/srv3
+  hapsync release web/10.0.0.5:80
+  hapsync plan                     what does the guard defer?
+  hapsync release web              do it all the same, in backend web
+
+\b
+Exit codes: 0 done; 2 not, or HAProxy is not in sync yet, and why is printed;
+1 cannot tell; 64 no such backend or server.""",
+)
+@config_option
+@click.argument("target", metavar="BACKEND[/SERVER]")
+def release(config_path: str, target: str) -> int:
+    """Let a server be what Consul says again, or a whole backend.
+
+    With a SERVER: ends a hold or drain, also one made in HAProxy itself
+    (`set server ... state maint`). With a BACKEND alone: makes, this once, the
+    removals there that the guard holds back; servers that people hold stay.
+    """
+    with said_as_usage():
+        found = parse_target(target)
+    config = _read_config_with(config_path, found.backend)
+    if found.server is not None:
+        return _ask_or_do_with_haproxy(config_path, config, ReleaseServer(found.backend, found.server))
+    # What is held back is known only to whoever has the catalog, too.
+    instead = Reply.not_done("no agent runs; `hapsync apply --force` does it, in all backends")
+    return ask_or_do(config_path, config, ReleaseBackend(found.backend), lambda _: instead)
+
+
+@click.command(
+    context_settings=CONTEXT,
+    epilog="""\b
+Examples:
+  hapsync freeze --reason "Consul is being upgraded"
+  hapsync freeze --for 1h
+  hapsync plan                     what would it do?
+  hapsync thaw                     go on
+
+\b
+Exit codes: 0 frozen; 2 not, and why is printed; 1 cannot tell.""",
+)
+@config_option
+@for_option
+@reason_option
+def freeze(config_path: str, for_text: str | None, reason: str) -> int:
+    """Change nothing in HAProxy, whatever Consul says, until thawed.
+
+    hapsync goes on reading Consul and HAProxy and shows what it would do. The
+    freeze outlasts a restart. It works with Consul or HAProxy down, too.
+    """
+    with said_as_usage():
+        request = FreezeAll(_seconds(for_text), parse_reason(reason))
+    return _ask_or_note(config_path, request)
+
+
+@click.command(
+    context_settings=CONTEXT,
+    epilog="""\b
+Examples:
+  hapsync plan                     what will it do?
+  hapsync thaw
+
+\b
+Exit codes: 0 nothing is frozen; 2 it still is, and why is printed;
+1 cannot tell.""",
+)
+@config_option
+@click.option(
+    "--acknowledge",
+    is_flag=True,
+    help="Go on though memory.json was damaged or is of another version; a freeze stays.",
+)
+def thaw(config_path: str, acknowledge: bool) -> int:  # noqa: FBT001
+    """Go on after `hapsync freeze`.
+
+    What Consul said meanwhile is done at once, as far as the guard lets it.
+    With --acknowledge: go on after what people asked for (holds, a freeze) was
+    lost with a damaged memory.json, or stands in one of another version of
+    hapsync, which is kept aside. `hapsync status` says so before.
+    """
+    return _ask_or_note(config_path, Thaw(acknowledge))
+
+
+def _set_override(config_path: str, target: str, admin: AdminState, for_text: str | None, reason: str) -> int:
+    """Ask for a server to be kept in `admin`."""
+    with said_as_usage():
+        found = parse_target(target)
+        if found.server is None:
+            raise ValueError(f"say which server: {found.backend}/srv3, or its address: {found.backend}/10.0.0.5:80")
+        request = OverrideServer(found.backend, found.server, admin, _seconds(for_text), parse_reason(reason))
+    return _ask_or_do_with_haproxy(config_path, _read_config_with(config_path, found.backend), request)
+
+
+def _seconds(for_text: str | None) -> int | None:
+    return None if for_text is None else parse_duration(for_text)
+
+
+def _ask_or_note(config_path: str, request: FreezeAll | Thaw) -> int:
+    """Ask the agent for `request`; where none runs, write it into the state file here."""
+    from hapsync.agent.operator import freeze_once  # noqa: PLC0415
+    from hapsync.agent.settings import read_config  # noqa: PLC0415
+
+    config = read_config(config_path)
+    return ask_or_do(config_path, config, request, lambda who: freeze_once(config, request, who))
+
+
+def _read_config_with(config_path: str, backend: str) -> Config:
+    """Return the configuration, which has `backend`.
+
+    Raises ConfigError, and click.UsageError with the backends there are.
+    """
+    from hapsync.agent.settings import read_config  # noqa: PLC0415
+
+    config = read_config(config_path)
+    if backend not in config.backends:
+        there = ", ".join(sorted(config.backends))
+        said = f"no such backend: {quoted(backend)}; {config_path} has {there}"
+        raise click.UsageError(said, click.get_current_context())
+    return config
+
+
+def _ask_or_do_with_haproxy(config_path: str, config: Config, request: Request) -> int:
+    """Ask the agent for `request`; where none runs, do it on HAProxy here. Returns the exit code."""
+
+    def alone(who: str) -> Reply:
+        from hapsync.agent.operator import do_once  # noqa: PLC0415
+        from hapsync.agent.settings import read_settings  # noqa: PLC0415
+
+        return do_once(read_settings(config_path), request, who)
+
+    return ask_or_do(config_path, config, request, alone)
