@@ -71,3 +71,37 @@ def test_names_are_taken_apart() -> None:
     )
 
     assert set(identifiers(source)) == {"dues", "set_aside", "on_paper", "self", "means_of", "journal", "x", "memory"}
+
+
+PAGES = ("architecture", "commands", "configuration", "fleet", "reliability", "situations")
+
+
+def sentences(text: str) -> Iterator[str]:
+    """Yield the sentences of a page, without its blocks and pieces of code; a cell of a table ends a sentence."""
+    prose = re.sub(r"`[^`]*`", "X", re.sub(r"(?s)```.*?```", "", text))
+    for part in re.split(r"[|\n]", prose):
+        yield from (one.strip("-* #") for one in re.split(r"(?<=[.!?:])\s+", part.strip()))
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_a_sentence_names_its_subject_and_has_one_clause_at_most(page: str) -> None:
+    text = (ROOT / "docs" / f"{page}.md").read_text(encoding="utf-8")
+    hard = [one for one in sentences(text) if is_hard_to_read(one)]
+
+    assert hard == []
+
+
+def is_hard_to_read(sentence: str) -> bool:
+    """Whether a sentence begins with a word for another one's subject, or has two clauses with that or which."""
+    begins_badly = re.match(r"(That|Those|Nor|There)\b", sentence)
+    return begins_badly is not None or len(re.findall(r"\b(?:that|which)\b", sentence)) > 1
+
+
+def test_sentences_that_are_hard_to_read_are_noticed() -> None:
+    text = "# A\n\nOne that is, which was. Fine that is.\n| a | That is bad. |\n```\nThose\n```\n- There is `that`.\n"
+
+    assert [one for one in sentences(text) if is_hard_to_read(one)] == [
+        "One that is, which was.",
+        "That is bad.",
+        "There is X.",
+    ]
