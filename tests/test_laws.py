@@ -762,7 +762,7 @@ def test_the_worlds_are_of_every_kind() -> None:
         *(Reason.PASSING, Reason.WARNING, Reason.CRITICAL, Reason.MAINTENANCE, Reason.WEIGHT, Reason.GONE),
         *(Reason.OTHER_TAGS, Reason.LEFT_OUT),
         *(Reason.DUPLICATE, Reason.DRAINED, Reason.OPERATOR, Reason.RELEASED, Reason.CAPACITY_FIRST),
-        *(Reason.FROZEN, Reason.OBSERVING, Reason.OTHER_VERSION, Reason.AGENT, Reason.UNREAD),
+        *(Reason.FROZEN, Reason.OBSERVING, Reason.OTHER_VERSION, Reason.AGENT, Reason.UNREAD, Reason.DEFECT),
     }
     kinds = (
         *(

@@ -31,6 +31,7 @@ from hapsync.model.server import Address, AdminState, Scaling
 from hapsync.plan.desired import desired
 from hapsync.plan.diff import diff
 from hapsync.plan.guard import Caution, guard
+from hapsync.plan.moves import Facts
 from hapsync.plan.plan import Plan, make_plan
 
 SCENARIOS = sorted(Path(__file__).with_name("scenarios").iterdir())
@@ -51,7 +52,7 @@ def caution(config: BackendConfig, known: Mapping[str, Any]) -> Caution:
     return attrs.evolve(Caution.of(config), **{**known, "damped": damped})
 
 
-def planned(scenario: Path) -> Plan:
+def facts_and_plan(scenario: Path) -> tuple[Facts, Plan]:
     config = parse_config((scenario / "hapsync.toml").read_text(), "hapsync.toml")
     guard_state = read(scenario, "guard_state.json")
     doubts = {service: Doubt(words) for service, words in guard_state.get("doubts", {}).items()}
@@ -77,12 +78,13 @@ def planned(scenario: Path) -> Plan:
         name: caution(one, guard_state.get("cautions", {}).get(name, {})) for name, one in config.backends.items()
     }
     wanted = attrs.evolve(desired(Catalog(readings), config), overrides=overrides)
-    return make_plan(guard(diff(wanted, observed), observed, wanted, cautions), observed)
+    plan = make_plan(guard(diff(wanted, observed), observed, wanted, cautions), observed)
+    return Facts(wanted, observed, cautions), plan
 
 
 @pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda folder: folder.name)
 def test_the_plan_is_the_one_that_was_written_down(scenario: Path) -> None:
-    plan = planned(scenario)
+    _, plan = facts_and_plan(scenario)
     steps = (*address_commands(plan.incoming), *state_commands(plan.incoming), *state_commands(plan.outgoing))
     commands = "".join(f"{command.line}\n" for _, command in steps)
 

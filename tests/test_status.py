@@ -11,7 +11,7 @@ from hapsync.config.schema import BackendConfig, Config
 from hapsync.haproxy.show import Health
 from hapsync.inspect.status import View, make_view, view_to_json
 from hapsync.model.catalog import Catalog, Doubt, Instance, Quarantined, Reading
-from hapsync.model.changes import Reason
+from hapsync.model.changes import Defect, Reason
 from hapsync.model.overrides import Freeze, Override, SavedState
 from hapsync.model.server import (
     NO_LOAD,
@@ -253,7 +253,7 @@ def test_the_json_is_the_documented_one() -> None:
 
     assert list(tree) == [
         *("version", "sync", "haproxy", "catalog", "counts", "backends", "deferred"),
-        *("freeze", "overrides", "state_file", "stopped", "old_workers", "queues", "agent"),
+        *("freeze", "overrides", "state_file", "stopped", "old_workers", "queues", "defects", "agent"),
     ]
     assert (tree["version"], tree["sync"]["verdict"]) == (2, "out_of_sync")
     assert tree["sync"]["reasons"] == list(found.reasons)
@@ -309,6 +309,16 @@ def test_the_json_is_the_documented_one() -> None:
         "without_slot": [{**desired, "address": "10.0.0.9:80", "node": "n9", "service_id": "web-9"}],
         "quarantined": [{"node": "n\n9", "service_id": "web-9", "reason": "it has no address"}],
     }
+
+
+def test_a_promise_that_the_agent_would_have_broken_puts_it_out_of_sync() -> None:
+    report = Report(1, 1.0, 2.0, "0", in_sync=False, defects=(Defect("web", "No server leaves on a doubt."),))
+    found = view(catalog(*BOTH), seen(slot(1, 1), slot(2, 2)), report=report)
+    tree = json.loads(view_to_json(found))
+
+    assert found.verdict is Verdict.OUT_OF_SYNC
+    assert any("defect" in one and "No server leaves on a doubt." in one for one in found.reasons)
+    assert tree["defects"] == [{"backend": "web", "promise": "No server leaves on a doubt."}]
 
 
 def test_the_json_is_ascii_and_shows_reasons_escaped() -> None:

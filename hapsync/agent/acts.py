@@ -309,7 +309,7 @@ class Acts:
 
     def _publish(self) -> None:
         self._publishing.done()
-        is_whole = not (self._unread or self._withheld or self._unreadable.why)
+        is_whole = not (self._unread or self._withheld or self._unreadable.why or self._reporter.defective)
         self._reporter.publish(
             in_sync=is_in_sync(
                 self._desired(), self._haproxy, self._schedule, self._reloads, self._file, is_whole=is_whole

@@ -18,9 +18,10 @@ from hapsync.haproxy.commands import (
 )
 from hapsync.haproxy.show import is_learning
 from hapsync.haproxy.socket import RuntimeSession
-from hapsync.model.changes import Add, Change
+from hapsync.model.changes import Add, Change, Defect
 from hapsync.model.server import AGENT_IS_ASKED
 from hapsync.plan.assessment import Assessment
+from hapsync.plan.judge import broken_by_commands
 from hapsync.plan.plan import keep_half
 
 ADDRESS_SECONDS = 1.0
@@ -35,20 +36,20 @@ LESSON_WAIT_SECONDS = 5.0
 
 def carry_out(
     session: RuntimeSession, seen: Assessment, before: Callable[[], None]
-) -> tuple[Sequence[Change], Sequence[Refusal]]:
-    """Do what the plan of `seen` says; return what was done, and what HAProxy refused.
+) -> tuple[Sequence[Change], Sequence[Refusal], Sequence[Defect]]:
+    """Do what the plan of `seen` says; return what was done, what HAProxy refused, and what was not sent.
 
     `before` is called just before the first command that changes anything; what it raises ends it.
 
     Raises RuntimeAPIError.
     """
-    plan, desired = seen.plan, seen.desired
+    plan, desired, gate = seen.plan, seen.desired, _Gate(session)
     if any(isinstance(change, Add) and change.forgets for change in plan.incoming):
         _wait_for_lessons(session, seen.process.uptime_seconds)
     before()
     agents = agents_in(seen.observed)
-    incoming, refused = _set_addresses(session, plan.incoming, agents)
-    refused += _send(session, state_commands(incoming, agents))
+    incoming, refused = _set_addresses(gate, plan.incoming, agents)
+    refused += gate.send(state_commands(incoming, agents))
     # A static algorithm refuses all weights but 0 and the one in the file; better that one than none.
     session.ask(full_weight_commands(refused))
     outgoing: Sequence[Change] = plan.outgoing
@@ -57,9 +58,33 @@ def carry_out(
         backends = {refusal.change.backend for refusal in kept_out} & set(desired.backends)
         wanted = {name: desired.backends[name].serving for name in backends}
         outgoing, _ = keep_half(outgoing, seen.observed, wanted, _without(incoming, refused))
-    _quiet(session, quiet_commands(outgoing, agents))
-    refused += _send(session, state_commands(outgoing, agents))
-    return _without((*incoming, *outgoing), refused), refused
+    _quiet(session, gate.sound(quiet_commands(gate.passed(outgoing), agents)))
+    refused += gate.send(state_commands(gate.passed(outgoing), agents))
+    return _without(gate.passed((*incoming, *outgoing)), refused), refused, gate.defects
+
+
+class _Gate:
+    """Sends the commands that keep their promise; of a backend with one that does not, nothing more is sent."""
+
+    def __init__(self, session: RuntimeSession) -> None:
+        self.session = session
+        self.defects: list[Defect] = []
+
+    def passed(self, changes: Sequence[Change]) -> Sequence[Change]:
+        """Return `changes` without those of backends with a defect."""
+        names = {one.backend for one in self.defects}
+        return [change for change in changes if change.backend not in names] if names else changes
+
+    def sound(self, commands: Sequence[tuple[Change, Command]]) -> Sequence[tuple[Change, Command]]:
+        """Return `commands` without those of backends with a defect, one of these commands included."""
+        self.defects += broken_by_commands((change, command.line) for change, command in commands)
+        names = {one.backend for one in self.defects}
+        return [one for one in commands if one[0].backend not in names] if names else commands
+
+    def send(self, commands: Sequence[tuple[Change, Command]]) -> list[Refusal]:
+        """Send what is sound of `commands`; return what HAProxy refused of it."""
+        commands = self.sound(commands)
+        return _refusals(commands, self.session.ask([command for _, command in commands])) if commands else []
 
 
 def _quiet(session: RuntimeSession, commands: Sequence[tuple[Change, Command]]) -> None:
@@ -95,10 +120,11 @@ def _wait_for_lessons(session: RuntimeSession, uptime_seconds: int) -> None:
 
 
 def _set_addresses(
-    session: RuntimeSession, incoming: Sequence[Change], agents: Agents
+    gate: _Gate, incoming: Sequence[Change], agents: Agents
 ) -> tuple[Sequence[Change], list[Refusal]]:
     """Set the addresses of additions and read until they show; return the changes that may go on, and the others."""
-    commands = address_commands(incoming, agents)
+    session, commands = gate.session, gate.sound(address_commands(incoming, agents))
+    incoming = gate.passed(incoming)
     if not commands:
         return incoming, []
     servers = {(change.backend, change.server) for change, _ in commands}
@@ -116,12 +142,6 @@ def _set_addresses(
         if not is_done(command, "")
     ]
     return there, refused
-
-
-def _send(session: RuntimeSession, commands: Sequence[tuple[Change, Command]]) -> list[Refusal]:
-    if not commands:
-        return []
-    return _refusals(commands, session.ask([command for _, command in commands]))
 
 
 def _refusals(commands: Sequence[tuple[Change, Command]], replies: Sequence[str]) -> list[Refusal]:

@@ -7,8 +7,14 @@ import attrs
 
 from hapsync.agent.settings import Settings, free_slots
 from hapsync.errors import ConfigError, WouldEmpty
-from hapsync.haproxy.cfg import observed_from_file, parse_sections, skeleton, stats_sockets, stick_tables
-from hapsync.haproxy.compare import emptied
+from hapsync.haproxy.cfg import (
+    enabled_servers,
+    observed_from_file,
+    parse_sections,
+    skeleton,
+    stats_sockets,
+    stick_tables,
+)
 from hapsync.haproxy.foreign import Loss, losses, on_file as foreign_on_file, refuse
 from hapsync.haproxy.render import labels_of, render
 from hapsync.haproxy.show import with_scaling
@@ -17,6 +23,7 @@ from hapsync.model.server import Observed, Scaling
 from hapsync.plan.desired import Desired
 from hapsync.plan.diff import diff
 from hapsync.plan.guard import Cautions, guard
+from hapsync.plan.promises import emptied
 from hapsync.plan.target import target_grown, target_now
 from hapsync.system.files import read_text_or_none
 from hapsync.text import quoted
@@ -151,7 +158,7 @@ def candidate_grown(settings: Settings, seen: Seen, cautions: Cautions, short: I
     observed = with_scaling(seen.observed, tables)
     target = empty_slots(settings, target_grown(wanted, observed, short, seen.deferred, lets_in=False))
     text = _rendered(settings, wanted, target, current)
-    for name in emptied(seen.observed, text):
+    for name in emptied(seen.observed, enabled_servers(text)):
         service = quoted(settings.config.backends[name].service)
         why = "has no instance that may serve" if name in wanted.backends else "could not be read"
         raise WouldEmpty(

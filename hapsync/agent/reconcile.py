@@ -31,7 +31,7 @@ from hapsync.haproxy.show import (
 from hapsync.haproxy.socket import RuntimeSession, open_session
 from hapsync.haproxy.uncounted import with_all_loads
 from hapsync.model.catalog import Catalog
-from hapsync.model.changes import Change, Delete, Entry, Reason
+from hapsync.model.changes import Change, Defect, Delete, Entry, Reason
 from hapsync.model.server import HAProxyProcess, Observed
 from hapsync.plan.assessment import Assessment, Rules, assess
 from hapsync.plan.desired import Desired, DesiredCache
@@ -47,6 +47,7 @@ class Outcome:
     """What a pass over `backends` found first, what it did, and how it left HAProxy.
 
     Where it let anybody in, `done` may hold deletions that `first` does not: they were looked for afterwards.
+    `unsent` are the promises that commands would have broken.
     """
 
     first: Assessment
@@ -54,6 +55,12 @@ class Outcome:
     done: tuple[Change, ...] = ()
     refused: tuple[Refusal, ...] = ()
     backends: tuple[str, ...] = ()
+    unsent: tuple[Defect, ...] = ()
+
+    @property
+    def defects(self) -> tuple[Defect, ...]:
+        """The promises that the pass would have broken, each once."""
+        return tuple(dict.fromkeys((*self.first.plan.defects, *self.last.plan.defects, *self.unsent)))
 
 
 class Reconciler:
@@ -281,13 +288,13 @@ def run_pass(
                 return Outcome(seen, seen)
             if plan.outgoing:
                 before_leaving(observed)
-            done, refused = carry_out(session, seen, before)
+            done, refused, unsent = carry_out(session, seen, before)
             if probe is not None:
                 probe.note(refused)
             touched = {change.backend for change in plan.changes}
             again = session.read_servers(tuple(name for name in backends if name in touched))
             left = look_at(observed.updated(again))
-            return Outcome(seen, left, tuple(done), tuple(refused))
+            return Outcome(seen, left, tuple(done), tuple(refused), unsent=tuple(unsent))
 
         first = look_at(observed, entries_first=True)
         lets_in = any(isinstance(change, Entry) for change in first.plan.changes)
@@ -299,7 +306,8 @@ def run_pass(
         if not lets_in or not deletions:
             return outcome
         rest = do(Plan(outgoing=deletions), left.observed, lambda: None)  # what was begun is ended
-        return Outcome(first, rest.last, (*outcome.done, *rest.done), (*outcome.refused, *rest.refused))
+        refused, unsent = (*outcome.refused, *rest.refused), (*outcome.unsent, *rest.unsent)
+        return Outcome(first, rest.last, (*outcome.done, *rest.done), refused, unsent=unsent)
 
 
 def _look(

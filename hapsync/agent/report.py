@@ -31,8 +31,9 @@ from hapsync.haproxy.cfg_diff import Difference
 from hapsync.haproxy.commands import explained
 from hapsync.haproxy.old_workers import OldWorkers
 from hapsync.model.catalog import Reading
-from hapsync.model.changes import ClearOverride, Delete, EndSessions, SetAgent, SetOverride
+from hapsync.model.changes import ClearOverride, Defect, Delete, EndSessions, SetAgent, SetOverride
 from hapsync.model.server import HAProxyProcess, Scaling
+from hapsync.plan.assessment import defect_line
 from hapsync.plan.desired import Desired, DesiredBackend
 from hapsync.plan.growth import is_filling as is_filling_up
 from hapsync.plan.plan import Plan, describe
@@ -63,6 +64,12 @@ class Reporter:
         self._reload_error: str | None = None
         self._settled: dict[str, DesiredBackend] = {}
         self._filling: set[str] = set()
+        self._defects: dict[str, tuple[Defect, ...]] = {}
+
+    @property
+    def defective(self) -> Collection[str]:
+        """The backends where something was not done, for it would have broken a promise."""
+        return self._defects.keys()
 
     def note_worker(self, process: HAProxyProcess) -> None:
         """A worker answers that was not seen before."""
@@ -74,6 +81,7 @@ class Reporter:
         self._note_drift(wanted, outcome)
         self._note_slots(wanted, outcome)
         self._note_deferred(outcome.last.plan, backends)
+        self._note_defects(outcome.defects, backends)
         counters = self._counters
         self._counters = attrs.evolve(
             counters,
@@ -150,6 +158,14 @@ class Reporter:
                 log.warning("deferred backend %s: %s, %s", name, plural(reasons[reason], "change"), reason)
             for reason in sorted(before - set(reasons)):
                 log.info("deferred backend %s: no more, %s", name, reason)
+
+    def _note_defects(self, defects: Collection[Defect], backends: Collection[str]) -> None:
+        """Each promise that a pass over `backends` would have broken is logged when that begins."""
+        before = {one for name in backends for one in self._defects.pop(name, ())}
+        for defect in defects:
+            self._defects[defect.backend] = (*self._defects.get(defect.backend, ()), defect)
+            if defect not in before:
+                log.error("%s", defect_line(defect))
 
     def note_live(self, made: Difference) -> None:
         """Whole backends were added to the running HAProxy, or get no new traffic any more."""
@@ -240,6 +256,7 @@ class Reporter:
             state_file_error=guard_state.error,
             scaling=scaling,
             old_workers=old_workers,
+            defects=tuple(one for _, some in sorted(self._defects.items()) for one in some),
         )
         try:
             self._write(self._config.runtime_dir, REPORT_FILE, report_to_json(report))

@@ -2,18 +2,8 @@
 
 from collections.abc import Iterable, Mapping
 
-from hapsync.haproxy.cfg import enabled_servers, parse_file
+from hapsync.haproxy.cfg import parse_file
 from hapsync.model.server import AdminState, Backend, Observed, Server
-
-
-def emptied(observed: Observed, text: str) -> tuple[str, ...]:
-    """Return the backends that serve in the live HAProxy and would have no enabled server if started with `text`."""
-    enabled = enabled_servers(text)
-    return tuple(
-        name
-        for name, backend in sorted(observed.backends.items())
-        if any(server.can_serve for server in (*backend.slots, *backend.foreign)) and not enabled.get(name)
-    )
 
 
 def says_the_same(text: str, target: Observed) -> bool:

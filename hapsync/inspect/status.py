@@ -14,7 +14,7 @@ from hapsync.haproxy.compare import says_the_same
 from hapsync.haproxy.old_workers import NOT_LOOKED, OldWorkers
 from hapsync.haproxy.show import Health
 from hapsync.model.catalog import Quarantined
-from hapsync.model.changes import Reason
+from hapsync.model.changes import Defect, Reason
 from hapsync.model.overrides import Freeze, Lost, Override, SavedState, lost_words, stopped_words
 from hapsync.model.server import (
     SLOTS_ONLY,
@@ -27,7 +27,7 @@ from hapsync.model.server import (
     Server,
     server_order,
 )
-from hapsync.plan.assessment import Assessment, Judgement, Rules, Verdict, judge, unread_lines, untold
+from hapsync.plan.assessment import Assessment, Judgement, Rules, Verdict, defect_line, judge, unread_lines, untold
 from hapsync.plan.desired import Desired, DesiredServer
 from hapsync.plan.guard import Caution, capacity
 from hapsync.plan.plan import Plan, describe
@@ -103,6 +103,7 @@ class View:
     other_version: str | None = None
     old_workers: OldWorkers = NOT_LOOKED
     queues: tuple[ListenQueue, ...] | None = None
+    defects: tuple[Defect, ...] = ()
 
 
 def make_view(
@@ -144,6 +145,8 @@ def make_view(
         elif not says_the_same(file_text, seen.target):
             reasons.append(f"{config.haproxy.config} differs from the running HAProxy")
     reasons += found.worrying
+    defects = tuple(dict.fromkeys((*(report.defects if report else ()), *(seen.plan.defects if seen else ()))))
+    reasons += [line for line in map(defect_line, defects) if line not in reasons]
     verdict = Verdict.OUT_OF_SYNC if reasons else Verdict.IN_SYNC
     if seen is None or found.unknown or not file_is_readable:
         verdict = Verdict.CANNOT_TELL
@@ -164,6 +167,7 @@ def make_view(
         stopped,
         saved.lost,
         saved.unread_version,
+        defects=defects,
     )
 
 
@@ -263,6 +267,7 @@ def view_to_json(view: View) -> str:
             "stopped": view.stopped.value if view.stopped else None,
             "old_workers": _old_json(view.old_workers),
             "queues": [attrs.asdict(one) for one in view.queues] if view.queues is not None else None,
+            "defects": [attrs.asdict(one) for one in view.defects],
             "agent": _agent_json(report) if report else None,
         },
         indent=2,
@@ -271,7 +276,7 @@ def view_to_json(view: View) -> str:
 
 def _agent_json(report: Report) -> Mapping[str, object]:
     # Freeze, overrides and guard state are in the fields above, whether an agent runs or not.
-    left_out = {"freeze", "holds", "lost", "unread_version", "cautions", "old_workers"}
+    left_out = {"freeze", "holds", "lost", "unread_version", "cautions", "old_workers", "defects"}
     return attrs.asdict(report, filter=lambda field, _value: field.name not in left_out)
 
 

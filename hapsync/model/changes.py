@@ -34,6 +34,7 @@ class Reason(enum.Enum):
     FLAPPING = "it comes and goes; damped until it stays"
     FROZEN = "everything is frozen"
     OBSERVING = "mode is observe"
+    DEFECT = "a promise of hapsync would be broken, which is a defect"
     UNREAD = "HAProxy's answer about its backend cannot be read"
     OTHER_VERSION = "memory.json is of another version of hapsync, and may contain a freeze"
     NO_LEADER = Doubt.NO_LEADER.value
@@ -237,3 +238,11 @@ class Deferred:
 
     change: Change
     reason: Reason
+
+
+@attrs.frozen
+class Defect:
+    """A mistake of hapsync's own: what was decided for a backend would break this promise, and is not done."""
+
+    backend: str
+    promise: str

@@ -10,12 +10,15 @@ import attrs
 
 from hapsync.config.schema import Config
 from hapsync.model.catalog import NOT_TELLING
-from hapsync.model.changes import Reason
+from hapsync.model.changes import Defect, Reason
+from hapsync.model.overrides import SavedState
 from hapsync.model.server import HAProxyProcess, Observed
 from hapsync.plan.desired import Desired, namesake_words
 from hapsync.plan.diff import Diff, diff
 from hapsync.plan.guard import Cautions, guard
-from hapsync.plan.plan import Plan, alarms, describe, describe_shortage, make_plan
+from hapsync.plan.judge import broken_by_plan
+from hapsync.plan.moves import Facts
+from hapsync.plan.plan import Plan, alarms, describe, describe_defect, describe_shortage, make_plan
 from hapsync.plan.target import target_now
 from hapsync.text import quoted
 
@@ -25,12 +28,20 @@ class Rules:
     """What a pass has to heed besides the two snapshots: what the guard knows, and whether anything may be done.
 
     `stopped` is None, or why nothing may be. `reads_first_checks`: also read whether newcomers' first checks have
-    passed where nothing depends on it yet, to know the capacity there is.
+    passed where nothing depends on it yet, to know the capacity there is. `saved`, `mode` and `at_seconds` (of the wall
+    clock) are what `stopped` was made of: the promises are judged by them.
     """
 
     cautions: Cautions = attrs.field(factory=dict)
     stopped: Reason | None = None
     reads_first_checks: bool = False
+    saved: SavedState = attrs.field(factory=SavedState)
+    mode: str = "active"
+    at_seconds: float = 0.0
+
+    def facts(self, desired: Desired, observed: Observed) -> Facts:
+        """Return what the promises are judged by where `observed` is to become what is `desired`."""
+        return Facts(desired, observed, self.cautions, self.saved, self.mode, self.at_seconds)
 
 
 @attrs.frozen
@@ -57,6 +68,7 @@ def assess(
     plan = make_plan(guard(found, observed, desired, rules.cautions), observed)
     if rules.stopped is not None:
         plan = plan.stopped(rules.stopped)
+    plan = plan.without(broken_by_plan(plan, rules.facts(desired, observed)))
     return Assessment(process, observed, plan, desired, rules)
 
 
@@ -101,9 +113,14 @@ def judge(config: Config, seen: Assessment) -> Judgement:
             *(f"waits: {_line(describe(deferred.change))}" for deferred in waits),
             *(_line(describe_shortage(shortage)) for shortage in plan.shortages),
         ),
-        (*alarms(plan), *unserved(seen.desired, seen.observed), *_misnamed(config, seen.desired)),
+        (*map(defect_line, plan.defects), *alarms(plan), *unserved(seen.desired, seen.observed), *_misnamed(config, seen.desired)),
         (*unread_lines(seen.observed), *untold(config, seen.desired)),
     )
+
+
+def defect_line(defect: Defect) -> str:
+    """Return one line about `defect` for operators."""
+    return f"a defect of hapsync, please report it; {describe_defect(defect)}"
 
 
 def untold(config: Config, desired: Desired, errors: Mapping[str, str] | None = None) -> Sequence[str]:

@@ -10,6 +10,7 @@ from hapsync.model.changes import (
     Change,
     ClearOverride,
     Create,
+    Defect,
     Deferred,
     Delete,
     Disable,
@@ -36,6 +37,7 @@ class Plan:
 
     `held` is due by the catalog and not done until its reason ends; it does not keep hapsync from being in sync.
     `waiting` is due and will be done once its backend has slots again; `shortages` say which backends have to grow.
+    `defects` say which promises the changes of a backend would break; these changes are deferred.
     """
 
     incoming: tuple[Change, ...] = ()
@@ -43,6 +45,7 @@ class Plan:
     waiting: tuple[Deferred, ...] = ()
     deferred: tuple[Deferred, ...] = ()
     shortages: tuple[Shortage, ...] = ()
+    defects: tuple[Defect, ...] = ()
 
     @property
     def changes(self) -> tuple[Change, ...]:
@@ -54,18 +57,33 @@ class Plan:
         is_stopped = any(
             one.reason in (Reason.FROZEN, Reason.OBSERVING, Reason.OTHER_VERSION) for one in self.deferred
         )
-        return not (self.incoming or self.outgoing or self.waiting or self.shortages or is_stopped)
+        return not (self.incoming or self.outgoing or self.waiting or self.shortages or self.defects or is_stopped)
 
     def stopped(self, reason: Reason) -> "Plan":
         """Return the plan of which nothing is done, for one `reason`."""
         deferred = tuple(Deferred(change, reason) for change in self.changes)
         return Plan(deferred=(*deferred, *self.waiting, *self.deferred), shortages=self.shortages)
 
+    def without(self, defects: tuple[Defect, ...]) -> "Plan":
+        """Return the plan in which nothing is done in the backends of `defects`."""
+        if not defects:
+            return self
+        names = {one.backend for one in defects}
+        dropped = tuple(Deferred(one, Reason.DEFECT) for one in self.changes if one.backend in names)
+        return attrs.evolve(
+            self,
+            incoming=tuple(one for one in self.incoming if one.backend not in names),
+            outgoing=tuple(one for one in self.outgoing if one.backend not in names),
+            deferred=(*dropped, *self.deferred),
+            defects=defects,
+        )
+
     def __str__(self) -> str:
         lines = [describe(change) for change in self.changes]
         lines += [f"wait    {describe(deferred.change)}: {deferred.reason.value}" for deferred in self.waiting]
         lines += [f"defer   {describe(deferred.change)}: {deferred.reason.value}" for deferred in self.deferred]
         lines += [describe_shortage(shortage) for shortage in self.shortages]
+        lines += [f"defect  {describe_defect(defect)}" for defect in self.defects]
         return "\n".join(lines)
 
 
@@ -201,6 +219,11 @@ def describe_shortage(shortage: Shortage) -> str:
     return (
         f"grow    {shortage.backend}: no free slot for {plural(len(shortage.addresses), 'server')}: {waiting}{more}"
     )
+
+
+def describe_defect(defect: Defect) -> str:
+    """Return one line about `defect`."""
+    return f"backend {defect.backend}: nothing is changed, for this promise would be broken: {defect.promise}"
 
 
 ALARMING = frozenset(

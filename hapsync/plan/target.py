@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterable, Sequence
 
 import attrs
 
-from hapsync.model.changes import Add, Change, Create, Deferred, Entry, takes_out
+from hapsync.model.changes import Add, Change, ClearOverride, Create, Deferred, Entry, takes_out
 from hapsync.model.server import PLACEHOLDER, Address, AdminState, Backend, Observed
 from hapsync.plan.desired import Desired
 from hapsync.plan.diff import assigned_slots, diff
@@ -27,8 +27,12 @@ def target_now(
     """
     target = as_new_worker(observed if lets_in else _without_down(desired, observed))
     stays = Staying.of(deferred)
+    released: set[tuple[str, str]] = set()
     for _ in ("the free slots", "those that the removals freed"):
         due = [change for change in diff(desired, target).changes if not stays.forbids(change)]
+        # The guard has not seen the removal of a server that was an operator's until now.
+        due = [one for one in due if not (takes_out(one) and (one.backend, one.server) in released)]
+        released = {(one.backend, one.server) for one in due if isinstance(one, ClearOverride)}
         target = after(target, due if lets_in else _without_live(due, target))
     return _tidy(target, desired)
 

@@ -1,0 +1,34 @@
+"""The promises of promises.py, asked: of a plan, of a target, of commands; what would break one is a `Defect`."""
+
+from collections.abc import Callable, Iterable
+
+from hapsync.model.changes import Change, Defect
+from hapsync.model.server import Observed
+from hapsync.plan.moves import Case, Facts, plan_cases, target_cases
+from hapsync.plan.plan import Plan
+from hapsync.plan.promises import PROMISES, command_says_its_change
+
+
+def sentence_of(promise: Callable[..., object]) -> str:
+    """Return the sentence of a promise."""
+    return promise.__doc__ or promise.__name__
+
+
+def broken_by_plan(plan: Plan, facts: Facts) -> tuple[Defect, ...]:
+    """Return the promises that `plan` would break, each with its backend; most plans change nothing."""
+    return _broken(plan_cases(plan, facts)) if plan.changes else ()
+
+
+def broken_by_target(target: Observed, facts: Facts) -> tuple[Defect, ...]:
+    """Return the promises that a HAProxy started with `target` in place of what is observed would break."""
+    return _broken(target_cases(target, facts))
+
+
+def broken_by_commands(commands: Iterable[tuple[Change, str]]) -> tuple[Defect, ...]:
+    """Return the backends of which a command, a line beside the change it is made of, breaks its promise."""
+    names = {change.backend: None for change, line in commands if not command_says_its_change(change, line)}
+    return tuple(Defect(name, sentence_of(command_says_its_change)) for name in names)
+
+
+def _broken(cases: Iterable[Case]) -> tuple[Defect, ...]:
+    return tuple(Defect(case.name, sentence_of(one)) for case in cases for one in PROMISES if not one(case))
