@@ -119,9 +119,7 @@ def _wait_for_lessons(session: RuntimeSession, uptime_seconds: int) -> None:
         time.sleep(0.02)
 
 
-def _set_addresses(
-    gate: _Gate, incoming: Sequence[Change], agents: Agents
-) -> tuple[Sequence[Change], list[Refusal]]:
+def _set_addresses(gate: _Gate, incoming: Sequence[Change], agents: Agents) -> tuple[Sequence[Change], list[Refusal]]:
     """Set the addresses of additions and read until they show; return the changes that may go on, and the others."""
     session, commands = gate.session, gate.sound(address_commands(incoming, agents))
     incoming = gate.passed(incoming)

@@ -127,7 +127,14 @@ class GuardState:
         cautions = dict(self.cautions(backends))
         for name in self._released & set(cautions):
             cautions[name] = attrs.evolve(cautions[name], is_released=True)
-        return Rules(cautions, self.stopped, reads_first_checks=is_full, saved=self.saved, mode=self.mode, at_seconds=time.time())
+        return Rules(
+            cautions,
+            self.stopped,
+            reads_first_checks=is_full,
+            saved=self.saved,
+            mode=self.mode,
+            at_seconds=time.time(),
+        )
 
     def cautions(self, backends: Iterable[str] | None = None) -> Mapping[str, Caution]:
         """Return what the guard knows of each of `backends`, or of all."""

@@ -9,8 +9,8 @@ import attrs
 
 from hapsync.haproxy.old_workers import NOT_LOOKED, OldWorkers
 from hapsync.model.catalog import Catalog, Doubt, Reading
-from hapsync.model.json_file import from_file, from_open_file, to_file, to_open_file
 from hapsync.model.changes import Defect
+from hapsync.model.json_file import from_file, from_open_file, to_file, to_open_file
 from hapsync.model.overrides import Freeze, Lost, Override
 from hapsync.model.server import HAProxyProcess, Scaling
 from hapsync.plan.guard import Caution

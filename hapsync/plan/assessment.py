@@ -113,7 +113,12 @@ def judge(config: Config, seen: Assessment) -> Judgement:
             *(f"waits: {_line(describe(deferred.change))}" for deferred in waits),
             *(_line(describe_shortage(shortage)) for shortage in plan.shortages),
         ),
-        (*map(defect_line, plan.defects), *alarms(plan), *unserved(seen.desired, seen.observed), *_misnamed(config, seen.desired)),
+        (
+            *map(defect_line, plan.defects),
+            *alarms(plan),
+            *unserved(seen.desired, seen.observed),
+            *_misnamed(config, seen.desired),
+        ),
         (*unread_lines(seen.observed), *untold(config, seen.desired)),
     )
 
