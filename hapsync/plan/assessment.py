@@ -28,8 +28,8 @@ class Rules:
     """What a pass has to heed besides the two snapshots: what the guard knows, and whether anything may be done.
 
     `stopped` is None, or why nothing may be. `reads_first_checks`: also read whether newcomers' first checks have
-    passed where nothing depends on it yet, to know the capacity there is. `saved`, `mode` and `at_seconds` (of the wall
-    clock) are what `stopped` was made of: the promises are judged by them.
+    passed where nothing depends on it yet, to know the capacity there is. `saved`, `mode` and `at_seconds` (of the
+    wall clock) are what `stopped` was made of: the promises are judged by them.
     """
 
     cautions: Cautions = attrs.field(factory=dict)

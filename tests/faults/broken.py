@@ -7,13 +7,13 @@ import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from hapsync.agent import agent as loop, config_file as paper, guard_state, reconcile as one_pass
+from hapsync.agent import agent as loop, carry_out, config_file as paper, guard_state
 from hapsync.cli import main as hapsync_main
 from hapsync.haproxy import commands as runtime
 from hapsync.haproxy.commands import Command
 from hapsync.model import server as model
 from hapsync.model.changes import Change
-from hapsync.plan import guard
+from hapsync.plan import assessment, guard
 from hapsync.plan.diff import Diff
 
 
@@ -23,7 +23,7 @@ def without_guard() -> None:
     def believe(found: Diff, *_others: object) -> Diff:
         return found
 
-    for module in (guard, one_pass, paper):
+    for module in (guard, assessment, paper):
         module.guard = believe  # type: ignore[attr-defined]
 
 
@@ -60,7 +60,7 @@ def without_aim() -> None:
     def all_arrived(changes: Sequence[Change], _observed: object) -> tuple[Sequence[Change], Sequence[Change]]:
         return changes, []
 
-    module: Any = one_pass
+    module: Any = carry_out
     module.address_commands, module.arrived = beside, all_arrived
 
 
