@@ -75,9 +75,8 @@ def _about_clients(section: Section) -> Iterator[LintMessage]:
     if mode is not None and mode.words[1:2] != ("http",):
         return
     if section.has_option("idle-close-on-response") is None:
-        yield LintMessage(
-            section.head.number,
-            _name(section),
+        yield _at_head(
+            section,
             "without `option idle-close-on-response` a reload closes kept connections just as a client may send its "
             "next request; put it into `defaults`",
         )
@@ -88,9 +87,8 @@ def _about_servers(section: Section, config: BackendConfig) -> Iterator[LintMess
     yield from _about_checks(section, config)
     words = config.server_options.split()
     if "verifyhost" in words and "sni" not in words and "no-sni-auto" not in words:
-        yield LintMessage(
-            section.head.number,
-            _name(section),
+        yield _at_head(
+            section,
             "`verifyhost` without `sni` in server_options: HAProxy 3.4 sends the request's Host as SNI and checks "
             "the certificate for that instead; add `sni str(NAME)` with the same name",
         )
@@ -100,26 +98,20 @@ def _about_servers(section: Section, config: BackendConfig) -> Iterator[LintMess
         elif line.begins("load-server-state-from-file") and line.words[1:2] != ("none",):
             yield _at(line, section, "it brings back old ports under the addresses of the file; take it out")
     if "cookie" in config.server_options.split():
-        yield LintMessage(
-            section.head.number,
-            _name(section),
+        yield _at_head(
+            section,
             "a `cookie` in server_options is one for all servers; use `cookie NAME insert dynamic` and "
             "`dynamic-cookie-key` in the backend instead",
         )
     elif (cookie := section.last("cookie")) is not None and "dynamic" not in cookie.words:
         yield _at(cookie, section, "servers of hapsync's have no cookie; add `dynamic`, and `dynamic-cookie-key`")
     if "shutdown-sessions" in config.server_options.split():
-        yield LintMessage(
-            section.head.number,
-            _name(section),
-            f"`on-marked-down shutdown-sessions` in server_options: {_CUTS}",
-        )
+        yield _at_head(section, f"`on-marked-down shutdown-sessions` in server_options: {_CUTS}")
     redispatch = section.has_option("redispatch")
     retries = section.last("retries")
     if redispatch is None or (retries is not None and retries.words[1:2] == ("0",)):
-        yield LintMessage(
-            section.head.number,
-            _name(section),
+        yield _at_head(
+            section,
             "a worker that is stopping never learns that a server left; with `option redispatch 1` and `retries 3` "
             "it finds another",
         )
@@ -189,9 +181,8 @@ def _about_checks(section: Section, config: BackendConfig) -> Iterator[LintMessa
         yield _at(program, section, why)
     inter = words[words.index("inter") + 1] if "inter" in words[:-1] else "2s"
     if "check" in words and _seconds(inter) > LONG_SECONDS:
-        yield LintMessage(
-            section.head.number,
-            _name(section),
+        yield _at_head(
+            section,
             f"a new worker takes every server for up until its first check, here for up to {inter} after a reload; "
             "make `inter` in server_options shorter",
         )
@@ -217,6 +208,10 @@ def _about_balance(section: Section, config: BackendConfig) -> Iterator[LintMess
 
 def _at(line: Line, section: Section, why: str) -> LintMessage:
     return LintMessage(line.number, _name(section), f"`{' '.join(line.words)}`: {why}")
+
+
+def _at_head(section: Section, why: str) -> LintMessage:
+    return LintMessage(section.head.number, _name(section), why)
 
 
 def _name(section: Section) -> str:

@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-import re
 import stat
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -22,6 +21,7 @@ from hapsync.consul.seats import connection_advice
 from hapsync.consul.semaphore import try_permit
 from hapsync.consul.services import read_listing
 from hapsync.errors import HapsyncError
+from hapsync.haproxy.capabilities import version_of
 from hapsync.haproxy.cfg import observed_from_file
 from hapsync.haproxy.commands import Command
 from hapsync.haproxy.lint import lint
@@ -57,6 +57,18 @@ class Finding:
     is_advice: bool = False
 
 
+def _good(what: str) -> Finding:
+    return Finding(is_ok=True, what=what)
+
+
+def _bad(what: str) -> Finding:
+    return Finding(is_ok=False, what=what)
+
+
+def _advice(what: str) -> Finding:
+    return Finding(is_ok=True, what=what, is_advice=True)
+
+
 def run_checks(settings: Settings) -> tuple[Finding, ...]:
     """Look at everything the agent needs, in the order it needs it."""
     checks: tuple[Callable[[Settings], Iterator[Finding]], ...] = (
@@ -76,7 +88,7 @@ def run_checks(settings: Settings) -> tuple[Finding, ...]:
         try:
             found += check(settings)
         except HapsyncError as error:
-            found.append(Finding(is_ok=False, what=str(error)))
+            found.append(_bad(str(error)))
     return tuple(found)
 
 
@@ -85,7 +97,7 @@ def _template(settings: Settings) -> Iterator[Finding]:
     try:
         current = read_text_or_none(config.config)
     except (OSError, ValueError) as error:
-        yield Finding(is_ok=False, what=f"haproxy.config {config.config} cannot be read: {error}")
+        yield _bad(f"haproxy.config {config.config} cannot be read: {error}")
         return
     target = empty_slots(settings, observed_from_file(current or "", tuple(settings.config.backends)))
     text = render(
@@ -94,23 +106,20 @@ def _template(settings: Settings) -> Iterator[Finding]:
         settings.config,
         labels_of(desired(Catalog({}), settings.config), current, settings.config.backends),
     )
-    yield Finding(is_ok=True, what=f"template {config.template} renders")
+    yield _good(f"template {config.template} renders")
     for one in lint(text, settings.config.backends, has_master=config.master is not None):
-        yield Finding(is_ok=True, what=f"{config.config} line {one.line}, {one.where}: {one.what}", is_advice=True)
+        yield _advice(f"{config.config} line {one.line}, {one.where}: {one.what}")
     folder = Path(config.config).parent
     if not os.access(folder, os.W_OK | os.X_OK):
-        yield Finding(
-            is_ok=False,
-            what=f"folder {folder}: this user may not write there; hapsync replaces {config.config} in one step",
-        )
+        yield _bad(f"folder {folder}: this user may not write there; hapsync replaces {config.config} in one step")
         return
     try:
         with candidate_file(config.config, text) as candidate:
             check_candidate(config, candidate)
     except OSError as error:
-        yield Finding(is_ok=False, what=f"folder {folder}: {error}")
+        yield _bad(f"folder {folder}: {error}")
         return
-    yield Finding(is_ok=True, what=f"haproxy.check_command accepts the configuration rendered for {config.config}")
+    yield _good(f"haproxy.check_command accepts the configuration rendered for {config.config}")
 
 
 def _folders(settings: Settings) -> Iterator[Finding]:
@@ -119,19 +128,14 @@ def _folders(settings: Settings) -> Iterator[Finding]:
         folder = Path(name)
         there = next(path for path in (folder, *folder.parents) if path.exists())
         if os.access(there, os.W_OK | os.X_OK) and there.is_dir():
-            yield Finding(
-                is_ok=True, what=f"agent.{key} {name} {'is' if there == folder else 'can be made'} writable"
-            )
+            yield _good(f"agent.{key} {name} {'is' if there == folder else 'can be made'} writable")
         else:
-            yield Finding(
-                is_ok=False,
-                what=f"agent.{key} {name}: not writable for this user; create it, owned by the agent's user",
-            )
+            yield _bad(f"agent.{key} {name}: not writable for this user; create it, owned by the agent's user")
         if there == folder and folder.stat().st_mode & stat.S_IWOTH:
-            yield Finding(is_ok=False, what=f"agent.{key} {name} is writable by everyone: chmod o-w {name}")
+            yield _bad(f"agent.{key} {name} is writable by everyone: chmod o-w {name}")
     with contextlib.suppress(PermissionError):
         if next(lock_owners(settings.config), None) is not None:
-            yield Finding(is_ok=True, what="an agent is running here")
+            yield _good("an agent is running here")
 
 
 def _secrets(settings: Settings) -> Iterator[Finding]:
@@ -143,7 +147,7 @@ def _secrets(settings: Settings) -> Iterator[Finding]:
     except OSError:
         return  # reading the token says it
     if is_open:
-        yield Finding(is_ok=False, what=f"consul.token_file {token_file} is open to everyone: chmod o= {token_file}")
+        yield _bad(f"consul.token_file {token_file} is open to everyone: chmod o= {token_file}")
 
 
 def _runtime_socket(settings: Settings) -> Iterator[Finding]:
@@ -154,34 +158,22 @@ def _runtime_socket(settings: Settings) -> Iterator[Finding]:
         observed = session.read_servers(tuple(settings.config.backends))
         if level.strip() == "admin":
             observed = Probe(settings.config).attach(session, process, observed)
-    yield Finding(
-        is_ok=True,
-        what=f"haproxy.socket {config.socket}: HAProxy {process.version} answers, pid {process.pid}",
-    )
+    yield _good(f"haproxy.socket {config.socket}: HAProxy {process.version} answers, pid {process.pid}")
     if level.strip() == "admin":
-        yield Finding(is_ok=True, what="haproxy.socket has level admin")
+        yield _good("haproxy.socket has level admin")
     else:
-        yield Finding(
-            is_ok=False,
-            what=f"haproxy.socket has level {level.strip()}: add `level admin` to its `stats socket` line",
-        )
+        yield _bad(f"haproxy.socket has level {level.strip()}: add `level admin` to its `stats socket` line")
     yield _version(process)
     if not counts_all(process):
         yield from _kept(process, config.socket)
     for name, why in observed.unread.items():
-        yield Finding(is_ok=False, what=f"backend {name} cannot be read: {why}")
+        yield _bad(f"backend {name} cannot be read: {why}")
     for backend in observed.backends.values():
         if backend.exists:
             foreign = f", {plural(len(backend.foreign), 'foreign server')}" if backend.foreign else ""
-            yield Finding(
-                is_ok=True,
-                what=f"backend {backend.name}: {_places(backend)} in HAProxy{foreign}; {_scaling_words(backend)}",
-            )
+            yield _good(f"backend {backend.name}: {_places(backend)} in HAProxy{foreign}; {_scaling_words(backend)}")
         else:
-            yield Finding(
-                is_ok=True,
-                what=f"backend {backend.name}: not in HAProxy yet; the agent's first reload brings it",
-            )
+            yield _good(f"backend {backend.name}: not in HAProxy yet; the agent's first reload brings it")
 
 
 def _networks(settings: Settings) -> Iterator[Finding]:
@@ -194,11 +186,9 @@ def _networks(settings: Settings) -> Iterator[Finding]:
         shown = ", ".join(anywhere[:_NAMED]) + (
             f" and {len(anywhere) - _NAMED} more" if len(anywhere) > _NAMED else ""
         )
-        yield Finding(
-            is_ok=True,
-            what=f"{shown}: set `networks`: without them whoever may register an instance can have HAProxy send "
-            "requests to any address that this machine reaches, its own services on loopback among them",
-            is_advice=True,
+        yield _advice(
+            f"{shown}: set `networks`: without them whoever may register an instance can have HAProxy send "
+            "requests to any address that this machine reaches, its own services on loopback among them"
         )
 
 
@@ -210,10 +200,9 @@ def _kept(process: HAProxyProcess, socket_path: str) -> Iterator[Finding]:
     try:
         count_kept(process.pid, socket_path, ())
     except HapsyncError as error:
-        yield Finding(
-            is_ok=False,
-            what=f"slots of servers that left are free again only after a reload: HAProxy {process.version} does not "
-            f"count all of its connections, and {error}",
+        yield _bad(
+            f"slots of servers that left are free again only after a reload: HAProxy {process.version} does not "
+            f"count all of its connections, and {error}"
         )
 
 
@@ -231,26 +220,19 @@ def _scaling_words(backend: Backend) -> str:
 
 
 def _version(process: HAProxyProcess) -> Finding:
-    numbers = re.match(r"(\d+)\.(\d+)", process.version)
-    if numbers and (int(numbers[1]), int(numbers[2])) >= OLDEST:
-        return Finding(is_ok=True, what=f"HAProxy {numbers[0]} is new enough")
+    if version_of(process.version) >= OLDEST:
+        return _good(f"HAProxy {'.'.join(map(str, version_of(process.version)))} is new enough")
     oldest = ".".join(map(str, OLDEST))
-    return Finding(
-        is_ok=False,
-        what=f"HAProxy {process.version} is older than {oldest}, the oldest hapsync is tested with",
-    )
+    return _bad(f"HAProxy {process.version} is older than {oldest}, the oldest hapsync is tested with")
 
 
 def _reload_ways(settings: Settings) -> Iterator[Finding]:
     config = settings.config.haproxy
     if config.master is None:
-        yield Finding(is_ok=True, what="reloads are made by haproxy.reload_command")
+        yield _good("reloads are made by haproxy.reload_command")
         return
     workers = read_processes(config.master, config.timeout_seconds).workers
-    yield Finding(
-        is_ok=True,
-        what=f"haproxy.master_socket {config.master}: the master answers, {plural(len(workers), 'worker')}",
-    )
+    yield _good(f"haproxy.master_socket {config.master}: the master answers, {plural(len(workers), 'worker')}")
 
 
 def _consul(settings: Settings) -> Iterator[Finding]:
@@ -260,12 +242,9 @@ def _consul(settings: Settings) -> Iterator[Finding]:
     leader = agent.read_leader()
     agent.close()
     if leader:
-        yield Finding(is_ok=True, what=f"consul.address {config.consul.address}: the agent answers, leader {leader}")
+        yield _good(f"consul.address {config.consul.address}: the agent answers, leader {leader}")
     else:
-        yield Finding(
-            is_ok=False,
-            what=f"consul.address {config.consul.address}: the agent answers, but its servers have no leader",
-        )
+        yield _bad(f"consul.address {config.consul.address}: the agent answers, but its servers have no leader")
     if not config.discover:
         yield from _connections(config)
     yield from _rights(config)
@@ -273,31 +252,27 @@ def _consul(settings: Settings) -> Iterator[Finding]:
     names = (*config.services, *([canary] if canary and canary not in config.services else []))
     catalog, errors = read_catalog(config.consul, names, config.max_servers)
     for error in errors.values():
-        yield Finding(is_ok=False, what=error)
+        yield _bad(error)
     for name, reading in catalog.readings.items():
         if reading.doubt not in {None, Doubt.UNCONFIRMED}:
             assert reading.doubt is not None  # noqa: S101
             what = f"service {quoted(name)}: {reading.doubt.value}; nothing is removed because of such an answer"
-            yield Finding(is_ok=False, what=what)
+            yield _bad(what)
         if name == canary and name not in config.services:
             if not reading.instances:
-                yield Finding(
-                    is_ok=False,
-                    what=f"consul.canary {quoted(canary)}: no instance is seen, so a service that becomes empty is "
-                    "never emptied; may the token read it? Name a service that is never empty",
+                yield _bad(
+                    f"consul.canary {quoted(canary)}: no instance is seen, so a service that becomes empty is "
+                    "never emptied; may the token read it? Name a service that is never empty"
                 )
             continue
         count = plural(len(reading.instances), "instance")
         if reading.instances or reading.quarantined:
             left_out = f", {len(reading.quarantined)} quarantined" if reading.quarantined else ""
-            yield Finding(is_ok=True, what=f"service {quoted(name)}: {count}{left_out}")
+            yield _good(f"service {quoted(name)}: {count}{left_out}")
         elif reading.namesakes:
-            yield Finding(is_ok=False, what=namesake_words(name, sorted({one.service for one in reading.namesakes})))
+            yield _bad(namesake_words(name, sorted({one.service for one in reading.namesakes})))
         else:
-            yield Finding(
-                is_ok=False,
-                what=f"service {quoted(name)}: no instance; is the name right, and may the token read it?",
-            )
+            yield _bad(f"service {quoted(name)}: no instance; is the name right, and may the token read it?")
 
 
 def _foreign(settings: Settings) -> Iterator[Finding]:
@@ -311,14 +286,14 @@ def _foreign(settings: Settings) -> Iterator[Finding]:
     except (HapsyncError, OSError):
         return  # what cannot be read is said already
     for line in lost:
-        yield Finding(is_ok=True, what=f"{line} is foreign, and the next reload takes it out", is_advice=True)
+        yield _advice(f"{line} is foreign, and the next reload takes it out")
     if refusal is not None:
-        yield Finding(is_ok=False, what=f"the next reload will not be made: {refusal}")
+        yield _bad(f"the next reload will not be made: {refusal}")
 
 
 def _connections(config: Config) -> Iterator[Finding]:
     if (advice := connection_advice(len(config.services), config.consul.max_connections)) is not None:
-        yield Finding(is_ok=True, what=advice, is_advice=True)
+        yield _advice(advice)
 
 
 def _rights(config: Config) -> Iterator[Finding]:
@@ -329,9 +304,9 @@ def _rights(config: Config) -> Iterator[Finding]:
     finally:
         agent.close()
     if missing:
-        yield Finding(is_ok=False, what=missing_words(missing, config))
+        yield _bad(missing_words(missing, config))
     elif missing is not None:
-        yield Finding(is_ok=True, what="the token of [consul] has all rights that hapsync needs")
+        yield _good("the token of [consul] has all rights that hapsync needs")
 
 
 def _discovery(settings: Settings) -> Iterator[Finding]:
@@ -341,16 +316,16 @@ def _discovery(settings: Settings) -> Iterator[Finding]:
     listing = read_listing(config.consul)
     if not listing.is_whole:
         why = "not all services are seen: may the token read them, and the canary among them?"
-        yield Finding(is_ok=False, what=f"the list of services: {why}")
+        yield _bad(f"the list of services: {why}")
     found = discover(config, listing)
     yield from _connections(found.config)
     for name, group in config.discover.items():
         tagged = sum(group.tag in tags for tags in listing.services.values())
         backends = plural(len(members(found.config, name)), "backend")
         what = f"discover.{name}: {plural(tagged, 'service')} with tag {quoted(group.tag)}, {backends}"
-        yield Finding(is_ok=True, what=what)
+        yield _good(what)
     for line in found.left_out:
-        yield Finding(is_ok=False, what=line)
+        yield _bad(line)
 
 
 def _fleet(settings: Settings) -> Iterator[Finding]:
@@ -362,4 +337,4 @@ def _fleet(settings: Settings) -> Iterator[Finding]:
         try_permit(agent, config.fleet.group)
     finally:
         agent.close()
-    yield Finding(is_ok=True, what=f"fleet.group {config.fleet.group}: Consul gives reload permits")
+    yield _good(f"fleet.group {config.fleet.group}: Consul gives reload permits")
