@@ -1,5 +1,6 @@
 """The harness itself, against the real programs: what the other tests rest on."""
 
+import functools
 import subprocess
 import sys
 import time
@@ -142,6 +143,15 @@ def test_haproxy_keeps_its_worker_when_it_refuses_a_configuration(work: Path) ->
         assert haproxy.reload() != worker
 
 
+def has_more(load: Load, count: int) -> bool:
+    return load.snapshot().requests > count
+
+
+def is_over(haproxy: HAProxy, load: Load, origins: Origins, name: str) -> bool:
+    """Whether nothing runs on the server `s1` any more, and all that its origin `name` answered is counted."""
+    return haproxy.stat("app")["s1"]["scur"] == "0" and load.snapshot().by_origin[name] == origins.counts()[name]
+
+
 def test_no_request_is_lost_when_an_origin_is_put_in_maintenance_before_it_closes(
     work: Path, origins: Origins
 ) -> None:
@@ -151,12 +161,12 @@ def test_no_request_is_lost_when_an_origin_is_put_in_maintenance_before_it_close
         haproxy_before(work, frontend, tuple(ports)) as haproxy,
         Load(work, frontend, clients=8, closing=2, rate=400, seconds=30) as load,
     ):
-        wait_until(lambda: load.snapshot().requests >= 200, 10, "the load to be under way")
+        wait_until(lambda: load.snapshot().requests >= 200, 20, "the load to be under way")
         haproxy.ask("set server app/s1 state maint")
-        time.sleep(0.2)
+        wait_until(lambda: is_over(haproxy, load, origins, names[0]), 20, "the last request of the one that leaves")
         origins.close(LOOPBACK, ports[0])
         before = load.snapshot()
-        wait_until(lambda: load.snapshot().requests >= before.requests + 200, 10, "more requests")
+        wait_until(lambda: load.snapshot().requests >= before.requests + 200, 20, "more requests")
         result = load.stop()
 
     assert (result.failed, result.failures) == (0, ())
@@ -176,11 +186,11 @@ def test_no_request_is_lost_at_a_reload(work: Path, origins: Origins) -> None:
     ):
         for _ in range(2):
             haproxy.reload()
-            time.sleep(0.3)
+            before = load.snapshot().requests
+            wait_until(functools.partial(has_more, load, before + 60), 20, "requests after the reload")
         result = load.stop()
 
     assert (result.failed, result.failures) == (0, ())
-    assert result.requests > 100
 
 
 def test_load_counts_what_is_lost_when_all_origins_are_aborted(work: Path, origins: Origins) -> None:
@@ -190,9 +200,9 @@ def test_load_counts_what_is_lost_when_all_origins_are_aborted(work: Path, origi
         haproxy_before(work, frontend, (port,)),
         Load(work, frontend, clients=4, rate=200, seconds=30) as load,
     ):
-        wait_until(lambda: load.snapshot().requests >= 50, 10, "the load to be under way")
+        wait_until(lambda: load.snapshot().requests >= 50, 20, "the load to be under way")
         origins.abort(LOOPBACK, port)
-        wait_until(lambda: load.snapshot().failed, 10, "a lost request")
+        wait_until(lambda: load.snapshot().failed, 20, "a lost request")
         result = load.stop()
 
     assert result.by_origin[origin_name(LOOPBACK, port)] >= 50
@@ -206,9 +216,9 @@ def test_load_counts_connections_that_are_refused_and_reset(work: Path, origins:
     port = free_port()
     origins.open(LOOPBACK, port)
     with Load(work, port, path="/slow?ms=200", clients=2, rate=20, seconds=30) as load:
-        wait_until(lambda: load.snapshot().requests >= 2, 10, "the load to be under way")
+        wait_until(lambda: load.snapshot().requests >= 2, 20, "the load to be under way")
         origins.abort(LOOPBACK, port)
-        wait_until(lambda: load.snapshot().failed >= 4, 10, "lost requests")
+        wait_until(lambda: load.snapshot().failed >= 4, 20, "lost requests")
         result = load.stop()
 
     assert set(result.by_reason) == {"ECONNRESET before a response", "cannot connect: ECONNREFUSED"}
@@ -217,11 +227,11 @@ def test_load_counts_connections_that_are_refused_and_reset(work: Path, origins:
 def test_load_keeps_to_its_rate_and_its_time(work: Path, origins: Origins) -> None:
     port = free_port()
     origins.open(LOOPBACK, port)
-    with Load(work, port, clients=5, rate=100, seconds=1) as load:
-        time.sleep(1.5)
+    with Load(work, port, clients=5, rate=20, seconds=3) as load:
+        time.sleep(4.5)
         result = load.stop()
 
-    assert 80 <= result.requests <= 100
+    assert 48 <= result.requests <= 60
     assert result.failed == 0
 
 
@@ -229,9 +239,9 @@ def test_an_origin_that_closes_finishes_the_request_it_is_at(work: Path, origins
     port = free_port()
     name = origins.open("::1", port)
     with Load(work, port, host="::1", path="/slow?ms=500", clients=1, rate=1, seconds=30) as load:
-        wait_until(lambda: origins.counts()[name], 5, "a request to be under way")
+        wait_until(lambda: origins.counts()[name], 20, "a request to be under way")
         origins.close("::1", port)
-        wait_until(lambda: load.snapshot().requests, 5, "its answer")
+        wait_until(lambda: load.snapshot().requests, 20, "its answer")
         result = load.snapshot()
 
     assert (result.failed, result.by_origin) == (0, {f"[::1]:{port}": 1})
@@ -244,9 +254,9 @@ def test_haproxy_follows_the_health_an_origin_tells(work: Path, origins: Origins
     lines = ["option httpchk GET /healthcheck", f"server s1 {LOOPBACK}:{port} check inter 50ms rise 1 fall 1"]
     config.write_text(minimal_config(work / "admin.sock", frontend, {"app": lines}))
     with HAProxy(config, work) as haproxy:
-        wait_until(lambda: haproxy.servers("app")["s1"].running, 5, "the server to be up")
+        wait_until(lambda: haproxy.servers("app")["s1"].running, 20, "the server to be up")
         origins.set_health(LOOPBACK, port, False)
-        wait_until(lambda: not haproxy.servers("app")["s1"].running, 5, "the server to be down")
+        wait_until(lambda: not haproxy.servers("app")["s1"].running, 20, "the server to be down")
 
     assert origins.counts() == {origin_name(LOOPBACK, port): 0}
 
@@ -260,14 +270,14 @@ Process(("sh", "-c", "echo $$; exec sleep 600"), pathlib.Path({str(work)!r}, "lo
 time.sleep(600)
 """
     with subprocess.Popen([sys.executable, "-c", script], cwd=ROOT) as parent:
-        child = int(wait_until(lambda: (work / "log").read_text().strip(), 5, "the program's id"))
+        child = int(wait_until(lambda: (work / "log").read_text().strip(), 20, "the program's id"))
         parent.kill()
-    wait_until(lambda: has_ended(child), 5, "the program to die")
+    wait_until(lambda: has_ended(child), 20, "the program to die")
 
 
 def test_stopping_a_program_ends_its_children_too(work: Path) -> None:
     process = Process(("sh", "-c", "trap '' TERM; sleep 600 & echo $!; wait; wait"), work / "log")
-    child = int(wait_until(lambda: process.log.read_text().strip(), 5, "the child's id"))
+    child = int(wait_until(lambda: process.log.read_text().strip(), 20, "the child's id"))
     process.stop(timeout_seconds=0.1)
 
     assert has_ended(child)

@@ -98,6 +98,30 @@ class Fleet:
         self.put(member)
         return member
 
+    def add_at_once(self, count: int) -> list[Member]:
+        """Start servers and register them all in one step, so that no reload for some comes between."""
+        members = [self.start_server() for _ in range(count)]
+        consul = self._stage.consul
+        for node in {one.node for one in members}:
+            consul.request("PUT", "/v1/catalog/register", {"Node": node, "Address": HOST})
+        services = [
+            {
+                "Node": one.node,
+                "Service": {
+                    "Service": self.service,
+                    "ID": one.name,
+                    "Address": HOST,
+                    "Port": one.port,
+                    "Tags": list(self.tags),
+                    "Weights": {"Passing": one.weights[0], "Warning": one.weights[1]},
+                },
+            }
+            for one in members
+        ]
+        consul.request("PUT", "/v1/txn", [{"Service": {"Verb": "set", **one}} for one in services])
+        self.members.update({one.name: one for one in members})
+        return members
+
     def maintain_node(self, node: str, *, on: bool) -> None:
         """Put a node into maintenance, or end that; it must have at least one instance."""
         (self.maintained_nodes.add if on else self.maintained_nodes.discard)(node)

@@ -289,7 +289,7 @@ def test_what_is_held_is_still_served_after_a_reload_for_growth() -> None:
         deferred = set(up(web))
         assert len(deferred) == 3
 
-        newcomers = [web.fleet.add() for _ in range(5)]  # more than there are slots
+        newcomers = web.fleet.add_at_once(5)  # more than there are slots
         wait_until(lambda: stage.reloads() == 1, 15, "the reload")
         wait_until(lambda: {one.address for one in newcomers} <= set(up(web)), 20, "the newcomers")
         assert web.eyes.fewest >= 3

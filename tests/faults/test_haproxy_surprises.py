@@ -284,8 +284,7 @@ def test_while_the_master_is_away_changes_go_on_and_the_reload_is_made_when_it_i
     with scene(slots=4, instances=3) as here:
         master, aside = here.stage.haproxy.master_path, here.stage.work / "aside.sock"
         master.rename(aside)
-        for _ in range(3):
-            here.fleet.add()
+        here.fleet.add_at_once(3)
         here.wait_counted("failed_reloads", 1)
         here.fleet.put(attrs.evolve(next(iter(here.fleet.members.values())), weights=(7, 3)))
         here.wait_weight(7)
@@ -316,8 +315,7 @@ def test_while_the_check_hangs_changes_within_the_slots_go_on_and_people_are_ans
 
     with scene(slots=5, instances=4, prepare=prepare, check_timeout_seconds=12) as here:
         (here.stage.work / "hang").touch()
-        for _ in range(3):  # one has a slot, two have none
-            here.fleet.add()
+        here.fleet.add_at_once(3)  # one has a slot, two have none
         begin = time.monotonic()
         wait_until(lambda: len(here.serving()) == 5, 10, "the one that has a slot")
         for weight in range(20, 26):

@@ -156,8 +156,7 @@ def test_a_template_that_is_deleted_stops_neither_changes_nor_a_reload() -> None
         here.wait_logged("settings not taken, the old ones stay")
         said = "haproxy.template cannot be read"
         wait_until(lambda: said in here.stage.hapsync("status").stdout, 10, "status to say why")  # a report a second
-        for _ in range(3):
-            here.fleet.add()
+        here.fleet.add_at_once(3)
         here.stage.wait_equal(timeout_seconds=10)
         assert here.stage.reloads() == 1
         template.write_text(text)

@@ -22,6 +22,12 @@ def services(stage: Stage) -> dict[str, Any]:
     return found
 
 
+def whole(told: dict[str, Any]) -> dict[str, Any]:
+    """What is told, once every service was read or could not be; nothing before."""
+    is_whole = len(told) == len(SERVICES) and all(one["error"] or one["confirmed_at"] for one in told.values())
+    return told if is_whole else {}
+
+
 def test_with_too_few_descriptors_haproxy_and_the_services_that_have_one_go_on() -> None:
     with Stage(dict.fromkeys(SERVICES, 2), agent=False) as stage:
         command = (
@@ -34,15 +40,16 @@ def test_with_too_few_descriptors_haproxy_and_the_services_that_have_one_go_on()
             str(stage.config_path),
         )
         stage.agent = Process(command, stage.work / "agent.log")
-        wait_until(lambda: any(one["error"] for one in services(stage).values()), 15, "a service without descriptor")
+        wait_until(lambda: any(one["error"] for one in services(stage).values()), 30, "a service without descriptor")
         time.sleep(3)
-        read = [name for name, one in services(stage).items() if one["error"] is None and one["confirmed_at"]]
-        unread = {name: one["error"] for name, one in services(stage).items() if one["error"]}
+        told = wait_until(lambda: whole(services(stage)), 30, "each service to be read or not")
+        read = [name for name, one in told.items() if one["error"] is None]
+        unread = {name: one["error"] for name, one in told.items() if one["error"]}
         log = (stage.work / "agent.log").read_text()
         with Fleet(stage, read[-1]) as fleet:
             for _ in range(2):
                 fleet.add()
-            stage.wait_equal(read[-1], timeout_seconds=10)
+            stage.wait_equal(read[-1])
         status = stage.hapsync("status")
 
     assert len(read) >= 3

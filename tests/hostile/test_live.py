@@ -102,7 +102,7 @@ def stage() -> Iterator[Stage]:
         canary = f"\nbackend canary\n    server one 127.0.0.1:{free_port()} weight 77\n"
         template.write_text(template.read_text() + canary)
         stage.agent.signal(signal.SIGHUP)
-        wait_until(lambda: stage.haproxy.servers("canary"), 10, "the canary's backend")
+        wait_until(lambda: stage.haproxy.servers("canary"), 20, "the canary's backend")
         yield stage
 
 
@@ -163,6 +163,6 @@ def test_hostile_registrations_change_nothing_but_the_servers_they_are(stage: St
 def test_the_watch_of_the_canary_sees_a_change(stage: Stage) -> None:
     with CanaryWatch(stage.haproxy, "canary") as canary:
         stage.haproxy.ask("set server canary/one weight 76")
-        wait_until(lambda: canary.changes, 5, "the change to be seen")
+        wait_until(lambda: canary.changes, 20, "the change to be seen")
 
     assert canary.changes[0]["srv_uweight"] == "76"

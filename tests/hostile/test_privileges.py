@@ -57,7 +57,7 @@ def start(stage: Stage) -> Process:
         (*AS_NOBODY, str(HAPSYNC), "agent", "--config", str(stage.config_path)), stage.work / "agent.log"
     )
     report = stage.work / "run" / "status.json"
-    wait_until(lambda: json.loads(report.read_text())["in_sync"], 15, "the agent to be in sync", process=stage.agent)
+    wait_until(lambda: json.loads(report.read_text())["in_sync"], 30, "the agent to be in sync", process=stage.agent)
     return stage.agent
 
 
@@ -69,9 +69,8 @@ def test_a_user_without_any_right_follows_changes_and_grows(stage: Stage) -> Non
             fleet.add()
         stage.wait_equal()
         before = stage.reloads()
-        for _ in range(3):
-            fleet.add()
-        stage.wait_equal(timeout_seconds=15)
+        fleet.add_at_once(3)
+        stage.wait_equal()
         wait_until(lambda: stage.hapsync("status").returncode == 0, 10, "status to say in sync")
 
         assert stage.reloads() == before + 1

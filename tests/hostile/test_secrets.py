@@ -49,7 +49,7 @@ def everything_said(stage: Stage) -> str:
 def start(stage: Stage) -> None:
     command = (str(HAPSYNC), "agent", "--config", str(stage.config_path))
     stage.agent = Process(command, stage.work / "agent.log", environment=dict(os.environ))
-    wait_until((stage.work / "run" / "status.json").exists, 10, "the agent's report", process=stage.agent)
+    wait_until((stage.work / "run" / "status.json").exists, 20, "the agent's report", process=stage.agent)
 
 
 @pytest.mark.parametrize("way", KEYS)
@@ -72,7 +72,7 @@ def test_a_token_that_consul_refuses_is_said_nowhere(stage: Stage, monkeypatch: 
         stage.config_path.write_text(stage.config_path.read_text().replace(stage.consul.url, consul.url))
         start(stage)
         log = stage.work / "agent.log"
-        wait_until(lambda: "answered 403" in log.read_text(), 10, "Consul to refuse the token")
+        wait_until(lambda: "answered 403" in log.read_text(), 20, "Consul to refuse the token")
         said = everything_said(stage)
 
     assert "answered 403" in said

@@ -30,7 +30,7 @@ def account(serve: Serve, *, is_gone_after: bool = False) -> Account:
         with tempfile.TemporaryDirectory() as folder:
             wrk = Wrk(target(Path(folder), port))
         await wrk.start()
-        await asyncio.sleep(0.3)
+        await asyncio.sleep(1.0)
         if is_gone_after:
             server.close()
         await asyncio.sleep(0.1)
@@ -65,7 +65,7 @@ def test_a_wrk_that_found_nobody_at_its_start_tells_nothing() -> None:
         with tempfile.TemporaryDirectory() as folder:
             wrk = Wrk(target(Path(folder), free_port()))
         await wrk.start()
-        await asyncio.sleep(0.2)
+        await asyncio.sleep(2.0)
         with pytest.raises(OSError, match="wrk ended with 1: unable to connect to"):
             await wrk.stop()
 

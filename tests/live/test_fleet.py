@@ -47,8 +47,7 @@ def test_a_reload_waits_for_its_turn_while_changes_go_on_and_status_says_for_who
     with staged(60) as (stage, fleet):
         [first] = fleet.members.values()
         with another_reloads(stage):
-            for _ in range(4):
-                fleet.add()
+            fleet.add_at_once(4)
             wait_until(lambda: stage.status()["agent"]["reload_waits_for"], 10, "the reload to wait")
             fleet.put(attrs.evolve(first, weights=(7, 1)))
             wait_until(lambda: {one.weight for one in stage.haproxy.servers("web").values()} >= {7}, 5, "the weight")
@@ -69,8 +68,7 @@ def test_a_reload_waits_for_its_turn_while_changes_go_on_and_status_says_for_who
 
 def test_a_reload_is_made_without_a_turn_when_patience_ends() -> None:
     with staged(2) as (stage, fleet), another_reloads(stage):
-        for _ in range(4):
-            fleet.add()
+        fleet.add_at_once(4)
         stage.wait_equal(timeout_seconds=20)
 
         assert stage.reloads() == 1
@@ -79,8 +77,7 @@ def test_a_reload_is_made_without_a_turn_when_patience_ends() -> None:
 
 def test_a_group_of_one_reloads_at_once() -> None:
     with staged(60) as (stage, fleet):
-        for _ in range(4):
-            fleet.add()
+        fleet.add_at_once(4)
         stage.wait_equal(timeout_seconds=15)
 
         assert stage.reloads() == 1

@@ -38,8 +38,7 @@ def test_a_server_in_maint_by_hand_is_left_alone_through_passes_restarts_and_a_r
 
         stage.kill_agent()
         stage.start_agent()
-        for _ in range(4):  # more than there are slots: a reload
-            fleet.add()
+        fleet.add_at_once(4)  # more than there are slots: a reload
         wait_until(lambda: stage.reloads() == 1, 20, "the reload")
         wait_until(lambda: len([one for one in stage.haproxy.servers("web").values() if one.running]) == 6, 20, "six")
 

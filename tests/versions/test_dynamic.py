@@ -69,9 +69,9 @@ def test_dynamic_servers_outlive_reloads_restarts_and_the_agent_with_their_names
         stage.wait_equal()
         stage.kill_agent()
         stage.start_agent()
-        wait_until(lambda: stage.hapsync("plan").returncode == 0, 10, "an empty plan")
+        wait_until(lambda: stage.hapsync("plan").returncode == 0, 20, "an empty plan")
         assert added(stage) == names
-        assert stage.hapsync("status").returncode == 0
+        wait_until(lambda: stage.hapsync("status").returncode == 0, 20, "status to say in sync")
 
 
 @pytest.mark.parametrize(
@@ -91,8 +91,8 @@ def test_a_backend_that_takes_no_dynamic_servers_grows_by_a_reload_and_says_why(
         for _ in range(3):
             fleet.add()
         stage.start_agent()
-        wait_until(lambda: stage.reloads() == 2, 15, "the reload that grows the slots")
-        wait_until(lambda: running(stage) == 3, 10, "three servers")
+        wait_until(lambda: stage.reloads() == 2, 20, "the reload that grows the slots")
+        wait_until(lambda: running(stage) == 3, 20, "three servers")
         means = stage.status()["backends"]["web"]["scaling"]
 
         assert added(stage) == {}

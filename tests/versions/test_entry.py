@@ -45,13 +45,14 @@ def played(backend_options: str, **of: Any) -> int:
         stage.wait_equal()
         with stage.load(rate=300) as load:
             dead = add_dead(fleet)
-            wait_until(lambda: stat_of(stage, dead), 10, "the newcomer in HAProxy")
+            wait_until(lambda: stat_of(stage, dead), 20, "the newcomer in HAProxy")
             time.sleep(5)
+            wait_until(lambda: stat_of(stage, dead)["status"].startswith("DOWN"), 20, "its checks to have failed")
+            wait_until(lambda: load.snapshot().requests > 500, 30, "some requests")
             result = load.stop()
         stat = stat_of(stage, dead)
         if "checked" in backend_options:
             assert (result.failed, result.failures) == (0, ())
-        assert result.requests > 500
         assert stat["status"].startswith("DOWN")
         return tried(stat)
 
@@ -79,11 +80,11 @@ def test_a_dead_newcomer_is_not_tried_either_after_a_reload_that_others_need() -
             fleet.add()
         stage.wait_equal()
         dead = add_dead(fleet)
-        wait_until(lambda: stat_of(stage, dead)["check_status"] == "L4CON", 10, "HAProxy to check the dead newcomer")
+        wait_until(lambda: stat_of(stage, dead)["check_status"] == "L4CON", 20, "HAProxy to check the dead newcomer")
         with stage.load(rate=300) as load:
             newcomer = fleet.add()
             wait_until(lambda: newcomer.address in load.snapshot().by_origin, 20, "the newcomer to serve")
-            wait_until(lambda: stat_of(stage, dead)["check_status"] == "L4CON", 10, "the new worker to check, too")
+            wait_until(lambda: stat_of(stage, dead)["check_status"] == "L4CON", 20, "the new worker to check, too")
             result = load.stop()
 
         assert stage.reloads() == 1
@@ -105,7 +106,7 @@ def test_a_whole_replacement_by_checked_newcomers_costs_no_request_and_no_capaci
     ):
         old = [fleet.add() for _ in range(4)]
         stage.wait_equal()
-        wait_until(lambda: stage.status()["backends"]["web"]["capacity"] == 4, 10, "the first checks")
+        wait_until(lambda: stage.status()["backends"]["web"]["capacity"] == 4, 20, "the first checks")
         with stage.load(rate=300) as load:
             for _ in range(4):
                 fleet.add()

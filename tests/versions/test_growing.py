@@ -25,13 +25,12 @@ def test_slots_run_out_under_load_and_one_reload_grows_them() -> None:
         before = stage.haproxy.worker_pid()
         with stage.load(rate=300) as load:
             time.sleep(1)
-            for _ in range(5):
-                fleet.add()
-            wait_until(lambda: stage.haproxy.worker_pid() not in (None, before), 15, "the new worker")
+            fleet.add_at_once(5)
+            wait_until(lambda: stage.haproxy.worker_pid() not in (None, before), 20, "the new worker")
             # Servers leave right after it, while old connections still live.
             fleet.remove(members[2].name)
             fleet.remove(members[3].name)
-            stage.wait_equal(timeout_seconds=10)
+            stage.wait_equal()
             time.sleep(4)
             result = load.stop()
 
@@ -56,9 +55,8 @@ def test_many_causes_at_once_are_one_reload() -> None:
         Fleet(stage, "api") as api,
         Fleet(stage, "img") as img,
     ):
-        for _ in range(5):
-            for fleet in (web, api, img):
-                fleet.add()
+        for fleet in (web, api, img):
+            fleet.add_at_once(5)
         for name in stage.backends:
             stage.wait_equal(name, timeout_seconds=15)
         time.sleep(1)
@@ -79,7 +77,7 @@ def test_a_configuration_that_haproxy_refuses_changes_nothing_and_is_not_tried_a
         stage.start_agent()
         for _ in range(3):
             fleet.add()
-        wait_until(lambda: stage.status()["agent"]["counters"]["failed_reloads"], 15, "a refused reload")
+        wait_until(lambda: stage.status()["agent"]["counters"]["failed_reloads"], 20, "a refused reload")
         time.sleep(7)
 
         status = stage.status()
@@ -212,9 +210,9 @@ def test_a_new_worker_that_is_not_what_was_meant_is_reloaded_away_at_once() -> N
         template.write_text(sound.replace(servers, f".if defined(HAPROXY_MWORKER)\n.else\n{servers}\n.endif"))
 
         stage.agent.signal(signal.SIGHUP)
-        wait_until(lambda: stage.status()["agent"]["counters"]["failed_reloads"], 10, "the failed reload")
+        wait_until(lambda: stage.status()["agent"]["counters"]["failed_reloads"], 20, "the failed reload")
 
-        stage.wait_equal(timeout_seconds=5)
+        stage.wait_equal()
         assert stage.haproxy.config.read_text() == before
         assert stage.reloads() == 2
         shown = stage.hapsync("status").stdout

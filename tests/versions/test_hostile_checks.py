@@ -102,7 +102,7 @@ def test_a_database_that_refuses_with_line_feeds_and_a_forged_prompt_stops_no_ba
         fleet.remove(left.name)
         stage.wait_equal("web")
         databases.remove("hostile")
-        wait_until(lambda: is_out(stage, port), 10, "the hostile server to be taken out")
+        wait_until(lambda: is_out(stage, port), 20, "the hostile server to be taken out")
         wait_until(lambda: stage.hapsync("status").returncode == 0, 15, "status to say that all is in sync")
 
         pid = f"\nPid: {stage.haproxy.worker_pid()}\n"

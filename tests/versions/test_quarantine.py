@@ -34,7 +34,7 @@ def two_backends(*, agent: bool = True) -> Iterator[tuple[Stage, Fleet, Fleet]]:
             assert stage.hapsync("apply").returncode == 0
         for name in stage.backends:
             stage.wait_equal(name)
-        wait_until(lambda: stage.hapsync("status").returncode == 0, 10, "status to say in sync")
+        wait_until(lambda: stage.hapsync("status").returncode == 0, 20, "status to say in sync")
         yield stage, web, api
 
 
@@ -78,8 +78,7 @@ def test_a_backend_whose_servers_haproxy_refuses_keeps_its_options_and_the_other
             settings_with(stage, web="check inter 3s", api=mistake)
             read_again(stage)
             wait_until(lambda: "check inter 3s" in in_file(stage, "web"), 20, "web's new options")
-            for _ in range(4):
-                web.add()
+            web.add_at_once(4)
             first = next(iter(api.members.values()))
             api.put(attrs.evolve(first, weights=(7, 1)))
             api.add()
@@ -144,8 +143,7 @@ def test_a_new_backend_whose_servers_haproxy_refuses_keeps_all_new_settings_back
             read_again(stage)
             wait_said(stage, "settings not taken")
             is_unchanged = stage.haproxy.config.read_text() == before
-            for _ in range(3):
-                web.add()
+            web.add_at_once(3)
             stage.wait_equal(timeout_seconds=20)
             result = load.stop()
 
@@ -172,8 +170,7 @@ def test_what_is_said_of_settings_that_were_given_up_outlives_a_reload_into_the_
         read_again(stage)
         wait_said(stage, "unable to find required default_backend: 'nosuch'")
         before = stage.reloads()
-        for _ in range(3):
-            web.add()
+        web.add_at_once(3)
         stage.wait_equal(timeout_seconds=20)
         wait_until(lambda: stage.status()["agent"]["counters"]["reloads"] == 1, 10, "the reload to be reported")
         shown = status(stage)

@@ -22,7 +22,7 @@ def kept_connections(stage: Stage, count: int) -> Iterator[list[http.client.HTTP
     with ExitStack() as stack:
         connections = []
         for _ in range(count):
-            one = http.client.HTTPConnection("127.0.0.1", stage.frontend_port, timeout=10)
+            one = http.client.HTTPConnection("127.0.0.1", stage.frontend_port, timeout=30)
             stack.callback(one.close)
             assert answer(one) == (200, None)
             connections.append(one)
@@ -50,25 +50,24 @@ def test_an_old_worker_answers_all_its_kept_connections_once_more_and_cuts_none_
         with kept_connections(stage, CLIENTS) as idle, kept_connections(stage, CLIENTS) as busy:
             sockets = [one.sock for one in idle]
             for one in busy:
-                one.request("GET", "/slow?ms=6000")
-            for _ in range(3):
-                fleet.add()
-            wait_until(lambda: stage.haproxy.worker_pid() not in (None, before), 5, "the new worker")
+                one.request("GET", "/slow?ms=15000")
+            fleet.add_at_once(3)
+            wait_until(lambda: stage.haproxy.worker_pid() not in (None, before), 20, "the new worker")
             fleet.remove(leaving.name)
             stage.wait_equal()
 
-            assert before in workers(stage)
+            assert before in wait_until(lambda: workers(stage), 10, "the master, which is deaf for a moment")
             assert [one.sock for one in idle] == sockets
             assert [answer(one) for one in idle] == [(200, "close")] * CLIENTS
             assert [one.sock for one in idle] == [None] * CLIENTS
             assert [answer(one) for one in idle] == [(200, None)] * CLIENTS  # by the new worker, on new connections
             assert [one.getresponse().status for one in busy] == [200] * CLIENTS
         assert stage.reloads() == 1
-        wait_until(lambda: before not in workers(stage), 15, "the old worker to end")
+        wait_until(lambda: before not in workers(stage), 30, "the old worker to end")
 
 
 def test_a_reload_waits_for_the_gap_after_another_and_the_first_for_none() -> None:
-    gap_seconds = 7
+    gap_seconds = 12
     with Stage({"web": 1}, agent=False, backend_options=SLOTS) as stage, Fleet(stage) as fleet:
         settings = stage.config_path.read_text()
         stage.config_path.write_text(
@@ -80,8 +79,7 @@ def test_a_reload_waits_for_the_gap_after_another_and_the_first_for_none() -> No
         asked_at = time.time()
         fleet.add()
         stage.wait_equal()
-        for _ in range(6):
-            fleet.add()
+        fleet.add_at_once(6)
         stage.wait_equal(timeout_seconds=20)
         wait_until(lambda: len(stage.status()["agent"]["reloads"]) == 2, 10, "both to be reported")
 

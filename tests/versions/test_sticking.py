@@ -2,7 +2,7 @@
 
 import re
 import threading
-from contextlib import suppress
+from contextlib import closing, suppress
 from http.client import HTTPConnection, HTTPException
 
 from tests.demo.fleet import Fleet
@@ -84,9 +84,9 @@ def keep_busy(stage: Stage, port: int) -> None:
 
     def wait(number: int) -> None:
         connection = HTTPConnection("127.0.0.1", stage.frontend_port, timeout=60)
-        with suppress(OSError, HTTPException):  # the stage ends before it is answered
-            connection.request("GET", f"/{number}/slow?ms=25000")
-            connection.getresponse()
+        with closing(connection), suppress(OSError, HTTPException):  # the stage ends before all of it has come
+            connection.request("GET", f"/{number}/drip?ms=200000")
+            connection.getresponse().read()
 
     def is_busy() -> bool:
         stats = stage.haproxy.stat("web").values()
@@ -94,7 +94,7 @@ def keep_busy(stage: Stage, port: int) -> None:
 
     for number in range(3):  # in turn, one to each server
         threading.Thread(target=wait, args=(number,), daemon=True).start()
-    wait_until(is_busy, 5, "the server to be busy")
+    wait_until(is_busy, 20, "the server to be busy")
 
 
 def led_to(haproxy: HAProxy, number: int) -> set[str]:

@@ -171,13 +171,13 @@ def test_a_backend_of_that_name_which_somebody_else_added_is_left_alone_until_a_
 def test_a_backend_that_is_written_by_hand_while_one_of_its_name_is_still_leaving_is_not_hapsyncs_to_close() -> None:
     with stage_with_api() as (stage, api):
         [member] = api.members.values()
-        with slow_request(stage, "/api/slow?ms=12000"):
+        with slow_request(stage, "/api/slow?ms=25000"):
             let_settings_name(stage)  # it is leaving while the request runs
             wait_until(lambda: who_answers(stage, "/api/") != member.address, 10, "api to get no new requests")
             if adds_backends():
                 wait_until(
                     lambda: "backend api is leaving" in stage.hapsync("status").stdout,
-                    5,
+                    15,
                     "status to say that it leaves",
                 )
             with (stage.work / "haproxy.cfg.j2").open("a", encoding="utf-8") as template:
@@ -195,7 +195,7 @@ def slow_request(stage: Stage, path: str) -> Iterator[None]:
     """A request that runs meanwhile."""
     connection = HTTPConnection("127.0.0.1", stage.frontend_port, timeout=30)
     connection.request("GET", path)
-    time.sleep(0.3)
+    wait_until(lambda: int(stage.haproxy.stat("api")["BACKEND"]["scur"]), 10, "the request to run")
     try:
         yield
     finally:
@@ -286,5 +286,8 @@ def test_servers_of_a_new_backend_are_checked_as_lines_of_the_file_are() -> None
         let_settings_name(stage, "api", options="check inter 300ms ssl verify none")
         wait_serves(stage, api)
 
-        wait_until(lambda: stage.haproxy.stat("api")["srv1"]["check_status"] == "L6OK", 20, "its check to pass")
-        assert stage.haproxy.stat("api")["srv1"]["status"] == "UP"
+        def is_checked() -> bool:
+            row = stage.haproxy.stat("api")["srv1"]
+            return (row["check_status"], row["status"]) == ("L6OK", "UP")
+
+        wait_until(is_checked, 20, "its check to pass")
