@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings, strategies as st
 
-from hapsync.consul.health import parse_reading
+from hapsync.consul.health import NotAList, elements, parse_reading
 from hapsync.errors import CatalogError
 from hapsync.model.catalog import Instance, Quarantined, Reading
 from hapsync.model.server import Address, CheckStatus
@@ -559,3 +559,34 @@ def test_a_check_of_a_wrong_type_beside_maintenance_costs_nothing(odd: object) -
     (one,) = parse_reading("web", json.dumps([entry() | {"Checks": [in_maintenance, odd]}]).encode()).instances
 
     assert (one.status, one.critical_index) == (CheckStatus.MAINTENANCE, 7)
+
+
+# -- a JSON list read element by element is the list that `json.loads` reads ---------------------------------
+
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+)
+
+
+@given(st.lists(VALUES), st.sampled_from([None, 1, "\t"]))
+def test_the_elements_are_those_that_the_library_reads(values: list[Any], indent: int | str | None) -> None:
+    text = json.dumps(values, indent=indent)
+
+    assert list(elements(f" {text}\n")) == values
+
+
+@given(st.lists(st.sampled_from(["[", "]", ",", "{", "}", '"a"', ":", "1", " ", "null", "x"]), max_size=8))
+def test_what_the_library_refuses_is_refused(parts: list[str]) -> None:
+    text = "".join(parts)
+    try:
+        expected = json.loads(text)
+    except json.JSONDecodeError:
+        with pytest.raises(json.JSONDecodeError):
+            list(elements(text))
+        return
+    if isinstance(expected, list):
+        assert list(elements(text)) == expected
+    else:
+        with pytest.raises(NotAList):
+            list(elements(text))

@@ -12,7 +12,7 @@ from hapsync.agent.half_reload import noted
 from hapsync.agent.live_backends import WholeBackends, can_have
 from hapsync.agent.quarantine import quarantined
 from hapsync.agent.settings import Settings
-from hapsync.consul.permit import PermitRequest
+from hapsync.consul.semaphore import PermitRequest
 from hapsync.errors import HapsyncError, ReloadUnavailable, WouldLose
 from hapsync.haproxy.cfg_diff import Difference, difference
 from hapsync.haproxy.foreign import refuse

@@ -13,11 +13,11 @@ from collections.abc import Mapping
 
 from hapsync.config.schema import ConsulConfig
 from hapsync.consul.client import Answer, ConsulClient, Endpoints, read_token
+from hapsync.consul.connection_limit import ConnectionLimit
 from hapsync.consul.evidence import Finding, age_seconds, evidence, is_streamed
 from hapsync.consul.health import parse_reading
 from hapsync.consul.rate_limit import CACHED, UNCACHED, Budget, Burst, Pace
-from hapsync.consul.seats import Seats
-from hapsync.consul.waits import SHORTEST_SECONDS, Cuts, Waits
+from hapsync.consul.wait_limit import SHORTEST_SECONDS, Cuts, WaitLimit
 from hapsync.consul.watch_state import CONFIRM_AGAIN_SECONDS, CONFIRM_SECONDS
 from hapsync.errors import CatalogError, CutShort, TooLarge, TooManyConnections
 from hapsync.model.catalog import Reading
@@ -51,8 +51,8 @@ class Holding:
 
 
 GUEST_WAIT_SECONDS = 0.01
-"""Who has no seat does not wait for a change; Consul takes no wait of 0."""
-COME_SECONDS = 1.0
+"""Who keeps no connection does not wait for a change; Consul takes no wait of 0."""
+OPEN_SECONDS = 1.0
 REFUSED_SECONDS = (0.5, 1.5)
 """Between these a connection that the agent refused is tried again."""
 LARGE_BYTES = 2**20
@@ -77,8 +77,8 @@ class Shared:
     def __init__(self, config: ConsulConfig) -> None:
         self.where = Endpoints(config)
         self.budget = Budget()
-        self.waits = Waits(config.wait_seconds)
-        self.seats = Seats(config.max_connections)
+        self.wait_limit = WaitLimit(config.wait_seconds)
+        self.connections = ConnectionLimit(config.max_connections)
         self.max_servers: Mapping[str, int] = {}
 
 
@@ -91,9 +91,9 @@ class Reader:
         self._shared = shared
         self._where = shared.where
         self._budget = shared.budget
-        self._waits = shared.waits
-        self._seats = shared.seats
-        self._cuts = Cuts(shared.waits)
+        self._wait_limit = shared.wait_limit
+        self._connections = shared.connections
+        self._cuts = Cuts(shared.wait_limit)
         self._rest_until = -math.inf
         """After a large answer, so that no service takes the time of the others."""
         self._stopped = stopped
@@ -124,7 +124,7 @@ class Reader:
 
         Raises CatalogError when there is no whole answer, Interrupted, and Stopped.
         """
-        wait_seconds = self._waits.at_most(wait_seconds)
+        wait_seconds = self._wait_limit.at_most(wait_seconds)
         ask = functools.partial(self._ask_unless_refused, consistency, timeout_seconds)
         try:
             answer, seconds = ask(index=index, wait_seconds=wait_seconds, is_confirming=is_confirming)
@@ -177,7 +177,7 @@ class Reader:
                 if (now := time.monotonic()) > patience:
                     raise
                 self._wait(random.uniform(*REFUSED_SECONDS))  # noqa: S311
-                if not error.is_said and not self._seats.closed(self._service, now):
+                if not error.is_said and not self._connections.closed(self._service, now):
                     raise  # all were cut: an outage
 
     def confirm(self, seen: Reading, *, is_again: bool) -> Finding | None:
@@ -237,10 +237,10 @@ class Reader:
         delay_seconds = self._pace.delay_seconds(UNCACHED if is_slow else CACHED)
         if index:
             delay_seconds = max(delay_seconds, self._burst.delay_seconds())
-        is_seated = self._seats.sit(self._service, self.interrupt, is_empty=self._is_empty)
-        if index and not is_seated:
+        keeps = self._connections.may_keep(self._service, self.interrupt, is_empty=self._is_empty)
+        if index and not keeps:
             self.hang_up()
-            delay_seconds = max(delay_seconds, self._seats.rest_seconds())
+            delay_seconds = max(delay_seconds, self._connections.rest_seconds())
             wait_seconds = GUEST_WAIT_SECONDS
         if self._is_too_large or (consistency != "consistent" and not is_confirming):
             delay_seconds = max(delay_seconds, self._rest_until - time.monotonic())
@@ -252,7 +252,7 @@ class Reader:
             is_new = not agent.is_open
             agent.open(timeout_seconds)
             self._opened_at = time.monotonic() if is_new else self._opened_at
-            self._take_turn(is_last=index > 0 and (self._is_empty or not is_seated))
+            self._take_turn(is_last=index > 0 and (self._is_empty or not keeps))
             if self._stopped.is_set():  # `stop` may have come before there was an agent to abort
                 raise Stopped
             began = time.monotonic()
@@ -265,7 +265,7 @@ class Reader:
                 max_servers=self._shared.max_servers.get(service),
             )
         except CatalogError as error:
-            self._seats.failed(self._service)
+            self._connections.failed(self._service)
             if self._is_interrupted:
                 raise Interrupted from None
             self._is_retry = True
@@ -273,14 +273,14 @@ class Reader:
                 self._is_too_large = True
                 self._rest_until = time.monotonic() + LONGEST_REST_SECONDS
             if isinstance(error, TooManyConnections):
-                self._seats.refused(self._service)
+                self._connections.refused(self._service)
             elif is_new and self._is_limit(error):
                 raise TooManyConnections(str(error), is_said=False) from error
             raise
-        self._seats.answered(self._service, self._opened_at)
+        self._connections.answered(self._service, self._opened_at)
         self._is_retry = self._is_too_large = False
         # Who did not wait was not answered early.
-        return answer, time.monotonic() - began if is_seated else math.inf
+        return answer, time.monotonic() - began if keeps else math.inf
 
     def _current(self, *, blocks: bool) -> ConsulClient:
         """Return the client to ask next; `blocks`: what is asked may be held back.
@@ -288,7 +288,7 @@ class Reader:
         Raises CatalogError where none can be made, and Interrupted rather than let a query block on what was known
         before the interruption.
         """
-        while self._agent is None and not self._seats.come(self._service, COME_SECONDS):
+        while self._agent is None and not self._connections.may_open(self._service, OPEN_SECONDS):
             self._wait(0.0)
         if self._is_retry and self._agent is None:  # connections that are refused cost the agent as much as a read
             self._take_turn()
@@ -315,11 +315,11 @@ class Reader:
     def hang_up(self) -> None:
         """Close the connection; token and certificates are read again for the next one."""
         self._close()
-        self._seats.go(self._service)
+        self._connections.hung_up(self._service)
 
     def rest(self, seconds: float) -> None:
         """Read nothing for so long, and keep the connection only if it is ours to keep; raises Stopped."""
-        if not self._seats.is_seated(self._service):
+        if not self._connections.keeps(self._service):
             self.hang_up()
         self._wait(seconds)
 
@@ -327,7 +327,7 @@ class Reader:
         """Give up everything that is shared with other readers; nothing is read any more."""
         self.hang_up()
         self._budget.leave(self._service)
-        self._seats.leave(self._service)
+        self._connections.leave(self._service)
 
     def _close(self) -> None:
         agent, self._agent = self._agent, None
@@ -351,7 +351,7 @@ class Reader:
         """Return whether the agent may have closed a new connection for having too many (Consul 1.8 says nothing)."""
         if isinstance(error, CutShort) and error.held_seconds >= SHORTEST_SECONDS:
             return False
-        return isinstance(error.__cause__, (ConnectionResetError, BrokenPipeError)) and self._seats.has_many()
+        return isinstance(error.__cause__, (ConnectionResetError, BrokenPipeError)) and self._connections.has_many()
 
     def _take_turn(self, *, is_last: bool = False) -> None:
         while delay := self._budget.take_or_delay_seconds(self._service, is_last=is_last):

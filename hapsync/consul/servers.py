@@ -15,7 +15,7 @@ from hapsync.consul.client import ConsulClient, Endpoints, read_token
 from hapsync.consul.evidence import evidence
 from hapsync.consul.rate_limit import UNCACHED, Budget, Pace
 from hapsync.consul.read import Holding, index_of
-from hapsync.consul.waits import Cuts, Waits
+from hapsync.consul.wait_limit import Cuts, WaitLimit
 from hapsync.errors import CatalogError, CutShort
 from hapsync.model.catalog import Doubt
 from hapsync.text import quoted
@@ -46,15 +46,15 @@ class ServersWatch(threading.Thread):
     """
 
     def __init__(
-        self, config: ConsulConfig, where: Endpoints, budget: Budget, waits: Waits, on_trouble: OnTrouble
+        self, config: ConsulConfig, where: Endpoints, budget: Budget, wait_limit: WaitLimit, on_trouble: OnTrouble
     ) -> None:
         super().__init__(name="watch consul's servers", daemon=True)
         self._config = config
         self._where = where
         self._budget = budget
         self._on_trouble = on_trouble
-        self._waits = waits
-        self._cuts = Cuts(waits)
+        self._wait_limit = wait_limit
+        self._cuts = Cuts(wait_limit)
         self._cut: CutShort | None = None
         self._stopped = threading.Event()
         self._pace = Pace()
@@ -107,7 +107,7 @@ class ServersWatch(threading.Thread):
         if self._stopped.is_set():
             return 0.0
         began = time.monotonic()
-        wait_seconds = self._waits.at_most(WAIT_SECONDS)
+        wait_seconds = self._wait_limit.at_most(WAIT_SECONDS)
         answer = self._agent.read_members(SERVERS, index=self._index, wait_seconds=wait_seconds)
         seconds = time.monotonic() - began
         if self._cut is not None:

@@ -14,7 +14,7 @@ from hapsync.consul.discovery import Listing, parse_listing
 from hapsync.consul.evidence import evidence
 from hapsync.consul.rate_limit import Pace, Rate
 from hapsync.consul.read import index_of
-from hapsync.consul.waits import SHORTEST_SECONDS, Cuts, Waits
+from hapsync.consul.wait_limit import SHORTEST_SECONDS, Cuts, WaitLimit
 from hapsync.consul.watch_state import UNCACHED_SECONDS
 from hapsync.errors import CatalogError, CutShort
 
@@ -62,8 +62,8 @@ class ListingWatch(threading.Thread):
         self._pace = Pace()
         self._agent: ConsulClient | None = None
         self._index = 0
-        self._waits = Waits(config.wait_seconds)
-        self._cuts = Cuts(self._waits)
+        self._wait_limit = WaitLimit(config.wait_seconds)
+        self._cuts = Cuts(self._wait_limit)
 
     def stop(self) -> None:
         """End it soon, whatever Consul does."""
@@ -106,7 +106,7 @@ class ListingWatch(threading.Thread):
 
     def _read(self, agent: ConsulClient, where: Endpoint, token: str) -> tuple[Listing, int]:
         try:
-            answer = _read(agent, self._config, self._index, self._waits.at_most(UNCACHED_SECONDS))
+            answer = _read(agent, self._config, self._index, self._wait_limit.at_most(UNCACHED_SECONDS))
         except CutShort as cut:
             if cut.held_seconds < SHORTEST_SECONDS or self._stopped.is_set():
                 raise

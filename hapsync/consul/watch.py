@@ -60,9 +60,11 @@ class Watches:
         """Watch exactly `services` from now on; `max_servers` bounds how large their answers may be."""
         wanted, shared = set(services), self._shared
         shared.max_servers = dict(max_servers)
-        shared.seats.expect(len(wanted))
+        shared.connections.expect(len(wanted))
         if wanted and self._servers is None:
-            self._servers = ServersWatch(self._config, shared.where, shared.budget, shared.waits, self._look_afresh)
+            self._servers = ServersWatch(
+                self._config, shared.where, shared.budget, shared.wait_limit, self._look_afresh
+            )
             self._servers.start()
         for service in sorted(set(self._watches) - wanted):
             self._watches.pop(service).stop()

@@ -6,8 +6,7 @@ import pytest
 
 from hapsync.config.schema import ConsulConfig
 from hapsync.consul.client import ConsulClient, endpoint
-from hapsync.consul.permit import LONGEST, SPREAD, PermitRequest, Waiting
-from hapsync.consul.semaphore import key_of
+from hapsync.consul.semaphore import LONGEST, SPREAD, PermitRequest, Waiting, key_of
 from tests.harness.consul import Consul
 from tests.harness.ports import free_port
 from tests.harness.processes import wait_until

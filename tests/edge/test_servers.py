@@ -11,7 +11,7 @@ from hapsync.consul.client import Endpoints
 from hapsync.consul.rate_limit import Budget
 from hapsync.consul.read import MOST_IN_A_ROW, Holding
 from hapsync.consul.servers import ServersWatch
-from hapsync.consul.waits import Waits
+from hapsync.consul.wait_limit import WaitLimit
 from tests.edge.fake_consul import FakeConsul, fake_consul
 from tests.harness.processes import wait_until
 
@@ -37,7 +37,7 @@ def watching() -> Iterator[Told]:
     with fake_consul() as fake:
         config = ConsulConfig(address=fake.url, timeout_seconds=2)
         watch = ServersWatch(
-            config, Endpoints(config), Budget(), Waits(60), lambda *, is_rewound: seen.append(is_rewound)
+            config, Endpoints(config), Budget(), WaitLimit(60), lambda *, is_rewound: seen.append(is_rewound)
         )
         watch.start()
         told = Told(fake, watch, seen)

@@ -5,7 +5,7 @@ from typing import Protocol
 
 from attrs import evolve, frozen
 
-from hapsync.consul.waits import JITTER
+from hapsync.consul.wait_limit import JITTER
 from hapsync.consul.watch_policy import SAFETY_SECONDS
 from hapsync.consul.watch_state import UNCACHED_SECONDS
 from tests.lab.scale.cluster import FleetCluster

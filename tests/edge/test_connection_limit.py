@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from hapsync.config.schema import ConsulConfig
-from hapsync.consul import seats as seats_module
-from hapsync.consul.seats import FEWEST, GUEST_REST_SECONDS, Seats, connection_advice
-from hapsync.consul.waits import SHORTEST_SECONDS
+from hapsync.consul import connection_limit
+from hapsync.consul.connection_limit import FEWEST, GUEST_REST_SECONDS, ConnectionLimit, connection_advice
+from hapsync.consul.wait_limit import SHORTEST_SECONDS
 from hapsync.consul.watch import Watches
 from tests.edge.fake_consul import Read, fake_consul
 from tests.harness.chaos import Chaos
@@ -21,65 +21,65 @@ from tests.harness.consul import Consul
 from tests.harness.processes import wait_until
 
 
-def seated(seats: Seats, count: int, *, is_empty: bool = False, disturbed: list[str] | None = None) -> int:
+def kept(limit: ConnectionLimit, count: int, *, is_empty: bool = False, disturbed: list[str] | None = None) -> int:
     noted = disturbed if disturbed is not None else []
     names = [f"s{number}" for number in range(count)]
     return sum(
-        seats.sit(name, lambda name=name: noted.append(name), is_empty=is_empty)  # type: ignore[misc]
+        limit.may_keep(name, lambda name=name: noted.append(name), is_empty=is_empty)  # type: ignore[misc]
         for name in names
     )
 
 
-def test_all_services_have_a_seat_where_there_are_enough() -> None:
-    seats = Seats(20)
-    seats.expect(20)
+def test_all_services_keep_a_connection_where_there_are_enough() -> None:
+    limit = ConnectionLimit(20)
+    limit.expect(20)
 
-    assert seated(seats, 20, is_empty=True) == 20
+    assert kept(limit, 20, is_empty=True) == 20
 
 
 def test_where_there_are_too_few_some_places_are_for_those_beyond_by_turns() -> None:
-    seats = Seats(20)
-    seats.expect(30)
-    assert seated(seats, 30) == 18
+    limit = ConnectionLimit(20)
+    limit.expect(30)
+    assert kept(limit, 30) == 18
 
-    assert [seats.come(f"s{number}", 0) for number in range(30)] == [True] * 20 + [False] * 10
-    seats.go("s18")
-    assert seats.come("s25", 0)
-    assert not seats.come("s26", 0)
-
-
-def test_where_there_are_too_few_a_service_without_instances_gives_its_seat_away() -> None:
-    seats = Seats(20)
-    seats.expect(30)
-    assert seated(seats, 30) == 18
-
-    assert not seats.sit("s0", lambda: None, is_empty=True)
-
-    assert seats.sit("s25", lambda: None, is_empty=False)
+    assert [limit.may_open(f"s{number}", 0) for number in range(30)] == [True] * 20 + [False] * 10
+    limit.hung_up("s18")
+    assert limit.may_open("s25", 0)
+    assert not limit.may_open("s26", 0)
 
 
-def test_a_refusal_leaves_fewer_seats_and_who_has_to_go_is_told_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    seats, disturbed = Seats(150), list[str]()
-    seats.expect(150)
-    assert seated(seats, 100, disturbed=disturbed) == 100
-    assert all(seats.come(f"s{number}", 0) for number in range(101))
+def test_where_there_are_too_few_a_service_without_instances_gives_its_connection_away() -> None:
+    limit = ConnectionLimit(20)
+    limit.expect(30)
+    assert kept(limit, 30) == 18
 
-    seats.refused("s100")
+    assert not limit.may_keep("s0", lambda: None, is_empty=True)
+
+    assert limit.may_keep("s25", lambda: None, is_empty=False)
+
+
+def test_a_refusal_leaves_fewer_connections_and_who_has_to_go_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    limit, disturbed = ConnectionLimit(150), list[str]()
+    limit.expect(150)
+    assert kept(limit, 100, disturbed=disturbed) == 100
+    assert all(limit.may_open(f"s{number}", 0) for number in range(101))
+
+    limit.refused("s100")
 
     assert len(disturbed) == 100 - 72  # of 80 connections 8 are for guests
-    assert seated(seats, 150) == 72
-    monkeypatch.setattr(seats_module, "RECOVER_SECONDS", -1.0)
-    assert seated(seats, 150) > 72
+    assert kept(limit, 150) == 72
+    monkeypatch.setattr(connection_limit, "RECOVER_SECONDS", -1.0)
+    assert kept(limit, 150) > 72
 
 
 def test_however_often_the_agent_refuses_some_connections_are_tried() -> None:
-    seats = Seats(150)
-    seats.expect(150)
+    limit = ConnectionLimit(150)
+    limit.expect(150)
     for number in range(150):
-        seats.refused(f"s{number}")
+        limit.refused(f"s{number}")
 
-    assert seated(seats, 150) == FEWEST - 1
-    assert seats.come("s149", 0)
+    assert kept(limit, 150) == FEWEST - 1
+    assert limit.may_open("s149", 0)
 
 
 def test_from_150_services_on_check_says_what_to_set() -> None:
@@ -174,24 +174,24 @@ def test_a_proxy_that_takes_and_closes_every_connection_is_an_outage_and_no_limi
         wait_until(lambda: not any(state.error for state in watches.states().values()), 30, "its end")
         assert "the agent takes no more connections" not in caplog.text
         wait_until(
-            lambda: all(watches._shared.seats.is_seated(service) for service in services),
+            lambda: all(watches._shared.connections.keeps(service) for service in services),
             30,
-            "all to have seats again",
+            "all to keep connections again",
         )
 
 
 def test_a_connection_that_is_closed_is_a_limit_only_where_earlier_ones_work_still() -> None:
-    seats = Seats(20)
+    limit = ConnectionLimit(20)
     for number in range(FEWEST):
-        seats.answered(f"s{number}", 10.0)
-    assert not seats.closed("new", 10.0)  # all were opened after it
+        limit.answered(f"s{number}", 10.0)
+    assert not limit.closed("new", 10.0)  # all were opened after it
     for number in range(FEWEST // 2):
-        seats.failed(f"s{number}")
-    assert seats.closed("new", 11.0)
-    assert seated(seats, 20) == FEWEST
+        limit.failed(f"s{number}")
+    assert limit.closed("new", 11.0)
+    assert kept(limit, 20) == FEWEST
 
-    seats.go(f"s{FEWEST - 1}")
-    assert not seats.closed("new", 11.0)
+    limit.hung_up(f"s{FEWEST - 1}")
+    assert not limit.closed("new", 11.0)
 
 
 def test_what_is_read_by_turns_is_read_seldom() -> None:

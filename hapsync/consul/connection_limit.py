@@ -2,8 +2,8 @@
 
 An agent takes 200 connections from one address (`limits.http_max_conns_per_client`) and answers 429 to whoever comes
 after; Consul 1.8 closes such a connection instead. A blocking query holds one for as long as nothing changes. So
-where there are more services than connections some have a seat, and are woken by every change; the others are guests,
-read by turns. A service without instances has no seat where seats are few.
+where there are more services than connections, some keep theirs and are woken by every change; the others are guests,
+read by turns. A service without instances keeps none where connections are few.
 """
 
 import logging
@@ -31,7 +31,7 @@ MANY_SERVICES = 150
 """From here on the agent's limit of connections is near."""
 
 
-class Seats:
+class ConnectionLimit:
     """The connections that the watches of one agent may have; for any number of threads."""
 
     def __init__(self, limit: int) -> None:
@@ -43,7 +43,7 @@ class Seats:
         self._limited_at = -math.inf
         self._told_at = -math.inf
         self._wanted = 0
-        self._seated: dict[str, Callable[[], None]] = {}
+        self._kept: dict[str, Callable[[], None]] = {}
         self._open: set[str] = set()
         self._answered: dict[str, float] = {}
         """Since when (monotonic seconds) the connection is open on which the service was last answered."""
@@ -53,7 +53,7 @@ class Seats:
         with self._lock:
             self._wanted = services
 
-    def sit(self, service: str, disturb: Callable[[], None], *, is_empty: bool) -> bool:
+    def may_keep(self, service: str, disturb: Callable[[], None], *, is_empty: bool) -> bool:
         """Return whether `service` may hold a connection while it waits for a change.
 
         `disturb` is called, from any thread, when it has to give that up at once.
@@ -61,28 +61,28 @@ class Seats:
         with self._lock:
             self._recover()
             room = self._room
-            is_here = service in self._seated
-            may_sit = len(self._seated) - is_here < room and not (is_empty and self._is_crowded)
-            if may_sit:
-                self._seated[service] = disturb
+            is_here = service in self._kept
+            may_keep = len(self._kept) - is_here < room and not (is_empty and self._is_crowded)
+            if may_keep:
+                self._kept[service] = disturb
             else:
-                self._seated.pop(service, None)
-            return may_sit
+                self._kept.pop(service, None)
+            return may_keep
 
-    def come(self, service: str, timeout_seconds: float) -> bool:
+    def may_open(self, service: str, timeout_seconds: float) -> bool:
         """Return whether `service` may open a connection now; wait up to `timeout_seconds` until it may."""
         with self._lock:
-            may_come = (
-                service in self._seated
+            may_open = (
+                service in self._kept
                 or service in self._open
                 or self._freed.wait_for(lambda: self._guests < self._guest_places, timeout_seconds)
             )
-            if may_come:
+            if may_open:
                 self._open.add(service)
-            return may_come
+            return may_open
 
-    def go(self, service: str) -> None:
-        """Note that `service` has no connection any more; a seat stays its own."""
+    def hung_up(self, service: str) -> None:
+        """Note that `service` has no connection any more; it may still keep one."""
         with self._lock:
             self._open.discard(service)
             self._answered.pop(service, None)
@@ -91,7 +91,7 @@ class Seats:
     def leave(self, service: str) -> None:
         """Forget `service`."""
         with self._lock:
-            self._seated.pop(service, None)
+            self._kept.pop(service, None)
             self._open.discard(service)
             self._answered.pop(service, None)
             self._freed.notify()
@@ -106,15 +106,15 @@ class Seats:
         with self._lock:
             self._answered.pop(service, None)
 
-    def is_seated(self, service: str) -> bool:
+    def keeps(self, service: str) -> bool:
         """Return whether `service` may keep its connection."""
         with self._lock:
-            return service in self._seated
+            return service in self._kept
 
     def rest_seconds(self) -> float:
         """Return how long a guest waits before it is read again."""
         with self._lock:
-            return max(GUEST_REST_SECONDS, (self._wanted - len(self._seated)) / GUESTS_PER_SECOND)
+            return max(GUEST_REST_SECONDS, (self._wanted - len(self._kept)) / GUESTS_PER_SECOND)
 
     def refused(self, service: str) -> None:
         """Have fewer connections, for the agent refused that of `service`; whoever has to leaves at once."""
@@ -122,9 +122,9 @@ class Seats:
             self._open.discard(service)
             self._limited_at = now = time.monotonic()
             self._limit = min(self._limit, max(FEWEST, int(len(self._open) * KEEP_FRACTION)))
-            out = list(self._seated.items())[self._room :]
+            out = list(self._kept.items())[self._room :]
             for name, _ in out:
-                del self._seated[name]
+                del self._kept[name]
             is_news = now > self._told_at + TELL_SECONDS
             self._told_at = now
         if is_news:
@@ -157,7 +157,7 @@ class Seats:
 
     @property
     def _guests(self) -> int:
-        return sum(service not in self._seated for service in self._open)
+        return sum(service not in self._kept for service in self._open)
 
     @property
     def _guest_places(self) -> int:

@@ -29,7 +29,7 @@ FORGET_SECONDS = 3600.0
 """After this long the full time is tried again: the proxy may be gone, or have been a restart that looked like it."""
 
 
-class Waits:
+class WaitLimit:
     """The bound for all blocking queries of one agent; for any number of threads."""
 
     def __init__(self, longest_seconds: float) -> None:
@@ -71,8 +71,8 @@ class Waits:
 class Cuts:
     """What one watch saw of its queries being cut; it tells a proxy's timeout from an agent that went away."""
 
-    def __init__(self, waits: Waits) -> None:
-        self._waits = waits
+    def __init__(self, wait_limit: WaitLimit) -> None:
+        self._wait_limit = wait_limit
         self._last_seconds = math.inf
         self._alike = 0
 
@@ -86,7 +86,7 @@ class Cuts:
         self._last_seconds = deferred
         self._alike = self._alike + 1 if abs(deferred - last) <= LIKE * deferred else 1
         if cut.is_said or self._alike >= (ALIKE if deferred >= SHORT_SECONDS else ALIKE_SHORT):
-            self._waits.shorten(deferred)
+            self._wait_limit.shorten(deferred)
 
     def answered(self) -> None:
         """Note a blocking query that was answered: whatever cut one before does not do so each time."""

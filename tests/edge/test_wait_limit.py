@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from hapsync.config.schema import ConsulConfig
-from hapsync.consul import waits
+from hapsync.consul import wait_limit
 from hapsync.consul.client import ConsulClient, endpoint
 from hapsync.consul.services import ListingWatch
-from hapsync.consul.waits import JITTER, Cuts, Waits
+from hapsync.consul.wait_limit import JITTER, Cuts, WaitLimit
 from hapsync.consul.watch import Watches
 from hapsync.errors import CutShort
 from hapsync.model.catalog import Doubt
@@ -49,14 +49,14 @@ def cut(held_seconds: float, *, is_said: bool = False) -> CutShort:
 
 
 def test_no_wait_is_longer_than_the_key_with_what_consul_adds_to_it() -> None:
-    bound = Waits(30.0)
+    bound = WaitLimit(30.0)
 
     assert bound.at_most(300) * JITTER == pytest.approx(30)
     assert bound.at_most(10) * JITTER == pytest.approx(10)
 
 
 def test_a_proxy_that_says_so_shortens_the_wait_at_once() -> None:
-    bound = Waits(300.0)
+    bound = WaitLimit(300.0)
 
     Cuts(bound).note(cut(60, is_said=True))
 
@@ -64,7 +64,7 @@ def test_a_proxy_that_says_so_shortens_the_wait_at_once() -> None:
 
 
 def test_a_connection_that_closes_shortens_the_wait_when_it_closes_again_after_the_same_time() -> None:
-    bound = Waits(300.0)
+    bound = WaitLimit(300.0)
     one, other = Cuts(bound), Cuts(bound)
 
     one.note(cut(20))  # the agent restarted: all are cut, each after another time
@@ -77,7 +77,7 @@ def test_a_connection_that_closes_shortens_the_wait_when_it_closes_again_after_t
 
 
 def test_cuts_alike_with_a_whole_answer_between_them_are_no_timeout() -> None:
-    bound = Waits(300.0)
+    bound = WaitLimit(300.0)
     one = Cuts(bound)
 
     for _ in range(5):
@@ -88,7 +88,7 @@ def test_cuts_alike_with_a_whole_answer_between_them_are_no_timeout() -> None:
 
 
 def test_short_waits_are_shortened_by_what_says_nothing_only_after_several_cuts_alike() -> None:
-    bound = Waits(300.0)
+    bound = WaitLimit(300.0)
     one = Cuts(bound)
     for _ in range(3):
         one.note(cut(2))
@@ -129,13 +129,13 @@ def test_of_what_a_proxy_answers_in_consuls_place_a_502_says_nothing_of_a_timeou
 def test_a_wait_is_never_lengthened_by_a_cut_and_the_full_one_is_tried_again_some_day(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    bound = Waits(30.0)
+    bound = WaitLimit(30.0)
     Cuts(bound).note(cut(60, is_said=True))
     assert bound.longest_seconds() == 30
     Cuts(bound).note(cut(10, is_said=True))
     assert bound.longest_seconds() == pytest.approx(9)
 
-    monkeypatch.setattr(waits, "FORGET_SECONDS", -1.0)
+    monkeypatch.setattr(wait_limit, "FORGET_SECONDS", -1.0)
 
     assert bound.longest_seconds() == 30
 
