@@ -5,6 +5,7 @@ row. The page has its table between two marks, `<!-- transitions: hapsync.plan.r
 """
 
 import importlib
+import itertools
 import re
 from collections.abc import Mapping
 from enum import Enum
@@ -34,12 +35,16 @@ def modules_on_the_page(page: str) -> list[str]:
 
 
 def table(transitions: Mapping[tuple[object, ...], Any]) -> str:
-    """Return `transitions` as a table in Markdown: the key's parts, then the fields of the row."""
+    """Return `transitions` as a table in Markdown: the key's parts, then the fields of the row.
+
+    Rows that differ by the state only, one after another, are one line.
+    """
     (first, *_) = transitions.items()
     keys = ["state", "event", *map(str, range(2, len(first[0])))][: len(first[0])]
     heads = [*keys, *(field.name.replace("_", " ") for field in attrs.fields(type(first[1])))]
-    rows = [[*key, *attrs.astuple(row, recurse=False)] for key, row in transitions.items()]
-    lines = [heads, ["---"] * len(heads), *([_cell(one) for one in row] for row in rows)]
+    rows = [[*map(_cell, (*key, *attrs.astuple(row, recurse=False)))] for key, row in transitions.items()]
+    grouped = itertools.groupby(rows, lambda row: row[1:])
+    lines = [heads, ["---"] * len(heads), *([", ".join(row[0] for row in some), *rest] for rest, some in grouped)]
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 

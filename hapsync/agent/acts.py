@@ -6,20 +6,20 @@ next pass is right.
 
 import logging
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 
 from hapsync.agent.catalog import Following
 from hapsync.agent.discovery import WHY as DISCOVERED, Discovering
+from hapsync.agent.executor import Executor
 from hapsync.agent.file_keeper import FileKeeper
 from hapsync.agent.guard_state import GuardState
-from hapsync.agent.half_reload import is_half_done
 from hapsync.agent.live_backends import WholeBackends, can_have
 from hapsync.agent.liveness import Liveness
 from hapsync.agent.old_workers import OldWorkersWatch
 from hapsync.agent.reachable import tried, where_haproxy_is
 from hapsync.agent.reconcile import Outcome, Reconciler, check_alive
 from hapsync.agent.report import Reporter
-from hapsync.agent.rollout import EDITED, Reloads
+from hapsync.agent.rollout import NotMade, Quarantine, Reloads, is_half_done
 from hapsync.agent.schedule import Follower, Soon
 from hapsync.agent.settings import Settings
 from hapsync.agent.unread import Unread
@@ -29,6 +29,7 @@ from hapsync.haproxy.cfg_diff import Difference
 from hapsync.model.overrides import SavedState
 from hapsync.model.server import HAProxyProcess
 from hapsync.plan.desired import Desired
+from hapsync.plan.rollout import EDITED
 
 log = logging.getLogger(__name__)
 
@@ -66,7 +67,8 @@ class Acts:
         self._unread: set[str] = set(settings.config.backends)
 
         self._whole = WholeBackends(self._guard_state)
-        self._reloads = Reloads(lambda: wake(""), self._whole)
+        self._executor = Executor(lambda: wake(""))
+        self._reloads = Reloads(settings, self._executor, lambda: wake(""), self._whole)
         self._file = FileKeeper(lambda: wake(""))
         self._old = OldWorkersWatch(lambda: self._guard_state.stopped is None)
 
@@ -82,7 +84,7 @@ class Acts:
         self._pass(is_full=False)
 
     def _take_new_settings(self) -> None:
-        self._reloads.read_again()
+        self._reloads.rollout = self._reloads.rollout.read_again()
         self._discovering.try_again()
         self._file.touch(anew=True)
         try:
@@ -91,10 +93,10 @@ class Acts:
             if settings == self._settings:
                 log.info("settings unchanged")
                 return
-            self._go_on_with(settings, EDITED)
+            self._use(settings, EDITED)
         except HapsyncError as error:
             log.error("settings not taken, the old ones stay: %s", error)  # noqa: TRY400
-            self._reloads.not_taken = str(error)
+            self._reloads.rollout = self._reloads.rollout.not_accepted(str(error))
             self._publishing.soon()
         else:
             log.info("settings taken: %d backends", len(settings.config.backends))
@@ -111,29 +113,23 @@ class Acts:
             self._desired(),
             self._reconciler.serves,
             is_cheap=can_have(self._haproxy.process),
-            is_reload_due=self._reloads.is_due,
+            is_reload_due=self._reloads.rollout.is_due,
         )
         if self._discovering.problem != problem:
             self._publishing.soon()
         if settings is not None:
-            self._go_on_with(settings, DISCOVERED)
+            self._use(settings, DISCOVERED)
 
-    def _go_on_with(self, settings: Settings, why: str) -> None:
-        if self._reloads.new_settings_at is None:  # else the last that were live stay the ones to go back to
-            self._reloads.previous = self._settings
-            self._reloads.new_settings_why = why
-        self._use(settings)
-
-    def _use(self, settings: Settings) -> None:
+    def _use(self, settings: Settings, why: str | None = None, quarantined: Mapping[str, str] | None = None) -> None:
+        """Go on with `settings`; `why` and `quarantined` as `Reloads.use` has them."""
         self._following.use(settings.config)
         self._discovering.use(settings.config)
         self._reconciler.use(settings)
+        self._reloads.use(settings, time.monotonic() + CATALOG_SECONDS, why, quarantined)
         names = set(settings.config.backends)
         self._schedule.only(names)
         self._unreadable.only(names)
         self._unread = names - set(self._desired().backends)
-        self._reloads.forget_need()
-        self._reloads.look_whether_applied(settings, time.monotonic() + CATALOG_SECONDS)
         self._file.touch()
 
     def _desired(self) -> Desired:
@@ -144,7 +140,7 @@ class Acts:
         try:
             self._answered(check_alive(haproxy.socket, haproxy.timeout_seconds))
             if not self._stopped:
-                is_settled = not self._reloads.is_due and not self._file.is_behind
+                is_settled = not self._reloads.rollout.is_due and not self._file.is_behind
                 deleted = self._whole.step(self._settings.config, is_settled=is_settled)
                 if deleted:
                     self._reporter.note_deleted(deleted)
@@ -164,7 +160,7 @@ class Acts:
             log.warning("HAProxy's socket is %s", found.config.haproxy.socket)
         if problem is not None:
             log.error("settings not taken: %s", problem)
-            self._reloads.not_taken = problem
+            self._reloads.rollout = self._reloads.rollout.not_accepted(problem)
 
     def _answered(self, process: HAProxyProcess) -> None:
         arrival = self._haproxy.answered(process)
@@ -172,22 +168,20 @@ class Acts:
             return
         if arrival.is_another:
             self._reporter.note_worker(process)
-            self._reloads.is_doubted = False
-            if is_half_done(self._settings.config, process.pid):
-                self._reloads.doubt_worker()
+            is_half = is_half_done(self._settings.config, process.pid)
+            self._reloads.rollout = self._reloads.rollout.new_worker(time.monotonic(), is_half_reloaded=is_half)
         self._schedule.add(self._settings.config.backends)
-        self._reloads.try_again()
+        self._reloads.rollout = self._reloads.rollout.mended()
         self._file.stop_for_start()
         self._file.touch()
-        if arrival.is_another and arrival.was_away and self._reloads.new_settings_at is not None:
-            # It may have been started from the new file.
-            self._reloads.look_whether_applied(self._settings, time.monotonic())
+        if arrival.is_another and arrival.was_away and self._reloads.rollout.settings_due_seconds is not None:
+            self._reloads.compare(time.monotonic())  # it may have been started from the new file
 
     def _lost(self, error: RuntimeAPIError) -> None:
         if self._haproxy.lost(error, ALIVE_SECONDS):
             self._file.touch()
             self._publishing.soon()
-        self._reloads.forget_need()
+        self._reloads.rollout = self._reloads.rollout.away()
 
     def _pass(self, *, is_full: bool, before_acting: Callable[[], None] = lambda: None) -> Outcome | None:
         """Make a pass over what is due; None where nothing was, or HAProxy did not answer.
@@ -209,7 +203,8 @@ class Acts:
         self._answered(outcome.last.process)
         self._old.note(outcome.last.process, outcome.last.observed)
         self._unreadable.note(outcome.last.observed, backends)
-        self._reloads.take(outcome.last.plan, set(backends))
+        shortages = outcome.last.plan.shortages
+        self._reloads.rollout = self._reloads.rollout.short_of(shortages, set(backends), time.monotonic())
         self._withheld -= set(backends)
         self._withheld |= {one.change.backend for one in outcome.last.plan.deferred if one.reason is rules.stopped}
         self._reporter.note_pass(wanted, backends, outcome, time.monotonic() - begin)
@@ -223,50 +218,39 @@ class Acts:
 
     def _grow_at(self) -> float | None:
         """Return when to go on with a reload; None where nothing asks for one, or it may not be made now."""
-        if self._haproxy.process is None or self._stopped or self._file.is_working or not self._reloads.is_due:
+        is_stopped = self._haproxy.process is None or self._stopped is not None
+        if is_stopped or self._file.is_working or not self._reloads.rollout.is_due:
             return None  # a file job would put an older file over the reload's
-        attempt = self._reloads.attempt(self._desired(), self._settings)
-        return self._reloads.due_seconds(
-            self._settings, attempt, is_told=not self._unread and self._discovering.has_looked
-        )
+        return self._reloads.due_seconds(self._desired(), is_told=not self._unread and self._discovering.has_looked)
 
     def _grow(self) -> None:
-        wanted, why = self._desired(), self._reloads.why
+        wanted, why = self._desired(), self._reloads.rollout.why
         begin = time.monotonic()
-        error: str | None = None
-        is_tried_again = False
-        is_discovered = self._reloads.is_for_settings_because(DISCOVERED)
+        is_discovered = self._reloads.rollout.is_for_settings_because(DISCOVERED)
         self._old.stand_aside()
         try:
-            made = self._reloads.step(
-                self._settings, self._reconciler.candidate, self._haproxy.process, self._made_live
-            )
+            made = self._reloads.step(wanted, self._reconciler.candidate, self._haproxy.process, self._made_live)
         except RuntimeAPIError as lost:
             self._lost(lost)
             return
-        except (HapsyncError, OSError) as refused:
-            without = self._reloads.without_refused(self._settings, refused)
-            if without is not None:
-                self._use(without)
-                return
-            error = str(refused)
+        if made is None:
+            return  # the candidate is being checked, or a permit is asked for
+        if isinstance(made, Quarantine):
+            self._use(made.settings, quarantined=made.why)
+            return
+        if isinstance(made, NotMade):
             self._file.touch()
-            attempt = self._reloads.attempt(wanted, self._settings)
-            is_tried_again, previous = self._reloads.failed(refused, attempt)
-            if self._reloads.new_settings_at is not None:
-                self._file.error = error
-            if previous is not None:
-                self._use(previous)
-        else:
-            if made is None:
-                return  # the candidate is being checked
-            self._reloads.made(made)
-            if self._settings.next_socket is not None:
-                self._use(self._settings.moved)
-            if isinstance(made, Difference):
-                self._file.hurry()
-                self._publishing.soon()
-                return
+            if made.is_settings:
+                self._file.error = made.error
+            if made.previous is not None:
+                self._use(made.previous)
+        elif self._settings.next_socket is not None:
+            self._use(self._settings.moved)
+        if isinstance(made, Difference):
+            self._file.hurry()
+            self._publishing.soon()
+            return
+        if isinstance(made, HAProxyProcess):
             self._file.forget(is_current=True)
             self._guard_state.forget_let_go()
             if self._guard_state.has_released:
@@ -274,13 +258,15 @@ class Acts:
             self._answered(made)
         if is_discovered:
             self._discovering.reloaded()
+        error, is_tried_again = (made.error, made.is_tried_again) if isinstance(made, NotMade) else (None, False)
         self._reporter.note_reload(why, time.monotonic() - begin, error, is_tried_again=is_tried_again)
         self._file.look(self._settings)
         self._publishing.soon()
 
     def _write_file(self) -> None:
         is_down = self._haproxy.is_down
-        if self._stopped or not (is_down or (self._haproxy.process and self._reloads.new_settings_at is None)):
+        is_settings_live = self._reloads.rollout.settings_due_seconds is None
+        if self._stopped or not (is_down or (self._haproxy.process and is_settings_live)):
             # Not to be touched. Or HAProxy may live and hang: once it answers, the file is made of it. Or the reload
             # that makes the new settings live writes it.
             self._file.forget()
@@ -303,7 +289,7 @@ class Acts:
         """What the file says by now need not be remembered as a released hold."""
         if self._file.was_late:
             self._file.was_late = False
-            self._reloads.doubt_worker()
+            self._reloads.rollout = self._reloads.rollout.doubted(time.monotonic())
         if self._file.made_of is not None and not self._file.is_behind:
             self._guard_state.forget_released(self._file.made_of)
 
@@ -312,12 +298,13 @@ class Acts:
         is_whole = not (self._unread or self._withheld or self._unreadable.why or self._reporter.defective)
         self._reporter.publish(
             in_sync=is_in_sync(
-                self._desired(), self._haproxy, self._schedule, self._reloads, self._file, is_whole=is_whole
+                self._desired(), self._haproxy, self._schedule, self._reloads.rollout, self._file, is_whole=is_whole
             ),
             process=self._haproxy.process,
             haproxy_error=self._haproxy.error,
             file_error=self._file.error,
-            reloads=self._reloads,
+            settings_error=self._reloads.rollout.problem,
+            reload_waits_for=self._reloads.waits_for,
             discovery_error=self._discovering.problem,
             leaving=self._whole.leaving(self._settings.config),
             watches=self._following.states(),

@@ -75,7 +75,7 @@ class Agent(Acts):
         self._following.start()
         self._discovering.start()
         self._find_haproxy()
-        self._reloads.look_whether_applied(self._settings, time.monotonic() + CATALOG_SECONDS)
+        self._reloads.compare(time.monotonic() + CATALOG_SECONDS)
         self._file.touch()
         try:
             while not self._is_stopping:
@@ -146,13 +146,13 @@ class Agent(Acts):
             self._keep_locks()
             self._look_whether_alive()
             self._schedule.look_at_waiting()
-            self._schedule.add(self._reloads.short)  # a slot may have fallen idle
+            self._schedule.add(self._reloads.rollout.short)  # a slot may have fallen idle
             self._look_whether_stopped()
             if self._old.step(self._settings.config, self._desired()):
                 self._publishing.soon()
         grow_at = self._grow_at()
         if grow_at is not None and now >= grow_at:
-            self._schedule.add(self._reloads.short)
+            self._schedule.add(self._reloads.rollout.short)
         if self._schedule.now and self._haproxy.process is not None:
             self._pass(is_full=is_full)
         grow_at = self._grow_at()
@@ -204,7 +204,7 @@ class Agent(Acts):
         if not pending.is_wanted:
             log.warning("not done, %s has withdrawn it: %s", pending.who, type(pending.request).__name__)
             return
-        losing = self._reloads.losing  # what people were told of, before anything is read anew
+        losing = self._reloads.rollout.losing  # what people were told of, before anything is read anew
         if isinstance(pending.request, Apply):
             self._take_new_settings()
 
@@ -243,9 +243,9 @@ class Agent(Acts):
         if not released or self._guard_state.stopped:
             return reply
         self._guard_state.let_go(released)
-        if self._reloads.not_taken is not None:
+        if self._reloads.rollout.not_taken is not None:
             self._take_new_settings()
-        self._reloads.try_again()
+        self._reloads.rollout = self._reloads.rollout.mended()
         whats = [f"{name}/{shown(server)}" for name, servers in released.items() for server in sorted(servers)]
         log.info("released by %s for the next reload: %s", request.who, ", ".join(whats))
         told = f"the agent reloads HAProxy in a moment, without {', '.join(whats)}"
@@ -254,7 +254,7 @@ class Agent(Acts):
 
     def _why_unknown(self) -> Sequence[str]:
         """Return why it cannot be told whether HAProxy is as Consul says, a line each."""
-        return why_unknown(self._settings.config, self._desired(), self._following.states(), self._reloads)
+        return why_unknown(self._settings.config, self._desired(), self._following.states(), self._reloads.rollout)
 
     def _pass_now(self, backends: Collection[str], ensure_wanted: Callable[[], None]) -> Outcome:
         """Make a pass over `backends` and return what came of it.

@@ -6,7 +6,6 @@ from collections.abc import Callable, Collection, Sequence
 
 import attrs
 
-from hapsync.agent.allowance import Allowance
 from hapsync.agent.settings import Settings
 from hapsync.config.schema import Config
 from hapsync.consul.discovery import Listing, discover, in_doubt, with_discovered
@@ -21,8 +20,33 @@ TOLD = 500
 """So many names that get no backend are logged, each once; then one line more, and `check` has all."""
 SHOWN = 20
 """So many of them the report has."""
+BURST = 5
+"""So many may be made one after another, where none was for long enough."""
 AGAIN_SECONDS = 0.4
 """The same list is looked at this often, for what is forgotten with time."""
+
+
+class Allowance:
+    """A bucket of `BURST` reloads, filled again at so many an hour."""
+
+    def __init__(self) -> None:
+        self._left = float(BURST)
+        self._at = time.monotonic()
+
+    def wait_seconds(self, per_hour: int) -> float:
+        """Return how long the next one has to wait with `per_hour` of them an hour; 0 where it may be made now."""
+        self._fill(per_hour)
+        return max(0.0, 1 - self._left) * 3600 / per_hour
+
+    def spend(self, per_hour: int) -> None:
+        """One was made or tried."""
+        self._fill(per_hour)
+        self._left = max(0.0, self._left - 1)
+
+    def _fill(self, per_hour: int) -> None:
+        now = time.monotonic()
+        self._left = min(float(BURST), self._left + (now - self._at) * per_hour / 3600)
+        self._at = now
 
 
 class Discovering:

@@ -6,11 +6,9 @@ import attrs
 
 from hapsync.agent.config_file import Candidate, is_applied
 from hapsync.agent.guard_state import GuardState
-from hapsync.agent.half_reload import is_half_done, noted
-from hapsync.agent.quarantine import quarantined
 from hapsync.agent.reachable import where_haproxy_is
 from hapsync.agent.reconcile import Reconciler
-from hapsync.agent.rollout import EDITED
+from hapsync.agent.rollout import is_half_done, noted, quarantined
 from hapsync.agent.settings import Settings
 from hapsync.agent.state_file import load_state
 from hapsync.errors import ConfigError, ReloadError, RuntimeAPIError
@@ -24,6 +22,7 @@ from hapsync.plan.assessment import Assessment, Verdict, judge
 from hapsync.plan.growth import NEED_LIMIT_SECONDS
 from hapsync.plan.guard import CHECK_SECONDS
 from hapsync.plan.plan import describe
+from hapsync.plan.rollout import EDITED
 from hapsync.system.files import read_text_or_none
 
 _POLL_SECONDS = 0.1

@@ -24,7 +24,6 @@ from hapsync.agent.report_file import (
     report_to_json,
     snapshot_to_json,
 )
-from hapsync.agent.rollout import Reloads
 from hapsync.config.schema import AgentConfig
 from hapsync.consul.watch import WatchState
 from hapsync.haproxy.cfg_diff import Difference
@@ -203,7 +202,8 @@ class Reporter:
         process: HAProxyProcess | None,
         haproxy_error: str | None,
         file_error: str | None,
-        reloads: Reloads,
+        settings_error: str | None,
+        reload_waits_for: str | None,
         discovery_error: str | None,
         leaving: tuple[str, ...],
         watches: Mapping[str, WatchState],
@@ -228,8 +228,8 @@ class Reporter:
             haproxy=process,
             haproxy_error=haproxy_error,
             file_error=file_error,
-            settings_error=reloads.settings_problem,
-            reload_waits_for=reloads.waits_for,
+            settings_error=settings_error,
+            reload_waits_for=reload_waits_for,
             discovery_error=discovery_error,
             leaving=leaving,
             state_error=state_error,

@@ -4,8 +4,7 @@ import time
 
 import pytest
 
-from hapsync.agent.allowance import BURST, Allowance
-from hapsync.agent.discovery import SHOWN, TOLD, Discovering
+from hapsync.agent.discovery import BURST, SHOWN, TOLD, Allowance, Discovering
 from hapsync.config.schema import Config
 
 

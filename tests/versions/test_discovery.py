@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from hapsync.agent.allowance import BURST
+from hapsync.agent.discovery import BURST
 from tests.demo.fleet import Fleet
 from tests.demo.routed import (
     SECTIONS,
