@@ -196,6 +196,8 @@ def test_a_free_slot_has_such_a_weight_in_the_file_which_says_nothing_of_it() ->
         ("default-server inter 1s disabled", True),
         ("default-server disabled enabled", False),
         ("# default-server disabled", False),
+        ("\"default-server\" inter 1s 'disabled'", True),
+        ("default-server inter 1s # disabled", False),
         ("default-server inter 1s", False),
     ],
 )

@@ -14,7 +14,7 @@ import attrs
 
 from hapsync.config.validate import Read, Rule, between, matching, structured
 from hapsync.model.address import parse_address
-from hapsync.model.server import Address, AdminState, canonical_host
+from hapsync.model.server import HAPROXY_NAME, Address, AdminState, canonical_host
 from hapsync.text import quoted
 
 MAX_REASON = 200
@@ -23,8 +23,6 @@ MAX_SECONDS = 31 * 86400
 """Longest time something is asked for; who wants more wants it until further notice, and says no time at all."""
 MAX_REQUEST_BYTES = 64 * 1024
 
-_NAME = re.compile(r"[A-Za-z0-9_:.-]{1,128}")
-"""HAProxy's own rule for names of backends and servers."""
 _CLAIM = re.compile(r"[A-Za-z0-9_.@$-]{1,32}")
 _DURATION = re.compile(r"([0-9]{1,9})([smhd]?)")
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
@@ -88,7 +86,7 @@ def parse_target(text: str) -> Target:
     Raises ValueError, which says what to write instead.
     """
     backend, slash, server = text.partition("/")
-    if _NAME.fullmatch(backend) is None:
+    if HAPROXY_NAME.fullmatch(backend) is None:
         raise ValueError(f"{quoted(backend)} is no backend's name; write BACKEND/SERVER, for example web/srv3")
     return Target(backend, parse_server(server) if slash else None)
 
@@ -103,7 +101,7 @@ def parse_server(text: str) -> str:
         return str(address)
     if _is_bare_ipv6(text):
         raise ValueError(f"{quoted(text)} has no port; write [{text}]:80, with the server's port")
-    if _NAME.fullmatch(text) is None:
+    if HAPROXY_NAME.fullmatch(text) is None:
         raise ValueError(
             f"{quoted(text)} is no server; write HAProxy's name of it (srv3) or its address "
             "(10.0.0.5:80, [2001:db8::1]:80)"
@@ -152,7 +150,7 @@ def _reason(value: object) -> str:
     return parse_reason(value)
 
 
-BackendName = Annotated[str, matching(_NAME.pattern, "must be 1 to 128 of A-Z a-z 0-9 _ : . -")]
+BackendName = Annotated[str, matching(HAPROXY_NAME.pattern, "must be 1 to 128 of A-Z a-z 0-9 _ : . -")]
 ServerName = Annotated[str, Read(_server)]
 """HAProxy's name of a server, or its address as `str(Address)`; see `address_in`."""
 OverrideState = Annotated[AdminState, Read(_admin)]

@@ -51,10 +51,7 @@ ConsulURL = Annotated[
     ),
 ]
 Token = Annotated[str, matching(r"[\x21-\x7e]*", "must be printable ASCII without spaces")]
-ServiceName = Annotated[
-    str,
-    matching(r"[ -~]{1,256}", "must be 1 to 256 printable characters"),
-]
+ServiceName = Annotated[str, matching(r"[ -~]{1,256}", "must be 1 to 256 printable characters")]
 Networks = Annotated[tuple[Network, ...], Each(parse_network)]
 Addresses = Annotated[tuple[Address, ...], Each(parse_address)]
 MAX_SERVERS = 50_000
@@ -206,7 +203,7 @@ class DiscoverConfig:
     A service that has been gone for `forget_seconds` loses its backend. `each` is what can be said of every one.
     """
 
-    tag: Annotated[str, matching(r"[ -~]{1,256}", "must be 1 to 256 printable characters")]
+    tag: ServiceName
     prefix: Annotated[str, matching(r"[A-Za-z0-9_:.-]{1,64}", "must be 1 to 64 of A-Z a-z 0-9 _ : . -")]
     max_backends: Annotated[int, between(1, 1000)] = 100
     forget_seconds: Gap = 600.0

@@ -30,20 +30,9 @@ it is under way ends HAProxy (measured: 7 of 16 times on 3.0.11, never on 2.6.12
 HAS_WAIT = (3, 0)
 _NEVER = frozenset(
     {
-        *(
-            "enabled",
-            "check-sni-auto",
-            "no-check-ssl",
-            "resolvers",
-            "resolve-net",
-            "resolve-opts",
-            "resolve-prefer",
-            "init-addr",
-            "redir",
-            "namespace",
-            "socks4",
-        ),
-        *("stick", "non-stick", "max-reuse", "log-proto", "tcp-ut", "cc", "no-check", "no-ssl", "sni-auto"),
+        *("enabled", "check-sni-auto", "no-check-ssl", "resolvers", "resolve-net", "resolve-opts", "resolve-prefer"),
+        *("init-addr", "redir", "namespace", "socks4", "stick", "non-stick", "max-reuse", "log-proto", "tcp-ut"),
+        *("cc", "no-check", "no-ssl", "sni-auto"),
     }
 )
 """Words of a server line that no `add server` takes (2.6 to 3.4, from HAProxy's keyword tables); but `enabled`, which

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 INDENT = "    "
 _RAW_HINT = "where {{, {% or {# is HAProxy's own, write the line between {% raw %} and {% endraw %}"
-_MAY_DISABLE = re.compile(r"(?m)^[ \t]*default-server[ \t].*\bdisabled\b")
+_MAY_DISABLE = re.compile(r"default-server\b.*\bdisabled\b")
 _BEGIN, _END = "\x01", "\x02"
 """Around the lines of one `servers()` while it is looked at; no file for HAProxy holds them otherwise."""
 _ALONE = re.compile(rf"^[ \t]*{_BEGIN}[^{_END}]*{_END}[ \t]*$", re.MULTILINE)
