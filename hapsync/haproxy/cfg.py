@@ -374,7 +374,8 @@ def _server(words: Sequence[str]) -> Server:
     """Return the server of ours with these words; with the placeholder for an address that cannot be understood."""
     name, where, *options = words[1:]
     try:
-        address = address_of(where)
+        host, _, port = where.rpartition(":")
+        address = Address(canonical_host(host.removeprefix("[").removesuffix("]")), int(port))
         weight = int(options[options.index("weight") + 1]) if "weight" in options else 1
     except (ValueError, IndexError):
         address, weight = PLACEHOLDER, 1
@@ -389,9 +390,3 @@ def _server(words: Sequence[str]) -> Server:
         is_up=not disabled,
         load=NO_LOAD,
     )
-
-
-def address_of(word: str) -> Address:
-    """Return the address that a server line gives as `word`; raises ValueError for a name, a socket, a variable."""
-    host, _, port = word.rpartition(":")
-    return Address(canonical_host(host.removeprefix("[").removesuffix("]")), int(port))

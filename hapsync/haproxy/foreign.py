@@ -10,7 +10,8 @@ from collections.abc import Iterator, Mapping, Sequence
 import attrs
 
 from hapsync.errors import WouldLose
-from hapsync.haproxy.cfg import address_of, backends_in
+from hapsync.haproxy.cfg import backends_in
+from hapsync.haproxy.show import address_of
 from hapsync.model.server import Address, AdminState, Backend, Observed, Server, is_ours
 from hapsync.plan.desired import Desired, DesiredBackend
 from hapsync.plan.guard import Caution, Cautions, distrust, first_checked
@@ -151,11 +152,9 @@ def on_file(text: str, observed: Observed) -> Observed:
 
 
 def _server(words: Sequence[str]) -> Server:
-    try:
-        address = address_of(words[2])
-    except ValueError:
-        address = None
+    host, _, port = words[2].rpartition(":")
     weight = words[words.index("weight") + 1] if "weight" in words[:-1] else "1"
+    address = address_of(host.removeprefix("[").removesuffix("]"), port)
     return Server(words[1], address, AdminState.READY, int(weight) if weight.isdigit() else 1, is_up=True)
 
 

@@ -10,7 +10,8 @@ from collections.abc import Iterable, Mapping
 import attrs
 
 from hapsync.errors import RuntimeAPIError
-from hapsync.model.server import Address, AdminState, Backend, canonical_host, is_ours
+from hapsync.haproxy.show import address_of
+from hapsync.model.server import Address, AdminState, Backend, is_ours
 from hapsync.plan.desired import Desired
 from hapsync.text import plural
 
@@ -133,7 +134,7 @@ def parse_connections(text: str) -> tuple[OnServer, ...]:
         for line in filter(None, lines[1:]):
             fields = line.split()
             backend, server = fields[names].split("/")
-            found.append(OnServer(backend, server, _address(fields[address], fields[port]), int(fields[used])))
+            found.append(OnServer(backend, server, address_of(fields[address], fields[port]), int(fields[used])))
     except (ValueError, IndexError) as error:
         raise RuntimeAPIError(f"`show servers conn` answered {text[:80]!r}, which is no list: {error}") from error
     return tuple(found)
@@ -229,10 +230,3 @@ def alarms(workers: Iterable[OldWorker]) -> tuple[str, ...]:
         if one.age_seconds > LONG_SECONDS
     ]
     return tuple(said)
-
-
-def _address(host: str, port: str) -> Address | None:
-    try:
-        return Address(canonical_host(host), int(port))
-    except ValueError:
-        return None

@@ -121,7 +121,7 @@ def parse_servers_state(
             else:
                 one = Server(
                     fields[server],
-                    _address(fields[address], fields[port]),
+                    address_of(fields[address], fields[port]),
                     state,
                     int(fields[weight]),
                     is_up=fields[op_state] != "0",
@@ -315,7 +315,8 @@ _PLACEHOLDER_PORT = str(PLACEHOLDER.port)
 
 
 @lru_cache(maxsize=65536)
-def _address(host: str, port: str) -> Address | None:
+def address_of(host: str, port: str) -> Address | None:
+    """Return the address of a server; None where it is no IP literal: a name, a socket, a variable."""
     try:
         return Address(canonical_host(host), int(port))
     except ValueError:
