@@ -23,7 +23,7 @@ from hapsync.text import plural
 
 
 class HapsyncError(Exception):
-    """Base of all errors that end in a message for a person; says what, where and what to do."""
+    """Base of all errors that end in a message for an operator; says what, where and what to do."""
 
 
 class ConfigError(HapsyncError):
@@ -80,8 +80,8 @@ class TooManyConnections(CatalogError):
 class RuntimeAPIError(HapsyncError):
     """HAProxy's socket did not answer, or answered something that is not a reading.
 
-    `is_down`: there is no such socket, or it refuses, so no HAProxy runs behind it. Whatever else keeps an answer
-    away (a worker that hangs, a socket that is full or forbidden) says nothing of that.
+    `is_down`: there is no such socket, or it refuses, so no HAProxy runs behind it. Other causes of a missing answer
+    (a worker that hangs, a full socket, a socket without access) prove nothing.
     """
 
     def __init__(self, message: str, *, is_down: bool = False) -> None:
@@ -91,7 +91,7 @@ class RuntimeAPIError(HapsyncError):
 
 
 class ReloadError(HapsyncError):
-    """A reload did not end with the new worker showing the picture that was meant."""
+    """A reload did not end with a new worker that shows the target."""
 
 
 class ReloadUnavailable(ReloadError):
@@ -120,7 +120,7 @@ class WouldLose(ReloadError):
 class ConfigRefused(ReloadError):
     """The check command refused the rendered configuration; nothing was changed.
 
-    `text` is that configuration, `said` all that the command printed; the message has the beginning of it.
+    `text` is that configuration, `said` the output of the command; the message has the beginning of it.
     """
 
     def __init__(self, message: str, text: str = "", said: str = "") -> None:
@@ -139,4 +139,4 @@ class AgentError(HapsyncError):
 
 
 class Withdrawn(HapsyncError):
-    """Who asked for something has left, or waits no longer; it was not begun."""
+    """The asking command has left, or waits no longer; the request was not begun."""

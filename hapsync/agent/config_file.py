@@ -86,7 +86,7 @@ def initial_target(seen: Seen) -> Observed:
 
 
 def empty_slots(settings: Settings, target: Observed) -> Observed:
-    """Return `picture` with `slots` free ones where a backend has none and nothing is known of it."""
+    """Return `target` with `slots` free ones where a backend has none and nothing is known of it."""
     free = free_slots(settings.config).backends
     return Observed({name: backend if backend.slots else free[name] for name, backend in target.backends.items()})
 
@@ -141,7 +141,7 @@ def _lost_on_file(
 
 
 def _rendered_whole(settings: Settings, wanted: Desired, target: Observed, current: str | None) -> str | None:
-    """Return the file with `picture`, `current` where a backend is lacking."""
+    """Return the file with `target`, `current` where a backend is lacking."""
     if not all(backend.exists for backend in target.backends.values()):
         return current
     return _rendered(settings, wanted, target, current)

@@ -283,7 +283,7 @@ def _owners_of(config: Config, saved: SavedState) -> Owners:
 
 
 def _of_this_boot(saved: SavedState, boot_id: str) -> SavedState:
-    """Return `memory` with its times as of now: nobody knows how long the machine was off."""
+    """Return `saved` with its times as of now: nobody knows how long the machine was off."""
     now = _boot_seconds()
     return attrs.evolve(
         saved,
@@ -306,7 +306,7 @@ def operator_overrides(saved: SavedState) -> Mapping[str, Mapping[Address, Admin
 
 
 def _without_done(saved: SavedState, observed: Observed) -> SavedState:
-    """Return `memory` without released holds whose server is hapsync's own again, or gone."""
+    """Return `saved` without released holds whose server is hapsync's own again, or gone."""
     overridden = {
         (name, slot.address) for name, one in observed.backends.items() for slot in one.slots if slot.is_overridden
     }

@@ -41,7 +41,7 @@ _NO_AGENT = "no agent runs: `hapsync apply` and the next agent heed it"
 
 
 def freeze_or_thaw(saved: SavedState, request: FreezeAll | Thaw, now: float) -> tuple[SavedState, Reply]:
-    """Return `memory` after `request`, whose `who` is filled in, and what to say; `now` is of the wall clock."""
+    """Return `saved` after `request`, whose `who` is filled in, and what to say; `now` is of the wall clock."""
     before = saved.freeze if is_frozen(saved, now) else None
     was = f"frozen since {_moment(before.at, now)} by {before.who}{_because(before.reason)}" if before else ""
     saved = expired(saved, now)
@@ -111,7 +111,7 @@ def answer(
 ) -> Reply:
     """Do what `request` asks, its `who` filled in, and return what to say.
 
-    `make_pass` makes a pass over some backends, now; `unsure` returns why it cannot be told what Consul says.
+    `make_pass` makes a pass over some backends, now; `why_unknown` returns why it cannot be told what Consul says.
     `ensure_wanted` is called just before the first act; what it raises ends the request before it is begun.
 
     Raises RuntimeAPIError when HAProxy does not answer, OSError when the memory cannot be written.

@@ -20,7 +20,7 @@ SOCKET_FILE = "hapsync.sock"
 MAX_REPLY_BYTES = 16 * 1024 * 1024
 MAX_WHO = 64
 SILENCE_SECONDS = 2.0
-"""How long a person is left without a word."""
+"""How long an operator waits without a word."""
 WITHDRAWN = "it is withdrawn: it is not done unless the agent had begun with it, see `hapsync status`"
 _LONGEST_PATH = 107
 """Bytes: sun_path of Linux (unix(7)), less its NUL."""
@@ -93,7 +93,7 @@ def must_fit(path: str) -> None:
 
 
 class _Wait:
-    """How long an answer is waited for, and whether the person who waits was told so."""
+    """The wait for an answer, and whether the operator was told of it."""
 
     def __init__(self, timeout_seconds: float, on_silence: Callable[[str], None], path: str) -> None:
         now = time.monotonic()

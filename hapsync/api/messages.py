@@ -1,7 +1,6 @@
-"""What a command asks of the running agent, and its answer; durations and server names as people write them.
+"""Requests of a command to the running agent, and replies; durations and server names as operators write them.
 
-Whoever may open the agent's socket may send anything to it, so a request is made of what is allowed and of nothing
-else.
+Any user of the agent's socket may send anything, so a request is made of allowed values only.
 """
 
 import json
@@ -34,7 +33,7 @@ DONE, CANNOT_TELL, NOT_DONE, WRONG_USAGE = 0, 1, 2, 64
 
 @attrs.frozen
 class Target:
-    """BACKEND or BACKEND/SERVER as a person wrote it; `server` as in `HoldServer`."""
+    """BACKEND or BACKEND/SERVER as an operator wrote it; `server` as in `OverrideServer`."""
 
     backend: str
     server: str | None
@@ -110,7 +109,7 @@ def parse_server(text: str) -> str:
 
 
 def address_in(server: str) -> Address | None:
-    """Return the address that `server` is, as people write it; None where it is a name."""
+    """Return the address that `server` is; None where it is a name."""
     try:
         return parse_address(server)
     except ValueError:
@@ -184,7 +183,7 @@ class OverrideServer:
 
 @attrs.frozen
 class ReleaseServer:
-    """Let a server that is held go back to what Consul says of it."""
+    """End the override of a server."""
 
     backend: BackendName
     server: ServerName
@@ -194,7 +193,7 @@ class ReleaseServer:
 
 @attrs.frozen
 class ReleaseBackend:
-    """Do in a backend, this once, what the guard holds back; servers that people hold stay held."""
+    """Make in a backend, this once, the changes that the guard defers; overrides stay."""
 
     backend: BackendName
     who: UserName = ""
@@ -215,7 +214,7 @@ class FreezeAll:
 class Thaw:
     """Go on after a freeze.
 
-    `acknowledge`: leave a freeze alone, and go on after what persons asked for was lost or cannot be read.
+    `acknowledge`: leave a freeze alone, and go on after overrides were lost or cannot be read.
     """
 
     acknowledge: bool = False
@@ -226,21 +225,21 @@ class Thaw:
 Request = Apply | OverrideServer | ReleaseServer | ReleaseBackend | FreezeAll | Thaw
 """`who`: from the client, the user it claims to act for (`claim`) or nothing; in the worker, who asked.
 
-`deadline`: seconds of this machine's monotonic clock; nobody waits after it, so the request is not begun after it.
+`deadline`: seconds of this machine's monotonic clock. The command waits no longer, so the request is not begun later.
 None: as long as the connection stays.
 """
 
 
 @attrs.frozen
 class BadRequest:
-    """What came was no request, and why: one line of printable ASCII."""
+    """A text that is no request, and why: one line of printable ASCII."""
 
     why: str
 
 
 @attrs.frozen
 class Reply:
-    """What became of a request: lines for a person, and the exit code of the command."""
+    """The outcome of a request: lines for the operator, and the exit code of the command."""
 
     is_ok: bool
     exit_code: int

@@ -1,8 +1,7 @@
 """The agent's own socket: commands ask it to do things, one JSON line each way.
 
-Whoever may open the socket may ask (its mode is 0660: root, the agent's user and its group). Who it was is told by
-the kernel. One thread serves all clients and does nothing else, so that neither a slow client nor a hostile one
-disturbs the agent.
+Any user of the socket may ask (its mode root, the agent's user and its group). The kernel tells the user. One thread
+serves all clients and does nothing else, so that neither a slow client nor a hostile one disturbs the agent.
 """
 
 import contextlib
@@ -39,7 +38,8 @@ _QUEUE = 128
 _REST_SECONDS = 0.25
 """After a failure of the machine (no descriptor left, say): a pause instead of a busy loop."""
 _CHECK_SECONDS = 2.0
-"""How often it is looked whether the socket still has its name: somebody may have cleared the folder."""
+"""How often the agent checks that the socket still has its name: somebody may have cleared the folder. somebody may
+have cleared the folder."""
 _TEMPORARY = re.compile(r"\.[0-9]+\.hs")
 
 
@@ -56,7 +56,7 @@ class Pending:
 
     @property
     def who(self) -> str:
-        """Who asked: printable ASCII, at most 64 characters."""
+        """The asking user: printable ASCII, at most 64 characters."""
         return self.request.who
 
     @property
@@ -76,7 +76,7 @@ class Pending:
 
 
 class _State(enum.Enum):
-    """What a connection waits for, as the events of poll(2); of a client that left it always tells."""
+    """The state of a connection, as the events of poll(2), by which a lost client always shows."""
 
     READING = select.POLLIN
     WAITING = 0
@@ -134,7 +134,7 @@ class Requests:
     def __init__(self, path: str, on_request: Callable[[Pending], None]) -> None:
         """Listen at `path`; `on_request` gets each request in the socket's own thread and should return at once.
 
-        What lies at `path` is replaced: the caller holds the lock, so the agent it belonged to is dead.
+        A file at `path` is replaced: the caller holds the lock, so the agent it belonged to is dead.
 
         Raises ConfigError when the path is too long for a socket, OSError when it cannot be made.
         """
@@ -342,7 +342,7 @@ def _listen(path: str) -> socket.socket:
 
 
 def _remove_leftovers(folder: Path) -> None:
-    """Remove sockets that an agent left which was killed between making and naming them."""
+    """Remove sockets of an agent that was killed between making and naming them."""
     for found in folder.iterdir():
         if _TEMPORARY.fullmatch(found.name) and found.is_socket():
             found.unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""What the commands share that ask something of the running agent, or do it themselves where none runs."""
+"""Requests to the running agent, shared by the commands; without an agent the command acts itself."""
 
 import contextlib
 from collections.abc import Callable, Iterator
@@ -10,7 +10,7 @@ from hapsync.config.schema import Config
 from hapsync.text import one_line
 
 _LOCK_SECONDS = 5.0
-"""How long to wait for an agent that is just starting, or for an `apply` that is at work."""
+"""Longest wait for an agent that is just starting, or for an `apply` at work."""
 _POLL_SECONDS = 0.1
 _LONGEST_ANSWER_SECONDS = 600.0
 
@@ -32,7 +32,7 @@ def said_as_usage() -> Iterator[None]:
 
 
 def ask_aloud(config: Config, request: Request) -> Reply | None:
-    """Ask the running agent for `request`; None where none runs. What a person who waits should know is said.
+    """Ask the running agent for `request`; None where none runs. Waiting is reported on stderr.
 
     Raises ConfigError, AgentError.
     """
@@ -49,7 +49,7 @@ def ask_aloud(config: Config, request: Request) -> Reply | None:
 
 
 def ask_or_do(config_path: str, config: Config, request: Request, alone: Callable[[str], Reply]) -> int:
-    """Ask the agent for `request`; where none runs, call `alone` with the lock held and who asks.
+    """Ask the agent for `request`; without an agent, call `alone` with the lock held and the asking user.
 
     Prints what is to be said and returns the exit code. Raises LockHeld when neither is possible.
     """

@@ -1,4 +1,4 @@
-"""What an operator asks for: `hapsync hold`, `drain` and `release` a server, `freeze` and `thaw`."""
+"""The operator's commands: `hapsync hold`, `drain` and `release` a server, `freeze` and `thaw`."""
 
 from collections.abc import Callable
 from typing import Any
@@ -75,8 +75,8 @@ Exit codes: 0 it drains; 2 it does not, and why is printed; 1 cannot tell;
 def drain(config_path: str, for_text: str | None, reason: str, target: str) -> int:
     """Put a server in drain and keep it there, whatever Consul says.
 
-    What runs on it ends in its own time; it gets nothing new but requests that
-    a persistence cookie or a stick table sends it. Otherwise like `hold`.
+    Its sessions end in their own time. The server gets nothing new but requests that a persistence cookie or a stick
+    table sends it. Otherwise like `hold`.
     """
     return _set_override(config_path, target, AdminState.DRAIN, for_text, reason)
 
@@ -99,9 +99,8 @@ Exit codes: 0 done; 2 not, or HAProxy is not in sync yet, and why is printed;
 def release(config_path: str, target: str) -> int:
     """Let a server be what Consul says again, or a whole backend.
 
-    With a SERVER: ends a hold or drain, also one made in HAProxy itself
-    (`set server ... state maint`). With a BACKEND alone: makes, this once, the
-    removals there that the guard holds back; servers that people hold stay.
+    With a SERVER: ends a hold or drain, also one made in HAProxy itself (`set server ... state maint`). With a
+    BACKEND alone: makes, this once, the removals there that the guard defers; overrides stay.
     """
     with said_as_usage():
         found = parse_target(target)
@@ -159,10 +158,9 @@ Exit codes: 0 nothing is frozen; 2 it still is, and why is printed;
 def thaw(config_path: str, acknowledge: bool) -> int:  # noqa: FBT001
     """Go on after `hapsync freeze`.
 
-    What Consul said meanwhile is done at once, as far as the guard lets it.
-    With --acknowledge: go on after what people asked for (holds, a freeze) was
-    lost with a damaged memory.json, or stands in one of another version of
-    hapsync, which is kept aside. `hapsync status` says so before.
+    Changes due by then are made at once, as far as the guard lets them. With --acknowledge: go on after overrides and
+    a freeze were lost with a damaged memory.json, or are in a memory.json of another version of hapsync. That file is
+    kept. `hapsync status` says so before.
     """
     return _ask_or_note(config_path, Thaw(acknowledge))
 

@@ -1,4 +1,4 @@
-"""What several commands read before they say anything."""
+"""Readings that several commands begin with."""
 
 from typing import TYPE_CHECKING
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 def discover_aloud(settings: "Settings") -> "Settings":
     """Return `settings` with a backend for each service that Consul lists for `[discover]`; none is taken away.
 
-    What gets none is said on stderr, and so is a list that could not be read.
+    Services without a backend, and an unreadable list, are reported on stderr.
     """
     if not settings.config.discover:
         return settings

@@ -20,7 +20,7 @@ DEFAULT_MASTER_SOCKET = "/run/haproxy-master.sock"
 """Where Debian's haproxy.service puts the master CLI (`-S /run/haproxy-master.sock`)."""
 
 OWN_WORDS = frozenset({"disabled", "enabled", "weight", "id", "init-state", "track", "redir"})
-"""Words of a server line that hapsync writes itself, or that would undo what it does."""
+"""Words of a server line that hapsync writes itself, and words against its work."""
 
 
 def _options_are_plain(value: str) -> bool:
@@ -102,7 +102,7 @@ class ConsulConfig:
 class HAProxyConfig:
     """`[haproxy]`: its sockets, its file, how to check and how to reload.
 
-    What an old worker still has on a server that is gone is ended after `old_worker_grace_seconds`; with 0 never.
+    Sessions of an old worker to a gone server are ended after `old_worker_grace_seconds`; with 0 never.
     """
 
     socket: Path = "/run/haproxy/admin.sock"
@@ -139,12 +139,12 @@ class AgentConfig:
 
 @attrs.frozen(kw_only=True)
 class BackendKeys:
-    """What can be said of a backend, whatever service is behind it: its limits, the shape of its server lines.
+    """The keys of a backend apart from its service: its limits, the shape of its server lines.
 
-    `means`: how instances that find no free slot come in; `auto` adds servers where this HAProxy does that well.
-    `start`: whether a newcomer gets traffic at once, or only after HAProxy's own first check of it has passed.
-    What still runs on a server that left is ended after `drain_seconds`; with 0 never.
-    `max_weight_ratio`: a weight counts for so many times the median at most, or one registrant takes all requests.
+    `means`: how instances without a free slot come in; `auto` adds servers where this HAProxy does it well. `start`:
+    whether a newcomer gets traffic at once, or only after HAProxy's own first check of it has passed. Sessions on a
+    server that left are ended after `drain_seconds`; with 0 never. `max_weight_ratio`: a weight counts for so many
+    times the median at most, or one registrant takes all requests.
 
     Of the servers that serve, `max_loss_fraction` may go within `guard_window_seconds`, and `min_ready` stay in any
     case. An instance that comes and goes is kept out for up to `hold_down_seconds`.
@@ -288,7 +288,7 @@ def parse_config(text: str, where: str) -> Config:
 
 
 def renamed_keys(text: str) -> tuple[str, ...]:
-    """Return which keys of the TOML `text`, which `parse_config` accepts, have an old name, a sentence each."""
+    """Return a sentence for each key of the TOML `text` with an old name."""
     return tuple(
         f"{path}.{old} is called {new} now; the old name is read until hapsync 0.3"
         for path, _, old, new in _old_keys(tomllib.loads(text))
@@ -340,7 +340,7 @@ def _problems_between_keys(tree: Mapping[str, object]) -> Iterator[str]:
 
 
 def _problems_of_prefixes(backends: Mapping[str, object], discover: Mapping[str, object]) -> Iterator[str]:
-    """By its prefix it is known which backends were discovered, so no other may begin like that."""
+    """The prefix tells discovered backends from others, so no other backend may begin with it."""
     prefixes = {
         group: str(one["prefix"]) for group, one in discover.items() if isinstance(one, dict) and one.get("prefix")
     }

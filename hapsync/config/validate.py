@@ -1,6 +1,6 @@
 """A tree of plain values in, frozen attrs classes out, strictly; or every problem of it with its key's path.
 
-What a value must be stands with its type, as `Annotated[int, between(1, 5)]`; cattrs walks the tree.
+The rule for a value is with its type, as `Annotated[int, between(1, 5)]`; cattrs walks the tree.
 """
 
 import math
@@ -22,7 +22,7 @@ Kind = TypeVar("Kind")
 
 @attrs.frozen
 class Rule:
-    """What a value must be, and how to say so."""
+    """The rule for a value, and its words."""
 
     holds: Callable[[Any], bool]
     must: str

@@ -1,4 +1,4 @@
-"""What one HAProxy said when it was probed in, the means each backend has there out, with why they are not better.
+"""HAProxy's answers to the probe in, each backend's scaling out, with why it is not better.
 
 A backend is probed by adding a server that it has: HAProxy looks at the level of the socket, at the load balancing
 algorithm and at the mode first, and only then says that the server exists (2.6 to 3.4, `add server`). So nothing is
@@ -23,7 +23,7 @@ and by default one that a 401 with `WWW-Authenticate: Negotiate` or `NTLM` made 
 OLDEST_STABLE = (2, 6)
 """`add server` is experimental before it (HAProxy's commit 76e8b70e4)."""
 NEWEST_SCANNED = (3, 4)
-"""The newest version on which it was looked for additions that HAProxy dies of (tests/scan, docs/versions.md)."""
+"""The newest version that was tried for additions HAProxy dies of (tests/scan, docs/versions.md)."""
 DIES_OF_ALPN = ((3, 0), (3, 2))
 """From the first version up to, and without, the second: a server with `check-alpn` that is deleted while a check of
 it is under way ends HAProxy (measured: 7 of 16 times on 3.0.11, never on 2.6.12, 2.8.25, 3.2.26 and 3.4.7)."""
@@ -116,7 +116,7 @@ def _why_not(
 
 
 def spelled_out(version: tuple[int, int], options: str) -> tuple[str, ...]:
-    """Return the words that a server line with `options` implies in a file, and that `add server` has to be given.
+    """Return the words that a server line with `options` implies in a file and `add server` does not.
 
     In a file the checks of a server speak TLS and the PROXY protocol where its traffic does, unless they have an
     address or a port of their own; those of an added server do so only where it is said (HAProxy's commit 7d098bea2).
@@ -143,5 +143,5 @@ _PROXY = frozenset({"send-proxy", "send-proxy-v2", "send-proxy-v2-ssl", "send-pr
 
 
 def refused(reply: str) -> Scaling | None:
-    """Return the means of a backend that refused `add server` with `reply`; None where that says nothing of it."""
+    """Return the scaling of a backend that refused `add server` with `reply`; None for another reply."""
     return None if _EXISTS in reply else Scaling(why=f"HAProxy refused `add server`: {shown(reply)}")

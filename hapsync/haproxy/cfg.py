@@ -254,7 +254,7 @@ def sealed(body: str) -> str:
 
 
 def is_sealed(text: str) -> bool:
-    """Return whether `text` is a file as hapsync wrote it, and nobody changed it since."""
+    """Return whether `text` is a file as hapsync wrote it, unchanged since."""
     seal, _, body = text.removeprefix(HEADER).partition("\n")
     return text.startswith(HEADER) and seal == f"{_SEAL}{_checksum(body)}"
 

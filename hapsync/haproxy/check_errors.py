@@ -1,4 +1,4 @@
-"""What HAProxy's check said of a configuration in, the backends whose servers are at fault out."""
+"""The output of HAProxy's check in, the backends with faulty servers out."""
 
 import re
 from collections.abc import Mapping

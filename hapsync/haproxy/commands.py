@@ -4,8 +4,8 @@ A change is made in two steps, for `set server ... addr` is only queued by HAPro
 right after it shows the old address 297 to 300 times of 300): first every new address, read back; then weights and
 states. Only values that passed a whitelist can be in a command at all.
 
-The order within a change makes every half of it hapsync's own: a server in maint or drain with a weight above 0 is a
-person's. So the weight falls to 0 before a server leaves or gets an address, and rises after it is ready.
+The order within a change makes every half of it hapsync's own: a server in maint or drain with a weight above 0 is an
+operator's. So the weight falls to 0 before a server leaves or gets an address, and rises after it is ready.
 """
 
 import re
@@ -148,7 +148,7 @@ def _has_agent(change: Change, agents: Agents) -> bool:
 
 
 def quiet_commands(changes: Iterable[Change], agents: Agents) -> Sequence[tuple[Change, Command]]:
-    """Return what switches the agent checks off of servers that `changes` take out, for a person or the catalog.
+    """Return the commands that switch off the agent checks of the servers that leave by `changes`.
 
     Before anything else is done to them: an agent lifts a server out of maint with `ready`, and gives it a weight.
     """
@@ -335,7 +335,7 @@ _ADDRESS_SET = (
 
 
 _NOTHING_TO_FORGET = ("No such table", "Data type not stored in this table")
-"""Of a table that is not there, or that no `stick` line uses (2.6 to 3.4, measured)."""
+"""The reply for a missing table, or one without a `stick` line (2.6 to 3.4, measured)."""
 _NO_CHECK = "not configured on this server"
 _ADDED = frozenset({"New server registered.", "New backend registered."})
 _DELETED = frozenset({"Server deleted.", "Backend deleted."})

@@ -7,7 +7,7 @@ from hapsync.model.server import AdminState, Backend, Observed, Server
 
 
 def says_the_same(text: str, target: Observed) -> bool:
-    """Return whether the haproxy.cfg `text` holds exactly the slots of `picture`."""
+    """Return whether the haproxy.cfg `text` holds exactly the slots of `target`."""
     found = parse_file(text)
     return all(
         _in_file(slot.server for slot in found.get(backend.name, ())) == _in_file(backend.slots)
@@ -22,7 +22,7 @@ def _in_file(slots: Iterable[Server]) -> Mapping[str, tuple[object, ...]]:
 
 
 def shows(observed: Observed, target: Observed) -> tuple[str, ...]:
-    """Return what keeps `observed`, as far as it was read, from being `picture`, one line a server."""
+    """Return what keeps `observed`, as far as it was read, from being `target`, one line a server."""
     differences = []
     for backend in target.backends.values():
         if backend.name in observed.unread:

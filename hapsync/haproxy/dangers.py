@@ -34,8 +34,8 @@ def has_check(options: str) -> bool:
 def fatal_addition(sections: Sequence[Section], backend: str, options: str) -> str:
     """Return why a server with these `options` must not be added to `backend`, nothing where it may be.
 
-    `sections` are those of all files HAProxy was started with, in their order. What depends on conditions (`.if`) or
-    on the environment counts as if it were in force. A backend that is not in the files was added to the running
+    `sections` are those of all files HAProxy was started with, in their order. Lines under conditions (`.if`) or with
+    environment variables count as if they were in force. A backend that is not in the files was added to the running
     HAProxy: it may have any of the `defaults`.
     """
     if not any(_may_be_program(line) or _is_off(line) for section in sections for line in section.own):

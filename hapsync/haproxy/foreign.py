@@ -1,6 +1,6 @@
 """Foreign servers that a new haproxy.cfg has no place for: which, and whether the guard lets a reload take them out.
 
-hapsync never touches a foreign server, but a worker that is started from another file may lack it. Whoever is ready
+hapsync never touches a foreign server, but a worker that is started from another file may lack it. A ready server
 there counts as a loss like one of hapsync's own.
 """
 
@@ -26,7 +26,7 @@ _LISTED = 5
 class Loss:
     """The ready foreign servers of one backend that have no place in a new file, of `serving` that serve there now.
 
-    `held` says why they must not go; None where they may. `is_doubted`: that is for a doubt about what Consul says.
+    `deferred` says why they must not go; None where they may. `is_doubted`: the reason is a doubt of the catalog.
     """
 
     backend: str
@@ -53,7 +53,7 @@ class Loss:
 def losses(observed: Observed, text: str, target: Observed, wanted: Desired, cautions: Cautions) -> tuple[Loss, ...]:
     """Return what foreign servers ready in `observed` a HAProxy started with `text` would lack, by backend.
 
-    `text` has the slots of `picture`. A server stays where the text has a line of its name, or the picture a ready
+    `text` has the slots of `target`. A server stays where the text has a line of its name, or the target a ready
     server on its address.
     """
     names = _names(text)
@@ -85,7 +85,7 @@ def refuse(lost: Sequence[Loss]) -> None:
 
 
 def _way_on(deferred: Sequence[Loss]) -> str:
-    """Return what else a person may do about what is `held`; what is in doubt is not to be let go."""
+    """Return the operator's remedies for `deferred`; a server in doubt may not be let go."""
     sure = [loss.backend for loss in deferred if not loss.is_doubted]
     if not sure:
         return "wait until Consul is trusted again"

@@ -11,9 +11,9 @@ from hapsync.haproxy.dangers import HASHES, has_check, program_check
 from hapsync.model.server import is_ours
 
 LONG_SECONDS = 5
-"""Longer than this between checks is long for a new worker, which knows no server that is down yet."""
+"""A longer time between checks is long for a new worker, for it knows no server as down yet."""
 SHORT_SECONDS = 60
-"""Shorter than this, `hard-stop-after` cuts what a person still waits for."""
+"""A shorter `hard-stop-after` cuts what a user still waits for."""
 _CUTS = "it cuts what runs on a server each time that leaves; take it out, unless that is what you want"
 _SAMPLE = re.compile(r"\bsrv_[a-z_]+\(([^(),]+)\)")
 """A sample fetch about one server (configuration manual, section 7.3.2)."""

@@ -23,7 +23,7 @@ _FAILED = re.compile(r"\[failed: (\d+)\]")
 
 @attrs.frozen
 class Processes:
-    """What `show proc` says: the master's count of reloads that failed, and all its workers."""
+    """The reply to `show proc`: the master's count of reloads that failed, and all its workers."""
 
     failed_reloads: int
     listed: tuple[Listed, ...]

@@ -1,4 +1,4 @@
-"""Workers that a reload left behind: what they still hold, which of it is gone, and when that may be ended.
+"""Workers that a reload left behind: their sessions, gone servers, and the time to end the former.
 
 An old worker keeps the connections it has, and the servers it had: nothing that the Runtime API does to the live
 worker reaches it. So after a reload a download may run on to a server that has left since.
@@ -16,11 +16,11 @@ from hapsync.plan.desired import Desired
 from hapsync.text import plural
 
 MANY = 5
-"""More old workers than this are told in the log; each holds memory of its own."""
+"""More old workers than this are logged; each has memory of its own."""
 LONG_SECONDS = 3600
 """A worker that has been old for longer is told in the log."""
 CUTS = 20
-"""So many sessions are ended in one look, at most: a server must not get all its clients back at once."""
+"""How many sessions one round ends, at most: a server must not get all its clients back at once."""
 
 _UPTIME = re.compile(r"(\d+)d(\d+)h(\d+)m(\d+)s")
 _SESSION = re.compile(r"(0x[0-9a-f]{1,16}): ")
@@ -37,7 +37,7 @@ class Listed:
 
 @attrs.frozen
 class OnServer:
-    """What a worker has on one server: its address (None where it is no IP literal), connections in use."""
+    """A worker's load on one server: its address (None where it is no IP literal), connections in use."""
 
     backend: str
     server: str
@@ -47,7 +47,7 @@ class OnServer:
 
 @attrs.frozen
 class Gone:
-    """A server that is gone, to which an old worker still holds something.
+    """A gone server with connections of an old worker.
 
     `used`: connections in use, as HAProxy says. `connections`: established ones, idle ones too, as the kernel says;
     None where it could not be asked (`OldWorker.error` tells why).
@@ -170,8 +170,8 @@ def gone_among(servers: Iterable[OnServer], wanted: Desired, live: Mapping[str, 
     """Return which of an old worker's `servers` are gone while it has connections to them in use.
 
     Gone is a server of ours whose address the catalog does not name any more, and to which no server of the `live`
-    worker points but one in maint. What is critical, held, drained or foreign is not gone; nor is anything in a
-    backend that was not read, or whose reading is in doubt.
+    worker points but one in maint. Critical, deferred, drained and foreign servers are not gone, and neither are
+    servers of a backend without a reading, or with one in doubt.
     """
     found = []
     for one in servers:
@@ -219,7 +219,7 @@ class Graces:
 
 
 def alarms(workers: Iterable[OldWorker]) -> tuple[str, ...]:
-    """Return what a person should know of the old workers; nothing while they are few and young."""
+    """Return the log line about the old workers; nothing while they are few and young."""
     found = tuple(workers)
     said = []
     if len(found) > MANY:

@@ -1,4 +1,4 @@
-"""What the HAProxy at hand can do, found out once for each worker and backend."""
+"""The abilities of the HAProxy at hand, found out once for each worker and backend."""
 
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -35,7 +35,7 @@ class Probe:
 
     @property
     def scaling(self) -> Mapping[str, Scaling]:
-        """What is known by now."""
+        """The findings so far."""
         return self._scaling
 
     def use(self, config: Config) -> None:

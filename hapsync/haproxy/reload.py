@@ -32,7 +32,7 @@ SHOWN_SECONDS = 1.0
 _POLL_SECONDS = 0.02
 _SAID_LINES = 12
 _KILLED_BY = frozenset({signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGXCPU})
-"""Somebody ended it: a person, or the kernel, for want of memory. What it dies of by itself is a verdict."""
+"""Somebody ended it: an operator, or the kernel, for want of memory. A death of its own is a verdict."""
 _OUTPUT_SIGNS = 4 << 20
 """Two lines for each of ten thousand servers fit."""
 
@@ -72,8 +72,8 @@ def install(
 ) -> bool:
     """Check `text`, unless that was done, and let it take the place of `haproxy.config` in one step.
 
-    A file that hapsync did not write, or that was edited since, is kept beside it first. `is_wanted` is asked after
-    the check; where it says no, nothing is done. Returns whether the file was put in place.
+    A file of another author, or one that was edited since, is kept beside it first. `is_wanted` is asked after the
+    check; where it says no, nothing is done. Returns whether the file was put in place.
 
     Raises ReloadError (ConfigRefused where the check said no); then the old file stands.
     """
@@ -97,7 +97,7 @@ def _cannot_write(config: HAProxyConfig, error: Exception) -> ReloadUnavailable:
 
 
 def _keep_edits(config: HAProxyConfig, old: str | None) -> None:
-    """Keep what somebody else wrote: the file from before hapsync, once, and each that was edited by hand since."""
+    """Keep what somebody else wrote: the file from before hapsync, once, and each later edit."""
     if old is None or is_sealed(old):
         return
     if not old.startswith(HEADER):
@@ -115,14 +115,14 @@ def _keep_edits(config: HAProxyConfig, old: str | None) -> None:
 def reload_into(
     config: HAProxyConfig, text: str, target: Observed, *, is_checked: bool = False, next_socket: str | None = None
 ) -> HAProxyProcess:
-    """Install `text`, reload HAProxy, and return its new worker once that shows `picture`, drained servers included.
+    """Install `text`, reload HAProxy, and return its new worker once that shows `target`, drained servers included.
 
     The wait is seen to its end even when hapsync is to stop: half a reload would leave file and worker at odds.
     `is_checked`: the check command has accepted this text already. `next_socket`: where the new worker answers, if
     not at `haproxy.socket`.
 
-    Raises ReloadError; then the old file is back in place, and where a new worker runs that does not show the
-    picture, HAProxy was reloaded into the old file again. ReloadUnavailable is raised before anything was changed.
+    Raises ReloadError; then the old file is back in place. HAProxy was reloaded into it again, if a new worker runs
+    without the target. ReloadUnavailable is raised before anything was changed.
     """
     after = attrs.evolve(config, socket=next_socket or config.socket)
     with open_session(config.socket, config.timeout_seconds) as session:

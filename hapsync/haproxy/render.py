@@ -1,4 +1,4 @@
-"""The picture wanted and the operator's template in, the text of haproxy.cfg out."""
+"""The target and the operator's template in, the text of haproxy.cfg out."""
 
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -25,7 +25,7 @@ _ALONE = re.compile(rf"^[ \t]*{_BEGIN}[^{_END}]*{_END}[ \t]*$", re.MULTILINE)
 
 
 def render(template: Template, target: Observed, config: Config, labels: Mapping[tuple[str, Address], str]) -> str:
-    """Return the text of haproxy.cfg: `template` with the server lines of `picture`.
+    """Return the text of haproxy.cfg: `template` with the server lines of `target`.
 
     Equal input gives equal bytes.
 
@@ -93,8 +93,8 @@ _JINJA = re.compile(
     """,
     re.DOTALL | re.VERBOSE,
 )
-"""What Jinja2 is to see of a template; `text` is HAProxy's: log-formats have `{%[ssl_c_verify]}` and `{%ci:%cp}`, and
-a `{#` that no `#}` closes before the next one, on a later line, begins no comment."""
+"""The part of a template for Jinja2; `text` is HAProxy's: log-formats have `{%[ssl_c_verify]}` and `{%ci:%cp}`, and a
+`{#` that no `#}` closes before the next one, on a later line, begins no comment."""
 
 
 def _as_text(found: re.Match[str]) -> str:

@@ -83,7 +83,7 @@ def parse_servers_state(
     """Return the reading that `text`, the reply to `show servers state`, gives of `backends`.
 
     Other backends are passed over; one that the text does not show is given as not existing. With `only` so are all
-    servers but these, by backend and name. A line that cannot be read costs its own backend alone, which is then in
+    servers but these, by backend and name. An unreadable line is a loss for its own backend alone, which is then in
     `unread`: a DNS server names the host of an SRV record, and HAProxy prints that name as it came (2.6 to 3.4).
 
     Raises RuntimeAPIError when the text is not such a reply.
@@ -178,7 +178,7 @@ def _first_check_in(texts: Sequence[str]) -> FirstCheck:
 
 
 def unread_counters(text: str, backends: Collection[str]) -> Mapping[str, str]:
-    """Return which of `backends` have rows in `text`, the reply to `show stat`, that cannot be read, and why.
+    """Return which of `backends` have unreadable rows in `text`, the reply to `show stat`, and why.
 
     Raises RuntimeAPIError when the text is not such a reply.
     """
@@ -209,7 +209,7 @@ def with_first_checks(observed: Observed, first_checks: Mapping[tuple[str, str],
 
 @attrs.frozen
 class Health:
-    """HAProxy's own opinion of a server, for people: its status and its last check's result."""
+    """HAProxy's own opinion of a server, for operators: its status and its last check's result."""
 
     status: str
     check: str

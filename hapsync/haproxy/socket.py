@@ -81,8 +81,7 @@ class RuntimeSession:
     def _read_backends(self, backends: Collection[str], dumps: Sequence[str]) -> Observed:
         """Return what `dumps`, the replies to `_state_commands(backends)`, say.
 
-        What cannot be read in the dump of all backends is asked for again alone: another one's text may have spoilt
-        it.
+        Backends with unreadable lines in the dump of all are read again alone: another one's text may have spoilt it.
         """
         observed = _parse_servers(backends, dumps)
         if observed.unread and len(backends) > _PARTIAL_LIMIT:
@@ -261,7 +260,7 @@ def open_session(path: str, timeout_seconds: float) -> Iterator[RuntimeSession]:
 
     `timeout_seconds` bounds the connection and each exchange.
 
-    Raises RuntimeAPIError when nobody answers; its `is_down` says whether HAProxy is known not to run.
+    Raises RuntimeAPIError without an answer; its `is_down` says whether HAProxy is known not to run.
     """
     if len(path.encode()) > 107:  # noqa: PLR2004  (sun_path of Linux, less its NUL)
         raise RuntimeAPIError(

@@ -1,1 +1,1 @@
-"""What `status` and `check` see."""
+"""The views of `status` and `check`."""

@@ -113,8 +113,8 @@ def read_queues(
 ) -> tuple[tuple[ListenQueue, ...] | None, str | None]:
     """Return the accept queues of the live worker, the fullest first, and why they could not be read.
 
-    Without `all_of_them` those in which something waits, which takes a millisecond while nothing does, and no word
-    where this user may not look.
+    Without `all_of_them` only queues with waiting connections, which takes a millisecond while there are none. An
+    error is then returned for no queue at all.
     """
     if process is None:
         return None, None

@@ -1,4 +1,4 @@
-"""What `hapsync check` looks at, a finding each; nothing is changed."""
+"""The checks of `hapsync check`, a finding each; nothing is changed."""
 
 import contextlib
 import os
@@ -40,7 +40,7 @@ from hapsync.system.sockdiag import count_kept
 from hapsync.text import plural, quoted
 
 _NAMED = 5
-"""So many are named where an advice is the same for many."""
+"""How many names an advice about many lists."""
 OLDEST = (2, 6)
 """The oldest HAProxy hapsync is tested with."""
 
@@ -177,7 +177,7 @@ def _runtime_socket(settings: Settings) -> Iterator[Finding]:
 
 
 def _networks(settings: Settings) -> Iterator[Finding]:
-    """Yield the advice to say where instances may be; whoever may register them says it otherwise."""
+    """Yield the advice to limit the networks of instances; otherwise a registrant decides."""
     config = settings.config
     anywhere = [f"backends.{name}" for name, one in sorted(config.backends.items()) if not one.networks]
     anywhere = [one for one in anywhere if not one.startswith(_prefixes(config))]

@@ -1,4 +1,4 @@
-"""What `hapsync status` says of one HAProxy: everything read in, a `View` out, and its JSON.
+"""The state that `hapsync status` shows of one HAProxy: everything read in, a `View` out, and its JSON.
 
 The JSON of `hapsync status --json` is a contract; docs/commands.md lists its fields.
 """
@@ -86,7 +86,7 @@ class BackendView:
 
 @attrs.frozen
 class View:
-    """Everything `hapsync status` shows; `queues` is None where nobody looked, or might not."""
+    """Everything `hapsync status` shows; `queues` is None where it was not read, or could not be."""
 
     verdict: Verdict
     reasons: tuple[str, ...]

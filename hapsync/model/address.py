@@ -1,8 +1,8 @@
-"""Which addresses may be servers, and how people write addresses and networks.
+"""Addresses and networks: their spellings, and the addresses that may be no server.
 
 Unspecified, multicast, broadcast and link-local addresses never may: they mean nothing, many hosts, or another host
-on each link. Nor may those where a cloud gives its machines their keys: whoever registers an instance would have
-HAProxy fetch them. Loopback may, for a proxy on this machine is a server like any other; `networks` keeps it out.
+on each link. Addresses where a cloud gives its machines their keys may not either: a registrant could have HAProxy
+fetch the keys. Loopback may, for a proxy on this machine is a server like any other; `networks` keeps it out.
 """
 
 import ipaddress
@@ -52,8 +52,8 @@ _LOW = 0xFFFF_FFFF
 def why_refused(host: str) -> str:
     """Return why no server may be at `host`, a canonical IP literal, to follow "is"; empty where one may.
 
-    An IPv6 address that stands for an IPv4 address, by whatever translation, is judged as that one, and loopback is
-    refused there: it is that of the translator. Prefixes that a site chose for its NAT64 cannot be known.
+    An IPv6 address for an IPv4 address, by whatever translation, is judged like the IPv4 address. Loopback is refused
+    there: it would be the translator's. Prefixes that a site chose for its NAT64 cannot be known.
     """
     address = ipaddress.ip_address(host)
     if isinstance(address, ipaddress.IPv4Address):
@@ -105,7 +105,7 @@ def _behind(address: ipaddress.IPv6Address) -> Iterator[ipaddress.IPv4Address]:
 def within(networks: tuple[Network, ...]) -> Callable[[str], bool]:
     """Return the question whether a canonical IP literal is in one of `networks`; no networks at all mean any.
 
-    What it was asked once it knows: a literal takes as long to parse as all the rest of a server.
+    Answers are cached: a literal takes as long to parse as all the rest of a server.
     """
     if not networks:
         return lambda _: True

@@ -1,4 +1,4 @@
-"""What Consul's catalog says: instances of services, the readings they came in, and why a reading may be doubted."""
+"""Consul's catalog: instances of services, the readings they came in, and why a reading may be doubted."""
 
 import enum
 from collections.abc import Mapping
@@ -42,7 +42,7 @@ class Instance:
 class Quarantined:
     """An entry that is left out, and why; the texts are Consul's, raw, and empty where the entry has none.
 
-    `address` is where the entry says that its instance is, None where it says nothing that can be used.
+    `address` is the entry's address, None where the entry has no usable one.
     """
 
     node: str
@@ -64,7 +64,7 @@ class Namesake:
 
 @enum.unique
 class Doubt(enum.Enum):
-    """Why nothing may be taken away because of a reading; the values are the words shown to people."""
+    """Why a reading may remove nothing; the values are the words for operators."""
 
     SNAPSHOT = "Consul has not answered since the start"
     FALLBACK = "Consul has not answered and there is no snapshot"
@@ -76,7 +76,7 @@ class Doubt(enum.Enum):
 
 
 NOT_TELLING = (Doubt.AWAY, Doubt.SNAPSHOT, Doubt.FALLBACK)
-"""With such a doubt nobody knows what Consul says now."""
+"""With such a doubt Consul's present state is unknown."""
 
 
 @attrs.frozen
@@ -104,6 +104,6 @@ class Reading:
 
 @attrs.frozen
 class Catalog:
-    """The readings at hand; a service that was never read is absent, and absent means unknown, not empty."""
+    """The readings at hand; a service without a reading is unknown, not empty."""
 
     readings: Mapping[str, Reading]

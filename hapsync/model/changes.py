@@ -1,4 +1,4 @@
-"""What can be done to a server, as values; what is short, and what is held back, with the reasons."""
+"""Changes of servers, shortages and deferred changes, as values with their reasons."""
 
 import enum
 
@@ -90,8 +90,8 @@ class Create:
 class Enable:
     """Make a server that has the right address ready, with this weight.
 
-    `options` are those of a dynamic server, else none: whoever added it may have been killed before its checks, which
-    begin switched off, were on.
+    `options` are those of a dynamic server, else none: a hapsync may have been killed between the addition and the
+    start of the checks.
     """
 
     backend: str
@@ -147,7 +147,7 @@ class Remove:
 
 @attrs.frozen
 class Delete:
-    """Delete a dynamic server that is in maint, and that nothing is left on.
+    """Delete a dynamic server in maint with nothing left on it.
 
     `waits`: HAProxy is first asked to wait until it may be deleted.
     """
@@ -172,7 +172,7 @@ class EndSessions:
 
 @attrs.frozen
 class SetOverride:
-    """Into maint or drain because a person asked for it; the weight above 0 is what marks it as a person's."""
+    """Into maint or drain for an operator; the weight above 0 marks the override."""
 
     backend: str
     server: str
@@ -184,7 +184,7 @@ class SetOverride:
 
 @attrs.frozen
 class ClearOverride:
-    """A person's maint or drain becomes hapsync's own again, by weight 0; what is due then is decided anew."""
+    """An override becomes hapsync's own maint again, by weight 0; the next plan decides anew."""
 
     backend: str
     server: str
@@ -204,7 +204,7 @@ class SetAgent:
 
 
 Entry = Add | Create | Enable
-"""What lets an instance in."""
+"""Changes that let an instance in."""
 Change = Entry | Reweigh | Drain | Disable | Remove | Delete | EndSessions | SetOverride | ClearOverride | SetAgent
 
 
@@ -221,7 +221,7 @@ def takes_out(change: Change) -> bool:
 
 @attrs.frozen
 class Shortage:
-    """Addresses of a backend that should serve and found no free slot, of `wanted` that should serve in all.
+    """Addresses of a backend that should serve and have no slot, of `wanted` such addresses in all.
 
     `is_missing`: HAProxy does not have the backend yet; there may then be no address at all.
     """

@@ -1,6 +1,6 @@
-"""What hapsync keeps over its own restart: what people asked for, and what the guard has seen. To and from JSON.
+"""The state that hapsync keeps over its own restart: overrides, a freeze, and the guard's records. To and from JSON.
 
-Of HAProxy and Consul nothing is remembered here; both are read. Whoever holds the lock keeps it in a file.
+Of HAProxy and Consul nothing is remembered here; both are read. The holder of the lock keeps it in a file.
 """
 
 import math
@@ -13,12 +13,12 @@ from hapsync.model.json_file import from_file, to_file
 from hapsync.model.server import Address, AdminState, canonical_host
 
 VERSION = 1
-"""Of the file; it changes when a field changes its meaning or goes. Who changes it reads the one before as well."""
+"""Of the file; it changes when a field changes its meaning or goes. A new version reads the one before as well."""
 
 
 @attrs.frozen
 class Freeze:
-    """A person asked that nothing be changed, `at` when, `until` when (None: until thawed).
+    """An operator's freeze of all changes, `at` when, `until` when (None: until thawed).
 
     Times are seconds of the wall clock, for a freeze must outlast a reboot of the machine.
     """
@@ -34,11 +34,11 @@ class Freeze:
 
 @attrs.frozen
 class Override:
-    """A person asked that the server with `address` be in `admin`, which is MAINT or DRAIN.
+    """An operator's override: the server with `address` is to be in `admin`, MAINT or DRAIN.
 
-    Times are seconds of the wall clock; `until` None is until released. It is the address that is held, for a server
-    may be given another slot. `is_releasing`: released, or its time is over; the record stays until HAProxy
-    shows the slot as ours again, so that a slot we took out is never mistaken for one a person took out by hand.
+    Times are seconds of the wall clock; `until` None is until released. The override is of the address, for a server
+    may be given another slot. `is_releasing`: released, or its time is over. The record stays until HAProxy shows the
+    slot as ours again, so our own maint is never taken for an operator's.
     """
 
     backend: str
@@ -59,9 +59,9 @@ class Refill:
     """How a backend that lost its servers all at once comes back.
 
     `was`: how many served before; `serving`: how many do, as of `changed`; `since`: when it began; `is_over`: it was
-    dealt with, and is only remembered so that it does not begin again from the same reading. `own`: the addresses
-    that the service had for itself, which another one may get meanwhile. Both times are
-    seconds of the boot clock, which no one sets; they mean nothing after a reboot (`Memory.boot_id`).
+    dealt with, and is only remembered so that it does not begin again from the same reading. `own`: the addresses of
+    this service alone, before another one may get them. Both times are seconds of the boot clock, which no one sets;
+    they mean nothing after a reboot (`SavedState.boot_id`).
     """
 
     was: int
@@ -74,7 +74,7 @@ class Refill:
 
 @attrs.frozen
 class Lost:
-    """A damaged memory was found `at` (seconds of the wall clock) and kept as `file`: holds and a freeze are lost."""
+    """A damaged state file, found `at` (seconds of the wall clock), kept as `file`; its content is lost."""
 
     at: float
     file: str
@@ -85,11 +85,10 @@ class SavedState:
     """All of it: `peaks` (boot clock seconds and servers, by backend) and `refills` (by backend) are the guard's.
 
     `under_way`: the whole backends that are being added to the worker `under_way_pid`, or deleted from it, with what
-    they are to be.
-    `boot_id` tells which boot of the machine the guard's times belong to.
-    `lost`: what persons asked for before was lost, and no person has acknowledged that yet.
-    `unread_version`: the file is of this other version and stays as it is; nothing may be changed, for it may hold a
-    freeze, until a person acknowledges that as well. It is never written.
+    they are to be. `boot_id` tells which boot of the machine the guard's times belong to. `lost`: overrides and a
+    freeze were lost, and no operator has acknowledged it yet. `unread_version`: the file is of this other version and
+    stays as it is. It may contain a freeze, so nothing may be changed until an operator acknowledges it. It is never
+    written.
     """
 
     freeze: Freeze | None = None
@@ -103,7 +102,7 @@ class SavedState:
     unread_version: str | None = None
 
     def override_of(self, backend: str, address: Address | None) -> Override | None:
-        """Return the hold on that server, releasing or not."""
+        """Return the override of that server, releasing or not."""
         return next((hold for hold in self.holds if (hold.backend, hold.address) == (backend, address)), None)
 
 
@@ -113,12 +112,12 @@ def is_frozen(saved: SavedState, now: float) -> bool:
 
 
 def acknowledged(saved: SavedState) -> SavedState:
-    """Return `memory` after a person has acknowledged that what was asked for before is lost, or not understood."""
+    """Return `saved` after an operator has acknowledged a lost or unreadable state file."""
     return attrs.evolve(saved, lost=None, unread_version=None)
 
 
 def lost_words(lost: Lost) -> str:
-    """Return what a person should know of a damaged memory, and how to acknowledge it."""
+    """Return the message about a damaged state file, and how to acknowledge it."""
     return (
         f"state file memory.json was damaged: overrides and a freeze are lost; the damaged file is {lost.file}; "
         "ask for the overrides again, then `hapsync thaw --acknowledge`"
@@ -126,14 +125,14 @@ def lost_words(lost: Lost) -> str:
 
 
 def with_override(saved: SavedState, hold: Override) -> SavedState:
-    """Return `memory` with `hold`, which takes the place of another on the same backend and address."""
+    """Return `saved` with `hold` in the place of another override of the same backend and address."""
     others = without_override(saved, hold.backend, hold.address).holds
     holds = sorted((*others, hold), key=lambda one: (one.backend, one.address))
     return attrs.evolve(saved, holds=tuple(holds))
 
 
 def without_override(saved: SavedState, backend: str, address: Address) -> SavedState:
-    """Return `memory` without a hold on that server; the same memory where there is none."""
+    """Return `saved` without an override of the server; the same object where there is none."""
     if saved.override_of(backend, address) is None:
         return saved
     kept = tuple(hold for hold in saved.holds if (hold.backend, hold.address) != (backend, address))
@@ -141,7 +140,7 @@ def without_override(saved: SavedState, backend: str, address: Address) -> Saved
 
 
 def expired(saved: SavedState, now: float) -> SavedState:
-    """Return `memory` as it is at `now`, seconds of the wall clock; the same memory where no time is over.
+    """Return `saved` as it is at `now`, seconds of the wall clock; the same object where no time is over.
 
     A freeze whose time is over is gone, a hold whose time is over is releasing.
     """
@@ -154,18 +153,18 @@ def expired(saved: SavedState, now: float) -> SavedState:
 
 
 def state_to_json(saved: SavedState) -> str:
-    """Return the text of the memory's file: one line of ASCII."""
+    """Return the text of the state file: one line of ASCII."""
     return to_file(attrs.evolve(saved, unread_version=None), VERSION, "memory")
 
 
 def state_from_json(text: str) -> SavedState | None:
-    """Return the memory in `text`; None when it is damaged in any way, or of another version."""
+    """Return the state in `text`; None when it is damaged in any way, or of another version."""
     saved = from_file(text, VERSION, "memory", SavedState)
     return saved if saved is not None and _is_sound(saved) else None
 
 
 def _is_sound(saved: SavedState) -> bool:
-    """Whether the values mean something; the checksum only says that they are those which were written."""
+    """Whether the values mean something; the checksum proves only the bytes."""
     times: list[float | None] = [time for peaks in saved.peaks.values() for time, _ in peaks]
     times += [time for refill in saved.refills.values() for time in (refill.since, refill.changed)]
     times += [time for hold in saved.holds for time in (hold.at, hold.until)]
@@ -186,7 +185,7 @@ def _is_canonical(address: Address) -> bool:
 
 
 def stopped_words(stopped: Reason, saved: SavedState) -> str:
-    """Return why nothing may be changed, and by whose word."""
+    """Return why nothing may be changed, and on whose request."""
     if stopped is Reason.OTHER_VERSION:
         return (
             f"{Reason.OTHER_VERSION.value}; it is of version {saved.unread_version}: "

@@ -14,7 +14,7 @@ from functools import lru_cache
 import attrs
 
 HAPROXY_NAME = re.compile(r"[A-Za-z0-9_:.-]{1,128}")
-"""What a proxy may be called (configuration manual, section 4), no longer than a log line bears; servers the same."""
+"""Names of proxies and servers (configuration manual, section 4), no longer than a log line bears."""
 SLOT_NAME = re.compile(r"srv[1-9][0-9]{0,5}")
 DYNAMIC_NAME = re.compile(r"dyn-[A-Za-z0-9_.-]{1,40}-([0-9a-f]{7})")
 """The last part is the server's id in HAProxy, in hexadecimal."""
@@ -78,7 +78,7 @@ class AdminState(enum.Enum):
 
 
 class CheckStatus(enum.Enum):
-    """What Consul's checks say of an instance; maintenance is Consul's own maintenance mode."""
+    """Consul's checks of an instance; maintenance is Consul's own maintenance mode."""
 
     PASSING = "passing"
     WARNING = "warning"
@@ -88,7 +88,7 @@ class CheckStatus(enum.Enum):
 
 @attrs.frozen
 class Load:
-    """What HAProxy still has on a server: running sessions, queued requests, used and idle connections."""
+    """The load that HAProxy has on a server: running sessions, queued requests, used and idle connections."""
 
     sessions: int
     queued: int
@@ -165,9 +165,10 @@ class Server:
 
     @property
     def is_overridden(self) -> bool:
-        """A person put it in maint or drain: hapsync sets the weight to 0 before it does, so it needs no memory.
+        """An operator put it in maint or drain: hapsync sets the weight to 0 before its own maint.
 
-        Not where its agent check runs, which may have done that: hapsync and `hapsync hold` switch it off first.
+        A server with an agent check is an exception, for its agent may have done it: hapsync and `hapsync hold`
+        switch it off first.
         """
         is_out = self.admin is not AdminState.READY and self.weight > 0 and self.address not in (PLACEHOLDER, None)
         return is_out and not self.is_led_by_agent
@@ -298,7 +299,7 @@ class ListenQueue:
 
 @attrs.frozen
 class HAProxyProcess:
-    """Who answered on the socket (`show info`)."""
+    """The process that answered on the socket (`show info`)."""
 
     pid: int
     version: str

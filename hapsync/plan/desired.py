@@ -88,7 +88,7 @@ class DesiredBackend:
 class Desired:
     """What HAProxy should have; a backend whose service was never read is absent, so nothing is done to it.
 
-    `aside`: by backend and address, what persons asked for: maint or drain, or None where they released it.
+    `overrides`: by backend and address, what persons asked for: maint or drain, or None where they released it.
     `readings` are all that it was made from, by service.
     """
 

@@ -52,7 +52,7 @@ class Diff:
 def diff(desired: Desired, observed: Observed) -> Diff:
     """Return what differs, backend by backend; backends that are not in both are not looked at.
 
-    `held` are the changes that a person's hand on the server forbids.
+    `deferred` are the changes that an override of the server forbids.
     """
     changes: list[Change] = []
     shortages: list[Shortage] = []

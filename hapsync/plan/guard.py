@@ -140,7 +140,7 @@ def guard(found: Diff, observed: Observed, desired: Desired, cautions: Cautions)
 def _placed(
     shortages: Iterable[Shortage], desired: Desired, deferred: Sequence[Add]
 ) -> tuple[tuple[Shortage, ...], list[Add]]:
-    """Give the free slots of entries that are `held` to those that found none; return what is short, and these."""
+    """Give the free slots of entries that are deferred to those that found none; return what is short, and these."""
     left: list[Shortage] = []
     entries: list[Add] = []
     for shortage in shortages:
@@ -256,7 +256,7 @@ def _keep_capacity(
 ) -> tuple[Sequence[Change], Sequence[Deferred]]:
     """Split `leaving` so that enough capacity stays; what HAProxy sends nothing to costs nothing and goes.
 
-    Newcomers are not counted in, nor the servers in `aside`, which a person takes out in the same pass. A server
+    Newcomers are not counted in, nor the servers in `overrides`, which a person takes out in the same pass. A server
     whose first check is still to come counts nothing but must not leave either while what is left without it is too
     little.
     """

@@ -35,7 +35,7 @@ from hapsync.text import plural
 class Plan:
     """What one pass does: `incoming` first, then `outgoing`, so that capacity goes in before any goes out.
 
-    `held` is due by the catalog and not done until its reason ends; it does not keep hapsync from being in sync.
+    `deferred` is due by the catalog and not done until its reason ends; it does not keep hapsync from being in sync.
     `waiting` is due and will be done once its backend has slots again; `shortages` say which backends have to grow.
     `defects` say which promises the changes of a backend would break; these changes are deferred.
     """

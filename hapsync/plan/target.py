@@ -18,12 +18,12 @@ from hapsync.plan.simulate import after, as_new_worker, grow
 def target_now(
     desired: Desired, observed: Observed, deferred: Collection[Deferred] = (), *, lets_in: bool = True
 ) -> Observed:
-    """Return what a HAProxy started now should be: `observed` as a new worker, with all due changes made but `held`.
+    """Return the target: `observed` as a new worker, with all due changes made but `deferred`.
 
-    On a new worker nothing runs, so what is removed makes room at once for what still lacks a slot. There a server is
-    up from its start on, and stick tables may have come with it (`peers`); without `lets_in` those that must be
-    checked first, or whose slot has to forget its last instance's clients, are left out, for a pass to let them in,
-    and what they replace stays until then. Of these are servers that are down now: a new worker would send to them.
+    On a new worker nothing runs, so a removal makes room at once for a server without a slot. A new worker counts
+    every server as up, and stick tables may have come with it (`peers`). Without `lets_in`, servers are left out that
+    must be checked first, are down now, or whose slot has to forget its last instance's clients. A pass lets them in,
+    and the servers that they replace stay until then.
     """
     target = as_new_worker(observed if lets_in else _without_down(desired, observed))
     stays = Staying.of(deferred)
@@ -92,7 +92,7 @@ class Staying:
 
     @classmethod
     def of(cls, deferred: Collection[Deferred]) -> "Staying":
-        """Return what `held` forbids."""
+        """Return what `deferred` forbids."""
         entries = [one.change for one in deferred if isinstance(one.change, Entry)]
         others = [one.change for one in deferred if not isinstance(one.change, Add | Create)]
         return cls(
@@ -101,7 +101,7 @@ class Staying:
         )
 
     def forbids(self, change: Change) -> bool:
-        """Return whether `change` is one of those held, on whatever slot it would be made."""
+        """Return whether `change` is deferred, on whatever slot it would be made."""
         is_entry = isinstance(change, Entry) and (change.backend, change.address) in self.addresses
         return is_entry or (change.backend, change.server) in self.servers
 

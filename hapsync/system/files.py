@@ -27,7 +27,7 @@ FOLDER_MODE = 0o750
 def read_text(path: str) -> str:
     """Return the text of a file; raises OSError.
 
-    What is not UTF-8 in it (an old comment in Latin-1) is kept, and so are its line ends; this module writes both
+    Bytes that are not UTF-8 (an old comment in Latin-1) are kept, and so are the line ends; this module writes both
     back as they were.
     """
     with os.fdopen(open_regular(path), encoding="utf-8", errors="surrogateescape", newline="") as file:
@@ -94,8 +94,8 @@ def make_folder(path: str) -> None:
 def write_atomically(path: str, text: str, *, mode: int | None = None, durable: bool = True) -> None:
     """Replace the file at `path` in one step.
 
-    It gets `mode`; where that is None it keeps the mode and owner it has, and a new one is `FILE_MODE`, of its
-    folder's group. With `durable` it is on the disk before it takes the old one's place.
+    The file gets `mode`. With None it keeps its mode and owner, and a new one is `FILE_MODE`, of its folder's group.
+    With `durable` it is on the disk before it takes the old one's place.
 
     Raises OSError; then the old file stands.
     """
@@ -123,7 +123,7 @@ def write_in_folder(folder: str, name: str, text: str, *, durable: bool) -> None
 def candidate_file(path: str, text: str) -> Iterator[str]:
     """Write `text` beside `path` and give its name; unless it was moved away, it is gone after the block.
 
-    It has the mode and owner of `path`, or what a new file there gets.
+    The candidate has the mode and owner of `path`, or those of a new file there.
     """
     target = _real(path)
     with _beside(target, text, target, durable=True) as candidate:
@@ -159,7 +159,7 @@ def signature(path: str) -> tuple[int, int, int] | None:
 
 
 class HeldLock:
-    """A lock file that is held, and its name in the kernel (`lock_name`)."""
+    """A held lock file, and its name in the kernel (`lock_name`)."""
 
     def __init__(self, path: str, owner: str, trusted: Iterable[str]) -> None:
         """Take the lock; arguments and errors are those of `lock`."""
@@ -202,8 +202,8 @@ class HeldLock:
 def lock(path: str, owner: str, trusted: Iterable[str] = ()) -> Iterator[HeldLock]:
     """Hold the lock file at `path` while the block runs; `owner` tells others who holds it.
 
-    It is held even where the file is removed: its path has a name in the kernel. That counts where it is root's, this
-    user's, or of an owner of the file, its folder or the `trusted` paths; anybody may take such a name.
+    The lock stays even where the file is removed: its path has a name in the kernel. That counts where it is root's,
+    this user's, or of an owner of the file, its folder or the `trusted` paths; anybody may take such a name.
 
     Raises LockHeld when another process does, and OSError where it cannot be made.
     """
@@ -242,7 +242,7 @@ def _take_name(path: str, trusted: Iterable[str]) -> socket.socket | None:
 
 
 def _holder(path: str, trusted: Iterable[str]) -> str | None:
-    """Return who holds the name of a lock file, as `lock_owner` does; None where that is nobody who could."""
+    """Return the holder of a lock file's name, as `lock_owner` does; None where nobody trusted holds it."""
     holder = name_holder(path)
     if holder is None or (holder.uid is not None and holder.uid not in owners((path, *trusted))):
         return None
@@ -250,7 +250,7 @@ def _holder(path: str, trusted: Iterable[str]) -> str | None:
 
 
 def lock_owner(path: str, trusted: Iterable[str] = ()) -> str | None:
-    """Return what the process that holds the lock file at `path` says of itself; None where nobody does.
+    """Return the words about itself of the process with the lock file at `path`; None without a holder.
 
     Where the file was removed, it is `hapsync, pid N,`. `trusted` as in `lock`.
 
@@ -276,7 +276,7 @@ def _file_owner(path: str) -> str | None:
 
 
 def remove_leftovers(path: str) -> None:
-    """Remove candidates for `path` that a killed hapsync left beside it; only for whoever holds the lock."""
+    """Remove candidates for `path` of a killed hapsync; only for the holder of the lock."""
     target = _real(path)
     for candidate in target.parent.glob(f".{glob.escape(target.name)}.*.hapsync"):
         with contextlib.suppress(OSError):
@@ -284,7 +284,7 @@ def remove_leftovers(path: str) -> None:
 
 
 def remove_leftovers_in(folder: str) -> None:
-    """Remove candidates for any file in one of hapsync's own folders; only for whoever holds the lock."""
+    """Remove candidates for any file in one of hapsync's own folders; only for the holder of the lock."""
     for candidate in Path(folder).glob(".*.hapsync"):
         with contextlib.suppress(OSError):
             candidate.unlink()

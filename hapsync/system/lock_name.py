@@ -1,4 +1,4 @@
-"""A lock file's second half, which nobody can remove: a name in the kernel for the file's path.
+"""The second half of a lock file, safe from removal: a name in the kernel for the file's path.
 
 A lock on a file is lost for everybody else once the file, or its folder, is removed: the next process makes another
 file there. A unix socket in the abstract namespace (unix(7)) has no file, and ends with its process. Such names are
@@ -22,7 +22,7 @@ _QUEUE = 128
 
 @attrs.frozen
 class Holder:
-    """Who holds a name; `pid` is None where the kernel does not tell."""
+    """The holder of a name; `pid` is None where the kernel does not tell."""
 
     pid: int | None
     uid: int | None
@@ -54,7 +54,7 @@ def let_askers_go(holding: socket.socket) -> None:
 
 
 def name_holder(path: str) -> Holder | None:
-    """Return who holds the name of the lock file at `path`; None where nobody does."""
+    """Return the holder of the name of the lock file at `path`; None without one."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as asking:
         asking.setblocking(False)
         try:

@@ -1,4 +1,4 @@
-"""What the agent asks of its own process: a small heap, a collector out of the way, enough descriptors."""
+"""Settings of the agent's own process: a small heap, a collector out of the way, enough descriptors."""
 
 import ctypes
 import gc
@@ -47,7 +47,7 @@ def allow_many_files() -> None:
 def leaves_spare_files(descriptor: int) -> bool:
     """Return whether a descriptor just opened leaves enough to go on with HAProxy.
 
-    The kernel gives the lowest number that is free, so a number near the limit means that few are left.
+    The kernel gives the lowest free number, so a number near the limit means that few are left.
     """
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     return soft == resource.RLIM_INFINITY or descriptor < soft - _SPARE_FILES

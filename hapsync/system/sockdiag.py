@@ -1,4 +1,4 @@
-"""What the kernel says of sockets: its lists (sock_diag(7)), and who is at the other end of one.
+"""The kernel's socket lists (sock_diag(7)), and the process at the other end of a socket.
 
 Only numbers are read, no name: anybody may give a socket a name with line feeds, and /proc/net/unix shows it raw.
 
