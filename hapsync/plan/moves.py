@@ -191,11 +191,11 @@ class Case:
     @cached_property
     def leaving(self) -> Sequence[Move]:
         """The servers that leave, but for an operator; of those that a new worker starts without only the ones up."""
-        moves = [one for one in self.moves if one.is_leaving and one.was_at not in self.set_aside]
+        moves = [one for one in self.moves if one.is_leaving and one.was_at not in self.overridden]
         return [one for one in moves if not self.is_new_worker or (one.before is not None and one.before.is_up)]
 
     @cached_property
-    def set_aside(self) -> AbstractSet[Address | None]:
+    def overridden(self) -> AbstractSet[Address | None]:
         """The addresses that operators asked to be out."""
         return {address for address, admin in self.overrides.items() if admin is not None}
 

@@ -94,7 +94,7 @@ def capacity_stays_above_its_floor(case: Case) -> bool:
         return True
     share = max(caution.peak, len(case.capacity)) * (1 - caution.max_loss_fraction)
     floor = max(caution.min_ready, math.ceil(round(share, 9)))
-    return len(case.capacity & case.serving) >= min(len(case.capacity - case.set_aside), floor)
+    return len(case.capacity & case.serving) >= min(len(case.capacity - case.overridden), floor)
 
 
 def capacity_in_before_out(case: Case) -> bool:
@@ -113,7 +113,7 @@ def operators_have_the_last_word(case: Case) -> bool:
         if isinstance(one.change, SetOverride | ClearOverride):
             to = one.change.admin if isinstance(one.change, SetOverride) else None
             is_allowed = one.change.address in asked and asked[one.change.address] is to
-        if not is_allowed or (one.serves and one.address in case.set_aside):
+        if not is_allowed or (one.serves and one.address in case.overridden):
             return False
     return True
 
