@@ -13,7 +13,8 @@ import attrs
 
 from hapsync.agent.settings import Settings, free_slots
 from hapsync.config.schema import Config, ConsulConfig, HAProxyConfig
-from hapsync.consul.client import ConsulClient, endpoint, read_token
+from hapsync.consul.client import ConsulClient
+from hapsync.consul.endpoint import endpoint, read_token
 from hapsync.consul.health import parse_reading
 from hapsync.errors import CatalogError, ConfigError, RuntimeAPIError, TooLarge
 from hapsync.haproxy.cfg import stats_sockets

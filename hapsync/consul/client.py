@@ -1,45 +1,65 @@
 """Consul's HTTP API, asked through python-consul2 over our own transport.
 
 The library's request building, error classes and endpoints stay in use; it lets `CONSUL_HTTP_*` variables override
-what it was told, so they are kept from it.
+what it was told, so they are kept from it. The transport is made of `http.client`: TCP, TLS or a unix socket, one
+kept-alive connection for a thread, and one deadline for all of an answer (`consul/connection.py`).
 """
 
 import contextlib
+import errno
 import http
-import os
-import re
-import ssl
-import threading
+import http.client
+import socket
+import sys
+import time
+import types
 import urllib.parse
-import warnings
-from collections.abc import Iterator, Mapping
-from pathlib import Path
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
 
 import attrs
 
 from hapsync.config.schema import ConsulConfig
-from hapsync.consul.connection import Endpoint
-from hapsync.consul.network_errors import file_words
-from hapsync.consul.transport import MAX_BODY_BYTES, AgentHTTP, base
-from hapsync.errors import CatalogError, TooLarge, TooManyConnections
-from hapsync.system.files import ensure_regular, read_text
+from hapsync.consul.connection import Connection
+from hapsync.consul.endpoint import Endpoint, without_environment
+from hapsync.consul.network_errors import SPEAKS_TLS, is_told_to_speak_tls, words
+from hapsync.errors import CatalogError, CutShort, TooLarge, TooManyConnections
+from hapsync.system.process import leaves_spare_files
 from hapsync.text import quoted, shown
 
+MAX_BODY_BYTES = 64 * 1024 * 1024
+"""Unless the caller says otherwise: what is larger has gone wrong, and must not fill the memory."""
+CHUNK_BYTES = 1024 * 1024
+_GATEWAY = {
+    http.HTTPStatus.REQUEST_TIMEOUT,
+    http.HTTPStatus.BAD_GATEWAY,
+    http.HTTPStatus.GATEWAY_TIMEOUT,
+}
+"""What proxies answer to a request that took them too long; Consul's agent has none of them (agent/http.go)."""
+_LATE = {http.HTTPStatus.REQUEST_TIMEOUT, http.HTTPStatus.GATEWAY_TIMEOUT}
+"""Of these, what means nothing but a timeout; 502 is also the answer where Consul or its server restarts."""
+
+
 BASE_BYTES, BYTES_PER_SERVER = 8 * 2**20, 8 * 2**10
-_environment = threading.Lock()
-"""Held by whoever changes or reads the `CONSUL_HTTP_*` variables; every watch has a thread of its own."""
 
 
 @contextlib.contextmanager
-def _without_environment() -> Iterator[None]:
-    # The library lets these override its arguments; what the configuration file says is what holds.
-    with _environment, warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)
-        hidden = {name: os.environ.pop(name) for name in list(os.environ) if name.startswith("CONSUL_HTTP_")}
-        try:
-            yield
-        finally:
-            os.environ.update(hidden)
+def _without_requests() -> Iterator[None]:
+    # python-consul2 imports `requests` for the transport we replace: 180 ms and 16 MB for nothing (measured).
+    if "requests" in sys.modules:
+        yield
+        return
+    sys.modules["requests"] = types.ModuleType("requests")
+    try:
+        yield
+    finally:
+        del sys.modules["requests"]
+
+
+with _without_requests():
+    from consul import base
+
+ConsulException = base.ConsulException
 
 
 @attrs.frozen
@@ -51,97 +71,16 @@ class Answer:
     body: bytes = attrs.field(repr=False)
 
 
-def endpoint(config: ConsulConfig) -> Endpoint:
-    """Return the endpoint that `[consul]` names.
-
-    Raises CatalogError when a certificate file cannot be used.
-    """
-    if config.address.startswith("unix://"):
-        return Endpoint("localhost", 0, config.address.removeprefix("unix://"), None)
-    parts = urllib.parse.urlsplit(config.address)
-    tls = None
-    if parts.scheme == "https":
-        tls = _tls_context(config)
-    port = parts.port or (8501 if tls else 8500)
-    return Endpoint(parts.hostname or "127.0.0.1", port, None, tls, has_certificate=bool(config.cert_file))
-
-
-def _tls_context(config: ConsulConfig) -> ssl.SSLContext:
-    for key, path in (("ca_file", config.ca_file), ("cert_file", config.cert_file), ("key_file", config.key_file)):
-        try:
-            if path is not None:
-                ensure_regular(path)
-        except OSError as error:
-            raise CatalogError(file_words(error, key, path or "")) from error
-    try:
-        tls = ssl.create_default_context(cafile=config.ca_file)
-    except OSError as error:
-        raise CatalogError(file_words(error, "ca_file", config.ca_file or "")) from error
-    if config.cert_file is not None:
-        try:
-            tls.load_cert_chain(config.cert_file, config.key_file, password=_no_password)
-        except OSError as error:
-            is_key = isinstance(error, ssl.SSLError) and error.reason == "KEY_VALUES_MISMATCH"
-            key, path = ("key_file", config.key_file) if is_key else ("cert_file", config.cert_file)
-            raise CatalogError(file_words(error, key, path or "")) from error
-    return tls
-
-
-def _no_password() -> str:
-    # Without this OpenSSL asks for it on the terminal, and waits.
-    raise CatalogError("[consul] key_file: is encrypted; give a key without a password, readable by the agent alone")
-
-
-class Endpoints:
-    """The endpoint that `[consul]` names, for all threads; made anew when a certificate file has changed.
-
-    Consul's own certificates live for days (`auto_encrypt`, Vault); whoever renews them restarts nothing.
-    """
-
-    def __init__(self, config: ConsulConfig) -> None:
-        """Raise CatalogError when a certificate file cannot be used."""
-        self._config = config
-        self._lock = threading.Lock()
-        self._stamps = self._look()
-        self._where = endpoint(config)
-
-    def current(self) -> Endpoint:
-        """Return the endpoint as the files are now; raises CatalogError when one cannot be used."""
-        with self._lock:
-            stamps = self._look()
-            if stamps != self._stamps:
-                self._where = endpoint(self._config)
-                self._stamps = stamps
-            return self._where
-
-    def _look(self) -> tuple[tuple[int, int, int] | None, ...]:
-        if not self._config.address.startswith("https:"):
-            return ()
-        return tuple(
-            _stamp(path)
-            for path in (self._config.ca_file, self._config.cert_file, self._config.key_file)
-            if path is not None
-        )
-
-
-def _stamp(path: str) -> tuple[int, int, int] | None:
-    try:
-        status = Path(path).stat()
-    except OSError:
-        return None
-    return status.st_mtime_ns, status.st_size, status.st_ino
-
-
 class ConsulClient(base.Consul):  # type: ignore[misc]  # the library has no types
     """A client of one Consul agent, for one thread at a time."""
 
     def __init__(self, config: ConsulConfig, where: Endpoint, token: str) -> None:
         self._config = config
         self._where = where
-        with _without_environment():
+        with without_environment():
             super().__init__(token=token or None, dc=config.datacenter or None)
 
-    def http_connect(self, *_args: object, **_kwargs: object) -> AgentHTTP:
+    def http_connect(self, *_args: object, **_kwargs: object) -> "AgentHTTP":
         """Return our transport; the library calls this in its constructor."""
         return AgentHTTP(self._where, self._config.address, self._config.timeout_seconds)
 
@@ -262,29 +201,6 @@ def bytes_for(max_servers: int) -> int:
     return BASE_BYTES + BYTES_PER_SERVER * max_servers
 
 
-def read_token(config: ConsulConfig) -> str:
-    """Return the token to use: the file's first line, else the configured one, else CONSUL_HTTP_TOKEN's.
-
-    Raises CatalogError when the file cannot be read, is empty (as it is while somebody writes it), or holds what can
-    be no token: without one Consul shows as much as nothing, and says so to nobody.
-    """
-    if config.token_file is not None:
-        try:
-            text = read_text(config.token_file)
-        except OSError as error:
-            raise CatalogError(f"[consul] token_file {config.token_file}: {error.strerror}") from error
-        token = (text.splitlines() or [""])[0].strip()
-        if not token:
-            raise CatalogError(f"[consul] token_file {config.token_file}: no token in its first line")
-    else:
-        with _environment:
-            token = config.token or os.environ.get("CONSUL_HTTP_TOKEN", "")
-    if not re.fullmatch(r"[\x21-\x7e]*", token):
-        where = f"token_file {config.token_file}" if config.token_file else "CONSUL_HTTP_TOKEN"
-        raise CatalogError(f"[consul] {where}: not a token; it must be printable ASCII without spaces")
-    return token
-
-
 def _refused(address: str, what: str, answer: Answer) -> str:
     said = shown(answer.body[:200].decode("utf-8", "replace").strip())
     hints = {
@@ -292,3 +208,198 @@ def _refused(address: str, what: str, answer: Answer) -> str:
         429: "; raise limits.http_max_conns_per_client on the agent, or lower consul.max_connections",
     }
     return f"Consul at {address}: {what}: answered {answer.status}: {said}" + hints.get(answer.status, "")
+
+
+class AgentHTTP:
+    """One kept-alive connection to the agent, for one thread; `abort` may be called from any other.
+
+    It stands in for the library's transport, which has no deadline for blocking queries and no unix socket, follows
+    proxy variables, and hides the headers that a watch needs. Errors of the network and of HTTP leave it as
+    CatalogError.
+    """
+
+    def __init__(self, where: Endpoint, name: str, timeout_seconds: float) -> None:
+        self._where = where
+        self._name = name
+        self._timeout_seconds = timeout_seconds
+        self._connection: Connection | None = None
+        self._has_answered = False
+        self._max_bytes = MAX_BODY_BYTES
+        self._aborted = False
+
+    def get(
+        self,
+        callback: Callable[[Any], Any],
+        path: str,
+        params: Sequence[tuple[str, object]] | None = None,
+        headers: Mapping[str, str] | None = None,
+        *,
+        wait_seconds: float = 0.0,
+        timeout_seconds: float | None = None,
+        max_bytes: int = MAX_BODY_BYTES,
+    ) -> Any:
+        """Ask for `path`; `wait_seconds` is how long Consul was asked to hold the answer back.
+
+        `timeout_seconds` is how long the whole answer may take beyond that, from the first byte of its status line to
+        the last of its body; None stands for the configured one.
+
+        Raises CatalogError, CutShort where the answer that was held back never came, and TooLarge where its body has
+        more than `max_bytes`.
+        """
+        uri = _uri(path, params)
+        self._max_bytes = max_bytes
+        answer = self._request("GET", uri, headers, wait_seconds=wait_seconds, timeout_seconds=timeout_seconds)
+        return callback(answer)
+
+    def put(self, callback: Any, path: str, params: Any = None, data: Any = "", headers: Any = None) -> Any:
+        """Write to `path`, once: what became of a write that was cut off is not known. For reload slots alone."""
+        return callback(self._request("PUT", _uri(path, params), headers, data))
+
+    def post(self, callback: Any, path: str, params: Any = None, data: Any = "", headers: Any = None) -> Any:
+        """Ask for `path` with a body, once."""
+        return callback(self._request("POST", _uri(path, params), headers, data))
+
+    @property
+    def is_open(self) -> bool:
+        """There is a connection, and nothing went wrong on it yet."""
+        return self._connection is not None
+
+    def connect(self, timeout_seconds: float | None = None) -> None:
+        """Open the connection if there is none; raises CatalogError."""
+        if self._connection is None:
+            try:
+                self._connect(self._timeout_seconds if timeout_seconds is None else timeout_seconds)
+            except (OSError, UnicodeError) as error:
+                self.close()
+                raise CatalogError(self._words(error)) from error
+
+    def abort(self) -> None:
+        """End the request under way, if any, and let no other begin: it raises CatalogError in its thread."""
+        self._aborted = True
+        connection = self._connection
+        sock = connection.sock if connection is not None else None
+        if sock is not None:
+            with contextlib.suppress(OSError):
+                sock.shutdown(socket.SHUT_RDWR)
+
+    def close(self) -> None:
+        """Close the connection; the next request opens another."""
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+    def _request(
+        self,
+        method: str,
+        uri: str,
+        headers: Mapping[str, str] | None,
+        data: Any = None,
+        *,
+        wait_seconds: float = 0.0,
+        timeout_seconds: float | None = None,
+    ) -> Any:
+        grace_seconds = self._timeout_seconds if timeout_seconds is None else timeout_seconds
+        reused = self._connection is not None and self._has_answered
+        begin = time.monotonic()
+        try:
+            self.connect(grace_seconds)
+            # Consul adds up to a sixteenth to the wait it was asked for (api-docs/features/blocking).
+            deadline = begin + wait_seconds * 17 / 16 + grace_seconds
+            answer = self._send(method, uri, headers, data, deadline, grace_seconds)
+        except (OSError, http.client.HTTPException) as error:
+            self.close()
+            # A kept-alive connection may have been closed while it was idle; only then is a second try honest. Never
+            # for a blocking query: the agent may have restarted, and an index from before it would only block.
+            if reused and method == "GET" and not wait_seconds and not self._aborted and _was_closed(error):
+                with contextlib.suppress(OSError, http.client.HTTPException):
+                    self.connect(grace_seconds)
+                    return self._send(method, uri, headers, data, time.monotonic() + grace_seconds, grace_seconds)
+                self.close()
+            if isinstance(error, _TooLongError):
+                said = f"the answer is larger than {self._max_bytes // 2**20} MB"
+                raise TooLarge(f"Consul at {self._name}: {said}") from error
+            if wait_seconds and _never_came(error):
+                raise CutShort(self._words(error), time.monotonic() - begin) from error
+            raise CatalogError(self._words(error)) from error
+        if wait_seconds and answer.code in _GATEWAY:
+            said = f"a proxy on the way answered {answer.code} in its place"
+            raise CutShort(f"Consul at {self._name}: {said}", time.monotonic() - begin, is_said=answer.code in _LATE)
+        if self._where.tls is None and is_told_to_speak_tls(answer.code, answer.content):
+            raise CatalogError(f"Consul at {self._name}: {SPEAKS_TLS}")
+        return answer
+
+    def _send(
+        self,
+        method: str,
+        uri: str,
+        headers: Mapping[str, str] | None,
+        data: Any,
+        deadline: float,
+        grace_seconds: float,
+    ) -> Any:
+        connection = self._connection
+        if self._aborted or connection is None:
+            raise ConnectionAbortedError("stopped")
+        connection.begin(deadline, grace_seconds)
+        connection.request(method, uri, body=data or None, headers=dict(headers or {}))
+        response = connection.getresponse()
+        try:
+            body = _read_body(response, self._max_bytes)
+        finally:
+            response.close()
+        if connection.sock is None:  # the agent keeps no connection; the next one is connected within its own time
+            self._connection = None
+        self._has_answered = True
+        found = {name.lower(): value for name, value in response.getheaders()}
+        return base.Response(response.status, found, body, body)
+
+    def _connect(self, timeout_seconds: float) -> None:
+        connection = Connection(self._where)
+        connection.begin(time.monotonic() + timeout_seconds, timeout_seconds)
+        # Published before it connects, so that `abort` finds it; `_aborted` is looked at again after.
+        self._connection = connection
+        self._has_answered = False
+        connection.connect()
+        if not leaves_spare_files(connection.sock.fileno()):
+            raise OSError(errno.EMFILE, "too many open files")
+
+    def _words(self, error: Exception) -> str:
+        return f"Consul at {self._name}: {words(error, self._where)}"
+
+
+def _uri(path: str, params: Sequence[tuple[str, object]] | None) -> str:
+    """Return `path` with `params`; what is percent-encoded already stays so, unlike with the library's own."""
+    query = f"?{urllib.parse.urlencode(params)}" if params else ""
+    return urllib.parse.quote(path, safe="/:%") + query
+
+
+class _TooLongError(http.client.HTTPException):
+    pass
+
+
+def _read_body(response: http.client.HTTPResponse, max_bytes: int) -> bytes:
+    """Return the whole body; raises TimeoutError, OSError and HTTPException."""
+    chunks: list[bytes] = []
+    size = 0
+    while response.length != 0:
+        # With a size, an answer that breaks off is no error for `read1`; a chunked one is.
+        if not (chunk := response.read1(CHUNK_BYTES)):
+            if response.length:
+                raise http.client.IncompleteRead(b"", response.length)
+            break
+        chunks.append(chunk)
+        size += len(chunk)
+        if size + (response.length or 0) > max_bytes:
+            raise _TooLongError
+    return b"".join(chunks)
+
+
+def _was_closed(error: Exception) -> bool:
+    return isinstance(error, (ConnectionError, http.client.RemoteDisconnected)) and not isinstance(
+        error, ConnectionRefusedError
+    )
+
+
+def _never_came(error: Exception) -> bool:
+    """Return whether `error` is what a proxy leaves that ends, or forgets, a connection on which nothing happens."""
+    return _was_closed(error) or isinstance(error, TimeoutError)

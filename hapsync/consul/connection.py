@@ -8,32 +8,17 @@ import functools
 import http.client
 import io
 import socket
-import ssl
 import sys
 import time
 from typing import TYPE_CHECKING
 
-import attrs
+from hapsync.consul.endpoint import Endpoint
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
 
 KEEPALIVE_AFTER_SECONDS = 15
 """A firewall or NAT on the way forgets a connection that is silent for minutes, as a blocked query is."""
-
-
-@attrs.frozen
-class Endpoint:
-    """Where the agent listens; `unix_path` stands for host and port on a unix socket.
-
-    `has_certificate`: with TLS, a client certificate is shown.
-    """
-
-    host: str
-    port: int
-    unix_path: str | None
-    tls: ssl.SSLContext | None
-    has_certificate: bool = False
 
 
 class Connection(http.client.HTTPConnection):

@@ -7,9 +7,12 @@ and 1.14.11. No remedy ever is to verify less.
 import errno
 import http.client
 import ssl
+from typing import TYPE_CHECKING
 
-from hapsync.consul.connection import Endpoint
 from hapsync.text import shown
+
+if TYPE_CHECKING:
+    from hapsync.consul.endpoint import Endpoint
 
 _CONNECT_ROOT = (
     "where the agent has its certificate by auto_encrypt or auto_config, that is the Connect root, and not the CA "
@@ -22,7 +25,7 @@ _NOT_YET_VALID, _EXPIRED = 9, 10
 _WRONG_NAME = {62, 64}
 
 
-def words(error: Exception, where: Endpoint) -> str:
+def words(error: Exception, where: "Endpoint") -> str:
     """Return what `error`, of a connection to `where`, means, to stand after the agent's name."""
     match error:
         case ssl.SSLError():
@@ -57,7 +60,7 @@ def is_told_to_speak_tls(status: int, body: bytes) -> bool:
     return status == http.HTTPStatus.BAD_REQUEST and b"HTTP request to an HTTPS server" in body
 
 
-def _tls_words(error: ssl.SSLError, where: Endpoint) -> str:
+def _tls_words(error: ssl.SSLError, where: "Endpoint") -> str:
     if isinstance(error, ssl.SSLCertVerificationError):
         return f"TLS: {_certificate_words(error)}"
     reason = error.reason or ""

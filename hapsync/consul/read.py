@@ -12,8 +12,9 @@ import time
 from collections.abc import Mapping
 
 from hapsync.config.schema import ConsulConfig
-from hapsync.consul.client import Answer, ConsulClient, Endpoints, read_token
+from hapsync.consul.client import Answer, ConsulClient
 from hapsync.consul.connection_limit import ConnectionLimit
+from hapsync.consul.endpoint import Endpoints, read_token
 from hapsync.consul.evidence import Finding, age_seconds, evidence, is_streamed
 from hapsync.consul.health import parse_reading
 from hapsync.consul.rate_limit import CACHED, UNCACHED, Budget, Burst, Pace

@@ -8,7 +8,8 @@ from types import MappingProxyType
 import attrs
 
 from hapsync.config.schema import ConsulConfig
-from hapsync.consul.client import ConsulClient, endpoint, read_token
+from hapsync.consul.client import ConsulClient
+from hapsync.consul.endpoint import endpoint, read_token
 from hapsync.consul.evidence import evidence
 from hapsync.consul.health import parse_reading
 from hapsync.consul.read import index_of, is_alive

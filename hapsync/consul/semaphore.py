@@ -25,8 +25,8 @@ from typing import TypeVar
 import attrs
 
 from hapsync.config.schema import ConsulConfig
-from hapsync.consul.client import ConsulClient, endpoint, read_token
-from hapsync.consul.transport import base
+from hapsync.consul.client import ConsulClient, ConsulException
+from hapsync.consul.endpoint import endpoint, read_token
 from hapsync.errors import CatalogError
 from hapsync.text import quoted, shown
 
@@ -205,7 +205,7 @@ def _asked(ask: Callable[[], Given]) -> Given:
     """Return what Consul gives; raises CatalogError where it refuses, too."""
     try:
         return ask()
-    except base.ConsulException as error:
+    except ConsulException as error:
         hint = f"; {RIGHTS}" if "denied" in str(error).lower() else ""
         raise CatalogError(f"Consul refuses a reload permit: {shown(str(error))}{hint}") from error
     except (ValueError, KeyError, TypeError) as error:

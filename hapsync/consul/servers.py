@@ -11,7 +11,8 @@ import time
 from typing import Protocol
 
 from hapsync.config.schema import ConsulConfig
-from hapsync.consul.client import ConsulClient, Endpoints, read_token
+from hapsync.consul.client import ConsulClient
+from hapsync.consul.endpoint import Endpoints, read_token
 from hapsync.consul.evidence import evidence
 from hapsync.consul.rate_limit import UNCACHED, Budget, Pace
 from hapsync.consul.read import Holding, index_of

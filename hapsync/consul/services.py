@@ -8,9 +8,9 @@ from collections.abc import Callable
 import attrs
 
 from hapsync.config.schema import ConsulConfig
-from hapsync.consul.client import ConsulClient, Endpoints, read_token
-from hapsync.consul.connection import Endpoint
+from hapsync.consul.client import ConsulClient
 from hapsync.consul.discovery import Listing, parse_listing
+from hapsync.consul.endpoint import Endpoint, Endpoints, read_token
 from hapsync.consul.evidence import evidence
 from hapsync.consul.rate_limit import Pace, Rate
 from hapsync.consul.read import index_of

@@ -14,9 +14,10 @@ from hapsync.agent.settings import Settings
 from hapsync.config.schema import Config
 from hapsync.consul.acl_check import read_missing
 from hapsync.consul.acl_policy import missing_words, needed_rights
-from hapsync.consul.client import ConsulClient, endpoint, read_token
+from hapsync.consul.client import ConsulClient
 from hapsync.consul.connection_limit import connection_advice
 from hapsync.consul.discovery import discover, members
+from hapsync.consul.endpoint import endpoint, read_token
 from hapsync.consul.read_once import read_catalog
 from hapsync.consul.semaphore import try_permit
 from hapsync.consul.services import read_listing

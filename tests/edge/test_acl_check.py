@@ -8,7 +8,8 @@ import pytest
 from hapsync.config.schema import Config, ConsulConfig, parse_config
 from hapsync.consul.acl_check import read_missing
 from hapsync.consul.acl_policy import Right, needed_rights, policy
-from hapsync.consul.client import ConsulClient, endpoint
+from hapsync.consul.client import ConsulClient
+from hapsync.consul.endpoint import endpoint
 from hapsync.errors import CatalogError
 from tests.demo.stage import HAPSYNC
 from tests.harness.consul import AclConsul, Consul, acl_consul

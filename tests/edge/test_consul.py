@@ -18,7 +18,8 @@ import pytest
 
 from hapsync.config.schema import ConsulConfig
 from hapsync.consul import read as reader
-from hapsync.consul.client import ConsulClient, Endpoints, bytes_for, endpoint, read_token
+from hapsync.consul.client import ConsulClient, bytes_for
+from hapsync.consul.endpoint import Endpoints, endpoint, read_token
 from hapsync.consul.health import parse_reading
 from hapsync.consul.read_once import read_catalog
 from hapsync.consul.watch import Watches

@@ -15,7 +15,7 @@ from typing import cast
 import pytest
 
 from hapsync.config.schema import ConsulConfig
-from hapsync.consul.client import endpoint, read_token
+from hapsync.consul.endpoint import endpoint, read_token
 from hapsync.errors import CatalogError, LockHeld
 from hapsync.system import lock_name
 from hapsync.system.files import ensure_regular, lock, lock_owner, open_regular, read_text, write_atomically

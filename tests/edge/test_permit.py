@@ -5,7 +5,6 @@ import time
 import pytest
 
 from hapsync.config.schema import ConsulConfig
-from hapsync.consul.client import ConsulClient, endpoint
 from hapsync.consul.semaphore import LONGEST, SPREAD, PermitRequest, Waiting, key_of
 from tests.harness.consul import Consul
 from tests.harness.ports import free_port
@@ -101,9 +100,7 @@ def test_without_consul_a_reload_is_made_when_patience_ends() -> None:
 def test_a_turn_that_was_lost_says_so(shared_consul: Consul) -> None:
     permit = turn(shared_consul.url, "lost")
     assert permit.is_come.wait(10)
-    config = ConsulConfig(address=shared_consul.url)
-    agent = ConsulClient(config, endpoint(config), "")
-    agent.kv.delete(key_of("lost", 0))
-    agent.close()
+
+    shared_consul.request("DELETE", f"/v1/kv/{key_of('lost', 0)}")
 
     wait_until(lambda: permit.is_lost, 10, "the loss to be noticed")

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from hapsync.config.schema import ConsulConfig
-from hapsync.consul.client import ConsulClient, endpoint
+from hapsync.consul.client import ConsulClient
+from hapsync.consul.endpoint import endpoint
 from hapsync.consul.semaphore import (
     RIGHTS,
     Busy,

@@ -7,7 +7,7 @@ import attrs
 import pytest
 
 from hapsync.config.schema import ConsulConfig
-from hapsync.consul.client import Endpoints
+from hapsync.consul.endpoint import Endpoints
 from hapsync.consul.rate_limit import Budget
 from hapsync.consul.read import MOST_IN_A_ROW, Holding
 from hapsync.consul.servers import ServersWatch

@@ -12,8 +12,8 @@ import pytest
 
 from hapsync.config.schema import ConsulConfig
 from hapsync.consul import network_errors
-from hapsync.consul.client import ConsulClient, endpoint
-from hapsync.consul.connection import Endpoint
+from hapsync.consul.client import ConsulClient
+from hapsync.consul.endpoint import Endpoint, endpoint
 from hapsync.errors import CatalogError
 from tests.harness.ports import free_ports
 from tests.harness.processes import Process, short_folder, wait_until

@@ -9,7 +9,8 @@ import pytest
 
 from hapsync.config.schema import ConsulConfig
 from hapsync.consul import wait_limit
-from hapsync.consul.client import ConsulClient, endpoint
+from hapsync.consul.client import ConsulClient
+from hapsync.consul.endpoint import endpoint
 from hapsync.consul.services import ListingWatch
 from hapsync.consul.wait_limit import JITTER, Cuts, WaitLimit
 from hapsync.consul.watch import Watches

@@ -1,7 +1,8 @@
 """A balancer that is killed while it holds its group's reload slot; Consul takes up to twice the TTL to notice."""
 
 from hapsync.config.schema import ConsulConfig
-from hapsync.consul.client import ConsulClient, endpoint
+from hapsync.consul.client import ConsulClient
+from hapsync.consul.endpoint import endpoint
 from hapsync.consul.semaphore import Permit, acquire_permit
 from tests.edge.test_permit import turn
 from tests.harness.consul import Consul

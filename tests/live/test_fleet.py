@@ -7,7 +7,8 @@ from contextlib import contextmanager
 import attrs
 
 from hapsync.config.schema import ConsulConfig
-from hapsync.consul.client import ConsulClient, endpoint
+from hapsync.consul.client import ConsulClient
+from hapsync.consul.endpoint import endpoint
 from hapsync.consul.semaphore import Permit, acquire_permit, release
 from tests.demo.fleet import Fleet
 from tests.demo.stage import Stage

@@ -1,0 +1,151 @@
+"""What `[consul]` says of the agent: its address, the TLS context, the client certificate and the token."""
+
+import contextlib
+import os
+import re
+import ssl
+import threading
+import urllib.parse
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+
+import attrs
+
+from hapsync.config.schema import ConsulConfig
+from hapsync.consul.network_errors import file_words
+from hapsync.errors import CatalogError
+from hapsync.system.files import ensure_regular, read_text
+
+_environment = threading.Lock()
+"""Held by whoever changes or reads the `CONSUL_HTTP_*` variables; every watch has a thread of its own."""
+
+
+@attrs.frozen
+class Endpoint:
+    """Where the agent listens; `unix_path` stands for host and port on a unix socket.
+
+    `has_certificate`: with TLS, a client certificate is shown.
+    """
+
+    host: str
+    port: int
+    unix_path: str | None
+    tls: ssl.SSLContext | None
+    has_certificate: bool = False
+
+
+def endpoint(config: ConsulConfig) -> Endpoint:
+    """Return the endpoint that `[consul]` names.
+
+    Raises CatalogError when a certificate file cannot be used.
+    """
+    if config.address.startswith("unix://"):
+        return Endpoint("localhost", 0, config.address.removeprefix("unix://"), None)
+    parts = urllib.parse.urlsplit(config.address)
+    tls = None
+    if parts.scheme == "https":
+        tls = _tls_context(config)
+    port = parts.port or (8501 if tls else 8500)
+    return Endpoint(parts.hostname or "127.0.0.1", port, None, tls, has_certificate=bool(config.cert_file))
+
+
+def _tls_context(config: ConsulConfig) -> ssl.SSLContext:
+    for key, path in (("ca_file", config.ca_file), ("cert_file", config.cert_file), ("key_file", config.key_file)):
+        try:
+            if path is not None:
+                ensure_regular(path)
+        except OSError as error:
+            raise CatalogError(file_words(error, key, path or "")) from error
+    try:
+        tls = ssl.create_default_context(cafile=config.ca_file)
+    except OSError as error:
+        raise CatalogError(file_words(error, "ca_file", config.ca_file or "")) from error
+    if config.cert_file is not None:
+        try:
+            tls.load_cert_chain(config.cert_file, config.key_file, password=_no_password)
+        except OSError as error:
+            is_key = isinstance(error, ssl.SSLError) and error.reason == "KEY_VALUES_MISMATCH"
+            key, path = ("key_file", config.key_file) if is_key else ("cert_file", config.cert_file)
+            raise CatalogError(file_words(error, key, path or "")) from error
+    return tls
+
+
+def _no_password() -> str:
+    # Without this OpenSSL asks for it on the terminal, and waits.
+    raise CatalogError("[consul] key_file: is encrypted; give a key without a password, readable by the agent alone")
+
+
+class Endpoints:
+    """The endpoint that `[consul]` names, for all threads; made anew when a certificate file has changed.
+
+    Consul's own certificates live for days (`auto_encrypt`, Vault); whoever renews them restarts nothing.
+    """
+
+    def __init__(self, config: ConsulConfig) -> None:
+        """Raise CatalogError when a certificate file cannot be used."""
+        self._config = config
+        self._lock = threading.Lock()
+        self._stamps = self._look()
+        self._where = endpoint(config)
+
+    def current(self) -> Endpoint:
+        """Return the endpoint as the files are now; raises CatalogError when one cannot be used."""
+        with self._lock:
+            stamps = self._look()
+            if stamps != self._stamps:
+                self._where = endpoint(self._config)
+                self._stamps = stamps
+            return self._where
+
+    def _look(self) -> tuple[tuple[int, int, int] | None, ...]:
+        if not self._config.address.startswith("https:"):
+            return ()
+        return tuple(
+            _stamp(path)
+            for path in (self._config.ca_file, self._config.cert_file, self._config.key_file)
+            if path is not None
+        )
+
+
+def _stamp(path: str) -> tuple[int, int, int] | None:
+    try:
+        status = Path(path).stat()
+    except OSError:
+        return None
+    return status.st_mtime_ns, status.st_size, status.st_ino
+
+
+@contextlib.contextmanager
+def without_environment() -> Iterator[None]:
+    """Keep `CONSUL_HTTP_*` from python-consul2, which lets them override its arguments."""
+    with _environment, warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        hidden = {name: os.environ.pop(name) for name in list(os.environ) if name.startswith("CONSUL_HTTP_")}
+        try:
+            yield
+        finally:
+            os.environ.update(hidden)
+
+
+def read_token(config: ConsulConfig) -> str:
+    """Return the token to use: the file's first line, else the configured one, else CONSUL_HTTP_TOKEN's.
+
+    Raises CatalogError when the file cannot be read, is empty (as it is while somebody writes it), or holds what can
+    be no token: without one Consul shows as much as nothing, and says so to nobody.
+    """
+    if config.token_file is not None:
+        try:
+            text = read_text(config.token_file)
+        except OSError as error:
+            raise CatalogError(f"[consul] token_file {config.token_file}: {error.strerror}") from error
+        token = (text.splitlines() or [""])[0].strip()
+        if not token:
+            raise CatalogError(f"[consul] token_file {config.token_file}: no token in its first line")
+    else:
+        with _environment:
+            token = config.token or os.environ.get("CONSUL_HTTP_TOKEN", "")
+    if not re.fullmatch(r"[\x21-\x7e]*", token):
+        where = f"token_file {config.token_file}" if config.token_file else "CONSUL_HTTP_TOKEN"
+        raise CatalogError(f"[consul] {where}: not a token; it must be printable ASCII without spaces")
+    return token
