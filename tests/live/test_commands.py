@@ -10,6 +10,7 @@ import pytest
 
 from tests.demo.fleet import Fleet
 from tests.demo.stage import HAPSYNC, Stage
+from tests.edge.fake_consul import fake_consul
 from tests.harness.ports import free_port
 from tests.harness.processes import wait_until
 
@@ -273,3 +274,17 @@ def test_status_names_an_unknown_backend(quiet: Stage) -> None:
     shown = quiet.hapsync("status", "nosuch")
 
     assert (shown.returncode, "no such backend: nosuch" in shown.stderr) == (64, True)
+
+
+def test_plan_status_and_apply_agree_that_nobody_can_tell_while_consul_is_away() -> None:
+    with fake_consul(1, 2) as fake, Stage({"web": 4}, consul_url=lambda _stage: fake.url) as stage:
+        wait_until(lambda: stage.status()["sync"]["verdict"] == "in_sync", 20, "the agent to be in sync")
+        assert stage.hapsync("plan").returncode == 0
+
+        fake.show(1, 2, status=500)
+        wait_until(lambda: stage.status()["sync"]["verdict"] == "cannot_tell", 20, "Consul to be given up")
+
+        said = {command: stage.hapsync(command) for command in ("status", "plan", "apply")}
+        assert {command: one.returncode for command, one in said.items()} == dict.fromkeys(said, 1)
+        for one in said.values():
+            assert 'service "web": Consul does not answer' in " ".join((one.stdout + one.stderr).split())
