@@ -15,16 +15,18 @@ CODE = re.sub(r"[\s_]+", " ", "\n".join(SOURCES.values())).lower()
 MOST = 90
 """Words of a project that a newcomer can be asked to learn."""
 GIVEN_UP = {
+    "aside": "copy, or override",
     "dues": "schedule",
     "held_down": "damped",
     "journal": "report",
     "means": "scaling",
     "memory": "state file",
     "paper": "config file",
+    "patience": "acquire timeout",
+    "people": "operator",
     "picture": "target",
     "presence": "liveness",
     "proof": "first check",
-    "set_aside": "override",
     "sweep": "read once",
     "unsure": "why_unknown",
 }

@@ -227,7 +227,7 @@ class Acts:
         wanted, why = self._desired(), self._reloads.rollout.why
         begin = time.monotonic()
         is_discovered = self._reloads.rollout.is_for_settings_because(DISCOVERED)
-        self._old.stand_aside()
+        self._old.pause()
         try:
             made = self._reloads.step(wanted, self._reconciler.candidate, self._haproxy.process, self._made_live)
         except RuntimeAPIError as lost:

@@ -86,7 +86,7 @@ class Agent(Acts):
             self._reloads.release_permit()
             self._following.stop()
             self._discovering.stop()
-            self._old.stand_aside()
+            self._old.pause()
             self._file.finish(wait=True)
             if self._file.is_behind and self._haproxy.process is not None:
                 self._write_file()  # HAProxy may be restarted before hapsync is
@@ -128,7 +128,7 @@ class Agent(Acts):
         if self._is_asked_to_reload:
             self._is_asked_to_reload = False
             self._take_new_settings()
-        self._answer_people()
+        self._answer_requests()
         self._discover()
         now = time.monotonic()
         is_full = now >= self._full_at
@@ -194,7 +194,7 @@ class Agent(Acts):
                 self._file.stop()
                 self._reloads.release_permit()
 
-    def _answer_people(self) -> None:
+    def _answer_requests(self) -> None:
         with contextlib.suppress(queue.Empty):
             while True:
                 self._answer(self._asked.get_nowait())

@@ -76,7 +76,7 @@ class OldWorkersWatch:
         self._job.start()
         return is_news
 
-    def stand_aside(self) -> None:
+    def pause(self) -> None:
         """Have no question to the master open: it is about to reload, or the agent stops."""
         self._is_halted.set()
         if self._job is not None:

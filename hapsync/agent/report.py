@@ -59,7 +59,7 @@ class Reporter:
         self._readings: Mapping[str, Reading] | None = None
         self._unwritten: set[str] = set()
         self._refused: set[str] = set()
-        self._held: dict[str, frozenset[str]] = {}
+        self._deferred: dict[str, frozenset[str]] = {}
         self._reload_error: str | None = None
         self._settled: dict[str, DesiredBackend] = {}
         self._filling: set[str] = set()
@@ -150,9 +150,9 @@ class Reporter:
             counts = now.setdefault(deferred.change.backend, {})
             counts[deferred.reason.value] = counts.get(deferred.reason.value, 0) + 1
         for name in backends:
-            before, reasons = self._held.pop(name, frozenset()), now.get(name, {})
+            before, reasons = self._deferred.pop(name, frozenset()), now.get(name, {})
             if reasons:
-                self._held[name] = frozenset(reasons)
+                self._deferred[name] = frozenset(reasons)
             for reason in sorted(set(reasons) - before):
                 log.warning("deferred backend %s: %s, %s", name, plural(reasons[reason], "change"), reason)
             for reason in sorted(before - set(reasons)):
@@ -218,7 +218,7 @@ class Reporter:
             for service, state in watches.items()
             if state.trusted is not None and state.trusted is not state.reading
         }
-        state_error = self._write_snapshot(readings, trusted)
+        snapshot_error = self._write_snapshot(readings, trusted)
         report = Report(
             pid=os.getpid(),
             started_at=self._started_at,
@@ -232,7 +232,7 @@ class Reporter:
             reload_waits_for=reload_waits_for,
             discovery_error=discovery_error,
             leaving=leaving,
-            state_error=state_error,
+            snapshot_error=snapshot_error,
             services={
                 service: ServiceReport(
                     state.index,
@@ -249,7 +249,7 @@ class Reporter:
             refusals=tuple(self._refusals),
             mode=guard_state.mode,
             freeze=guard_state.saved.freeze,
-            holds=guard_state.saved.holds,
+            overrides=guard_state.saved.holds,
             lost=guard_state.saved.lost,
             unread_version=guard_state.saved.unread_version,
             cautions=guard_state.cautions(),

@@ -88,7 +88,7 @@ class Report:
     haproxy_error: str | None = None
     file_error: str | None = None
     settings_error: str | None = None
-    state_error: str | None = None
+    snapshot_error: str | None = None
     services: Mapping[str, ServiceReport] = attrs.field(factory=dict)
     counters: Counters = Counters()
     changes: tuple[Event, ...] = ()
@@ -96,7 +96,7 @@ class Report:
     refusals: tuple[Event, ...] = ()
     mode: str = "active"
     freeze: Freeze | None = None
-    holds: tuple[Override, ...] = ()
+    overrides: tuple[Override, ...] = ()
     lost: Lost | None = None
     unread_version: str | None = None
     cautions: Mapping[str, Caution] = attrs.field(factory=dict)

@@ -37,10 +37,10 @@ def load_state(config: Config) -> SavedState:
     if saved.unread_version is not None:
         log.error("%s; `hapsync thaw --acknowledge` goes on without", unread_words(path, saved.unread_version))
     if saved.lost is not None and saved.lost.file == path:
-        aside = _free_name(f"{path}.damaged")
-        log.error("%s is damaged: its overrides and freeze are lost; kept as %s", path, aside)
-        saved = attrs.evolve(saved, lost=attrs.evolve(saved.lost, file=aside))
-        keep_copy(path, aside.removeprefix(path))
+        copy = _free_name(f"{path}.damaged")
+        log.error("%s is damaged: its overrides and freeze are lost; kept as %s", path, copy)
+        saved = attrs.evolve(saved, lost=attrs.evolve(saved.lost, file=copy))
+        keep_copy(path, copy.removeprefix(path))
         save_state(config, saved)  # in the damaged file's place: a killed agent must not forget that it was there
     return saved
 
@@ -82,9 +82,9 @@ def unread_words(path: str, version: str) -> str:
 def keep_unread_copy(config: Config, version: str) -> str:
     """Copy the memory of another version aside before it is written over; return the copy's name. Raises OSError."""
     path = state_path(config)
-    aside = _free_name(f"{path}.version-{version}")
-    keep_copy(path, aside.removeprefix(path))
-    return aside
+    copy = _free_name(f"{path}.version-{version}")
+    keep_copy(path, copy.removeprefix(path))
+    return copy
 
 
 def _free_name(path: str) -> str:

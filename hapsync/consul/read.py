@@ -162,7 +162,7 @@ class Reader:
         is_confirming: bool = False,
     ) -> tuple[Answer, float]:
         """Ask for the service; where the agent takes no more connections, by and by."""
-        patience = time.monotonic() + self._config.timeout_seconds
+        deadline = time.monotonic() + self._config.timeout_seconds
         while True:
             try:
                 return self._ask(
@@ -175,7 +175,7 @@ class Reader:
                 )
             except TooManyConnections as error:
                 self.hang_up()
-                if (now := time.monotonic()) > patience:
+                if (now := time.monotonic()) > deadline:
                     raise
                 self._wait(random.uniform(*REFUSED_SECONDS))  # noqa: S311
                 if not error.is_said and not self._connections.closed(self._service, now):

@@ -141,7 +141,7 @@ def _read_guard_state(config: Config, report: Report | None, problems: list[str]
     """Return what a pass would heed now, by the running agent's report, else by the state file."""
     if report is not None:
         saved = SavedState(
-            freeze=report.freeze, holds=report.holds, lost=report.lost, unread_version=report.unread_version
+            freeze=report.freeze, holds=report.overrides, lost=report.lost, unread_version=report.unread_version
         )
         if report.mode == "observe":
             config = attrs.evolve(config, agent=attrs.evolve(config.agent, mode="observe"))
@@ -182,8 +182,8 @@ def read_report(config: Config, problems: list[str]) -> Report | None:
         )
     if report.file_error:
         problems.append(f"the file is not written: {report.file_error}")
-    if report.state_error:
-        problems.append(f"the catalog's snapshot is not written: {report.state_error}")
+    if report.snapshot_error:
+        problems.append(f"the catalog's snapshot is not written: {report.snapshot_error}")
     return report
 
 

@@ -276,7 +276,7 @@ def view_to_json(view: View) -> str:
 
 def _agent_json(report: Report) -> Mapping[str, object]:
     # Freeze, overrides and guard state are in the fields above, whether an agent runs or not.
-    left_out = {"freeze", "holds", "lost", "unread_version", "cautions", "old_workers", "defects"}
+    left_out = {"freeze", "overrides", "lost", "unread_version", "cautions", "old_workers", "defects"}
     return attrs.asdict(report, filter=lambda field, _value: field.name not in left_out)
 
 

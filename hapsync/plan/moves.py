@@ -233,8 +233,8 @@ class Case:
 
         Not counted are the servers that an operator takes out before, and those to be checked first after.
         """
-        aside = {one.name for one in self.moves if isinstance(one.change, SetOverride)}
-        before = sum(is_ready(one) and one.name not in aside for one in self.have.slots)
+        overridden = {one.name for one in self.moves if isinstance(one.change, SetOverride)}
+        before = sum(is_ready(one) and one.name not in overridden for one in self.have.slots)
         coming = sum(one.serves and not getattr(one.change, "is_checked", False) for one in self.moves)
         return before, sum(map(is_ready, self.unmoved)) + coming
 

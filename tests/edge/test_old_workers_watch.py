@@ -55,7 +55,7 @@ def steps(watch: OldWorkersWatch, count: int = 6) -> list[bool]:
     news = []
     for _ in range(count):
         news.append(watch.step(CONFIG, Desired({})))
-        watch.stand_aside()
+        watch.pause()
     return news
 
 
@@ -75,7 +75,7 @@ def test_a_look_at_one_worker_says_nothing_of_the_next(looks: Looks) -> None:
     watch.note(process(7), READING)
     watch.step(CONFIG, Desired({}))
     watch.note(process(8), READING)
-    watch.stand_aside()
+    watch.pause()
     steps(watch)
 
     assert looks.pids == [7, 8]
@@ -105,6 +105,6 @@ def test_a_look_ends_soon_when_it_has_to_stand_aside(looks: Looks) -> None:
     watch = OldWorkersWatch(lambda: True)
     watch.note(process(7), READING)
     watch.step(CONFIG, Desired({}))
-    watch.stand_aside()
+    watch.pause()
 
     assert looks.went_on == [False]
