@@ -7,6 +7,7 @@ next pass is right.
 import logging
 import time
 from collections.abc import Callable, Collection, Mapping
+from typing import Any
 
 from hapsync.agent.catalog import Following
 from hapsync.agent.discovery import WHY as DISCOVERED, Discovering
@@ -14,20 +15,19 @@ from hapsync.agent.executor import Executor
 from hapsync.agent.file_keeper import FileKeeper
 from hapsync.agent.guard_state import GuardState
 from hapsync.agent.live_backends import WholeBackends, can_have
-from hapsync.agent.liveness import Liveness
+from hapsync.agent.liveness import Liveness, Unread
 from hapsync.agent.old_workers import OldWorkersWatch
 from hapsync.agent.reachable import tried, where_haproxy_is
 from hapsync.agent.reconcile import Outcome, Reconciler, check_alive
 from hapsync.agent.report import Reporter
 from hapsync.agent.rollout import NotMade, Quarantine, Reloads, is_half_done
-from hapsync.agent.schedule import Follower, Soon
+from hapsync.agent.schedule import DUE, FileDue, Finding, Follower, Soon
 from hapsync.agent.settings import Settings
-from hapsync.agent.unread import Unread
-from hapsync.agent.why_unknown import is_in_sync
 from hapsync.errors import HapsyncError, RuntimeAPIError
 from hapsync.haproxy.cfg_diff import Difference
 from hapsync.model.overrides import SavedState
 from hapsync.model.server import HAProxyProcess
+from hapsync.plan.assessment import untold
 from hapsync.plan.desired import Desired
 from hapsync.plan.rollout import EDITED
 
@@ -61,6 +61,7 @@ class Acts:
         self._haproxy = Liveness()
         self._follower = Follower(self._reconciler)
         self._schedule = self._follower.schedule
+        self._others: list[Follower[Any]] = []
         self._stopped = self._guard_state.stopped
         self._withheld: set[str] = set()
         self._unreadable = Unread()
@@ -78,6 +79,18 @@ class Acts:
     def _settings(self) -> Settings:
         return self._reconciler.settings
 
+    def _found(self, what: Finding) -> None:
+        """Have done what a finding makes due; `DUE` says what that is."""
+        due = DUE[what]
+        if due.backends:
+            self._schedule.add(self._settings.config.backends)
+        if due.file is FileDue.NOW:
+            self._file.hurry()
+        elif due.file is not None:
+            self._file.touch(anew=due.file is FileDue.ANEW)
+        if due.report:
+            self._publishing.soon()
+
     def _made_live(self, made: Difference) -> None:
         self._reporter.note_live(made)
         self._schedule.add(one.name for one in made.new)
@@ -86,7 +99,7 @@ class Acts:
     def _take_new_settings(self) -> None:
         self._reloads.rollout = self._reloads.rollout.read_again()
         self._discovering.try_again()
-        self._file.touch(anew=True)
+        self._found(Finding.SETTINGS_READ)
         try:
             settings = self._read_again().with_agent_of(self._settings).with_discovered_of(self._settings)
             settings = tried(settings, self._settings, self._serving_services())
@@ -97,7 +110,7 @@ class Acts:
         except HapsyncError as error:
             log.error("settings not taken, the old ones stay: %s", error)  # noqa: TRY400
             self._reloads.rollout = self._reloads.rollout.not_accepted(str(error))
-            self._publishing.soon()
+            self._found(Finding.NEWS)
         else:
             log.info("settings taken: %d backends", len(settings.config.backends))
 
@@ -116,7 +129,7 @@ class Acts:
             is_reload_due=self._reloads.rollout.is_due,
         )
         if self._discovering.problem != problem:
-            self._publishing.soon()
+            self._found(Finding.NEWS)
         if settings is not None:
             self._use(settings, DISCOVERED)
 
@@ -130,7 +143,7 @@ class Acts:
         self._schedule.only(names)
         self._unreadable.only(names)
         self._unread = names - set(self._desired().backends)
-        self._file.touch()
+        self._found(Finding.OTHER_SETTINGS)
 
     def _desired(self) -> Desired:
         return self._reconciler.desired()
@@ -144,7 +157,7 @@ class Acts:
                 deleted = self._whole.step(self._settings.config, is_settled=is_settled)
                 if deleted:
                     self._reporter.note_deleted(deleted)
-                    self._publishing.soon()
+                    self._found(Finding.NEWS)
         except RuntimeAPIError as error:
             self._lost(error)
             if error.is_down and self._settings.next_socket is not None:
@@ -170,17 +183,15 @@ class Acts:
             self._reporter.note_worker(process)
             is_half = is_half_done(self._settings.config, process.pid)
             self._reloads.rollout = self._reloads.rollout.new_worker(time.monotonic(), is_half_reloaded=is_half)
-        self._schedule.add(self._settings.config.backends)
         self._reloads.rollout = self._reloads.rollout.mended()
         self._file.stop_for_start()
-        self._file.touch()
+        self._found(Finding.HAPROXY_ANSWERS)
         if arrival.is_another and arrival.was_away and self._reloads.rollout.settings_due_seconds is not None:
             self._reloads.compare(time.monotonic())  # it may have been started from the new file
 
     def _lost(self, error: RuntimeAPIError) -> None:
         if self._haproxy.lost(error, ALIVE_SECONDS):
-            self._file.touch()
-            self._publishing.soon()
+            self._found(Finding.NO_HAPROXY)
         self._reloads.rollout = self._reloads.rollout.away()
 
     def _pass(self, *, is_full: bool, before_acting: Callable[[], None] = lambda: None) -> Outcome | None:
@@ -211,9 +222,9 @@ class Acts:
         has_all = len(backends) == len(wanted.backends)
         changed_by_others = has_all and self._file.is_new_to(outcome.last.observed)
         if outcome.done or changed_by_others or self._unread & set(backends):
-            self._file.touch()
+            self._found(Finding.SERVERS_CHANGED)
         self._unread -= set(backends) & set(wanted.backends)
-        self._publishing.soon()
+        self._found(Finding.NEWS)
         return outcome
 
     def _grow_at(self) -> float | None:
@@ -239,7 +250,7 @@ class Acts:
             self._use(made.settings, quarantined=made.why)
             return
         if isinstance(made, NotMade):
-            self._file.touch()
+            self._found(Finding.NOT_RELOADED)
             if made.is_settings:
                 self._file.error = made.error
             if made.previous is not None:
@@ -247,21 +258,20 @@ class Acts:
         elif self._settings.next_socket is not None:
             self._use(self._settings.moved)
         if isinstance(made, Difference):
-            self._file.hurry()
-            self._publishing.soon()
+            self._found(Finding.BACKENDS_ADDED)
             return
         if isinstance(made, HAProxyProcess):
             self._file.forget(is_current=True)
             self._guard_state.forget_let_go()
             if self._guard_state.has_released:
-                self._file.touch()
+                self._found(Finding.RELEASED)
             self._answered(made)
         if is_discovered:
             self._discovering.reloaded()
         error, is_tried_again = (made.error, made.is_tried_again) if isinstance(made, NotMade) else (None, False)
         self._reporter.note_reload(why, time.monotonic() - begin, error, is_tried_again=is_tried_again)
         self._file.look(self._settings)
-        self._publishing.soon()
+        self._found(Finding.NEWS)
 
     def _write_file(self) -> None:
         is_down = self._haproxy.is_down
@@ -283,7 +293,7 @@ class Acts:
             return
         self._file.write(self._settings, seen.desired, self._guard_state.cautions(), None if is_down else seen)
         self._file_is_written()
-        self._publishing.soon()
+        self._found(Finding.NEWS)
 
     def _file_is_written(self) -> None:
         """What the file says by now need not be remembered as a released hold."""
@@ -293,13 +303,21 @@ class Acts:
         if self._file.made_of is not None and not self._file.is_behind:
             self._guard_state.forget_released(self._file.made_of)
 
+    @property
+    def _is_in_sync(self) -> bool:
+        """Whether HAProxy and its file are known to be what is desired, and nothing else that follows is behind.
+
+        All backends were assessed then, and nothing was withheld there because everything is stopped.
+        """
+        is_whole = not (self._unread or self._withheld or self._unreadable.why)
+        is_told = self._haproxy.process is not None and not untold(self._settings.config, self._desired())
+        is_unfinished = any(one.schedule.is_unfinished for one in (self._follower, *self._others))
+        return is_whole and is_told and not (self._reloads.rollout.is_due or is_unfinished or self._file.is_behind)
+
     def _publish(self) -> None:
         self._publishing.done()
-        is_whole = not (self._unread or self._withheld or self._unreadable.why or self._reporter.defective)
         self._reporter.publish(
-            in_sync=is_in_sync(
-                self._desired(), self._haproxy, self._schedule, self._reloads.rollout, self._file, is_whole=is_whole
-            ),
+            in_sync=self._is_in_sync,
             process=self._haproxy.process,
             haproxy_error=self._haproxy.error,
             file_error=self._file.error,

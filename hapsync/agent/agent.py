@@ -15,14 +15,14 @@ from hapsync.agent.acts import ALIVE_SECONDS, CATALOG_SECONDS, Acts
 from hapsync.agent.consumer import Consumer, Left
 from hapsync.agent.operator import answer_always
 from hapsync.agent.reconcile import Outcome
-from hapsync.agent.schedule import RETRY_SECONDS, Follower
+from hapsync.agent.schedule import RETRY_SECONDS, Finding, Follower
 from hapsync.agent.settings import Settings
-from hapsync.agent.why_unknown import why_unknown
 from hapsync.api.messages import Apply, ReleaseBackend, Reply, Request
 from hapsync.api.server import Pending
 from hapsync.errors import HapsyncError, RuntimeAPIError, Withdrawn
 from hapsync.model.catalog import Catalog
 from hapsync.model.overrides import SavedState
+from hapsync.plan.assessment import untold
 from hapsync.text import shown
 
 log = logging.getLogger(__name__)
@@ -76,7 +76,7 @@ class Agent(Acts):
         self._discovering.start()
         self._find_haproxy()
         self._reloads.compare(time.monotonic() + CATALOG_SECONDS)
-        self._file.touch()
+        self._found(Finding.STARTED)
         try:
             while not self._is_stopping:
                 self._wait()
@@ -104,7 +104,7 @@ class Agent(Acts):
         for one in (self._follower, *self._others):
             one.schedule.add(one.consumer.parts(woken))
         if self._reconciler.parts(woken) and self._haproxy.is_down:
-            self._file.touch()  # what HAProxy is started with should be what the catalog says by then
+            self._found(Finding.SERVERS_CHANGED)
 
     def _next_at(self) -> float:
         times = [self._alive_at, self._full_at, self._schedule.retry_at, self._grow_at()]
@@ -121,7 +121,7 @@ class Agent(Acts):
             self._step()
         except Exception:
             log.exception("a defect of hapsync, please report it; HAProxy keeps what it has")
-            self._schedule.add(self._settings.config.backends)
+            self._found(Finding.DEFECT)
             time.sleep(RETRY_SECONDS)
 
     def _step(self) -> None:
@@ -134,12 +134,11 @@ class Agent(Acts):
         is_full = now >= self._full_at
         if is_full:
             self._full_at = now + self._settings.config.agent.resync_seconds
-            self._schedule.add(self._settings.config.backends)
+            self._found(Finding.RESYNC)
             if self._haproxy.is_down:
                 self._find_haproxy()
             if self._file.is_suspect(self._settings):
-                self._file.touch()
-            self._publishing.soon()
+                self._found(Finding.FILE_CHANGED)
         self._schedule.look()
         if now >= self._alive_at:
             self._alive_at = now + ALIVE_SECONDS
@@ -149,7 +148,7 @@ class Agent(Acts):
             self._schedule.add(self._reloads.rollout.short)  # a slot may have fallen idle
             self._look_whether_stopped()
             if self._old.step(self._settings.config, self._desired()):
-                self._publishing.soon()
+                self._found(Finding.NEWS)
         grow_at = self._grow_at()
         if grow_at is not None and now >= grow_at:
             self._schedule.add(self._reloads.rollout.short)
@@ -160,7 +159,7 @@ class Agent(Acts):
             self._grow()
         if self._file.finish():
             self._file_is_written()
-            self._publishing.soon()
+            self._found(Finding.NEWS)
         file_at = self._file.due_seconds
         if file_at is not None and time.monotonic() >= file_at:
             self._write_file()
@@ -187,9 +186,7 @@ class Agent(Acts):
         if stopped is not self._stopped:
             self._stopped = stopped
             log.warning("changes are %s", f"stopped: {stopped.value}" if stopped else "made again")
-            self._schedule.add(self._settings.config.backends)
-            self._file.touch()
-            self._publishing.soon()
+            self._found(Finding.STOPPED_OR_NOT)
             if stopped:
                 self._file.stop()
                 self._reloads.release_permit()
@@ -253,8 +250,15 @@ class Agent(Acts):
         return Reply.not_done(*lines, told)
 
     def _why_unknown(self) -> Sequence[str]:
-        """Return why it cannot be told whether HAProxy is as Consul says, a line each."""
-        return why_unknown(self._settings.config, self._desired(), self._following.states(), self._reloads.rollout)
+        """Return why it cannot be told whether HAProxy is as Consul and the settings say, a line each."""
+        states, rollout = self._following.states().items(), self._reloads.rollout
+        errors = {service: state.error for service, state in states if state.error is not None}
+        lines = [*untold(self._settings.config, self._desired(), errors)]
+        if rollout.problem:
+            lines.append(rollout.problem)
+        elif rollout.settings_due_seconds is not None:
+            lines.append(f"{rollout.settings_why}: HAProxy is brought there in a moment")
+        return lines
 
     def _pass_now(self, backends: Collection[str], ensure_wanted: Callable[[], None]) -> Outcome:
         """Make a pass over `backends` and return what came of it.

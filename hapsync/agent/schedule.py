@@ -1,8 +1,11 @@
-"""Which parts of a consumer are due, and when."""
+"""What is due, by which finding, and when."""
 
+import enum
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Generic, TypeVar
+
+import attrs
 
 from hapsync.agent.consumer import Consumer, Left
 
@@ -12,6 +15,60 @@ FEW_PARTS = 8
 DEFERRED_SECONDS = 2.0
 """More of them are assessed this often."""
 
+
+class Finding(enum.Enum):
+    """What the agent's thread finds, of HAProxy, its file, the settings or itself."""
+
+    STARTED = "hapsync was started"
+    HAPROXY_ANSWERS = "another worker answers, or one that did not answer before"
+    NO_HAPROXY = "HAProxy does not answer any more"
+    SERVERS_CHANGED = "HAProxy has other servers than the file, or is to be started with others"
+    FILE_CHANGED = "somebody else wrote the file, or it could not be written"
+    SETTINGS_READ = "hapsync.toml and the template were read again"
+    OTHER_SETTINGS = "the agent goes on with other settings"
+    BACKENDS_ADDED = "backends were added or deleted live, and the next ones are measured by the file"
+    RELEASED = "a released override is not in the file yet"
+    NOT_RELOADED = "a reload was refused or failed"
+    STOPPED_OR_NOT = "changes are stopped, or made again"
+    RESYNC = "everything is to be compared again"
+    DEFECT = "a step of the agent failed by a defect"
+    NEWS = "the report is behind"
+
+
+class FileDue(enum.Enum):
+    """How the file is due: soon; soon, also where it was refused before; or now, refused or not."""
+
+    SOON = enum.auto()
+    ANEW = enum.auto()
+    NOW = enum.auto()
+
+
+@attrs.frozen
+class Due:
+    """What is due: an assessment of all `backends`, the `file`, the `report`."""
+
+    backends: bool = False
+    file: FileDue | None = None
+    report: bool = False
+
+
+DUE: Mapping[Finding, Due] = {
+    Finding.STARTED: Due(file=FileDue.SOON),
+    Finding.HAPROXY_ANSWERS: Due(backends=True, file=FileDue.SOON),
+    Finding.NO_HAPROXY: Due(file=FileDue.SOON, report=True),
+    Finding.SERVERS_CHANGED: Due(file=FileDue.SOON),
+    Finding.FILE_CHANGED: Due(file=FileDue.SOON),
+    Finding.SETTINGS_READ: Due(file=FileDue.ANEW),
+    Finding.OTHER_SETTINGS: Due(file=FileDue.SOON),
+    Finding.BACKENDS_ADDED: Due(file=FileDue.NOW, report=True),
+    Finding.RELEASED: Due(file=FileDue.SOON),
+    Finding.NOT_RELOADED: Due(file=FileDue.SOON),
+    Finding.STOPPED_OR_NOT: Due(backends=True, file=FileDue.SOON, report=True),
+    Finding.RESYNC: Due(backends=True, report=True),
+    Finding.DEFECT: Due(backends=True),
+    Finding.NEWS: Due(report=True),
+}
+"""The only place that says what a finding makes due."""
 
 Done = TypeVar("Done")
 
