@@ -7,10 +7,12 @@ from collections.abc import Collection
 import attrs
 
 from hapsync.config.schema import Config
-from hapsync.text import quoted
+from hapsync.errors import CatalogError
+from hapsync.text import quoted, shown
 
 ANY = "hapsync-asks-for-any-name"
 """Stands for every name: no one is called so, and only a rule for a prefix of all names allows it."""
+_OK, _FORBIDDEN = 200, 403
 _PLAIN = re.compile(r"[A-Za-z0-9_.:@/ -]{1,200}")
 
 
@@ -75,3 +77,31 @@ def missing_words(missing: Collection[Right], config: Config) -> str:
 
 def _rule(what: str, access: str) -> str:
     return f'{what} {{ policy = "{access}" }}'
+
+
+def asked(rights: Collection[Right]) -> bytes:
+    """Return the body that asks `/v1/internal/acl/authorize` whether the token has `rights`."""
+    wanted = [{"Resource": one.resource, "Access": one.access, "Segment": one.name} for one in rights]
+    return json.dumps(wanted).encode()
+
+
+def missing_rights(rights: Collection[Right], status: int, body: bytes) -> tuple[Right, ...] | None:
+    """Return those of `rights` that the token lacks by the answer to `asked`; None where Consul does not tell.
+
+    The answer is 401 where ACLs are off, and 403 for a token that Consul does not know.
+
+    Raises CatalogError for such a token.
+    """
+    if status == _FORBIDDEN:
+        said = shown(body[:200].decode("utf-8", "replace").strip())
+        hint = "is it of this datacenter, and not expired?"
+        raise CatalogError(f"[consul] token: Consul does not know it ({said}); {hint}")
+    if status != _OK:
+        return None
+    try:
+        allowed = [bool(one["Allow"]) for one in json.loads(body)]
+    except (ValueError, TypeError, KeyError):
+        return None
+    if len(allowed) != len(rights):
+        return None
+    return tuple(right for right, may in zip(rights, allowed, strict=True) if not may)

@@ -175,6 +175,15 @@ class ConsulClient(base.Consul):  # type: ignore[misc]  # the library has no typ
             raise CatalogError(f"Consul at {self._config.address}: /v1/status/leader answered {answer.code}")
         return str(answer.body.decode("utf-8", "replace").strip().strip('"'))
 
+    def authorize(self, asked: bytes) -> tuple[int, bytes]:
+        """Ask what the token may do; return the status and the body. Raises CatalogError where Consul is away.
+
+        Consul's own web interface asks this (measured with 1.8.7 and 1.14.11); the token needs no right for it.
+        """
+        params, headers = [("dc", self.dc)] if self.dc else None, {"X-Consul-Token": self.token} if self.token else {}
+        answer = self.http.post(lambda response: response, "/v1/internal/acl/authorize", params, asked, headers)
+        return answer.code, answer.body
+
     @property
     def is_open(self) -> bool:
         """The connection is open, and nothing went wrong on it yet."""

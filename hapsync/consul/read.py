@@ -18,38 +18,13 @@ from hapsync.consul.endpoint import Endpoints, read_token
 from hapsync.consul.evidence import Finding, age_seconds, evidence, is_streamed
 from hapsync.consul.health import parse_reading
 from hapsync.consul.rate_limit import CACHED, UNCACHED, Budget, Burst, Pace
-from hapsync.consul.wait_limit import SHORTEST_SECONDS, Cuts, WaitLimit
+from hapsync.consul.wait_limit import SHORTEST_SECONDS, Cuts, Holding, WaitLimit
 from hapsync.consul.watch_state import CONFIRM_AGAIN_SECONDS, CONFIRM_SECONDS
 from hapsync.errors import CatalogError, CutShort, TooLarge, TooManyConnections
 from hapsync.model.catalog import Reading
 from hapsync.text import quoted
 
 log = logging.getLogger(__name__)
-
-EARLY_FRACTION = 0.75
-LEAST_USUAL_SECONDS = 0.25
-MOST_IN_A_ROW = 3
-
-
-class Holding:
-    """How long Consul holds back answers in which nothing is new, so that one that came early is noticed.
-
-    It may be less than was asked for: servers have a bound of their own (`max_query_time`). Then it is the same each
-    time. Where none is held at all, that is no evidence of anything.
-    """
-
-    def __init__(self) -> None:
-        self._last_seconds = 0.0
-        self._in_a_row = 0
-
-    def is_early(self, seconds: float, wait_seconds: float) -> bool:
-        """Take an answer with nothing new that came after `seconds`; return whether something else had it end."""
-        last, self._last_seconds = self._last_seconds, seconds
-        is_usual = last >= LEAST_USUAL_SECONDS and EARLY_FRACTION <= seconds / last <= 1 / EARLY_FRACTION
-        is_early = seconds < EARLY_FRACTION * wait_seconds and not is_usual
-        self._in_a_row = self._in_a_row + 1 if is_early else 0
-        return is_early and self._in_a_row <= MOST_IN_A_ROW
-
 
 GUEST_WAIT_SECONDS = 0.01
 """Who keeps no connection does not wait for a change; Consul takes no wait of 0."""

@@ -15,8 +15,8 @@ from hapsync.consul.client import ConsulClient
 from hapsync.consul.endpoint import Endpoints, read_token
 from hapsync.consul.evidence import evidence
 from hapsync.consul.rate_limit import UNCACHED, Budget, Pace
-from hapsync.consul.read import Holding, index_of
-from hapsync.consul.wait_limit import Cuts, WaitLimit
+from hapsync.consul.read import index_of
+from hapsync.consul.wait_limit import Cuts, Holding, WaitLimit
 from hapsync.errors import CatalogError, CutShort
 from hapsync.model.catalog import Doubt
 from hapsync.text import quoted

@@ -28,6 +28,10 @@ ALIKE_SHORT = 4
 FORGET_SECONDS = 3600.0
 """After this long the full time is tried again: the proxy may be gone, or have been a restart that looked like it."""
 
+EARLY_FRACTION = 0.75
+LEAST_USUAL_SECONDS = 0.25
+MOST_IN_A_ROW = 3
+
 
 class WaitLimit:
     """The bound for all blocking queries of one agent; for any number of threads."""
@@ -91,3 +95,23 @@ class Cuts:
     def answered(self) -> None:
         """Note a blocking query that was answered: whatever cut one before does not do so each time."""
         self._last_seconds, self._alike = math.inf, 0
+
+
+class Holding:
+    """How long Consul holds back answers in which nothing is new, so that one that came early is noticed.
+
+    It may be less than was asked for: servers have a bound of their own (`max_query_time`). Then it is the same each
+    time. Where none is held at all, that is no evidence of anything.
+    """
+
+    def __init__(self) -> None:
+        self._last_seconds = 0.0
+        self._in_a_row = 0
+
+    def is_early(self, seconds: float, wait_seconds: float) -> bool:
+        """Take an answer with nothing new that came after `seconds`; return whether something else had it end."""
+        last, self._last_seconds = self._last_seconds, seconds
+        is_usual = last >= LEAST_USUAL_SECONDS and EARLY_FRACTION <= seconds / last <= 1 / EARLY_FRACTION
+        is_early = seconds < EARLY_FRACTION * wait_seconds and not is_usual
+        self._in_a_row = self._in_a_row + 1 if is_early else 0
+        return is_early and self._in_a_row <= MOST_IN_A_ROW

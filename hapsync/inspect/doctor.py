@@ -12,8 +12,7 @@ from hapsync.agent.config_file import empty_slots, is_applied
 from hapsync.agent.lock import lock_owners
 from hapsync.agent.settings import Settings
 from hapsync.config.schema import Config
-from hapsync.consul.acl_check import read_missing
-from hapsync.consul.acl_policy import missing_words, needed_rights
+from hapsync.consul.acl_policy import asked, missing_rights, missing_words, needed_rights
 from hapsync.consul.client import ConsulClient
 from hapsync.consul.connection_limit import connection_advice
 from hapsync.consul.discovery import discover, members
@@ -301,7 +300,8 @@ def _rights(config: Config) -> Iterator[Finding]:
     """Ask what the token may do: an answer shows what a token may see, and never what it may not."""
     agent = ConsulClient(config.consul, endpoint(config.consul), read_token(config.consul))
     try:
-        missing = read_missing(agent, needed_rights(config))
+        rights = needed_rights(config)
+        missing = missing_rights(rights, *agent.authorize(asked(rights)))
     finally:
         agent.close()
     if missing:

@@ -9,9 +9,8 @@ import pytest
 from hapsync.config.schema import ConsulConfig
 from hapsync.consul.endpoint import Endpoints
 from hapsync.consul.rate_limit import Budget
-from hapsync.consul.read import MOST_IN_A_ROW, Holding
 from hapsync.consul.servers import ServersWatch
-from hapsync.consul.wait_limit import WaitLimit
+from hapsync.consul.wait_limit import MOST_IN_A_ROW, Holding, WaitLimit
 from tests.edge.fake_consul import FakeConsul, fake_consul
 from tests.harness.processes import wait_until
 

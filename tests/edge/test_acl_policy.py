@@ -6,8 +6,7 @@ from pathlib import Path
 import pytest
 
 from hapsync.config.schema import Config, ConsulConfig, parse_config
-from hapsync.consul.acl_check import read_missing
-from hapsync.consul.acl_policy import Right, needed_rights, policy
+from hapsync.consul.acl_policy import Right, asked, missing_rights, needed_rights, policy
 from hapsync.consul.client import ConsulClient
 from hapsync.consul.endpoint import endpoint
 from hapsync.errors import CatalogError
@@ -60,7 +59,8 @@ def missing(consul: Consul, token: str, config: Config) -> tuple[Right, ...] | N
     wanted = ConsulConfig(address=consul.url, token=token)
     agent = ConsulClient(wanted, endpoint(wanted), token)
     try:
-        return read_missing(agent, needed_rights(config))
+        rights = needed_rights(config)
+        return missing_rights(rights, *agent.authorize(asked(rights)))
     finally:
         agent.close()
 
