@@ -8,6 +8,7 @@ HapsyncError
     TooManyConnections  nobody: the agent takes no more of them; hapsync goes on with fewer, by turns
   RuntimeAPIError    nobody: HAProxy will answer again; the next pass reads afresh
   ReloadError        the operator: HAProxy goes on with what it has
+    BrokenPromise    whoever maintains hapsync: what it was about to write would break a promise of its own
     WouldEmpty       the operator: is the service's name right, may the token read it, is Consul up?
     WouldLose        the operator: foreign servers would go that neither the template nor Consul has
     ReloadUnavailable  nobody: it could not be tried; tried again after a while
@@ -99,6 +100,10 @@ class ReloadUnavailable(ReloadError):
 
     Nothing was changed.
     """
+
+
+class BrokenPromise(ReloadError):
+    """The file or the reload that was decided on would break a promise (plan/promises.py); nothing was changed."""
 
 
 class WouldEmpty(ReloadError):

@@ -8,6 +8,8 @@ import attrs
 import pytest
 from hypothesis import given
 
+from hapsync.agent.config_file import Seen, judged
+from hapsync.errors import BrokenPromise
 from hapsync.haproxy.commands import address_commands, state_commands
 from hapsync.model.catalog import Doubt
 from hapsync.model.changes import (
@@ -39,6 +41,7 @@ from hapsync.model.server import (
     Server,
 )
 from hapsync.plan import promises
+from hapsync.plan.assessment import Rules
 from hapsync.plan.desired import Desired, DesiredBackend, DesiredServer
 from hapsync.plan.guard import Caution
 from hapsync.plan.judge import broken_by_plan, broken_by_target, sentence_of
@@ -268,6 +271,16 @@ def with_slot(name: str, /, **changed: Any) -> Observed:
 def test_a_target_breaks_one_promise_and_no_other(target: Observed, facts: Facts, name: str) -> None:
     assert broken_by_target(TARGET, FACTS) == ()
     assert broken_by_target(target, facts) == (Defect("web", sentence_of(getattr(promises, name))),)
+
+
+def test_a_file_or_reload_that_would_break_a_promise_is_refused_with_the_promise() -> None:
+    seen = Seen(FACTS.observed, (), with_want(doubt=Doubt.STALE).desired, Rules(FACTS.cautions))
+
+    assert judged(TARGET, seen) is TARGET
+    with pytest.raises(BrokenPromise, match=r"backend web: .*No server leaves on an answer that is in doubt"):
+        judged(with_slot("srv3", admin=AdminState.MAINT), seen)
+    with pytest.raises(BrokenPromise, match="Nothing is changed while frozen"):
+        judged(TARGET, attrs.evolve(seen, rules=Rules(FACTS.cautions, saved=FROZEN)))
 
 
 CREATE = Create("web", "dyn-web-1000003", HERE[5], 1, "check", PASSING)

@@ -251,7 +251,7 @@ class Acts:
             return
         if isinstance(made, NotMade):
             self._found(Finding.NOT_RELOADED)
-            if made.is_settings:
+            if made.is_settings or made.is_defect:
                 self._file.error = made.error
             if made.previous is not None:
                 self._use(made.previous)

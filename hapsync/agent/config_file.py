@@ -6,7 +6,7 @@ from collections.abc import Iterable
 import attrs
 
 from hapsync.agent.settings import Settings, free_slots
-from hapsync.errors import ConfigError, WouldEmpty
+from hapsync.errors import BrokenPromise, ConfigError, WouldEmpty
 from hapsync.haproxy.cfg import (
     enabled_servers,
     observed_from_file,
@@ -20,9 +20,11 @@ from hapsync.haproxy.render import labels_of, render
 from hapsync.haproxy.show import with_scaling
 from hapsync.model.changes import Deferred, Reason
 from hapsync.model.server import Observed, Scaling
+from hapsync.plan.assessment import Rules, defect_line
 from hapsync.plan.desired import Desired
 from hapsync.plan.diff import diff
 from hapsync.plan.guard import Cautions, guard
+from hapsync.plan.judge import broken_by_target
 from hapsync.plan.promises import emptied
 from hapsync.plan.target import target_grown, target_now
 from hapsync.system.files import read_text_or_none
@@ -31,11 +33,12 @@ from hapsync.text import quoted
 
 @attrs.frozen
 class Seen:
-    """A reading of all configured backends, what is desired of them, and which of the changes due are deferred."""
+    """A reading of all configured backends, what is desired of them under which `rules`, and what is deferred."""
 
     observed: Observed
     deferred: tuple[Deferred, ...] = ()
     desired: Desired = attrs.field(factory=lambda: Desired({}))
+    rules: Rules = attrs.field(factory=Rules)
 
 
 @attrs.frozen
@@ -74,7 +77,16 @@ def on_file(settings: Settings) -> Observed:
 
 def seen_on_file(observed: Observed, wanted: Desired, cautions: Cautions) -> Seen:
     """Return `observed`, what a HAProxy started with the file would show, with what is deferred there."""
-    return Seen(observed, guard(diff(wanted, observed), observed, wanted, cautions).deferred, wanted)
+    deferred = guard(diff(wanted, observed), observed, wanted, cautions).deferred
+    return Seen(observed, deferred, wanted, Rules(cautions))
+
+
+def judged(target: Observed, seen: Seen) -> Observed:
+    """Return `target`, made of `seen`; raises BrokenPromise where a HAProxy started with it would break a promise."""
+    defects = broken_by_target(target, seen.rules.facts(seen.desired, seen.observed))
+    if defects:
+        raise BrokenPromise("; ".join(map(defect_line, defects)))
+    return target
 
 
 def initial_target(seen: Seen) -> Observed:
@@ -111,7 +123,8 @@ def new_text(settings: Settings, wanted: Desired, cautions: Cautions, seen: Seen
     That is where it says so already, and where HAProxy lacks a backend: then the reload that brings it writes the
     file. `seen` is the live HAProxy, None while it is away; `cautions` then know what the file serves.
 
-    Raises ConfigError, and WouldLose where HAProxy is away and would be started without servers it has on file.
+    Raises ConfigError, BrokenPromise, and WouldLose where HAProxy is away and would be started without servers it has
+    on file.
     """
     current = read_text_or_none(settings.config.haproxy.config)
     if seen is None:
@@ -119,13 +132,15 @@ def new_text(settings: Settings, wanted: Desired, cautions: Cautions, seen: Seen
         text = _to_start_with(settings, wanted, cautions, _to_start_with(settings, wanted, cautions, current))
         refuse(_lost_on_file(settings, wanted, cautions, current, text))
     else:
-        text = _rendered_whole(settings, wanted, target_now(wanted, seen.observed, seen.deferred), current)
+        target = judged(target_now(wanted, seen.observed, seen.deferred), seen)
+        text = _rendered_whole(settings, wanted, target, current)
     return text if text != current else None
 
 
 def _to_start_with(settings: Settings, wanted: Desired, cautions: Cautions, current: str | None) -> str | None:
     observed = observed_from_file(current or "", tuple(settings.config.backends))
-    target = initial_target(seen_on_file(observed, wanted, cautions))
+    seen = seen_on_file(observed, wanted, cautions)
+    target = judged(initial_target(seen), seen)
     return _rendered_whole(settings, wanted, target, current)
 
 

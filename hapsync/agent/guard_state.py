@@ -136,6 +136,10 @@ class GuardState:
             at_seconds=time.time(),
         )
 
+    def target_rules(self) -> Rules:
+        """Return what a file or a reload has to heed."""
+        return Rules(self.cautions(), saved=self.saved, mode=self.mode, at_seconds=time.time())
+
     def cautions(self, backends: Iterable[str] | None = None) -> Mapping[str, Caution]:
         """Return what the guard knows of each of `backends`, or of all."""
         names = self._config.backends if backends is None else backends

@@ -10,7 +10,16 @@ from contextlib import AbstractContextManager
 import attrs
 
 from hapsync.agent.carry_out import carry_out
-from hapsync.agent.config_file import Candidate, Seen, candidate_grown, new_text, on_file, seen_on_file, with_filed
+from hapsync.agent.config_file import (
+    Candidate,
+    Seen,
+    candidate_grown,
+    judged,
+    new_text,
+    on_file,
+    seen_on_file,
+    with_filed,
+)
 from hapsync.agent.consumer import Left
 from hapsync.agent.guard_state import GuardState
 from hapsync.agent.settings import Settings
@@ -195,14 +204,19 @@ class Reconciler:
         with self._session() as session:
             process, observed = session.read_process(), session.read_servers(names)
             found = _look(session, process, desired, names, observed, rules, None)
-        return with_filed(self.settings, Seen(found.observed, found.plan.deferred, desired))
+        seen = Seen(found.observed, found.plan.deferred, desired, self.guard_state.target_rules())
+        return with_filed(self.settings, seen)
 
     def candidate(self, short: Collection[str] = ()) -> Candidate:
         """Return what a reload should bring: the settings at hand, and more slots where a backend is `short`.
 
-        Raises RuntimeAPIError, ConfigError, and WouldEmpty where it would leave a backend without a server.
+        Raises RuntimeAPIError, ConfigError, BrokenPromise, and WouldEmpty where it would leave a backend without a
+        server.
         """
-        return candidate_grown(self.settings, self.target(), self.guard_state.cautions(), short)
+        seen = self.target()
+        candidate = candidate_grown(self.settings, seen, self.guard_state.cautions(), short)
+        judged(candidate.target, seen)
+        return candidate
 
     def lost_by_reload(self, short: Collection[str] = ()) -> tuple[tuple[str, ...], str | None]:
         """Return the foreign servers that a reload would take out, a line each, and why it is not made for that.
@@ -210,7 +224,7 @@ class Reconciler:
         Raises RuntimeAPIError, ConfigError.
         """
         try:
-            candidate = self.candidate(short)
+            candidate = candidate_grown(self.settings, self.target(), self.guard_state.cautions(), short)
         except WouldEmpty as error:
             return (), str(error)
         lines = tuple(line for loss in candidate.lost for line in loss.lines)

@@ -18,7 +18,15 @@ from hapsync.agent.live_backends import WholeBackends, can_have
 from hapsync.agent.settings import Settings
 from hapsync.config.schema import BackendConfig, Config
 from hapsync.consul.semaphore import PermitRequest
-from hapsync.errors import ConfigRefused, HapsyncError, ReloadError, ReloadUnavailable, RuntimeAPIError, WouldLose
+from hapsync.errors import (
+    BrokenPromise,
+    ConfigRefused,
+    HapsyncError,
+    ReloadError,
+    ReloadUnavailable,
+    RuntimeAPIError,
+    WouldLose,
+)
 from hapsync.haproxy.cfg import parse_sections, server_options_in
 from hapsync.haproxy.cfg_diff import Difference, difference
 from hapsync.haproxy.check_errors import backends_at_fault
@@ -48,12 +56,14 @@ class NotMade:
     """HAProxy was not brought to the settings at hand, and keeps what it has.
 
     `is_tried_again`: by itself. `is_settings`: for settings, not only for slots. `previous`: what to go back to.
+    `is_defect`: it would have broken a promise.
     """
 
     error: str
     is_tried_again: bool
     is_settings: bool
     previous: Settings | None
+    is_defect: bool = False
 
 
 @attrs.frozen
@@ -268,6 +278,7 @@ class Reloads:
             is_tried_again=now.state is State.DUE,
             is_settings=before.settings_due_seconds is not None,
             previous=previous,
+            is_defect=isinstance(error, BrokenPromise),
         )
 
 

@@ -19,7 +19,7 @@ _REST_SECONDS = 3
 
 def nothing_while_stopped(case: Case) -> bool:
     """Nothing is changed while frozen, while observing, or while the state file is of another version."""
-    return not (case.is_stopped and case.moves)
+    return not (case.is_stopped and (case.moves or case.is_new_worker))
 
 
 def only_own_servers(case: Case) -> bool:

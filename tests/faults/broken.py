@@ -1,20 +1,23 @@
-"""hapsync with one of its precautions taken out, to show that the machine would notice.
+"""hapsync with precautions taken out, to show that it stops itself, and that the machine would notice if it did not.
 
-`python -m tests.faults.broken PRECAUTION HAPSYNC-ARGUMENTS...`
+`python -m tests.faults.broken PRECAUTION[,PRECAUTION...] HAPSYNC-ARGUMENTS...`
 """
 
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
+from attrs import evolve
+
 from hapsync.agent import agent as loop, carry_out, config_file as paper, guard_state
 from hapsync.cli import main as hapsync_main
 from hapsync.haproxy import commands as runtime
 from hapsync.haproxy.commands import Command
 from hapsync.model import server as model
-from hapsync.model.changes import Change
+from hapsync.model.changes import Add, Change
 from hapsync.plan import assessment, guard
 from hapsync.plan.diff import Diff
+from hapsync.plan.plan import Plan, make_plan
 
 
 def without_guard() -> None:
@@ -64,6 +67,35 @@ def without_aim() -> None:
     module.address_commands, module.arrived = beside, all_arrived
 
 
+def without_floor() -> None:
+    """Whatever the evidence allows leaves, however much that is."""
+    guard._keep_capacity = lambda leaving, *_: (list(leaving), [])
+
+
+def without_source() -> None:
+    """The port beside the one that Consul gave is planned."""
+
+    def beside(found: Diff, observed: model.Observed) -> Plan:
+        plan = make_plan(found, observed)
+        moved = (
+            evolve(one, address=evolve(one.address, port=one.address.port + 1)) if isinstance(one, Add) else one
+            for one in plan.incoming
+        )
+        return evolve(plan, incoming=tuple(moved))
+
+    assessment.make_plan = beside  # type: ignore[attr-defined]
+
+
+def without_promises() -> None:
+    """No promise is looked at before anything is sent, written or reloaded."""
+    for module, name in (
+        (assessment, "broken_by_plan"),
+        (carry_out, "broken_by_commands"),
+        (paper, "broken_by_target"),
+    ):
+        setattr(module, name, lambda *_: ())
+
+
 PRECAUTIONS: Mapping[str, Callable[[], None]] = {
     "guard": without_guard,
     "hands": without_hands,
@@ -71,9 +103,13 @@ PRECAUTIONS: Mapping[str, Callable[[], None]] = {
     "freeze": without_freeze,
     "halt": without_halt,
     "aim": without_aim,
+    "floor": without_floor,
+    "source": without_source,
+    "promises": without_promises,
 }
 
 
 if __name__ == "__main__":
-    PRECAUTIONS[sys.argv.pop(1)]()
+    for precaution in sys.argv.pop(1).split(","):
+        PRECAUTIONS[precaution]()
     hapsync_main()
