@@ -20,10 +20,10 @@ from hapsync.haproxy.render import labels_of, render
 from hapsync.haproxy.show import with_scaling
 from hapsync.model.changes import Deferred, Reason
 from hapsync.model.server import Observed, Scaling
-from hapsync.plan.assessment import Rules, defect_line
+from hapsync.plan.assessment import Rules, defect_line, guarded
 from hapsync.plan.desired import Desired
 from hapsync.plan.diff import diff
-from hapsync.plan.guard import Cautions, guard
+from hapsync.plan.guard import Cautions
 from hapsync.plan.judge import broken_by_target
 from hapsync.plan.promises import emptied
 from hapsync.plan.target import target_grown, target_now
@@ -77,8 +77,7 @@ def on_file(settings: Settings) -> Observed:
 
 def seen_on_file(observed: Observed, wanted: Desired, cautions: Cautions) -> Seen:
     """Return `observed`, what a HAProxy started with the file would show, with what is deferred there."""
-    deferred = guard(diff(wanted, observed), observed, wanted, cautions).deferred
-    return Seen(observed, deferred, wanted, Rules(cautions))
+    return Seen(observed, guarded(observed, wanted, cautions).deferred, wanted, Rules(cautions))
 
 
 def judged(target: Observed, seen: Seen) -> Observed:

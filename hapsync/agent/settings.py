@@ -9,6 +9,7 @@ from hapsync.config.schema import Config, Template, parse_config, renamed_keys
 from hapsync.consul.discovery import with_discovered
 from hapsync.errors import ConfigError
 from hapsync.haproxy.cfg import discovered_in, parse_sections
+from hapsync.haproxy.render import render
 from hapsync.model.server import Observed
 from hapsync.plan.desired import Desired, DesiredBackend
 from hapsync.plan.simulate import grow
@@ -95,8 +96,6 @@ def read_settings(path: str) -> Settings:
     """
     config = read_config(path)
     settings = Settings(config, read_template(config))
-    from hapsync.haproxy.render import render  # noqa: PLC0415  (Jinja2 takes 60 ms, and a wrong configuration does not need it)
-
     render(settings.template, free_slots(config, 1), config, {})
     if config.discover:
         _try_discovery(settings)
@@ -105,8 +104,6 @@ def read_settings(path: str) -> Settings:
 
 def _try_discovery(settings: Settings) -> None:
     """Raise ConfigError where the template does not give each discovered backend its section, and no other."""
-    from hapsync.haproxy.render import render  # noqa: PLC0415  (as above)
-
     config, template = settings.config, settings.template
     try:
         read_text_or_none(config.haproxy.config)

@@ -60,12 +60,16 @@ class Assessment:
         return target_now(self.desired, self.observed, self.plan.deferred)
 
 
+def guarded(observed: Observed, desired: Desired, cautions: Cautions, found: Diff | None = None) -> Diff:
+    """Return what of the difference may be made, and what the guard defers; `found` is the difference, if known."""
+    return guard(diff(desired, observed) if found is None else found, observed, desired, cautions)
+
+
 def assess(
     process: HAProxyProcess, observed: Observed, desired: Desired, rules: Rules, found: Diff | None = None
 ) -> Assessment:
     """Return what `desired` asks of `observed`; `found` is their difference where it is known already."""
-    found = diff(desired, observed) if found is None else found
-    plan = make_plan(guard(found, observed, desired, rules.cautions), observed)
+    plan = make_plan(guarded(observed, desired, rules.cautions, found), observed)
     if rules.stopped is not None:
         plan = plan.stopped(rules.stopped)
     plan = plan.without(broken_by_plan(plan, rules.facts(desired, observed)))
