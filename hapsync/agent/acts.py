@@ -70,8 +70,8 @@ class Acts:
         self._whole = WholeBackends(self._guard_state)
         self._executor = Executor(lambda: wake(""))
         self._reloads = Reloads(settings, self._executor, lambda: wake(""), self._whole)
-        self._file = FileKeeper(lambda: wake(""))
-        self._old = OldWorkersWatch(lambda: self._guard_state.stopped is None)
+        self._file = FileKeeper(self._executor)
+        self._old = OldWorkersWatch(self._executor, lambda: self._guard_state.stopped is None)
 
         self._publishing = Soon(PUBLISH_SECONDS)
 

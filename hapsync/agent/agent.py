@@ -1,13 +1,19 @@
 """The agent: decides when to make a pass, when to reload, when to write the file, when to answer a person.
 
-One thread does all of it, so HAProxy is only ever spoken to by one. The watches of Consul run beside it and only wake
-it.
+One thread owns all state of the agent, and alone speaks to the live HAProxy's socket. It sleeps on one queue. Three
+kinds of threads run beside it, and none of them writes into its state:
+
+- the watches of Consul and the request of a permit: they own what they have read, and put a name on the queue;
+- the agent's own socket: it puts an operator's request on the queue, and waits for the answer;
+- work that takes longer than a change may wait (`Executor`): a check of a candidate, the file, a look at old workers.
+  It is a function of values. Its value is a future, which the thread finds done when the queue wakes it.
 """
 
 import contextlib
 import logging
 import queue
 import time
+from collections import deque
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -46,9 +52,9 @@ class Agent(Acts):
 
         Raises CatalogError when Consul's certificates cannot be used.
         """
-        self._wakes: queue.SimpleQueue[str] = queue.SimpleQueue()
-        super().__init__(settings, read_again, saved, self._wakes.put)
-        self._asked: queue.SimpleQueue[Pending] = queue.SimpleQueue()
+        self._queue: queue.SimpleQueue[str | Pending] = queue.SimpleQueue()
+        super().__init__(settings, read_again, saved, self._queue.put)
+        self._asked: deque[Pending] = deque()
         self._keep_locks = keep_locks
         self._others = [Follower(make(self._following.catalog)) for make in others]
         self._is_stopping = False
@@ -58,17 +64,16 @@ class Agent(Acts):
     def stop(self) -> None:
         """End `run` soon; safe in a signal handler."""
         self._is_stopping = True
-        self._wakes.put("")
+        self._queue.put("")
 
     def reread_settings(self) -> None:
         """Read configuration and template again, soon; safe in a signal handler."""
         self._is_asked_to_reload = True
-        self._wakes.put("")
+        self._queue.put("")
 
     def ask(self, pending: Pending) -> None:
         """Answer a person's request, soon; safe in any thread."""
-        self._asked.put(pending)
-        self._wakes.put("")
+        self._queue.put(pending)
 
     def run(self) -> None:
         """Follow Consul until `stop`."""
@@ -97,10 +102,15 @@ class Agent(Acts):
     def _wait(self) -> None:
         """Sleep until something wakes the worker or falls due; several wake-ups become one."""
         woken: set[str] = set()
+        timeout_seconds = max(0.0, self._next_at() - time.monotonic())
         with contextlib.suppress(queue.Empty):
-            woken.add(self._wakes.get(timeout=max(0.0, self._next_at() - time.monotonic())))
             while True:
-                woken.add(self._wakes.get_nowait())
+                item = self._queue.get(timeout=timeout_seconds)
+                timeout_seconds = 0.0
+                if isinstance(item, str):
+                    woken.add(item)
+                else:
+                    self._asked.append(item)
         for one in (self._follower, *self._others):
             one.schedule.add(one.consumer.parts(woken))
         if self._reconciler.parts(woken) and self._haproxy.is_down:
@@ -192,9 +202,8 @@ class Agent(Acts):
                 self._reloads.release_permit()
 
     def _answer_requests(self) -> None:
-        with contextlib.suppress(queue.Empty):
-            while True:
-                self._answer(self._asked.get_nowait())
+        while self._asked:
+            self._answer(self._asked.popleft())
 
     def _answer(self, pending: Pending) -> None:
         """Do what a person asked, unless he has left meanwhile: a reload or a HAProxy that hangs may take minutes."""

@@ -4,11 +4,14 @@ import logging
 import math
 import threading
 import time
-from collections.abc import Callable
+from concurrent.futures import Future
+
+import attrs
 
 from hapsync.agent.config_file import Seen, is_applied, new_text
+from hapsync.agent.executor import Executor, value_of
 from hapsync.agent.settings import Settings
-from hapsync.errors import ConfigError, ConfigRefused, HapsyncError, ReloadError
+from hapsync.errors import ConfigError, ConfigRefused, HapsyncError
 from hapsync.haproxy.reload import install
 from hapsync.model.server import Observed
 from hapsync.plan.desired import Desired
@@ -23,6 +26,22 @@ REFUSED_SECONDS = 60.0
 been unreadable for a moment."""
 
 
+@attrs.frozen
+class _Job:
+    """A text that is being checked and installed beside the passes; the value is whether it was put in place.
+
+    It speaks to no HAProxy, and installs nothing once `is_wanted` was cleared. `wanted` and `settings` are what the
+    text was made from. `is_for_start`: of other settings than the file it replaces, which is right only as long as
+    no HAProxy was started from that.
+    """
+
+    wanted: Desired
+    settings: Settings
+    is_for_start: bool
+    is_wanted: threading.Event
+    installed: Future[bool | HapsyncError]
+
+
 class FileKeeper:
     """What the worker knows of the file: whether it is behind, when to write it, and why it could not be written.
 
@@ -31,18 +50,18 @@ class FileKeeper:
     and one had started by then. All methods are the worker's; only the job runs beside it.
     """
 
-    def __init__(self, when_done: Callable[[], None]) -> None:
-        """Take what wakes the worker when a file was written."""
+    def __init__(self, executor: Executor) -> None:
+        """Take what checks and installs files beside the passes."""
         self.error: str | None = None
         self.made_of: Observed | None = None
         self.was_late = False
-        self._when_done = when_done
+        self._executor = executor
         self._pending: Pending | None = None
         self._written_at = -math.inf
         self._seen: tuple[int, int, int] | None = None
         self._refused: tuple[Desired, Settings] | None = None
         self._refused_until = 0.0
-        self._job: FileJob | None = None
+        self._job: _Job | None = None
         self._live: object = None
         self._is_hurried = False
 
@@ -136,20 +155,24 @@ class FileKeeper:
             self._written(settings)
             return
         self._written_at = time.monotonic()
-        self._job = FileJob(text, wanted, settings, self._when_done, is_for_start=is_for_start)
-        self._job.start()
+        is_wanted = threading.Event()
+        is_wanted.set()
+        installed = self._executor.submit(
+            "file", lambda: install(settings.config.haproxy, text, is_wanted=is_wanted.is_set)
+        )
+        self._job = _Job(wanted, settings, is_for_start, is_wanted, installed)
 
     def finish(self, *, wait: bool = False) -> bool:
         """Take the result of the job, once there is one or (`wait`) when there is; return whether there was."""
         job = self._job
-        if job is None or not (wait or job.is_done.is_set()):
+        if job is None or not (wait or job.installed.done()):
             return False
-        job.join()
+        installed = value_of(job.installed)
         self._job = None
-        self.was_late = job.is_for_start and job.has_installed and not job.is_wanted.is_set()
-        if job.error is not None:
-            self._failed(job.error, job.wanted, job.settings)
-        elif job.has_installed:
+        self.was_late = job.is_for_start and installed is True and not job.is_wanted.is_set()
+        if isinstance(installed, HapsyncError):
+            self._failed(installed, job.wanted, job.settings)
+        elif installed:
             log.info("file %s written", job.settings.config.haproxy.config)
             self._written(job.settings)
         else:
@@ -168,38 +191,3 @@ class FileKeeper:
             self._refused = (wanted, settings)
             self._refused_until = time.monotonic() + REFUSED_SECONDS
         self.look(settings)
-
-
-class FileJob(threading.Thread):
-    """Checks and installs `text`; the check takes longer than a change may wait, so it runs beside the passes.
-
-    It speaks to no HAProxy, and installs nothing once `is_wanted` was cleared. Once `is_done` is set, `error` says
-    how it ended. `wanted` and `settings` are what the text was made from. `is_for_start`: of other settings than the
-    file it replaces, which is right only as long as no HAProxy was started from that.
-    """
-
-    def __init__(
-        self, text: str, wanted: Desired, settings: Settings, when_done: Callable[[], None], *, is_for_start: bool
-    ) -> None:
-        super().__init__(name="file", daemon=True)
-        self.is_for_start = is_for_start
-        self.wanted = wanted
-        self.settings = settings
-        self.error: HapsyncError | None = ReloadError("the job ended without a result")
-        self.is_done = threading.Event()
-        self.is_wanted = threading.Event()
-        self.is_wanted.set()
-        self.has_installed = False
-        self._text = text
-        self._when_done = when_done
-
-    def run(self) -> None:
-        """Do it, and tell."""
-        try:
-            self.has_installed = install(self.settings.config.haproxy, self._text, is_wanted=self.is_wanted.is_set)
-            self.error = None
-        except HapsyncError as error:
-            self.error = error
-        finally:
-            self.is_done.set()
-            self._when_done()

@@ -4,11 +4,14 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Mapping
+from concurrent import futures
+from concurrent.futures import Future
 
 import attrs
 
+from hapsync.agent.executor import Executor, value_of
 from hapsync.config.schema import Config
-from hapsync.errors import RuntimeAPIError
+from hapsync.errors import HapsyncError, RuntimeAPIError
 from hapsync.haproxy.ask_old_workers import TIMEOUT_SECONDS, end_sessions, read_old_workers
 from hapsync.haproxy.old_workers import CUTS, Graces, OldWorkers, alarms
 from hapsync.model.server import Backend, HAProxyProcess, Observed
@@ -23,14 +26,17 @@ LOOK_SECONDS = 5.0
 
 @attrs.frozen
 class _Task:
-    """All that one look needs."""
+    """All that one look needs; `before` and `graces` are what the last one found."""
 
     master: str
     live_pid: int
     wanted: Desired
     live: Mapping[str, Backend]
     grace_seconds: float
+    may_go_on: Callable[[], bool]
     may_cut: Callable[[], bool]
+    before: OldWorkers
+    graces: Graces
 
 
 class OldWorkersWatch:
@@ -40,8 +46,8 @@ class OldWorkersWatch:
     agent's one thread.
     """
 
-    def __init__(self, may_cut: Callable[[], bool]) -> None:
-        """Take the question whether anything may be changed now; it is asked in another thread."""
+    def __init__(self, executor: Executor, may_cut: Callable[[], bool]) -> None:
+        """Take what runs a look, and the question whether anything may be changed now, asked in another thread."""
         self._may_cut = may_cut
         self.seen = OldWorkers()
         self._told: frozenset[str] = frozenset()
@@ -50,8 +56,8 @@ class OldWorkersWatch:
         self._live_pid = 0
         self._asked_pid = 0
         self._look_at = 0.0
-        self._job: threading.Thread | None = None
-        self._result: tuple[OldWorkers, Graces] | None = None
+        self._executor = executor
+        self._job: Future[tuple[OldWorkers, Graces] | HapsyncError] | None = None
         self._is_halted = threading.Event()
 
     def note(self, process: HAProxyProcess, observed: Observed) -> None:
@@ -69,26 +75,35 @@ class OldWorkersWatch:
         self._look_at = now + LOOK_SECONDS
         live = {name: one for name, one in self._live.items() if name in config.backends}
         grace_seconds = config.haproxy.old_worker_grace_seconds
-        task = _Task(master, self._live_pid, wanted, live, grace_seconds, self._may_cut)
+        task = _Task(
+            master,
+            self._live_pid,
+            wanted,
+            live,
+            grace_seconds,
+            lambda: not self._is_halted.is_set(),
+            self._may_cut,
+            self.seen,
+            self._graces,
+        )
         self._asked_pid = self._live_pid
         self._is_halted.clear()
-        self._job = threading.Thread(target=self._run, args=(task,), name="old-workers", daemon=True)
-        self._job.start()
+        self._job = self._executor.submit("old-workers", lambda: _look(task))
         return is_news
 
     def pause(self) -> None:
         """Have no question to the master open: it is about to reload, or the agent stops."""
         self._is_halted.set()
         if self._job is not None:
-            self._job.join(3 * TIMEOUT_SECONDS)
+            futures.wait([self._job], 3 * TIMEOUT_SECONDS)
 
     def _take(self) -> bool:
-        if self._job is None or self._job.is_alive():
+        if self._job is None or not self._job.done():
             return False
-        self._job = None
-        if self._result is None:
+        found, self._job = value_of(self._job), None
+        if isinstance(found, HapsyncError):
             return False
-        before, (self.seen, self._graces), self._result = self.seen, self._result, None
+        before, (self.seen, self._graces) = self.seen, found
         if not self.seen.workers and self.seen.error is None and self._asked_pid == self._live_pid:
             self._look_at = float("inf")  # until another worker answers
         told = frozenset(alarms(self.seen.workers))
@@ -97,47 +112,40 @@ class OldWorkersWatch:
         self._told = told
         return bool(before.workers or self.seen.workers) or before.error != self.seen.error
 
-    def _run(self, task: _Task) -> None:
-        try:
-            self._result = self._look(task)
-        except Exception:
-            log.exception("a defect of hapsync, please report it; old workers are left alone")
 
-    def _look(self, task: _Task) -> tuple[OldWorkers, Graces]:
-        seen = read_old_workers(task.master, task.live_pid, task.wanted, task.live, self._may_go_on)
-        if seen.error is not None:
-            return attrs.evolve(seen, workers=self.seen.workers, ended=self.seen.ended), self._graces
-        now = time.monotonic()
-        graces = self._graces.seen(seen.workers, now)
-        ended = self._end(task, seen, graces, now)
-        return attrs.evolve(seen, ended=self.seen.ended + ended), graces
+def _look(task: _Task) -> tuple[OldWorkers, Graces]:
+    seen = read_old_workers(task.master, task.live_pid, task.wanted, task.live, task.may_go_on)
+    if seen.error is not None:
+        return attrs.evolve(seen, workers=task.before.workers, ended=task.before.ended), task.graces
+    now = time.monotonic()
+    graces = task.graces.seen(seen.workers, now)
+    ended = _end(task, seen, graces, now)
+    return attrs.evolve(seen, ended=task.before.ended + ended), graces
 
-    def _end(self, task: _Task, seen: OldWorkers, graces: Graces, now: float) -> int:
-        """End what is over its grace; return how many sessions."""
-        left = CUTS
-        for worker in seen.workers:
-            for gone in worker.gone:
-                if left <= 0 or not graces.is_over(worker, gone, now, task.grace_seconds):
-                    continue
-                try:
-                    ended = end_sessions(
-                        task.master, worker, gone, lambda: self._may_go_on() and task.may_cut(), at_most=left
-                    )
-                except RuntimeAPIError as error:
-                    log.warning("old worker pid=%d: sessions not ended: %s", worker.pid, error)
-                    continue
-                left -= ended
-                if ended:
-                    what = plural(ended, "session")
-                    where = f"{gone.backend}/{gone.server} {gone.address}"
-                    log.warning(
-                        "old worker pid=%d: ended %s to %s, gone for over %g s",
-                        worker.pid,
-                        what,
-                        where,
-                        task.grace_seconds,
-                    )
-        return CUTS - left
 
-    def _may_go_on(self) -> bool:
-        return not self._is_halted.is_set()
+def _end(task: _Task, seen: OldWorkers, graces: Graces, now: float) -> int:
+    """End what is over its grace; return how many sessions."""
+    left = CUTS
+    for worker in seen.workers:
+        for gone in worker.gone:
+            if left <= 0 or not graces.is_over(worker, gone, now, task.grace_seconds):
+                continue
+            try:
+                ended = end_sessions(
+                    task.master, worker, gone, lambda: task.may_go_on() and task.may_cut(), at_most=left
+                )
+            except RuntimeAPIError as error:
+                log.warning("old worker pid=%d: sessions not ended: %s", worker.pid, error)
+                continue
+            left -= ended
+            if ended:
+                what = plural(ended, "session")
+                where = f"{gone.backend}/{gone.server} {gone.address}"
+                log.warning(
+                    "old worker pid=%d: ended %s to %s, gone for over %g s",
+                    worker.pid,
+                    what,
+                    where,
+                    task.grace_seconds,
+                )
+    return CUTS - left

@@ -5,18 +5,18 @@ Settings that reach nobody would leave the agent blind, and it could not say so 
 
 import os
 import shutil
-import threading
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 
 import attrs
 
+from hapsync.agent.executor import Executor
 from hapsync.agent.settings import Settings, free_slots
 from hapsync.config.schema import Config, ConsulConfig, HAProxyConfig
 from hapsync.consul.client import ConsulClient
 from hapsync.consul.endpoint import endpoint, read_token
 from hapsync.consul.health import parse_reading
-from hapsync.errors import CatalogError, ConfigError, RuntimeAPIError, TooLarge
+from hapsync.errors import CatalogError, ConfigError, HapsyncError, RuntimeAPIError, TooLarge
 from hapsync.haproxy.cfg import stats_sockets
 from hapsync.haproxy.commands import Command
 from hapsync.haproxy.master import read_processes
@@ -134,21 +134,14 @@ def _within(seconds: float, ask: Callable[[], Iterable[str]], late: str) -> Sequ
 
     It goes on beside then, for nothing ends the system's name resolution; all else in it has a limit of its own.
     """
-    found: list[Sequence[str]] = []
-    errors: list[Exception] = []
-
-    def run() -> None:
-        try:
-            found.append(tuple(ask()))
-        except Exception as error:  # noqa: BLE001  # raised below, by whoever waits
-            errors.append(error)
-
-    asking = threading.Thread(target=run, name="trial", daemon=True)
-    asking.start()
-    asking.join(seconds)
-    if errors:
-        raise errors[0]
-    return found[0] if found else (late,)
+    asked = Executor().submit("trial", lambda: tuple(ask()))
+    try:
+        found = asked.result(seconds)
+    except TimeoutError:
+        return (late,)
+    if isinstance(found, HapsyncError):
+        raise found
+    return found
 
 
 def _about_reloads(haproxy: HAProxyConfig, running: HAProxyConfig) -> Iterator[str]:

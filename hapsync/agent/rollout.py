@@ -13,7 +13,7 @@ from pathlib import Path
 import attrs
 
 from hapsync.agent.config_file import Candidate, is_applied
-from hapsync.agent.executor import Executor
+from hapsync.agent.executor import Executor, value_of
 from hapsync.agent.live_backends import WholeBackends, can_have
 from hapsync.agent.settings import Settings
 from hapsync.config.schema import BackendConfig, Config
@@ -22,7 +22,6 @@ from hapsync.errors import (
     BrokenPromise,
     ConfigRefused,
     HapsyncError,
-    ReloadError,
     ReloadUnavailable,
     RuntimeAPIError,
     WouldLose,
@@ -194,7 +193,7 @@ class Reloads:
         if self._permit is not None and self._permit.is_lost:
             self.release_permit()
         is_checked = check is not None and (check.settings, check.candidate.text) == (settings, candidate.text)
-        if check is not None and is_checked and (refused := check.verdict.result()) is not None:
+        if check is not None and is_checked and (refused := value_of(check.verdict)) is not None:
             return refused
         self.rollout, action = self._rollout.advanced(
             is_live=live is not None, needs_permit=settings.config.fleet is not None, is_checked=is_checked
@@ -203,7 +202,7 @@ class Reloads:
             case Do.ASK_PERMIT:
                 self._permit = self._ask_permit(settings)
             case Do.CHECK:
-                verdict = self._executor.submit("check", lambda: _verdict(settings, candidate.text))
+                verdict = self._executor.submit("check", lambda: check_text(settings.config.haproxy, candidate.text))
                 self._check = _Check(candidate, settings, verdict)
             case Do.MAKE_LIVE if live is not None:
                 if not is_checked:
@@ -280,18 +279,6 @@ class Reloads:
             previous=previous,
             is_defect=isinstance(error, BrokenPromise),
         )
-
-
-def _verdict(settings: Settings, text: str) -> HapsyncError | None:
-    """Return why `text` cannot be what HAProxy is reloaded into; None where the check command accepted it."""
-    try:
-        check_text(settings.config.haproxy, text)
-    except HapsyncError as error:
-        return error
-    except Exception:
-        log.exception("a defect of hapsync, please report it; HAProxy keeps what it has")
-        return ReloadError("the check ended without a result")
-    return None
 
 
 def quarantined(settings: Settings, refused: Exception) -> Quarantine | None:

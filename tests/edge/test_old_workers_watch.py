@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 import pytest
 
 from hapsync.agent import old_workers
+from hapsync.agent.executor import Executor
 from hapsync.agent.old_workers import OldWorkersWatch
 from hapsync.config.schema import BackendConfig, Config
 from hapsync.haproxy.old_workers import MANY, OldWorker, OldWorkers
@@ -60,7 +61,7 @@ def steps(watch: OldWorkersWatch, count: int = 6) -> list[bool]:
 
 
 def test_without_old_workers_one_look_follows_each_worker_that_answers_anew(looks: Looks) -> None:
-    watch = OldWorkersWatch(lambda: True)
+    watch = OldWorkersWatch(Executor(), lambda: True)
     news = steps(watch, 2)
     for pid in (7, 7, 8):
         watch.note(process(pid), READING)
@@ -71,7 +72,7 @@ def test_without_old_workers_one_look_follows_each_worker_that_answers_anew(look
 
 
 def test_a_look_at_one_worker_says_nothing_of_the_next(looks: Looks) -> None:
-    watch = OldWorkersWatch(lambda: True)
+    watch = OldWorkersWatch(Executor(), lambda: True)
     watch.note(process(7), READING)
     watch.step(CONFIG, Desired({}))
     watch.note(process(8), READING)
@@ -85,7 +86,7 @@ def test_old_workers_are_looked_at_again_and_again_and_told_once(
     looks: Looks, caplog: pytest.LogCaptureFixture
 ) -> None:
     looks.workers = MANY_WORKERS
-    watch = OldWorkersWatch(lambda: True)
+    watch = OldWorkersWatch(Executor(), lambda: True)
     watch.note(process(7), READING)
     with caplog.at_level(logging.WARNING):
         news = steps(watch)
@@ -102,7 +103,7 @@ def test_old_workers_are_looked_at_again_and_again_and_told_once(
 
 def test_a_look_ends_soon_when_it_has_to_stand_aside(looks: Looks) -> None:
     looks.delay_seconds = 30.0
-    watch = OldWorkersWatch(lambda: True)
+    watch = OldWorkersWatch(Executor(), lambda: True)
     watch.note(process(7), READING)
     watch.step(CONFIG, Desired({}))
     watch.pause()
