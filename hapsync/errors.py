@@ -56,7 +56,7 @@ class CutShort(CatalogError):
     """
 
     def __init__(self, message: str, held_seconds: float, *, is_said: bool = False) -> None:
-        """Take what to tell, how long the query was held, and whether a proxy answered in Consul's place."""
+        """Take the message, how long the query was held, and whether a proxy answered in Consul's place."""
         super().__init__(message)
         self.held_seconds = held_seconds
         self.is_said = is_said

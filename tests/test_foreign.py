@@ -106,13 +106,13 @@ def test_what_is_in_doubt_is_offered_to_nobody_to_be_let_go() -> None:
     assert doubted is not None
     other = attrs.evolve(sure, backend="api")
 
-    assert "go with `hapsync release web` (where no agent runs `hapsync apply --force`" in message(sure)
+    assert "release them alone with `hapsync release web` (without an agent `hapsync apply --force`" in message(sure)
     for one in (message(doubted), message(unread)):
         assert "wait until Consul is trusted again" in one
         assert "hapsync release" not in one
         assert "--force" not in one
     mixed = message(doubted, other)  # --force would be about all backends
-    assert "go with `hapsync release api`" in mixed
+    assert "with `hapsync release api`" in mixed
     assert "--force" not in mixed
 
 

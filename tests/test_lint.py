@@ -64,7 +64,7 @@ def said(text: str, options: str = "check") -> list[str]:
             "backend web\n server spare 10.0.0.9:80 track web/srv1\n",
             "backend web\n server spare 10.0.0.9:80 track other/main\n",
             "check",
-            "2 backend web: `server spare 10.0.0.9:80 track web/srv1`: it goes into maint with the slot",
+            "2 backend web: `server spare 10.0.0.9:80 track web/srv1`: it goes into maint with the tracked slot",
         ),
         ("backend web\n no option redispatch\n", "backend web\n", "check", "`option redispatch 1`"),
         ("backend web\n retries 0\n", "backend web\n retries 2\n", "check", "`option redispatch 1`"),
@@ -96,14 +96,14 @@ def test_one_cookie_for_all_servers_is_no_cookie() -> None:
 def test_sessions_that_are_cut_when_a_server_leaves_are_named() -> None:
     (advice,) = said("backend web\n", "check on-marked-down shutdown-sessions")
 
-    assert "cuts what runs" in advice
+    assert "cuts the sessions" in advice
 
 
 def test_the_words_on_sessions_that_are_cut_do_not_contradict_each_other() -> None:
     both = said("backend web\n default-server on-marked-down shutdown-sessions inter 2s\n")
     assert [one.partition("`: ")[2] for one in both] == [
         "`add server` does not heed it; put `inter 2s` into server_options",
-        "it cuts what runs on a server each time that leaves; take it out, unless that is what you want",
+        "it cuts the sessions of each server that leaves; take it out, unless the cut is wanted",
     ]
     (alone,) = said("backend web\n default-server on-marked-down shutdown-sessions\n")
     assert "server_options" not in alone
@@ -129,7 +129,7 @@ def test_a_weight_for_all_servers_is_named_where_servers_beside_the_slots_take_i
 )
 def test_a_server_that_tracks_a_slot_is_named_wherever_it_stands(bad: str) -> None:
     (advice,) = said(bad)
-    assert "it goes into maint with the slot it tracks" in advice
+    assert "it goes into maint with the tracked slot" in advice
     assert said(bad.replace("srv1", "main").replace("dyn-web-1-9fe450d", "main")) == []
     assert said(bad.replace("web/", "third/").replace("backend web", "backend third")) == []
 

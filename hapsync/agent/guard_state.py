@@ -254,9 +254,7 @@ class GuardState:
         saved, lines = self.saved, list[str]()
         if saved.unread_version is not None:
             overrides = keep_unread_copy(self._config, saved.unread_version)
-            lines.append(
-                f"going on without what memory.json of version {saved.unread_version} says; kept as {overrides}"
-            )
+            lines.append(f"going on without memory.json of version {saved.unread_version}; kept as {overrides}")
         if saved.lost is not None:
             lines.append(f"acknowledged: overrides and a freeze were lost; the damaged file is {saved.lost.file}")
         return acknowledged(saved), tuple(lines or ("nothing needed to be acknowledged",))

@@ -59,7 +59,7 @@ def ask_agent(
             raise AgentError(f"agent at {path}: {error.strerror or error}") from error
     reply = reply_from_json(line.decode("utf-8", "replace"))
     if reply is None:
-        raise AgentError(f"agent at {path}: ended before it had answered; what was asked may be done or not")
+        raise AgentError(f"agent at {path}: ended before it had answered; the request may be done or not")
     return reply
 
 

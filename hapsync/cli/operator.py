@@ -88,7 +88,7 @@ Examples:
   hapsync release web/srv3
   hapsync release web/10.0.0.5:80
   hapsync plan                     what does the guard defer?
-  hapsync release web              do it all the same, in backend web
+  hapsync release web              make it nevertheless, in backend web
 
 \b
 Exit codes: 0 done; 2 not, or HAProxy is not in sync yet, and why is printed;
@@ -107,7 +107,7 @@ def release(config_path: str, target: str) -> int:
     config = _read_config_with(config_path, found.backend)
     if found.server is not None:
         return _ask_or_do_with_haproxy(config_path, config, ReleaseServer(found.backend, found.server))
-    # What is held back is known only to whoever has the catalog, too.
+    # Only a process with the catalog knows the deferred changes.
     instead = Reply.not_done("no agent runs; `hapsync apply --force` does it, in all backends")
     return ask_or_do(config_path, config, ReleaseBackend(found.backend), lambda _: instead)
 

@@ -69,7 +69,7 @@ def command(config_path: str, commands: bool) -> int:  # noqa: FBT001
         click.echo("reload  the file was not written from the current template and hapsync.toml")
     elif not is_same:
         click.echo(f"write   {_file_words(config.haproxy.config, file)}")
-    _echo(*(f"look    {alarm}" for alarm in worrying))
+    _echo(*(f"alarm   {alarm}" for alarm in worrying))
     if found.verdict is Verdict.IN_SYNC and not worrying and is_same and applied:
         click.echo("HAProxy is in sync with Consul: nothing to do")
         return 0

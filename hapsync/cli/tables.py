@@ -312,7 +312,7 @@ def _table(*columns: str) -> Table:
 
 
 def _print_table(console: Console, table: Table) -> None:
-    # rich pads every cell to its column; at the end of a line that is only in the way of whoever copies it.
+    # rich pads every cell to its column; blanks at the end of a line are a nuisance for copies.
     with console.capture() as captured:
         console.print(table)
     for line in captured.get().splitlines():

@@ -348,7 +348,7 @@ def _problems_of_prefixes(backends: Mapping[str, object], discover: Mapping[str,
         where = f"discover.{dotted(group)}.prefix"
         for name in sorted(backends):
             if name.startswith(prefix):
-                yield f"{where}: backends.{name} begins like this, and only what is discovered may"
+                yield f"{where}: backends.{name} begins like this, but the prefix is for discovered backends"
         for other, its in sorted(prefixes.items()):
             if other != group and prefix.startswith(its):
                 yield f"{where}: begins like that of discover.{other}, so their backends could not be told apart"

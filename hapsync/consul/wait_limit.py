@@ -65,8 +65,8 @@ class WaitLimit:
                 return  # asked before the last shortening, and so cut like what led to that
             self._found_seconds, self._found_at = shorter, now
         log.warning(
-            "consul: what is held back for %.0f s is cut on the way (by a proxy or firewall?); for an hour no wait "
-            "is longer than %.0f s; if this comes again, set consul.wait_seconds to that",
+            "consul: a blocking query was cut after %.0f s (by a proxy or firewall?); for an hour no wait "
+            "is longer than %.0f s; if this is logged again, set consul.wait_seconds to that",
             held_seconds,
             shorter,
         )

@@ -35,8 +35,8 @@ _NEVER = frozenset(
         *("cc", "no-check", "no-ssl", "sni-auto"),
     }
 )
-"""Words of a server line that no `add server` takes (2.6 to 3.4, from HAProxy's keyword tables); but `enabled`, which
-up to 2.8 leaves a server without traffic."""
+"""Words of a server line that no `add server` takes (2.6 to 3.4, from HAProxy's keyword tables); `enabled` leaves a
+server without traffic up to 2.8."""
 QUIET_PROBE = (3, 4)
 """Before it each refusal of `add server`, that of a name that is there included, is a line `[ALERT]` in HAProxy's log
 (measured: one a probe on 2.6.12 to 3.2.26, none on 3.4.7)."""

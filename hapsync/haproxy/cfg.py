@@ -123,8 +123,8 @@ def _lines(text: str) -> Iterator[Line]:
 class Section:
     """One section: its first line, that line's first word, its name (empty where it has none), its own lines.
 
-    `inherited`: the lines of its defaults. `lacks` names the `defaults` that it takes its lines from and that is not
-    there; empty where all are. Lines before the first section are one without a kind.
+    `inherited`: the lines of its defaults. `lacks` names a missing `defaults` of the section; empty where all are
+    there. Lines before the first section are one without a kind.
     """
 
     head: Line
@@ -140,7 +140,7 @@ class Section:
 
     @property
     def has_servers(self) -> bool:
-        """It may have servers: a `backend` or a `listen`, and its name is known."""
+        """The section may have servers: a `backend` or a `listen`, and its name is known."""
         return self.kind in ("backend", "listen") and self.name != ""
 
     @property

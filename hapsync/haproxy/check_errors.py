@@ -16,9 +16,9 @@ _SUMMARY = re.compile(r"(?:config : )?(?:Error\(s\) found in configuration file|
 def backends_at_fault(said: str, text: str, file: str) -> Mapping[str, str]:
     """Return the backends (or listens) whose servers of ours the check blames, each with the first words on it.
 
-    `said` is all that the check command printed of the configuration `text`, which lay in `file`; of that only the
-    name counts, for a check may run where the folder is another. Nothing where one alert is about anything else, or
-    cannot be attributed: then it is not the servers alone that are at fault.
+    `said` is the output of the check command about the configuration `text` in `file`. Only the file's name counts,
+    for a check may run with another folder. Nothing where one alert is about anything else, or cannot be attributed:
+    then it is not the servers alone that are at fault.
     """
     sections = parse_sections(text)
     own = [

@@ -34,7 +34,7 @@ from hapsync.model.server import HAPROXY_NAME, PLACEHOLDER, AdminState, Observed
 from hapsync.text import shown
 
 OPTION_SIGNS = "A-Za-z0-9_:./ ,=%()@+*-"
-"""What `server_options` may be made of where they are sent: nothing that begins another command or a payload."""
+"""Signs allowed in `server_options` where they are nothing that begins another command or a payload."""
 _LINE = re.compile(
     r"[A-Za-z0-9_:./ -]+(?: weight 100%)?"
     rf"|add server [A-Za-z0-9_:.-]+/[A-Za-z0-9_:.-]+ [0-9A-Fa-f:.\[\]]+(?: id [0-9]+)? weight [01][{OPTION_SIGNS}]*"
@@ -110,8 +110,8 @@ def agents_in(observed: Observed) -> Agents:
 def address_commands(changes: Iterable[Change], agents: Agents = ()) -> Sequence[tuple[Change, Command]]:
     """Return the first step of `changes`: address and port of each addition, always in one command.
 
-    What clients of the slot's last instance left in stick tables is cleared before it: once the address is set the
-    slot no longer shows that it was given away, so who is killed in between would leave it there for good.
+    Stick table entries of the slot's last instance are cleared before it: once the address is set the slot no longer
+    shows that it was given away, so who is killed in between would leave it there for good.
 
     A dynamic server is added in maint, its health check off (management manual, `add server`), so that is switched
     on; with weight 0, for a server in maint with more is a person's. One with an agent check is added with its
@@ -266,12 +266,12 @@ def deletion_commands(backend: str, servers: Iterable[str]) -> Sequence[Command]
 
 
 def is_gone(reply: str) -> bool:
-    """Return whether `reply` to a command about a whole backend says that there is none, or none any more."""
+    """Return whether `reply`, to a command that adds a backend or a server, means a taken name."""
     return any(line in ("Backend deleted.", "No such backend.") for line in reply.strip().split("\n"))
 
 
 def is_there(reply: str) -> bool:
-    """Return whether `reply` to a command that adds a backend or a server says that the name is taken."""
+    """Return whether `reply`, to a command that adds a backend or a server, means a taken name."""
     return "name is already used by other proxy 'backend " in reply or "Already exists a server" in reply
 
 

@@ -89,12 +89,10 @@ def _way_on(deferred: Sequence[Loss]) -> str:
     sure = [loss.backend for loss in deferred if not loss.is_doubted]
     if not sure:
         return "wait until Consul is trusted again"
-    agents = f"let them, and nobody else, go with `hapsync release {sure[0]}`"
+    agents = f"release them alone with `hapsync release {sure[0]}`"
     if len(sure) < len(deferred):
         return agents
-    return (
-        f"{agents} (where no agent runs `hapsync apply --force`, which is about all that the guard holds, anywhere)"
-    )
+    return f"{agents} (without an agent `hapsync apply --force`, which makes all deferred changes)"
 
 
 def _loss(

@@ -14,7 +14,7 @@ LONG_SECONDS = 5
 """A longer time between checks is long for a new worker, for it knows no server as down yet."""
 SHORT_SECONDS = 60
 """A shorter `hard-stop-after` cuts what a user still waits for."""
-_CUTS = "it cuts what runs on a server each time that leaves; take it out, unless that is what you want"
+_CUTS = "it cuts the sessions of each server that leaves; take it out, unless the cut is wanted"
 _SAMPLE = re.compile(r"\bsrv_[a-z_]+\(([^(),]+)\)")
 """A sample fetch about one server (configuration manual, section 7.3.2)."""
 _UNITS = {"us": 1e-6, "ms": 1e-3, "s": 1, "m": 60, "h": 3600, "d": 86400, "": 1e-3}
@@ -52,7 +52,7 @@ def lint(text: str, backends: Mapping[str, BackendConfig], *, has_master: bool =
 def _about_global(section: Section) -> Iterator[LintMessage]:
     for line in section.own:
         if line.begins("hard-stop-after") and _seconds(line.words[-1]) < SHORT_SECONDS:
-            yield _at(line, section, "a reload cuts what runs for longer; give downloads and WebSockets minutes")
+            yield _at(line, section, "a reload cuts longer sessions; give downloads and WebSockets minutes")
         elif line.begins("mworker-max-reloads") and line.words[-1].isdigit() and int(line.words[-1]) <= 1:
             yield _at(line, section, "a second reload ends old workers with what they serve; allow more")
         elif line.begins("grace"):
@@ -153,14 +153,14 @@ def _about_slots_by_name(section: Section, backends: Mapping[str, BackendConfig]
     for line in section.own:
         tracked = _tracked(line)
         if tracked is not None and is_slot(tracked):
-            why = "it goes into maint with the slot it tracks, whoever has that; give it a check of its own"
+            why = "it goes into maint with the tracked slot, whichever instance has it; give it a check of its own"
             yield _at(line, section, why)
         if line.begins("use-server") and line.words[1:] and is_slot(line.words[1]):
             why = "the slot is another instance's as they come and go; give those you mean a service of their own"
             yield _at(line, section, why)
         named = next((one[0] for one in _SAMPLE.finditer(" ".join(line.words)) if is_slot(one[1])), None)
         if named is not None:
-            why = f"`{named}` asks for a slot, whoever has that; ask for the backend, with `nbsrv(NAME)` for example"
+            why = f"`{named}` asks for a slot, whichever instance has it; ask for the backend, as in `nbsrv(NAME)`"
             yield _at(line, section, why)
 
 

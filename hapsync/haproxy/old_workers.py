@@ -105,8 +105,8 @@ def old_among(listed: Iterable[Listed], live_pid: int) -> tuple[OldWorker, ...]:
     """Return the old ones of the master's workers, the oldest first.
 
     The heading in the list does not tell: after a reload that failed, the live worker stands under `# old workers`
-    with 2.2, 3.2 and 3.4. Old is what has outlived more reloads than the worker that answers on HAProxy's socket;
-    where that is not in the list, a reload goes on, and nothing is known. The age is the uptime of the next younger
+    with 2.2, 3.2 and 3.4. A worker is old if it has outlived more reloads than the worker on HAProxy's socket. Where
+    that one is not in the list, a reload goes on, and nothing is known. The age is the uptime of the next younger
     worker there is: that one, or one before it, took the place.
     """
     youngest_first = sorted(listed, key=lambda one: (one.reloads, one.uptime_seconds))

@@ -142,7 +142,7 @@ def reload_into(
     except (ReloadError, RuntimeAPIError, OSError) as error:
         _put_back(config, old)
         back = _reload_back(config, after, before)
-        # What could not even be started may be there in a moment.
+        # A program that could not be started may be there in a moment.
         passes = isinstance(error, OSError) or isinstance(error.__cause__, OSError)
         kind = ReloadUnavailable if passes and not back else ReloadError
         raise kind(f"the reload failed, the old file is back{back}: {error}") from error

@@ -66,7 +66,7 @@ def render(template: Template, target: Observed, config: Config, labels: Mapping
 def _compiled(text: str) -> "jinja2.Template":
     """Return the template `text`, compiled; raises TemplateSyntaxError.
 
-    Kept, for each one that is made is a ring of objects, 13 KB that only the collector frees, and it runs seldom.
+    The object is kept: each new one is a ring of objects of 13 KB, and the collector runs seldom.
     """
     import jinja2  # noqa: PLC0415  (it takes 60 ms, and most commands render nothing)
 

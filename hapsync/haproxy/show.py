@@ -43,8 +43,8 @@ _AGENT_BITS = 0x1F
 PASSED_RESULTS = ("3", "4")
 """CHK_RES_PASSED and CHK_RES_CONDPASS of srv_check_result."""
 FIRST_CHECK_SECONDS = 60
-"""A server that is up for this long with checks has passed one; before that the result may be that of an earlier
-address of the slot, for entering resets only the counter (2.6.12: the result stays, the health falls to `rise`)."""
+"""A server that is up for this long with checks has passed one. Before, the result may be from an earlier address of
+the slot, for entering resets only the counter (2.6.12: the result stays, the health falls to `rise`)."""
 
 LESSON_SECONDS = 15
 """Within so long a new worker has learnt its stick tables, or given up: 5 s for the old worker, 5 s for other peers
@@ -256,8 +256,8 @@ def with_scaling(observed: Observed, scaling: Mapping[str, Scaling]) -> Observed
 def is_learning(peers: str, uptime_seconds: int) -> bool:
     """Return whether others still teach stick tables to a worker this old, by its reply to `show peers`.
 
-    The first two flags of a section say that it has learnt from the old worker, and from other balancers; the third
-    that somebody teaches it now (HAProxy's peers-t.h, the same from 2.6 to 3.5).
+    The first two flags of a section mean lessons from the old worker and from other balancers, the third a lesson
+    under way (HAProxy's peers-t.h, the same from 2.6 to 3.5).
     """
     if uptime_seconds >= LESSON_SECONDS:
         return False
@@ -334,7 +334,7 @@ def _first_check(since: str, result: str, checks: str) -> FirstCheck:
 
 @lru_cache(maxsize=256)
 def _result(result: str, checks: str) -> FirstCheck:
-    # What nothing checks is proven by being ready; that is all there is.
+    # A server without checks is proven by being ready; HAProxy has no more evidence.
     return FirstCheck.PASSED if not _is_checked(checks) or result in PASSED_RESULTS else FirstCheck.MISSING
 
 
@@ -400,7 +400,7 @@ def _rows(body: str, only: Collection[tuple[str, str]] | None) -> Iterable[Seque
         try:
             return list(csv.reader(io.StringIO(body, newline="")))
         except csv.Error as error:
-            raise RuntimeAPIError(f"`show stat` gave what is no CSV: {error}") from error
+            raise RuntimeAPIError(f"`show stat` gave no CSV: {error}") from error
     # Without quotes a row is a line, and a third as costly; of a large backend most rows are not even wanted.
     lines = body.split("\n")
     return (line.split(",") for line in lines if only is None or tuple(line.split(",", 2)[:2]) in only)

@@ -181,7 +181,7 @@ class RuntimeSession:
         poll = select.poll()
         poll.register(self._socket, select.POLLIN)
         if poll.poll(0):
-            with contextlib.suppress(OSError):  # whoever hung up shows when it is asked again
+            with contextlib.suppress(OSError):  # a closed end shows at the next question
                 self._unread += self._socket.recv(65536)
         if self._unread:
             left = quoted(self._unread.decode("utf-8", "replace"))

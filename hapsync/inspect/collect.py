@@ -39,7 +39,7 @@ STALE_FACTOR = 3
 
 @attrs.frozen
 class Known:
-    """What a command goes by: the running agent's report and catalog, else the state file and Consul's own answers.
+    """The basis of a command: the running agent's report and catalog, else the state file and Consul's own answers.
 
     `catalog` is None where there is none, `catalog_from` says whose it is. `problems` are what could not be read.
     """
@@ -59,7 +59,7 @@ class Known:
 def read_known(settings: Settings, catalog: Catalog | None = None) -> Known:
     """Return what a command goes by that changes nothing; `catalog` where Consul was asked already.
 
-    What does not answer is a problem, and raises nothing.
+    A missing answer is a problem, and raises nothing.
     """
     config, problems = settings.config, list[str]()
     report = read_report(config, problems)

@@ -18,7 +18,7 @@ class Reason(enum.Enum):
     WEIGHT = "weight"
     GONE = "gone from Consul"
     OTHER_TAGS = "it has other tags in Consul"
-    LEFT_OUT = "left out of what Consul has"
+    LEFT_OUT = "quarantined"
     AGENT = "its agent check"
     DUPLICATE = "its address is in another slot"
     OPERATOR = "asked for by an operator"

@@ -20,7 +20,7 @@ _DAMAGE = (
     RecursionError,
     cattrs.BaseValidationError,
 )
-"""What a text that is no such file may raise on its way through JSON and cattrs."""
+"""Errors of a damaged text on its way through JSON and cattrs."""
 
 
 def to_file(value: object, version: int, key: str) -> str:
@@ -58,7 +58,7 @@ def from_open_file(text: str, version: int, kind: type[Kind]) -> Kind | None:
 
 
 def other_version(text: str, version: int) -> str | None:
-    """Return which version a file's `text` is of, where that is another than `version`; else None.
+    """Return the version of a file's `text`, where it is another than `version`; else None.
 
     Such a file is not damaged: another hapsync wrote it, before an upgrade or a roll-back. Letters, digits and dots.
     """

@@ -189,7 +189,7 @@ def stopped_words(stopped: Reason, saved: SavedState) -> str:
     if stopped is Reason.OTHER_VERSION:
         return (
             f"{Reason.OTHER_VERSION.value}; it is of version {saved.unread_version}: "
-            "start the hapsync that wrote it, or `hapsync thaw --acknowledge` goes on without what it says"
+            "start the hapsync that wrote it, or `hapsync thaw --acknowledge` goes on without its content"
         )
     freeze = saved.freeze
     if stopped is not Reason.FROZEN or freeze is None:

@@ -70,7 +70,7 @@ def canonical_host(text: str) -> str:
 
 
 class AdminState(enum.Enum):
-    """What an administrator asked of a server, in HAProxy's words (`set server ... state`)."""
+    """An administrator's state of a server, in HAProxy's words (`set server ... state`). state`)."""
 
     READY = "ready"
     DRAIN = "drain"
@@ -231,7 +231,7 @@ class Scaling:
 
     `can_add`: servers can be added and deleted live. `can_wait`: `wait` knows when one can be deleted (3.0).
     `tables`: the stick tables that lead clients to its servers. `implied`: the words that `server_options` imply on a
-    line of the file, and that an added server is given beside them.
+    line of the file; an added server is given them in full.
     """
 
     can_add: bool = False

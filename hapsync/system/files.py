@@ -202,8 +202,9 @@ class HeldLock:
 def lock(path: str, owner: str, trusted: Iterable[str] = ()) -> Iterator[HeldLock]:
     """Hold the lock file at `path` while the block runs; `owner` tells others who holds it.
 
-    The lock stays even where the file is removed: its path has a name in the kernel. That counts where it is root's,
-    this user's, or of an owner of the file, its folder or the `trusted` paths; anybody may take such a name.
+    The lock stays even where the file is removed: its path has a name in the kernel. The name counts where it is
+    root's, this user's, or of an owner of the file, its folder or the `trusted` paths, for any user may take such a
+    name.
 
     Raises LockHeld when another process does, and OSError where it cannot be made.
     """

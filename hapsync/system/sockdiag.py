@@ -59,8 +59,8 @@ class _Socket(NamedTuple):
 def peer_of(connection: socket.socket) -> tuple[int | None, int | None]:
     """Return pid and user id of the process at the other end of a unix socket, by the kernel's word (unix(7)).
 
-    On the side that connected it is the process which listens. None where the kernel does not tell, or the process
-    is in another PID namespace.
+    On the connecting side, the peer is the listening process. None where the kernel does not tell, or the process is
+    in another PID namespace.
     """
     form = "iII"
     try:
