@@ -172,7 +172,7 @@ def parse_sections(text: str) -> Sequence[Section]:
         source = words[words.index("from") + 1] if "from" in words[:-1] else None
         base = defaults.get(source) if source is not None else (last if kind in _PROXIES else None)
         takes = kind in _PROXIES or kind == "defaults"
-        name = words[0] if words and words[0] != "from" else ""
+        name = _name_in(head.words)
         lacks = (source or "") if base is None else base.lacks
         inherited = base.lines if base is not None and takes else ()
         section = Section(head, kind, name, tuple(own), inherited, lacks if takes else "")
@@ -180,6 +180,11 @@ def parse_sections(text: str) -> Sequence[Section]:
         if kind == "defaults":
             defaults[name] = last = section
     return sections
+
+
+def _name_in(words: Sequence[str]) -> str:
+    """Return the name in the words that begin a section; empty where it has none."""
+    return words[1] if len(words) > 1 and words[1] != "from" else ""
 
 
 def _split(text: str) -> Iterator[tuple[Line, list[Line]]]:
@@ -271,17 +276,20 @@ class FileServer:
     comment: str
 
 
-def backends_in(text: str) -> Iterator[Section]:
-    """Yield the backends and listens of `text`; one may be there twice."""
-    return (section for section in parse_sections(text) if section.has_servers)
+def backends_in(text: str) -> Iterator[tuple[str, Sequence[Line]]]:
+    """Yield name and own lines of each backend (or listen) in `text`, one after the other; one may be there twice."""
+    for head, own in _split(text):
+        name = _name_in(head.words)
+        if name and head.words[0] in ("backend", "listen"):
+            yield name, own
 
 
 def parse_file(text: str) -> Mapping[str, tuple[FileServer, ...]]:
     """Return the slots in `text` by backend (or listen), sorted by number; a backend without any is there, empty."""
     found: dict[str, list[FileServer]] = {}
-    for section in backends_in(text):
-        own = [FileServer(_server(line.words), line.comment.strip()) for line in section.own if is_own_line(line)]
-        found.setdefault(section.name, []).extend(own)
+    for name, lines in backends_in(text):
+        own = [FileServer(_server(line.words), line.comment.strip()) for line in lines if is_own_line(line)]
+        found.setdefault(name, []).extend(own)
     return {
         name: tuple(sorted(servers, key=lambda one: server_order(one.server.name))) for name, servers in found.items()
     }
@@ -312,9 +320,9 @@ _SLOT_LINE = re.compile(
 def enabled_servers(text: str) -> Mapping[str, int]:
     """Return how many servers, of whatever name, each backend (or listen) in `text` starts with enabled."""
     return Counter(
-        section.name
-        for section in backends_in(text)
-        for line in section.own
+        name
+        for name, lines in backends_in(text)
+        for line in lines
         if line.words[0].startswith("server") and "disabled" not in line.words
     )
 
@@ -327,8 +335,8 @@ def is_own_line(line: Line) -> bool:
 def slot_names(text: str) -> Mapping[str, frozenset[str]]:
     """Return the names of the slots in `text` by backend (or listen); a fifth of the cost of `parse_file`."""
     found: dict[str, set[str]] = {}
-    for section in backends_in(text):
-        found.setdefault(section.name, set()).update(line.words[1] for line in section.own if is_own_line(line))
+    for name, lines in backends_in(text):
+        found.setdefault(name, set()).update(line.words[1] for line in lines if is_own_line(line))
     return {name: frozenset(names) for name, names in found.items()}
 
 

@@ -135,10 +135,10 @@ def _too_few(before: int, after: int, caution: Caution) -> str | None:
 def on_file(text: str, observed: Observed) -> Observed:
     """Return `observed`, a reading of the haproxy.cfg `text`, with the foreign servers that it starts enabled."""
     found: dict[str, list[Server]] = {}
-    for section in backends_in(text):
-        found.setdefault(section.name, []).extend(
+    for name, lines in backends_in(text):
+        found.setdefault(name, []).extend(
             _server(words)
-            for _, words, _ in section.own
+            for _, words, _ in lines
             if words[0] == "server" and len(words) > 2 and not is_ours(words[1]) and "disabled" not in words  # noqa: PLR2004
         )
     return Observed(
@@ -159,10 +159,10 @@ def _server(words: Sequence[str]) -> Server:
 def _names(text: str) -> Mapping[str, Sequence[re.Pattern[str]]]:
     """Return what the foreign servers that `text` starts enabled may be called, by backend."""
     found: dict[str, list[re.Pattern[str]]] = {}
-    for section in backends_in(text):
-        for _, words, _ in section.own:
+    for name, lines in backends_in(text):
+        for _, words, _ in lines:
             if words[0].startswith("server") and len(words) > 2 and "disabled" not in words:  # noqa: PLR2004
-                found.setdefault(section.name, []).extend(_patterns(words))
+                found.setdefault(name, []).extend(_patterns(words))
     return found
 
 
