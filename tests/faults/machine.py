@@ -29,7 +29,7 @@ BACKENDS = {"web": 5, "api": 3}
 LAWS = Laws(window_seconds=4.0, max_loss_fraction=0.5, min_ready=1, backends=tuple(BACKENDS))
 LARGEST = 9
 _BACKEND = "guard_window_seconds = 4\nmax_loss_fraction = 0.5\nmin_ready = 1\ndamping_seconds = 1"
-_CONVERGE_SECONDS = 12.0
+_CONVERGE_SECONDS = 20.0
 
 
 class Violation(AssertionError):
@@ -121,7 +121,7 @@ class World:
         if overridden:
             raise self._violation(f"set aside, and nobody did it: {overridden}")
         try:
-            wait_until(lambda: self.stage.hapsync("status").returncode == 0, 10, "status", interval_seconds=0.3)
+            wait_until(lambda: self.stage.hapsync("status").returncode == 0, 20, "status", interval_seconds=0.3)
         except TimeoutError as error:
             raise self._violation(f"not in sync: {self.stage.hapsync('status').stdout}") from error
 
@@ -142,7 +142,7 @@ class World:
             )
 
         try:
-            wait_until(is_held, 5, "the holds")
+            wait_until(is_held, 20, "the holds")
         except TimeoutError as error:
             raise self._violation(f"held and yet serving: {self.watcher.deferred}") from error
 
@@ -256,9 +256,10 @@ class World:
 
     def start_agent(self) -> None:
         self.trace.note("start the agent")
+        asked = self.stage.work / "run" / "hapsync.sock"
+        asked.unlink(missing_ok=True)  # of one that was killed
         self.stage.agent = Process(self._command, self.stage.work / "agent.log", folder=ROOT)
-        report = self.stage.work / "run" / "hapsync.sock"
-        wait_until(report.exists, 20, "the agent", process=self.stage.agent)
+        wait_until(asked.exists, 20, "the agent", process=self.stage.agent)
 
         def up() -> None:
             self.watcher.is_agent_up = self.is_agent_up = True
@@ -291,7 +292,7 @@ class World:
     def reload_haproxy(self) -> None:
         self.trace.note("reload HAProxy")
         with self.watcher.restart(), suppress(ReloadFailedError):
-            wait_until(self.stage.haproxy.reload, 10, "the reload")
+            wait_until(self.stage.haproxy.reload, 20, "the reload")
 
     # People
 
