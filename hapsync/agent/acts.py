@@ -309,7 +309,7 @@ class Acts:
 
         All backends were assessed then, and nothing was withheld there because everything is stopped.
         """
-        is_whole = not (self._unread or self._withheld or self._unreadable.why)
+        is_whole = not (self._unread or self._withheld or self._unreadable.why or self._reporter.defective)
         is_told = self._haproxy.process is not None and not untold(self._settings.config, self._desired())
         is_unfinished = any(one.schedule.is_unfinished for one in (self._follower, *self._others))
         return is_whole and is_told and not (self._reloads.rollout.is_due or is_unfinished or self._file.is_behind)

@@ -5,7 +5,7 @@ import random
 import time
 from collections.abc import Callable
 
-from tests.bench import change_to_live, cold, footprint, nothing_to_do
+from tests.bench import change_to_live, cold, footprint, nothing_to_do, promises
 
 BENCHMARKS: dict[str, Callable[[random.Random], None]] = {
     "a": change_to_live.run,
@@ -13,12 +13,13 @@ BENCHMARKS: dict[str, Callable[[random.Random], None]] = {
     "c": nothing_to_do.run,
     "d": footprint.run,
     "e": change_to_live.run_roomy,
+    "f": promises.run,
 }
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.bench", description="Measure hapsync against its floor.")
-    parser.add_argument("benchmark", nargs="*", metavar="a|b|c|d|e", help="default: all")
+    parser.add_argument("benchmark", nargs="*", metavar="a|b|c|d|e|f", help="default: all")
     parser.add_argument("--seed", type=int, default=None, help="of the random choices; default: a new one")
     arguments = parser.parse_args()
     if unknown := set(arguments.benchmark) - set(BENCHMARKS):
