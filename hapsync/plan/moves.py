@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence, Set as AbstractSet
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 import attrs
 
@@ -112,10 +112,13 @@ class Move:
     @property
     def is_leaving(self) -> bool:
         """Its address gets less than before: no new traffic, or none at all. An operator's act is no leaving."""
-        if self.before is None or isinstance(self.change, SetOverride):
+        was = self.before
+        if was is None or isinstance(self.change, SetOverride):
             return False
-        now = _level(self.admin, self.weight) if self.address == self.was_at else 0
-        return now < _level(self.before.admin, self.before.weight)
+        is_same = self.address is was.address or self.address == was.address
+        if is_same and self.weight > 0 and self.admin is AdminState.READY:
+            return False  # most are so
+        return (_level(self.admin, self.weight) if is_same else 0) < _level(was.admin, was.weight)
 
     @property
     def is_out(self) -> bool:
@@ -132,11 +135,13 @@ def is_ready(server: Server) -> bool:
     return server.admin is AdminState.READY and server.weight > 0
 
 
+@lru_cache(maxsize=65536)
 def is_slot(name: str) -> bool:
     """Return whether a server of this name is a slot."""
     return SLOT_NAME.fullmatch(name) is not None
 
 
+@lru_cache(maxsize=65536)
 def is_dynamic(name: str) -> bool:
     """Return whether a server of this name was added live."""
     return DYNAMIC_NAME.fullmatch(name) is not None
