@@ -10,9 +10,9 @@ from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 from hapsync.agent.catalog import Following
+from hapsync.agent.config_file import FileKeeper
 from hapsync.agent.discovery import WHY as DISCOVERED, Discovering
 from hapsync.agent.executor import Executor
-from hapsync.agent.file_keeper import FileKeeper
 from hapsync.agent.guard_state import GuardState
 from hapsync.agent.live_backends import WholeBackends, can_have
 from hapsync.agent.liveness import Liveness, Unread
