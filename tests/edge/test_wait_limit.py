@@ -173,7 +173,7 @@ def test_a_proxy_that_cuts_what_is_held_back_is_no_outage_and_is_given_less_to_h
             watches = Watches(ConsulConfig(address=url, consistency=consistency), note)  # type: ignore[arg-type]
             watches.follow([service])
             try:
-                wait_until(lambda: "is cut on the way" in caplog.text, 20, "the wait to be shortened")
+                wait_until(lambda: "a blocking query was cut after" in caplog.text, 20, "the wait to be shortened")
                 before = counting.seen().asked[HEALTH + service]
                 wait_until(lambda: counting.seen().asked[HEALTH + service] >= before + 3, 20, "whole long polls")
                 shared_consul.put(service, "c2", node="n2", address="10.0.0.2", port=2)
@@ -185,7 +185,7 @@ def test_a_proxy_that_cuts_what_is_held_back_is_no_outage_and_is_given_less_to_h
 
     assert doubts == {None}
     assert "stays as it was last read" not in caplog.text
-    assert caplog.text.count("is cut on the way") == 1
+    assert caplog.text.count("a blocking query was cut after") == 1
 
 
 def test_the_list_of_services_comes_through_a_proxy_that_cuts_it(
@@ -196,7 +196,7 @@ def test_the_list_of_services_comes_through_a_proxy_that_cuts_it(
         watch = ListingWatch(ConsulConfig(address=url), lambda: None)
         watch.start()
         try:
-            wait_until(lambda: "is cut on the way" in caplog.text, 20, "the wait to be shortened")
+            wait_until(lambda: "a blocking query was cut after" in caplog.text, 20, "the wait to be shortened")
             shared_consul.put("listed-late", "l1", node="n1", address="10.0.0.1", port=1)
             wait_until(
                 lambda: watch.listing is not None and "listed-late" in watch.listing.services, 20, "the new service"
