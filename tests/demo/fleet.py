@@ -158,7 +158,7 @@ class Fleet:
         )
 
     def _close(self, member: Member) -> None:
-        with suppress(HelperError):  # all origins are ending
+        with suppress(HelperError, OSError):  # all origins are ending, or have, and their folder is gone
             self._stage.origins.close(HOST, member.port)
 
     def wanted(self) -> dict[str, Placed]:

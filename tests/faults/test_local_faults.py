@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from tests.demo.fleet import HOST
 from tests.demo.stage import HAPSYNC, Stage
 from tests.faults.scene import Scene, say_figure, scene
 from tests.harness.processes import Process, wait_until
@@ -336,11 +337,13 @@ def test_a_clock_that_jumps_removes_nothing_and_ends_only_what_was_to_end_by_it(
         assert not any("has not reported" in reason for reason in status["sync"]["reasons"])
         change_one = here.fleet.add()
         wait_until(lambda: change_one.port in here.serving(), 20, "a change")
-        here.fleet.remove("web-5")
-        here.fleet.remove("web-4")
-        here.fleet.remove("web-3")
+        gone = [here.fleet.members.pop(name) for name in ("web-5", "web-4", "web-3")]
+        for member in gone:
+            here.stage.consul.remove(member.node, member.name)
         time.sleep(2)
         assert len(here.serving()) >= 2, "the guard's window is of another clock"
+        for member in gone:
+            here.stage.origins.close(HOST, member.port)
         clock.jump(0)
         for member in (first, second):
             here.stage.hapsync("release", f"web/{member.address}")

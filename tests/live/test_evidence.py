@@ -42,7 +42,7 @@ def test_a_snapshot_restored_into_a_running_consul_takes_no_server_away(work: Pa
             consul=lambda _work: nullcontext(consul),
             consul_url=lambda _stage: chaos.url,
         ) as stage,
-        Fleet(stage) as fleet,
+        Fleet(stage, linger_seconds=60) as fleet,
     ):
         members = [fleet.add() for _ in range(4)]
         snapshot = stage.consul.snapshot()

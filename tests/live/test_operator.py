@@ -171,7 +171,7 @@ def test_in_observe_mode_nothing_is_changed_and_the_plan_is_told() -> None:
 
 
 def test_what_the_guard_holds_is_let_go_by_a_person() -> None:
-    with Stage({"web": 6}, server_options="check inter 200ms") as stage, Fleet(stage) as fleet:
+    with Stage({"web": 6}, server_options="check inter 200ms") as stage, Fleet(stage, linger_seconds=60) as fleet:
         members = [fleet.add() for _ in range(4)]
         stage.wait_equal()
         wait_until(lambda: stage.status()["backends"]["web"]["capacity"] == 4, 20, "the first checks")
