@@ -39,7 +39,7 @@ from hapsync.plan.diff import diff
 from hapsync.plan.guard import guard
 from hapsync.plan.plan import make_plan
 from hapsync.plan.simulate import FREE_SLOT, as_new_worker
-from hapsync.plan.target import target_now
+from hapsync.plan.target import TargetState, target_now
 
 READY, DRAIN, MAINT = AdminState.READY, AdminState.DRAIN, AdminState.MAINT
 STATUS = {READY: CheckStatus.PASSING, DRAIN: CheckStatus.MAINTENANCE, MAINT: CheckStatus.CRITICAL}
@@ -182,8 +182,8 @@ def test_weights_are_large_enough_for_an_agent_to_give_parts_of_them(
 
 def test_a_free_slot_has_such_a_weight_in_the_file_which_says_nothing_of_it() -> None:
     config = Config(backends={"web": BackendConfig(service="web", server_options="check agent-check")})
-    observed = Observed({"web": Backend("web", (attrs.evolve(FREE_SLOT, name="srv1"),))})
-    text = render(Template("t", 'backend web\n    {{ servers("web") }}\n'), observed, config, {})
+    target = TargetState({"web": Backend("web", (attrs.evolve(FREE_SLOT, name="srv1"),))})
+    text = render(Template("t", 'backend web\n    {{ servers("web") }}\n'), target, config, {})
 
     assert "server srv1 127.0.0.1:1 weight 100 check agent-check disabled" in text
     assert parse_file(text)["web"][0].server.weight == 1
@@ -205,9 +205,9 @@ def test_a_line_says_enabled_only_where_default_server_would_disable_it(
     place: str, line: str, *, is_said: bool
 ) -> None:
     config = Config(backends={"web": BackendConfig(service="web")})
-    observed = Observed({"web": Backend("web", (led(READY, 1, 0), attrs.evolve(FREE_SLOT, name="srv2")))})
+    target = TargetState({"web": Backend("web", (led(READY, 1, 0), attrs.evolve(FREE_SLOT, name="srv2")))})
     head = place.format(line)
-    text = render(Template("t", head + '    {{ servers("web") }}\n'), observed, config, {})
+    text = render(Template("t", head + '    {{ servers("web") }}\n'), target, config, {})
 
     assert ("weight 1 check enabled  #" in text) is is_said
     assert "server srv2 127.0.0.1:1 weight 1 check disabled  #" in text

@@ -23,6 +23,7 @@ from hapsync.haproxy.foreign import losses, on_file
 from hapsync.haproxy.lint import lint
 from hapsync.model.server import Address, AdminState, Backend, Observed, Server
 from hapsync.plan.desired import Desired
+from hapsync.plan.target import TargetState
 
 FILE = """\
 global
@@ -59,6 +60,7 @@ FOREIGN = tuple(
     Server(name, Address("10.0.1.1", 80), AdminState.READY, 1, is_up=True) for name in ("main", "more2", "gone")
 )
 SEEN = Observed({"web": Backend("web", foreign=FOREIGN)})
+TARGET = TargetState(SEEN.backends)
 ALERT = "[ALERT]    (9) : config : parsing [/etc/haproxy.cfg:13] : no such file"
 USERS: dict[str, Callable[[str], object]] = {
     "parse_file": parse_file,
@@ -76,7 +78,7 @@ USERS: dict[str, Callable[[str], object]] = {
     "difference": lambda text: difference(FILE, text),
     "backends_at_fault": lambda text: backends_at_fault(ALERT, text, "haproxy.cfg"),
     "on_file": lambda text: on_file(text, SEEN),
-    "losses": lambda text: losses(SEEN, text, SEEN, Desired({}), {}),
+    "losses": lambda text: losses(SEEN, text, TARGET, Desired({}), {}),
     "lint": lambda text: lint(text, {"web": BackendConfig(service="web")}),
 }
 
@@ -136,7 +138,7 @@ def test_what_the_environment_says_is_not_known(variable: str) -> None:
     def with_variable(word: str) -> str:
         return FILE.replace(word, f'"{variable}"', 1)
 
-    assert [str(one) for one in losses(SEEN, with_variable("main"), SEEN, Desired({}), {})] == []
-    assert losses(SEEN, FILE.replace("main", "other"), SEEN, Desired({}), {})
+    assert [str(one) for one in losses(SEEN, with_variable("main"), TARGET, Desired({}), {})] == []
+    assert losses(SEEN, FILE.replace("main", "other"), TARGET, Desired({}), {})
     assert fatal_addition(parse_sections(with_variable("httpchk")), "web", "check")
     assert takes_servers(parse_sections(with_variable("roundrobin"))) == takes_servers(parse_sections(FILE))

@@ -12,7 +12,7 @@ from hapsync.haproxy.cfg import discovered_in, sealed
 from hapsync.haproxy.render import render
 from hapsync.model.server import Observed
 from hapsync.plan.desired import Desired, DesiredBackend
-from hapsync.plan.simulate import grow
+from hapsync.plan.target import target_grown
 
 TOML = """
 [backends.web]
@@ -43,7 +43,7 @@ def config() -> Config:
 
 def rendered(settings: Config) -> str:
     nothing = Desired({name: DesiredBackend(name, one.slots) for name, one in settings.backends.items()})
-    return render(TEMPLATE, grow(Observed({}), nothing, ()), settings, {})
+    return render(TEMPLATE, target_grown(nothing, Observed({}), ()), settings, {})
 
 
 def test_a_service_with_the_tag_gets_a_backend_with_the_prefix_and_the_keys_of_the_group() -> None:

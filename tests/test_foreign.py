@@ -11,6 +11,7 @@ from hapsync.model.catalog import Doubt
 from hapsync.model.server import Address, AdminState, Backend, CheckStatus, FirstCheck, Observed, Server
 from hapsync.plan.desired import Desired, DesiredBackend, DesiredServer
 from hapsync.plan.guard import Caution
+from hapsync.plan.target import TargetState
 
 READY, MAINT = AdminState.READY, AdminState.MAINT
 
@@ -32,8 +33,8 @@ def seen(*foreign: Server, slots: tuple[Server, ...] = ()) -> Observed:
     return Observed({"web": Backend("web", slots, foreign)})
 
 
-def target(*numbers: int) -> Observed:
-    return Observed({"web": Backend("web", tuple(server(f"srv{one}", one) for one in numbers))})
+def target(*numbers: int) -> TargetState:
+    return TargetState({"web": Backend("web", tuple(server(f"srv{one}", one) for one in numbers))})
 
 
 def lost(

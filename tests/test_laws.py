@@ -44,7 +44,7 @@ from hapsync.plan.diff import Diff, diff
 from hapsync.plan.guard import Caution, guard
 from hapsync.plan.plan import Plan, make_plan
 from hapsync.plan.simulate import after, as_new_worker, grow
-from hapsync.plan.target import target_grown, target_now
+from hapsync.plan.target import TargetState, target_grown, target_now
 from tests.strategies import (
     COMMAND,
     SERVICES,
@@ -149,7 +149,7 @@ def asked_for(changes: tuple[Change, ...]) -> set[tuple[str, str]]:
     return {(one.backend, one.server) for one in changes if isinstance(one, SetOverride | ClearOverride)}
 
 
-def on_paper(observed: Observed) -> Mapping[tuple[str, str], tuple[object, ...]]:
+def on_paper(observed: Observed | TargetState) -> Mapping[tuple[str, str], tuple[object, ...]]:
     return {
         (name, slot.name): (slot.address, slot.admin, slot.weight)
         for name, backend in observed.backends.items()
@@ -264,13 +264,13 @@ def test_backends_that_are_not_desired_are_never_touched(world: World) -> None:
         name for name, _ in asked_for(plan.changes) if name not in wanted.backends
     }
     for later in (
-        applied(observed, plan),
-        after(observed, found.changes),
-        grow(observed, wanted, short_of(found)),
-        target_now(wanted, as_new_worker(observed), found.deferred),
+        applied(observed, plan).backends,
+        after(observed, found.changes).backends,
+        grow(observed, wanted, short_of(found)).backends,
+        target_now(wanted, as_new_worker(observed), found.deferred).backends,
     ):
         for name in set(observed.backends) - set(wanted.backends) - set(world.overrides):
-            assert later.backends[name].slots in (
+            assert later[name].slots in (
                 observed.backends[name].slots,
                 as_new_worker(observed).backends[name].slots,
             )

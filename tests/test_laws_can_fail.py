@@ -353,7 +353,7 @@ def every_backend_of_haproxy_is_ours(patch: Patch) -> None:
 def free_slots_are_tidied_everywhere(patch: Patch) -> None:
     tidy = target._tidy
 
-    def broken(observed: Observed, _: Desired) -> Observed:
+    def broken(observed: Observed, _: Desired) -> target.TargetState:
         return tidy(observed, Desired({name: DesiredBackend(name, 1) for name in observed.backends}))
 
     patch.setattr(target, "_tidy", broken)

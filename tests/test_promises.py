@@ -49,7 +49,7 @@ from hapsync.plan.moves import Facts
 from hapsync.plan.plan import Plan
 from hapsync.plan.promises import PROMISES, command_says_its_change, emptied
 from hapsync.plan.simulate import as_new_worker
-from hapsync.plan.target import target_grown, target_now
+from hapsync.plan.target import TargetState, target_grown, target_now
 from tests.harness.tools import ROOT
 from tests.strategies import World, worlds
 from tests.test_laws import found_in, laws, planned, short_of
@@ -247,12 +247,12 @@ def test_only_the_backend_of_a_broken_promise_is_dropped() -> None:
     assert "No server leaves on an answer that is in doubt" in str(left)
 
 
-TARGET = as_new_worker(Observed({"web": WEB}))
+TARGET = TargetState(as_new_worker(Observed({"web": WEB})).backends)
 
 
-def with_slot(name: str, /, **changed: Any) -> Observed:
+def with_slot(name: str, /, **changed: Any) -> TargetState:
     slots = (attrs.evolve(one, **changed) if one.name == name else one for one in WEB.slots)
-    return as_new_worker(Observed({"web": attrs.evolve(WEB, slots=tuple(slots))}))
+    return TargetState(as_new_worker(Observed({"web": attrs.evolve(WEB, slots=tuple(slots))})).backends)
 
 
 @pytest.mark.parametrize(
@@ -268,7 +268,7 @@ def with_slot(name: str, /, **changed: Any) -> Observed:
         (with_slot("srv6", name="sorry"), FACTS, "only_own_servers"),
     ],
 )
-def test_a_target_breaks_one_promise_and_no_other(target: Observed, facts: Facts, name: str) -> None:
+def test_a_target_breaks_one_promise_and_no_other(target: TargetState, facts: Facts, name: str) -> None:
     assert broken_by_target(TARGET, FACTS) == ()
     assert broken_by_target(target, facts) == (Defect("web", sentence_of(getattr(promises, name))),)
 

@@ -12,9 +12,10 @@ from hapsync.config.schema import BackendConfig, Config, Template
 from hapsync.errors import ConfigError
 from hapsync.haproxy.cfg import is_sealed, parse_file, sealed, skeleton
 from hapsync.haproxy.render import labels_of, render
-from hapsync.model.server import NO_LOAD, PLACEHOLDER, Address, AdminState, Backend, CheckStatus, Observed, Server
+from hapsync.model.server import NO_LOAD, PLACEHOLDER, Address, AdminState, Backend, CheckStatus, Server
 from hapsync.plan.desired import Desired, DesiredBackend, DesiredServer
 from hapsync.plan.simulate import FREE_SLOT
+from hapsync.plan.target import TargetState
 from tests.harness.tools import haproxy_path
 
 READY, DRAIN, MAINT = AdminState.READY, AdminState.DRAIN, AdminState.MAINT
@@ -76,15 +77,17 @@ def free(name: int) -> Server:
     return attrs.evolve(FREE_SLOT, name=f"srv{name}")
 
 
-def target(*slots: Server) -> Observed:
-    return Observed({"web": Backend("web", slots)})
+def target(*slots: Server) -> TargetState:
+    return TargetState({"web": Backend("web", slots)})
 
 
-def rendered(text: str, of: Observed, config: Config = CONFIG, labels: Mapping[tuple[str, Address], str] = {}) -> str:
+def rendered(
+    text: str, of: TargetState, config: Config = CONFIG, labels: Mapping[tuple[str, Address], str] = {}
+) -> str:
     return render(Template("web.j2", text), of, config, labels)
 
 
-def problems(text: str, of: Observed | None = None, config: Config = CONFIG) -> list[str]:
+def problems(text: str, of: TargetState | None = None, config: Config = CONFIG) -> list[str]:
     with pytest.raises(ConfigError) as caught:
         rendered(text, of if of is not None else target(free(1)), config)
 
@@ -139,10 +142,10 @@ def test_equal_input_gives_equal_bytes() -> None:
     template = 'backend api\n{{ servers("api") }}\nbackend web\n{{ servers("web") }}\n'
     labels = {("web", at(1)): "one", ("api", at(2)): "two"}
     both = {"web": Backend("web", (slot(1, at(1)),)), "api": Backend("api", (slot(1, at(2)),))}
-    one = rendered(template, Observed(both), Config(backends=backends), labels)
+    one = rendered(template, TargetState(both), Config(backends=backends), labels)
     other = rendered(
         template,
-        Observed(dict(reversed(both.items()))),
+        TargetState(dict(reversed(both.items()))),
         Config(backends=dict(reversed(backends.items()))),
         dict(reversed(labels.items())),
     )

@@ -22,7 +22,7 @@ from hapsync.plan.desired import Desired, DesiredBackend, DesiredServer
 from hapsync.plan.diff import diff
 from hapsync.plan.guard import Caution, guard
 from hapsync.plan.simulate import FREE_SLOT
-from hapsync.plan.target import target_grown, target_now
+from hapsync.plan.target import TargetState, target_grown, target_now
 
 READY, DRAIN, MAINT = AdminState.READY, AdminState.DRAIN, AdminState.MAINT
 STATUS = {READY: CheckStatus.PASSING, DRAIN: CheckStatus.MAINTENANCE, MAINT: CheckStatus.CRITICAL}
@@ -57,23 +57,27 @@ def seen(*slots: Server) -> Observed:
     return Observed({"web": Backend("web", slots)})
 
 
+def meant(*slots: Server) -> TargetState:
+    return TargetState(seen(*slots).backends)
+
+
 def test_a_picture_has_all_due_changes_made() -> None:
     observed = seen(slot(1, 1), slot(2, 2), free(3))
     desired = wanted(want(1, DRAIN), want(3))
 
-    assert seen(slot(1, 1, DRAIN), free(2), slot(3, 3)) == target_now(desired, observed)
+    assert meant(slot(1, 1, DRAIN), free(2), slot(3, 3)) == target_now(desired, observed)
 
 
 def test_a_new_worker_has_no_sessions_so_every_slot_in_maint_is_free_in_a_picture() -> None:
     observed = seen(slot(1, 9, MAINT, BUSY), slot(2, 8, MAINT, load=None))
 
-    assert seen(slot(1, 1), slot(2, 2)) == target_now(wanted(want(1), want(2)), observed)
+    assert meant(slot(1, 1), slot(2, 2)) == target_now(wanted(want(1), want(2)), observed)
 
 
 def test_slots_that_no_instance_has_point_where_nobody_listens() -> None:
     observed = seen(slot(1, 9, MAINT), slot(2, 1, MAINT), slot(3, 1))
 
-    assert seen(free(1), free(2), slot(3, 1)) == target_now(wanted(want(1)), observed)
+    assert meant(free(1), free(2), slot(3, 1)) == target_now(wanted(want(1)), observed)
 
 
 def test_a_server_held_by_hand_stays_in_a_picture() -> None:
@@ -81,8 +85,8 @@ def test_a_server_held_by_hand_stays_in_a_picture() -> None:
     desired = wanted(want(1), want(2), want(3))
     deferred = diff(desired, observed).deferred
 
-    assert observed == target_now(desired, observed, deferred)
-    assert seen(*observed.backends["web"].slots, slot(4, 3), free(5), free(6)) == target_grown(
+    assert TargetState(observed.backends) == target_now(desired, observed, deferred)
+    assert meant(*observed.backends["web"].slots, slot(4, 3), free(5), free(6)) == target_grown(
         desired, observed, ["web"], deferred
     )
 
@@ -114,7 +118,7 @@ def test_an_entry_that_is_held_is_made_on_no_other_slot_of_a_picture_either() ->
 def test_a_critical_instance_keeps_its_slot_in_a_picture() -> None:
     observed = seen(slot(1, 1, MAINT), slot(2, 2))
 
-    assert observed == target_now(wanted(want(1, MAINT), want(2)), observed)
+    assert TargetState(observed.backends) == target_now(wanted(want(1, MAINT), want(2)), observed)
 
 
 def test_equal_states_make_equal_pictures_whatever_was_there_before() -> None:
@@ -129,13 +133,13 @@ def test_a_service_that_is_gone_whole_stays_in_the_picture() -> None:
     observed = seen(slot(1, 1), slot(2, 2))
     deferred = guard(diff(wanted(), observed), observed, wanted(), {}).deferred
 
-    assert observed == target_now(wanted(), observed, deferred)
+    assert TargetState(observed.backends) == target_now(wanted(), observed, deferred)
 
 
 def test_a_backend_that_was_not_read_stays_as_it_is_in_the_picture() -> None:
     observed = seen(slot(1, 9, MAINT, weight=7), slot(2, 2, DRAIN))
 
-    assert observed == target_now(Desired({}), observed)
+    assert TargetState(observed.backends) == target_now(Desired({}), observed)
 
 
 def test_a_grown_picture_holds_everything() -> None:
@@ -143,14 +147,14 @@ def test_a_grown_picture_holds_everything() -> None:
     desired = wanted(want(1), want(2), want(3), slots=1)
     target = target_grown(desired, observed, ["web"])
 
-    assert seen(slot(1, 1), slot(2, 2), slot(3, 3), free(4), free(5)) == target
-    assert diff(desired, target).changes == ()
+    assert meant(slot(1, 1), slot(2, 2), slot(3, 3), free(4), free(5)) == target
+    assert diff(desired, target.as_observed()).changes == ()
 
 
 def test_a_grown_picture_has_the_backends_haproxy_lacks() -> None:
     observed = Observed({"web": Backend("web", exists=False)})
 
-    assert seen(slot(1, 1), free(2), free(3)) == target_grown(wanted(want(1)), observed, ["web"])
+    assert meant(slot(1, 1), free(2), free(3)) == target_grown(wanted(want(1)), observed, ["web"])
 
 
 def test_a_picture_is_whole_after_a_backend_was_replaced_while_haproxy_was_down() -> None:
@@ -166,11 +170,11 @@ def test_a_reload_lets_nobody_into_a_slot_whose_last_instance_has_clients_in_a_s
     sticky = with_scaling(observed, {"web": Scaling(tables=("mates/t1",))})
     desired = wanted(want(1), want(2), want(3))
 
-    def reloaded_into(live: Observed) -> Observed:
+    def reloaded_into(live: Observed) -> TargetState:
         return target_grown(desired, live, ["web"], lets_in=False)
 
     assert reloaded_into(observed).backends["web"].slots[0] == slot(1, 1)
-    assert reloaded_into(sticky) == seen(free(1), slot(2, 2), slot(3, 8), free(4), free(5), free(6))
+    assert reloaded_into(sticky) == meant(free(1), slot(2, 2), slot(3, 8), free(4), free(5), free(6))
 
 
 def test_a_reload_lets_everybody_in_where_nothing_serves_whatever_sticks() -> None:
@@ -185,7 +189,7 @@ backend web
     server srv2 10.0.0.2:80 weight 5 check disabled
     server srv3 127.0.0.1:1 weight 1 check disabled
 """
-MEANT = seen(slot(1, 1), slot(2, 2, DRAIN, weight=5), free(3))
+MEANT = meant(slot(1, 1), slot(2, 2, DRAIN, weight=5), free(3))
 
 
 @pytest.mark.parametrize(("start", "after_a_reload"), [("checked", (READY, MAINT)), ("trusted", (READY, READY))])
@@ -206,13 +210,13 @@ def test_servers_that_are_down_stay_through_a_reload_where_nothing_serves() -> N
     assert admins(target_grown(desired, observed, ["web"], lets_in=False))[0] is READY
 
 
-def admins(target: Observed) -> tuple[AdminState, ...]:
+def admins(target: TargetState) -> tuple[AdminState, ...]:
     return tuple(one.admin for one in target.backends["web"].slots)
 
 
 def test_a_file_that_holds_the_same_slots_says_the_same() -> None:
     assert says_the_same(FILE, MEANT)
-    assert says_the_same(FILE, seen(*MEANT.backends["web"].slots[:2], attrs.evolve(free(3), load=BUSY)))
+    assert says_the_same(FILE, meant(*MEANT.backends["web"].slots[:2], attrs.evolve(free(3), load=BUSY)))
 
 
 def test_a_file_that_differs_in_a_slot_does_not_say_the_same() -> None:
@@ -225,7 +229,7 @@ def test_a_file_that_differs_in_a_slot_does_not_say_the_same() -> None:
 
 def test_backends_that_are_not_in_the_picture_or_do_not_exist_say_nothing() -> None:
     assert says_the_same(FILE + "backend api\n    server srv1 10.0.0.1:80\n", MEANT)
-    assert says_the_same("", Observed({"web": Backend("web", exists=False)}))
+    assert says_the_same("", TargetState({"web": Backend("web", exists=False)}))
 
 
 def test_a_reading_that_is_the_picture_shows_it() -> None:
@@ -243,7 +247,7 @@ def test_every_difference_from_the_picture_is_told() -> None:
         "web/srv3 is missing",
         "web/srv4 was not expected there",
     )
-    assert shows(Observed({}), seen(slot(1, 1))) == ("web/srv1 is missing",)
+    assert shows(Observed({}), meant(slot(1, 1))) == ("web/srv1 is missing",)
 
 
 def test_of_two_servers_at_rest_with_one_address_the_picture_keeps_the_one_that_is_held() -> None:
@@ -254,4 +258,4 @@ def test_of_two_servers_at_rest_with_one_address_the_picture_keeps_the_one_that_
     deferred = guard(diff(desired, observed), observed, desired, cautions).deferred
 
     assert [(one.change.server, one.reason) for one in deferred] == [(at_rest.name, Reason.FLAPPING)]
-    assert seen(overridden, at_rest) == target_now(desired, observed, deferred)
+    assert meant(overridden, at_rest) == target_now(desired, observed, deferred)

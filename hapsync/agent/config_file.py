@@ -34,7 +34,7 @@ from hapsync.plan.growth import Pending, file_due_seconds, touched
 from hapsync.plan.guard import Cautions
 from hapsync.plan.judge import broken_by_target
 from hapsync.plan.promises import emptied
-from hapsync.plan.target import target_grown, target_now
+from hapsync.plan.target import TargetState, target_grown, target_now
 from hapsync.system.files import read_text_or_none, signature
 from hapsync.text import quoted
 
@@ -63,7 +63,7 @@ class Candidate:
     """
 
     text: str
-    target: Observed
+    target: TargetState
     lost: tuple[Loss, ...] = ()
 
 
@@ -94,7 +94,7 @@ def seen_on_file(observed: Observed, wanted: Desired, cautions: Cautions) -> See
     return Seen(observed, guarded(observed, wanted, cautions).deferred, wanted, Rules(cautions))
 
 
-def judged(target: Observed, seen: Seen) -> Observed:
+def judged(target: TargetState, seen: Seen) -> TargetState:
     """Return `target`, made of `seen`; raises BrokenPromise where a HAProxy started with it would break a promise."""
     defects = broken_by_target(target, seen.rules.facts(seen.desired, seen.observed))
     if defects:
@@ -102,18 +102,18 @@ def judged(target: Observed, seen: Seen) -> Observed:
     return target
 
 
-def initial_target(seen: Seen) -> Observed:
+def initial_target(seen: Seen) -> TargetState:
     """Return what to start a HAProxy with that has the slots of `seen`, grown where they do not suffice."""
     wanted = seen.desired
     target = target_now(wanted, seen.observed, seen.deferred)
-    short = [shortage.backend for shortage in diff(wanted, target).shortages]
+    short = [shortage.backend for shortage in diff(wanted, target.as_observed()).shortages]
     return target_grown(wanted, seen.observed, short, seen.deferred) if short else target
 
 
-def empty_slots(settings: Settings, target: Observed) -> Observed:
+def empty_slots(settings: Settings, target: TargetState) -> TargetState:
     """Return `target` with `slots` free ones where a backend has none and nothing is known of it."""
     free = free_slots(settings.config).backends
-    return Observed({name: backend if backend.slots else free[name] for name, backend in target.backends.items()})
+    return TargetState({name: backend if backend.slots else free[name] for name, backend in target.backends.items()})
 
 
 def is_applied(settings: Settings, current: str | None) -> bool:
@@ -165,10 +165,11 @@ def _lost_on_file(
         return ()
     names = tuple(settings.config.backends)
     before = foreign_on_file(current, observed_from_file(current, names))
-    return losses(before, text, observed_from_file(text, names), wanted, cautions)
+    after = target_now(Desired({}), observed_from_file(text, names))
+    return losses(before, text, after, wanted, cautions)
 
 
-def _rendered_whole(settings: Settings, wanted: Desired, target: Observed, current: str | None) -> str | None:
+def _rendered_whole(settings: Settings, wanted: Desired, target: TargetState, current: str | None) -> str | None:
     """Return the file with `target`, `current` where a backend is lacking."""
     if not all(backend.exists for backend in target.backends.values()):
         return current
@@ -212,7 +213,7 @@ def _unreachable_after(settings: Settings, current: str | None, text: str) -> st
     return f"it has no `stats socket {path}`, where haproxy.socket looks for HAProxy; both must name the same"
 
 
-def _rendered(settings: Settings, wanted: Desired, target: Observed, current: str | None) -> str:
+def _rendered(settings: Settings, wanted: Desired, target: TargetState, current: str | None) -> str:
     config = settings.config
     return render(settings.template, target, config, labels_of(wanted, current, config.backends))
 

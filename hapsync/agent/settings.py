@@ -12,7 +12,7 @@ from hapsync.haproxy.cfg import discovered_in, parse_sections
 from hapsync.haproxy.render import render
 from hapsync.model.server import Observed
 from hapsync.plan.desired import Desired, DesiredBackend
-from hapsync.plan.simulate import grow
+from hapsync.plan.target import TargetState, target_grown
 from hapsync.system.files import read_text, read_text_or_none
 from hapsync.text import reason
 
@@ -125,7 +125,7 @@ def _try_discovery(settings: Settings) -> None:
             raise ConfigError(template.name, (*error.problems, hint)) from error
 
 
-def free_slots(config: Config, count: int | None = None) -> Observed:
-    """Return the picture of a HAProxy with nothing but free slots: `count` a backend, else as `config` starts."""
+def free_slots(config: Config, count: int | None = None) -> TargetState:
+    """Return the target of a HAProxy with nothing but free slots: `count` a backend, else as `config` starts."""
     nothing = Desired({name: DesiredBackend(name, count or one.slots) for name, one in config.backends.items()})
-    return grow(Observed({}), nothing, ())
+    return target_grown(nothing, Observed({}), ())

@@ -4,9 +4,10 @@ from collections.abc import Iterable, Mapping
 
 from hapsync.haproxy.cfg import parse_file
 from hapsync.model.server import AdminState, Backend, Observed, Server
+from hapsync.plan.target import TargetState
 
 
-def says_the_same(text: str, target: Observed) -> bool:
+def says_the_same(text: str, target: TargetState) -> bool:
     """Return whether the haproxy.cfg `text` holds exactly the slots of `target`."""
     found = parse_file(text)
     return all(
@@ -21,7 +22,7 @@ def _in_file(slots: Iterable[Server]) -> Mapping[str, tuple[object, ...]]:
     return {slot.name: (slot.address, slot.weight, slot.admin is AdminState.READY) for slot in slots}
 
 
-def shows(observed: Observed, target: Observed) -> tuple[str, ...]:
+def shows(observed: Observed, target: TargetState) -> tuple[str, ...]:
     """Return what keeps `observed`, as far as it was read, from being `target`, one line a server."""
     differences = []
     for backend in target.backends.values():

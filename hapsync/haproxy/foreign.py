@@ -15,6 +15,7 @@ from hapsync.haproxy.show import address_of
 from hapsync.model.server import Address, AdminState, Backend, Observed, Server, is_ours
 from hapsync.plan.desired import Desired, DesiredBackend
 from hapsync.plan.guard import Caution, Cautions, distrust, first_checked
+from hapsync.plan.target import TargetState
 from hapsync.text import plural, shown
 
 _VARIABLE = re.compile(r"\$(?:\{[^}]*\}|\w+)")
@@ -50,7 +51,9 @@ class Loss:
         )
 
 
-def losses(observed: Observed, text: str, target: Observed, wanted: Desired, cautions: Cautions) -> tuple[Loss, ...]:
+def losses(
+    observed: Observed, text: str, target: TargetState, wanted: Desired, cautions: Cautions
+) -> tuple[Loss, ...]:
     """Return what foreign servers ready in `observed` a HAProxy started with `text` would lack, by backend.
 
     `text` has the slots of `target`. A server stays where the text has a line of its name, or the target a ready

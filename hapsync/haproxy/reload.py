@@ -21,7 +21,8 @@ from hapsync.haproxy.commands import drain_commands
 from hapsync.haproxy.compare import shows
 from hapsync.haproxy.master import Processes, read_processes, start_reload
 from hapsync.haproxy.socket import RuntimeSession, open_session
-from hapsync.model.server import HAProxyProcess, Observed
+from hapsync.model.server import HAProxyProcess
+from hapsync.plan.target import TargetState
 from hapsync.system.files import candidate_file, keep_copy, move_into_place, read_text_or_none, write_atomically
 from hapsync.text import reason
 
@@ -113,7 +114,7 @@ def _keep_edits(config: HAProxyConfig, old: str | None) -> None:
 
 
 def reload_into(
-    config: HAProxyConfig, text: str, target: Observed, *, is_checked: bool = False, next_socket: str | None = None
+    config: HAProxyConfig, text: str, target: TargetState, *, is_checked: bool = False, next_socket: str | None = None
 ) -> HAProxyProcess:
     """Install `text`, reload HAProxy, and return its new worker once that shows `target`, drained servers included.
 
@@ -159,7 +160,7 @@ def _start(config: HAProxyConfig) -> None:
 
 def _wait_for(
     config: HAProxyConfig,
-    target: Observed,
+    target: TargetState,
     before: HAProxyProcess,
     master: Processes | None,
 ) -> HAProxyProcess:
@@ -186,7 +187,7 @@ def _wait_for(
     raise ReloadError(f"waited {time.monotonic() - begin:.1f} s for {waiting_for}")
 
 
-def _drain(session: RuntimeSession, target: Observed) -> None:
+def _drain(session: RuntimeSession, target: TargetState) -> None:
     for backend in target.backends.values():
         session.ask(drain_commands(backend.name, backend.slots))
 

@@ -9,8 +9,9 @@ from hapsync.config.schema import Config, Template
 from hapsync.consul.discovery import members
 from hapsync.errors import ConfigError
 from hapsync.haproxy.cfg import parse_file, sealed, slot_names, start_disabled
-from hapsync.model.server import PLACEHOLDER, Address, AdminState, Backend, Observed, Server, dynamic_id, free_weight
+from hapsync.model.server import PLACEHOLDER, Address, AdminState, Backend, Server, dynamic_id, free_weight
 from hapsync.plan.desired import Desired
+from hapsync.plan.target import TargetState
 from hapsync.text import quoted
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ _BEGIN, _END = "\x01", "\x02"
 _ALONE = re.compile(rf"^[ \t]*{_BEGIN}[^{_END}]*{_END}[ \t]*$", re.MULTILINE)
 
 
-def render(template: Template, target: Observed, config: Config, labels: Mapping[tuple[str, Address], str]) -> str:
+def render(template: Template, target: TargetState, config: Config, labels: Mapping[tuple[str, Address], str]) -> str:
     """Return the text of haproxy.cfg: `template` with the server lines of `target`.
 
     Equal input gives equal bytes.
@@ -136,7 +137,7 @@ def _line_of(error: BaseException) -> str:
 
 
 def _servers(
-    target: Observed,
+    target: TargetState,
     config: Config,
     labels: Mapping[tuple[str, Address], str],
     used: list[str],

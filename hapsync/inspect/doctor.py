@@ -34,7 +34,8 @@ from hapsync.haproxy.uncounted import counts_all
 from hapsync.inspect.collect import read_known
 from hapsync.model.catalog import Catalog, Doubt
 from hapsync.model.server import Backend, HAProxyProcess
-from hapsync.plan.desired import desired, namesake_words
+from hapsync.plan.desired import Desired, desired, namesake_words
+from hapsync.plan.target import target_now
 from hapsync.system.files import candidate_file, read_text_or_none
 from hapsync.system.sockdiag import count_kept
 from hapsync.text import plural, quoted
@@ -99,7 +100,8 @@ def _template(settings: Settings) -> Iterator[Finding]:
     except (OSError, ValueError) as error:
         yield _bad(f"haproxy.config {config.config} cannot be read: {error}")
         return
-    target = empty_slots(settings, observed_from_file(current or "", tuple(settings.config.backends)))
+    filed = observed_from_file(current or "", tuple(settings.config.backends))
+    target = empty_slots(settings, target_now(Desired({}), filed))
     text = render(
         settings.template,
         target,

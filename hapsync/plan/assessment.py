@@ -19,7 +19,7 @@ from hapsync.plan.guard import Cautions, guard
 from hapsync.plan.judge import broken_by_plan
 from hapsync.plan.moves import Facts
 from hapsync.plan.plan import Plan, alarms, describe, describe_defect, describe_shortage, make_plan
-from hapsync.plan.target import target_now
+from hapsync.plan.target import TargetState, target_now
 from hapsync.text import quoted
 
 
@@ -55,7 +55,7 @@ class Assessment:
     rules: Rules = attrs.field(factory=Rules)
 
     @property
-    def target(self) -> Observed:
+    def target(self) -> TargetState:
         """What a HAProxy started now should be, and so what the file should say."""
         return target_now(self.desired, self.observed, self.plan.deferred)
 

@@ -3,10 +3,10 @@
 from collections.abc import Callable, Iterable
 
 from hapsync.model.changes import Change, Defect
-from hapsync.model.server import Observed
 from hapsync.plan.moves import Case, Facts, plan_cases, target_cases
 from hapsync.plan.plan import Plan
 from hapsync.plan.promises import PROMISES, command_says_its_change
+from hapsync.plan.target import TargetState
 
 
 def sentence_of(promise: Callable[..., object]) -> str:
@@ -19,7 +19,7 @@ def broken_by_plan(plan: Plan, facts: Facts) -> tuple[Defect, ...]:
     return _broken(plan_cases(plan, facts)) if plan.changes else ()
 
 
-def broken_by_target(target: Observed, facts: Facts) -> tuple[Defect, ...]:
+def broken_by_target(target: TargetState, facts: Facts) -> tuple[Defect, ...]:
     """Return the promises that a HAProxy started with `target` in place of what is observed would break."""
     return _broken(target_cases(target, facts))
 

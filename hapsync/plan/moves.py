@@ -35,6 +35,7 @@ from hapsync.model.server import (
 from hapsync.plan.desired import Desired, DesiredBackend
 from hapsync.plan.guard import Caution, Cautions
 from hapsync.plan.plan import Plan
+from hapsync.plan.target import TargetState
 
 
 @attrs.frozen
@@ -264,7 +265,7 @@ def plan_cases(plan: Plan, facts: Facts) -> Iterator[Case]:
         yield _case(facts, have, moves, is_stopped=is_stopped, wanted_if_short=short.get(name))
 
 
-def target_cases(target: Observed, facts: Facts) -> Iterator[Case]:
+def target_cases(target: TargetState, facts: Facts) -> Iterator[Case]:
     """Yield the backends of which a HAProxy started with `target` would not be what it is now."""
     is_stopped = facts.is_stopped
     for name, later in target.backends.items():

@@ -1,10 +1,11 @@
-"""The picture: the slots as a HAProxy started now should have them, and whether a file or a HAProxy shows it.
+"""The target: the slots that a HAProxy started now should have.
 
-A *picture* is an `Observed`. Rendering one and starting HAProxy with the text gives a reading equal to it, except
-that a file cannot say drain: such a server is written `disabled`, to be set to drain on the new worker.
+A target is a type of its own, so that none passes for a reading, nor a reading for a target. HAProxy started with
+the rendered target gives a reading with the same backends, except that a file cannot say drain: such a server is
+written `disabled`, to be set to drain on the new worker.
 """
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 import attrs
 
@@ -15,9 +16,20 @@ from hapsync.plan.diff import assigned_slots, diff
 from hapsync.plan.simulate import after, as_new_worker, grow
 
 
+@attrs.frozen
+class TargetState:
+    """The `backends` that a new worker should have, by name; `target_now` and `target_grown` make one."""
+
+    backends: Mapping[str, Backend]
+
+    def as_observed(self) -> Observed:
+        """Return the reading that a HAProxy with these backends gives."""
+        return Observed(self.backends)
+
+
 def target_now(
     desired: Desired, observed: Observed, deferred: Collection[Deferred] = (), *, lets_in: bool = True
-) -> Observed:
+) -> TargetState:
     """Return the target: `observed` as a new worker, with all due changes made but `deferred`.
 
     On a new worker nothing runs, so a removal makes room at once for a server without a slot. A new worker counts
@@ -25,16 +37,16 @@ def target_now(
     must be checked first, are down now, or whose slot has to forget its last instance's clients. A pass lets them in,
     and the servers that they replace stay until then.
     """
-    target = as_new_worker(observed if lets_in else _without_down(desired, observed))
+    started = as_new_worker(observed if lets_in else _without_down(desired, observed))
     stays = Staying.of(deferred)
     released: set[tuple[str, str]] = set()
     for _ in ("the free slots", "those that the removals freed"):
-        due = [change for change in diff(desired, target).changes if not stays.forbids(change)]
+        due = [change for change in diff(desired, started).changes if not stays.forbids(change)]
         # The guard has not seen the removal of a server that was an operator's until now.
         due = [one for one in due if not (takes_out(one) and (one.backend, one.server) in released)]
         released = {(one.backend, one.server) for one in due if isinstance(one, ClearOverride)}
-        target = after(target, due if lets_in else _without_live(due, target))
-    return _tidy(target, desired)
+        started = after(started, due if lets_in else _without_live(due, started))
+    return _tidy(started, desired)
 
 
 def _without_down(desired: Desired, observed: Observed) -> Observed:
@@ -53,11 +65,11 @@ def _without_down(desired: Desired, observed: Observed) -> Observed:
     return Observed({name: without(backend) for name, backend in observed.backends.items()})
 
 
-def _without_live(due: Sequence[Change], target: Observed) -> Sequence[Change]:
+def _without_live(due: Sequence[Change], started: Observed) -> Sequence[Change]:
     """Return `due` without what only a pass can do, and without the removals that wait for it."""
     forgetting = {
         name
-        for name, backend in target.backends.items()
+        for name, backend in started.backends.items()
         # While nothing serves, whoever may is let in at once.
         if backend.scaling.tables and any(slot.serves for slot in backend.slots)
     }
@@ -78,14 +90,14 @@ def target_grown(
     deferred: Collection[Deferred] = (),
     *,
     lets_in: bool = True,
-) -> Observed:
-    """Return the picture with slots for everything; `short` names the backends that need more of them."""
+) -> TargetState:
+    """Return the target with slots for everything; `short` names the backends that need more of them."""
     return target_now(desired, as_new_worker(grow(observed, desired, short)), deferred, lets_in=lets_in)
 
 
 @attrs.frozen
 class Staying:
-    """What held changes forbid on any picture: changes of the same server, and entries of the same address."""
+    """What held changes forbid in any target: changes of the same server, and entries of the same address."""
 
     servers: frozenset[tuple[str, str]]
     addresses: frozenset[tuple[str, Address]]
@@ -106,8 +118,8 @@ class Staying:
         return is_entry or (change.backend, change.server) in self.servers
 
 
-def _tidy(observed: Observed, desired: Desired) -> Observed:
-    """Point the slots that no instance has at the placeholder, so that equal pictures are equal texts.
+def _tidy(started: Observed, desired: Desired) -> TargetState:
+    """Return `started` with slots without an instance at the placeholder, so that equal targets are equal texts.
 
     Dynamic servers that no instance has are left out. What a person set aside stays as it is.
     """
@@ -128,4 +140,4 @@ def _tidy(observed: Observed, desired: Desired) -> Observed:
                 slots.append(attrs.evolve(slot, address=PLACEHOLDER, weight=1))
         return attrs.evolve(backend, slots=tuple(slots))
 
-    return Observed({name: tidy(backend) for name, backend in observed.backends.items()})
+    return TargetState({name: tidy(backend) for name, backend in started.backends.items()})
