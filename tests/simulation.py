@@ -1,10 +1,10 @@
 """A backend over time, without processes: Consul's readings and HAProxy's checks as they come, hapsync's real guard.
 
-Time is a number, HAProxy is what obeys commands (`strategies.obeyed`), and the memory's file is a variable. What the
-guard must not do is checked here against what was seen, and not against what it remembers.
+Time is a number, HAProxy is what obeys commands (`strategies.obeyed`), and the memory's file is a variable. Each plan
+is asked for the promises of the page before production would drop what breaks one: by what the guard remembers, as
+production does, and by what was seen here.
 """
 
-import math
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from unittest.mock import patch
@@ -15,13 +15,15 @@ from hapsync.agent import guard_state as safety_module
 from hapsync.agent.guard_state import GuardState
 from hapsync.config.schema import BackendConfig, Config
 from hapsync.model.catalog import Catalog, Doubt, Instance, Reading
-from hapsync.model.changes import Change, takes_out
+from hapsync.model.changes import Change
 from hapsync.model.overrides import SavedState
 from hapsync.model.server import Address, AdminState, Backend, CheckStatus, FirstCheck, Observed, Server
 from hapsync.plan.desired import Desired, desired
 from hapsync.plan.diff import diff
-from hapsync.plan.guard import guard
-from hapsync.plan.plan import make_plan
+from hapsync.plan.guard import Caution, guard
+from hapsync.plan.judge import broken_by_plan
+from hapsync.plan.moves import Facts, plan_cases
+from hapsync.plan.plan import Plan, make_plan
 from hapsync.plan.simulate import FREE_SLOT
 from tests.strategies import applied
 
@@ -143,9 +145,9 @@ class Simulation:
         self._note(observed, wanted)
         if plan.outgoing:
             self._guard_state.before_leaving(wanted, observed)
+        assert broken_by_plan(plan, rules.facts(wanted, observed)) == (), f"at {self.now}: a defect"
+        self._look_at(plan, Facts(wanted, observed, {"web": self._seen()}))
         later = applied(observed, plan)
-        if not self._is_released:
-            self._look_at(observed, later, [change for change in plan.changes if takes_out(change)])
         self.slots = later.backends["web"].slots
         self.done += [(self.now, change) for change in plan.changes]
         self._guard_state.note(wanted, later)
@@ -178,19 +180,23 @@ class Simulation:
             known.is_over = known.is_over or known.serving >= known.was or (is_most and is_quiet)
         self.refilling = known
 
-    def _look_at(self, observed: Observed, later: Observed, removals: list[Change]) -> None:
-        if not removals:
-            return
-        self._kept = len(self.capacities)
-        config = self.config
-        before, kept = sure(observed), sure(observed) & sent_to(later)
-        peak = max(amount for at, amount in self.capacities if at >= self.now - config.guard_window_seconds)
-        floor = max(config.min_ready, math.ceil(round(peak * (1 - config.max_loss_fraction), 6)))
+    def _seen(self) -> Caution:
+        """What the guard should know, by all that was seen."""
+        config, is_over = self.config, self.refilling is None or self.refilling.is_over
+        return Caution(
+            max_loss_fraction=config.max_loss_fraction,
+            min_ready=config.min_ready,
+            peak=max(amount for at, amount in self.capacities if at >= self.now - config.guard_window_seconds),
+            is_refilling=not is_over,
+            has_refilled=is_over,
+            is_released=self._is_released,
+        )
 
-        assert len(kept) >= min(len(before), floor), f"at {self.now}: {len(before)} of {peak}, {len(kept)} kept"
-        assert self.refilling is None or self.refilling.is_over, f"at {self.now}: removed while it refills"
-        assert self.said.doubt is None
-        assert self.said.instances
+    def _look_at(self, plan: Plan, seen: Facts) -> None:
+        if any(case.leaving for case in plan_cases(plan, seen)):
+            self._kept = len(self.capacities)
+
+        assert broken_by_plan(plan, seen) == (), f"at {self.now}: {seen.cautions}"
 
 
 def sent_to(observed: Observed) -> set[Address | None]:

@@ -20,6 +20,7 @@ from hapsync.plan import (
     diff as diff_module,
     guard as guard_module,
     guard_history as history,
+    moves as moves_module,
     plan as plan_module,
     simulate as ahead_module,
     target,
@@ -437,6 +438,16 @@ def after_forgets_that_a_drained_server_is_drained(patch: Patch) -> None:
     )
 
 
+def a_weight_that_changes_is_not_judged(patch: Patch) -> None:
+    move = moves_module._move
+
+    def broken(change: Change, before: Server | None) -> moves_module.Move:
+        found = move(change, before)
+        return attrs.evolve(found, weight=change.was) if isinstance(change, Reweigh) else found
+
+    patch.setattr(moves_module, "_move", broken)
+
+
 def disabled_is_not_written(patch: Patch) -> None:
     line = render._server_line
     patch.setattr(render, "_server_line", lambda *of: line(*of).replace(" disabled", ""))
@@ -572,7 +583,11 @@ MISTAKES: Mapping[Callable[..., None], Sequence[Callable[[Patch], None]]] = {
         addresses_are_not_parsed,
         addresses_are_not_parsed_and_lines_are_not_checked,
     ),
-    laws.test_a_change_leads_where_after_says: (after_forgets_that_a_drained_server_is_drained, drains_disable),
+    laws.test_a_change_leads_where_after_and_the_page_say: (
+        after_forgets_that_a_drained_server_is_drained,
+        a_weight_that_changes_is_not_judged,
+        drains_disable,
+    ),
     laws.test_a_file_that_is_rendered_says_what_the_picture_says: (
         disabled_is_not_written,
         comments_are_not_escaped,
