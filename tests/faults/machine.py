@@ -28,6 +28,7 @@ BACKENDS = {"web": 5, "api": 3}
 """And their slots at first: few, so that some growths need a reload."""
 LAWS = Laws(window_seconds=4.0, max_loss_fraction=0.5, min_ready=1, backends=tuple(BACKENDS))
 LARGEST = 9
+DEFECT = "a defect of hapsync, please report it"
 _BACKEND = "guard_window_seconds = 4\nmax_loss_fraction = 0.5\nmin_ready = 1\ndamping_seconds = 1"
 _CONVERGE_SECONDS = 20.0
 
@@ -83,9 +84,10 @@ class World:
         self.trace.lines.clear()
 
     def check(self) -> None:
-        """Raise `Violation` if the watcher saw any."""
-        if self.watcher.violations:
-            raise self._violation("\n".join(self.watcher.violations[:5]))
+        """Raise `Violation` if the watcher saw any, or if the agent found a defect: a sound one never does."""
+        defects = [line for line in self._logged() if DEFECT in line]
+        if self.watcher.violations or defects:
+            raise self._violation("\n".join((*self.watcher.violations[:5], *defects[:5])))
 
     def finish(self) -> None:
         """End all faults, and require that HAProxy becomes exactly what Consul says."""
@@ -147,10 +149,12 @@ class World:
             raise self._violation(f"held and yet serving: {self.watcher.deferred}") from error
 
     def _violation(self, what: str) -> Violation:
-        log = (self.stage.work / "agent.log").read_text().splitlines()[-60:]
-        done, logged = "\n".join(self.trace.lines), "\n".join(log)
+        done, logged = "\n".join(self.trace.lines), "\n".join(self._logged()[-60:])
         self.failure = Violation(f"{what}\n-- done:\n{done}\n-- the agent's log:\n{logged}")
         return self.failure
+
+    def _logged(self) -> list[str]:
+        return (self.stage.work / "agent.log").read_text().splitlines()
 
     # Consul and the instances
 

@@ -17,7 +17,7 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from tests.faults.machine import LARGEST, Violation, World, open_world
+from tests.faults.machine import DEFECT, LARGEST, Violation, World, open_world
 from tests.harness.consul import Status
 from tests.harness.processes import wait_until
 
@@ -343,9 +343,6 @@ def test_without_a_precaution_and_the_promises_a_law_is_broken_and_seen(
         pytest.fail(f"{law} is not broken: {world.watcher.violations}, {world.trace.lines}")
 
 
-DEFECT = "a defect of hapsync, please report it"
-
-
 @pytest.mark.parametrize(("precaution", "happens", "law"), BROKEN)
 def test_without_a_precaution_the_promises_stop_hapsync_and_status_says_so(
     precaution: str, happens: Callable[[World], None], law: str
@@ -370,6 +367,8 @@ def test_without_a_precaution_the_promises_stop_hapsync_and_status_says_so(
         time.sleep(2)
 
         assert world.watcher.violations == []
+        with pytest.raises(Violation, match=DEFECT):
+            world.check()
 
 
 @pytest.fixture(scope="module")
