@@ -12,7 +12,8 @@ from hapsync.haproxy.cfg import discovered_in, parse_sections
 from hapsync.haproxy.render import render
 from hapsync.model.server import Observed
 from hapsync.plan.desired import Desired, DesiredBackend
-from hapsync.plan.target import TargetState, target_grown
+from hapsync.plan.simulate import grow
+from hapsync.plan.target import TargetState
 from hapsync.system.files import read_text, read_text_or_none
 from hapsync.text import reason
 
@@ -128,4 +129,4 @@ def _try_discovery(settings: Settings) -> None:
 def free_slots(config: Config, count: int | None = None) -> TargetState:
     """Return the target of a HAProxy with nothing but free slots: `count` a backend, else as `config` starts."""
     nothing = Desired({name: DesiredBackend(name, count or one.slots) for name, one in config.backends.items()})
-    return target_grown(nothing, Observed({}), ())
+    return TargetState(grow(Observed({}), nothing, ()).backends)

@@ -18,7 +18,7 @@ from hapsync.plan.simulate import after, as_new_worker, grow
 
 @attrs.frozen
 class TargetState:
-    """The `backends` that a new worker should have, by name; `target_now` and `target_grown` make one."""
+    """The `backends` of a new worker, by name; `target_now` and `target_grown` make them of a reading."""
 
     backends: Mapping[str, Backend]
 
