@@ -21,13 +21,13 @@ COMMANDS = {
     "agent": "Follow Consul until told to stop; the daemon.",
     "apply": "Make one pass, for cron or an operator.",
     "plan": "Show what a pass would do; change nothing.",
-    "status": "Show every backend and server, desired beside actual.",
-    "hold": "Take a server out and keep it out.",
-    "drain": "Give a server nothing new and keep it so.",
-    "release": "End an override, or make a backend's deferred removals.",
+    "status": "Show each server as HAProxy has it, beside what Consul asks for.",
+    "hold": "Put a server in maint, and keep it there.",
+    "drain": "Put a server in drain, and keep it there.",
+    "release": "Give a server back to hapsync, or allow a backend's deferred removals.",
     "freeze": "Change nothing in HAProxy until thawed.",
     "thaw": "Go on after a freeze.",
-    "render": "Write the configuration HAProxy should have to standard output.",
+    "render": "Print the haproxy.cfg that hapsync would write.",
     "check": "Check whether everything hapsync needs is in order.",
 }
 
@@ -40,7 +40,7 @@ Examples:
   hapsync plan --config ./hapsync.toml     what would it do?
   hapsync agent                            do it, for as long as it runs
   hapsync status web                       what does backend web look like?
-  hapsync drain web/srv3 --for 30m         let one server run empty
+  hapsync drain web/srv3 --for 30m         let the sessions on one server end
   hapsync freeze --reason "Consul upgrade" hands off HAProxy
 
 \b

@@ -19,7 +19,7 @@ ones as `slots` says; without Consul nothing about them is changed."""
 @config_option
 @click.option("--offline", is_flag=True, help="Ask neither HAProxy nor Consul.")
 def command(config_path: str, offline: bool) -> None:  # noqa: FBT001
-    """Write the configuration HAProxy should have to standard output.
+    """Print the haproxy.cfg that hapsync would write.
 
     Only the configuration goes there; where it came from is said on standard
     error.

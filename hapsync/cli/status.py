@@ -19,12 +19,10 @@ Exit codes: 0 in sync; 2 out of sync, and why is printed; 1 cannot tell."""
 @click.command("status", epilog=EPILOG, context_settings=CONTEXT)
 @config_option
 @json_option
-@click.option(
-    "--queues", "all_queues", is_flag=True, help="Show all of HAProxy's accept queues, not only when one fills."
-)
+@click.option("--queues", "all_queues", is_flag=True, help="Show all accept queues of HAProxy, the empty ones too.")
 @click.argument("backends", nargs=-1)
 def command(config_path: str, as_json: bool, all_queues: bool, backends: tuple[str, ...]) -> int:  # noqa: FBT001
-    """Show every backend and server, desired beside actual.
+    """Show each server as HAProxy has it, beside what Consul asks for.
 
     HAProxy is read live. The catalog is the running agent's, or Consul's own
     where no agent runs.
