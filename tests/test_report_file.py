@@ -20,7 +20,7 @@ from hapsync.agent.report_file import (
     snapshot_to_json,
 )
 from hapsync.model.catalog import Doubt, Instance, Quarantined, Reading
-from hapsync.model.json_file import _checksum
+from hapsync.model.json_file import _checksum, to_file
 from hapsync.model.server import Address, CheckStatus, HAProxyProcess
 
 BARE = Report(pid=1, started_at=10.0, written_at=11.5, hapsync_version="0.1.0", in_sync=True)
@@ -67,6 +67,34 @@ def test_a_snapshot_comes_back_as_it_was() -> None:
 
     assert found == SNAPSHOT
     assert found.catalog.readings == SNAPSHOT.readings
+
+
+@pytest.mark.parametrize(
+    ("words", "doubt"),
+    [
+        ("Consul has not answered since the start", Doubt.SNAPSHOT),
+        ("Consul has not answered and there is no snapshot", Doubt.FALLBACK),
+        ("Consul does not answer", Doubt.AWAY),
+        ("Consul's servers have no leader", Doubt.NO_LEADER),
+        ("the answer is too old", Doubt.STALE),
+        ("the token may not read all of it", Doubt.FILTERED),
+        ("Consul did not confirm its answer", Doubt.UNCONFIRMED),
+    ],
+)
+def test_a_snapshot_of_0_1_is_read_with_the_words_it_has_for_a_doubt(words: str, doubt: Doubt) -> None:
+    web = {"service": "web", "instances": [], "quarantined": [], "doubt": words, "is_backwards": False, "index": 7}
+    text = to_file({"readings": {"web": {**web, "namesakes": []}}, "trusted": {}}, 2, "catalog")
+
+    found = snapshot_from_json(text)
+
+    assert found is not None
+    assert found.readings["web"].doubt is doubt
+
+
+def test_a_snapshot_with_unknown_words_for_a_doubt_is_damaged() -> None:
+    for words in ("", "the answer is", 5):
+        web: dict[str, object] = {"service": "web", "instances": [], "doubt": words}
+        assert snapshot_from_json(to_file({"readings": {"web": web}}, 2, "catalog")) is None
 
 
 def test_both_files_are_one_line_of_ascii() -> None:

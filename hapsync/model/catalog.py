@@ -74,6 +74,18 @@ class Doubt(enum.Enum):
     FILTERED = "the token may not read all of it"
     UNCONFIRMED = "a second read of Consul did not confirm the answer"
 
+    @classmethod
+    def _missing_(cls, value: object) -> "Doubt | None":
+        """Return the doubt that 0.1 wrote into its snapshot with these words; None where it is none."""
+        return _WORDS_OF_0_1.get(value) if isinstance(value, str) else None
+
+
+_WORDS_OF_0_1 = {
+    "the answer is too old": Doubt.STALE,
+    "Consul did not confirm its answer": Doubt.UNCONFIRMED,
+}
+"""The other words have not changed since. A file is of the same version, so a start after an upgrade reads them."""
+
 
 NOT_TELLING = (Doubt.AWAY, Doubt.SNAPSHOT, Doubt.FALLBACK)
 """With such a doubt Consul's present state is unknown."""
