@@ -75,6 +75,8 @@ def test_a_new_backend_is_given_with_its_slots_but_not_with_servers_that_stand_f
         ("", "# nothing else\n"),
         ("log-format a\\ #b\n", "log-format a\\  # c\n"),
         ('log-format "a b"\n', "log-format a\\ b\n"),
+        ("log-format $HOST\n", "log-format  $HOST # of the host\n"),
+        ("log-format '$HOST'\n", "    log-format '$HOST'\n"),
     ],
 )
 def test_what_changes_with_the_live_state_and_comments_are_no_difference(has: str, needs: str) -> None:
@@ -96,6 +98,11 @@ def test_what_changes_with_the_live_state_and_comments_are_no_difference(has: st
         pytest.param('log-format "a  b"\n', 'log-format "a b"\n', id="blanks in quotes"),
         pytest.param("log-format a\\#b\n", "log-format a\\#c\n", id="a # after a backslash"),
         pytest.param('log-format "a # b"\n', 'log-format "a # c"\n', id="a # in quotes"),
+        pytest.param("log-format '$HOST'\n", 'log-format "$HOST"\n', id="a variable where a plain $ was"),
+        pytest.param('log-format "\\$HOST"\n', 'log-format "$HOST"\n', id="a variable where an escaped $ was"),
+        pytest.param("log-format '$HOST'\n", "log-format $HOST\n", id="a variable where a quoted $ was"),
+        pytest.param('log-format "$HOST"\n', "log-format $HOST\n", id="a variable that may become several words"),
+        pytest.param("backend '$HOST'\n", 'backend "$HOST"\n', id="a variable in a name"),
         pytest.param(plain("a") + plain("a"), plain("a"), id="twice"),
     ],
 )

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 
 import attrs
 
-from hapsync.haproxy.cfg import default_server_words, is_own_line, parse_sections, server_options_in
+from hapsync.haproxy.cfg import Line, default_server_words, is_own_line, parse_sections, server_options_in
 from hapsync.haproxy.dangers import has_check, safe_defaults
 from hapsync.model.server import is_slot_name, server_order
 
@@ -61,7 +61,7 @@ def _taken_apart(text: str) -> tuple[Mapping[str, PlainBackend], Sequence[tuple[
 
     Servers of ours count there without what changes with the live state, and a run of them as one line.
     """
-    sections = parse_sections(text)
+    sections, raw = parse_sections(text), text.split("\n")
     options, defaults = server_options_in(sections), default_server_words(sections)
     safe = {is_checked: safe_defaults(sections, is_checked=is_checked) for is_checked in (False, True)}
     plain: dict[str, PlainBackend] = {}
@@ -83,9 +83,20 @@ def _taken_apart(text: str) -> tuple[Mapping[str, PlainBackend], Sequence[tuple[
             slots = sorted((line.words[1] for line in section.own if is_slot_name(line.words[1])), key=server_order)
             plain[name] = PlainBackend(name, head[3], tuple(slots), options[name])
             continue
-        rest.append(head)
+        rest.append(_compared(section.head, raw))
         for line in section.own:
-            bare = ("server", options.get(name, "")) if is_own_line(line) else line.words
-            if bare is line.words or rest[-1] != bare:
+            is_own = is_own_line(line)
+            bare = ("server", options.get(name, "")) if is_own else _compared(line, raw)
+            if not is_own or rest[-1] != bare:
                 rest.append(bare)
     return plain, rest
+
+
+def _compared(line: Line, raw: Sequence[str]) -> tuple[str, ...]:
+    """Return what counts of `line`, one of the lines `raw` of its file: its words, or all of it as it stands.
+
+    The words lack the quotes and escapes, which alone tell a variable from a plain `$`.
+    """
+    code = raw[line.number - 1].strip()
+    is_quoted = any(sign in code for sign in "\"'\\") and any("$" in word for word in line.words)
+    return (code,) if is_quoted else line.words
