@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 
 import attrs
-from hypothesis import HealthCheck, Phase, given, settings, strategies as st
+from hypothesis import HealthCheck, Phase, given, seed, settings, strategies as st
 
 from hapsync.config.schema import Config, Template
 from hapsync.consul.health import parse_reading
@@ -699,8 +699,6 @@ def test_flapping_addresses_are_not_entered_while_there_is_capacity_enough(world
 def test_the_worlds_are_of_every_kind() -> None:
     seen: Counter[str] = Counter()
 
-    @settings(laws, derandomize=True, database=None, max_examples=1200)
-    @given(worlds())
     def look(world: World) -> None:
         plan = planned(world)
         seen.update({type(change).__name__ for change in plan.changes})
@@ -729,7 +727,6 @@ def test_the_worlds_are_of_every_kind() -> None:
         seen.update(["down"] * any(one.admin is AdminState.READY and not one.is_up for one in servers))
         seen.update({one.first_check.name for one in servers if one.admin is AdminState.READY})
 
-    look()
     reasons = set(Reason) - {
         *(Reason.PASSING, Reason.WARNING, Reason.CRITICAL, Reason.MAINTENANCE, Reason.WEIGHT, Reason.GONE),
         *(Reason.OTHER_TAGS, Reason.LEFT_OUT),
@@ -754,5 +751,10 @@ def test_the_worlds_are_of_every_kind() -> None:
         *("down", "PASSED", "MISSING", "UNREAD"),
         *sorted(reason.name for reason in reasons),
     )
+
+    # How often a rare kind comes differs much from search to search.
+    for number in range(10):
+        if any(not seen[kind] for kind in kinds):
+            seed(number)(settings(laws, database=None, max_examples=1200)(given(worlds())(look)))()
 
     assert [kind for kind in kinds if not seen[kind]] == []
