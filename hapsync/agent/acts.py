@@ -142,6 +142,8 @@ class Acts:
         names = set(settings.config.backends)
         self._schedule.only(names)
         self._unreadable.only(names)
+        self._reporter.only(names)
+        self._withheld &= names
         self._unread = names - set(self._desired().backends)
         self._found(Finding.OTHER_SETTINGS)
 
@@ -229,7 +231,8 @@ class Acts:
 
     def _grow_at(self) -> float | None:
         """Return when to go on with a reload; None where nothing asks for one, or it may not be made now."""
-        is_stopped = self._haproxy.process is None or self._stopped is not None
+        # Asked afresh: settings that were just taken may stop everything, and are to be given up for nobody.
+        is_stopped = self._haproxy.process is None or self._guard_state.stopped is not None
         if is_stopped or self._file.is_working or not self._reloads.rollout.is_due:
             return None  # a file job would put an older file over the reload's
         return self._reloads.due_seconds(self._desired(), is_told=not self._unread and self._discovering.has_looked)
@@ -276,7 +279,7 @@ class Acts:
     def _write_file(self) -> None:
         is_down = self._haproxy.is_down
         is_settings_live = self._reloads.rollout.settings_due_seconds is None
-        if self._stopped or not (is_down or (self._haproxy.process and is_settings_live)):
+        if self._guard_state.stopped or not (is_down or (self._haproxy.process and is_settings_live)):
             # Not to be touched. Or HAProxy may live and hang: once it answers, the file is made of it. Or the reload
             # that makes the new settings live writes it.
             self._file.forget()

@@ -70,6 +70,10 @@ class Reporter:
         """The backends where something was not done, for it would have broken a promise."""
         return self._defects.keys()
 
+    def only(self, backends: Collection[str]) -> None:
+        """Forget the defects of all but `backends`."""
+        self._defects = {name: some for name, some in self._defects.items() if name in backends}
+
     def note_worker(self, process: HAProxyProcess) -> None:
         """A worker answers that was not seen before."""
         self._counters = attrs.evolve(self._counters, workers_seen=self._counters.workers_seen + 1)
