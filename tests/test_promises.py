@@ -302,12 +302,25 @@ def test_a_command_that_does_not_say_its_change_breaks_its_promise(change: Chang
     assert not command_says_its_change(change, line)
 
 
-@pytest.mark.parametrize("change", [*KEPT.changes, CREATE, attrs.evolve(ENTER, forgets=(("web", 6),))])
+CHECKED_ELSEWHERE = attrs.evolve(CREATE, options="check addr 10.0.0.9 port 81")
+
+
+@pytest.mark.parametrize(
+    "change", [*KEPT.changes, CREATE, CHECKED_ELSEWHERE, attrs.evolve(ENTER, forgets=(("web", 6),))]
+)
 def test_the_commands_of_a_change_keep_their_promise(change: Change) -> None:
     commands = (*address_commands([change]), *state_commands([change]))
 
     assert commands
     assert all(command_says_its_change(change, command.line) for _, command in commands)
+
+
+def test_a_server_that_has_a_port_of_0_may_leave() -> None:
+    odd = attrs.evolve(serving(4), address=Address("10.0.0.4", 0))
+    web = attrs.evolve(WEB, slots=(*WEB.slots[:3], odd, *WEB.slots[4:]))
+
+    plan = Plan(outgoing=(Remove("web", "srv4", odd.address, GONE),))
+    assert broken_by_plan(plan, attrs.evolve(FACTS, observed=Observed({"web": web}))) == ()
 
 
 def test_a_backend_that_serves_is_emptied_by_a_file_without_an_enabled_server() -> None:

@@ -38,7 +38,10 @@ def only_plain_values(case: Case) -> bool:
     """No name, address, port or weight outside the whitelist reaches a command or haproxy.cfg."""
     return HAPROXY_NAME.fullmatch(case.name) is not None and all(
         0 <= one.weight <= MAX_WEIGHT
-        and (one.address is None or (_HOST.fullmatch(one.address.host) and 0 < one.address.port < 1 << 16))
+        and (
+            one.address in (None, one.was_at)
+            or (_HOST.fullmatch(one.address.host) and 0 < one.address.port < 1 << 16)
+        )
         for one in case.moves
     )
 
@@ -129,7 +132,7 @@ def command_says_its_change(change: Change, line: str) -> bool:
     words, where, address = line.split(" "), f"{change.backend}/{change.server}", change.address
     if not _LINE.fullmatch(line) or (where not in words and words[0] != "clear"):
         return False
-    if "addr" in words and address is not None:
+    if words[0] == "set" and "addr" in words and address is not None:  # `addr` is a word of server_options, too
         return words[-4:] == ["addr", address.host, "port", str(address.port)]
     return words[0] != "add" or words[3] == str(address)
 
