@@ -8,10 +8,12 @@ from hapsync.haproxy.cfg import parse_file, skeleton
 from hapsync.haproxy.commands import address_commands, agents_in, quiet_commands, state_commands
 from hapsync.haproxy.compare import shows
 from hapsync.haproxy.render import render
+from hapsync.model.catalog import Doubt
 from hapsync.model.changes import (
     Add,
     Change,
     Create,
+    Delete,
     Disable,
     Drain,
     Enable,
@@ -31,15 +33,18 @@ from hapsync.model.server import (
     Backend,
     CheckStatus,
     Observed,
+    Scaling,
     Server,
 )
 from hapsync.plan.assessment import unserved
 from hapsync.plan.desired import Desired, DesiredBackend, DesiredServer, scale_weights
 from hapsync.plan.diff import diff
 from hapsync.plan.guard import guard
+from hapsync.plan.judge import broken_by_plan, broken_by_target
+from hapsync.plan.moves import Facts
 from hapsync.plan.plan import make_plan
 from hapsync.plan.simulate import FREE_SLOT, as_new_worker
-from hapsync.plan.target import TargetState, target_now
+from hapsync.plan.target import TargetState, target_grown, target_now
 
 READY, DRAIN, MAINT = AdminState.READY, AdminState.DRAIN, AdminState.MAINT
 STATUS = {READY: CheckStatus.PASSING, DRAIN: CheckStatus.MAINTENANCE, MAINT: CheckStatus.CRITICAL}
@@ -167,6 +172,35 @@ def test_the_file_and_a_new_worker_know_nothing_of_what_an_agent_said() -> None:
     assert shows(observed, target) == ()
     assert shows(seen(led(DRAIN, 30, OFF)), target) != ()
     assert shows(seen(led(READY, 100, address=Address("10.0.0.9", 80))), target) != ()
+
+
+@pytest.mark.parametrize("doubt", [None, Doubt.STALE])
+def test_a_weight_of_0_is_an_agents_to_give_in_the_file_and_at_a_reload_too(doubt: Doubt | None) -> None:
+    at = [Address(f"10.0.0.{number}", 80) for number in range(1, 5)]
+    servers = [attrs.evolve(led(READY, 100, address=one), name=f"srv{one.host[-1]}") for one in at]
+    wants = [DesiredServer(one, READY, 100 if one == at[0] else 0, "n", str(one), CheckStatus.PASSING) for one in at]
+    facts = Facts(
+        Desired({"web": DesiredBackend("web", 4, tuple(wants), doubt=doubt)}),
+        Observed({"web": Backend("web", tuple(servers))}),
+    )
+
+    assert diff(facts.desired, facts.observed).changes == ()
+    for target in (target_now(facts.desired, facts.observed), target_grown(facts.desired, facts.observed, ["web"])):
+        assert [slot.weight for slot in target.backends["web"].slots if slot.admin is READY] == [100] * 4
+        assert broken_by_target(target, facts) == ()
+
+
+def test_a_dynamic_server_is_deleted_once_its_agent_check_is_off() -> None:
+    gone = attrs.evolve(led(MAINT, 100, address=Address("10.0.0.9", 80)), name="dyn-web-1-0000001", since_seconds=9)
+    other = Server("srv2", TWO, READY, 100, is_up=True, load=NO_LOAD)
+    desired = wanted(None)
+    for server, kind in ((gone, Remove), (attrs.evolve(gone, weight=0, agent=OFF), Delete)):
+        backend = Backend("web", (other, server), scaling=Scaling(can_add=True))
+        observed = Observed({"web": backend})
+        plan = make_plan(diff(desired, observed), observed)
+
+        assert [(type(one), one.server) for one in plan.changes] == [(kind, gone.name)]
+        assert broken_by_plan(plan, Facts(desired, observed)) == ()
 
 
 @pytest.mark.parametrize(

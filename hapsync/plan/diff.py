@@ -225,9 +225,9 @@ and is not counted yet may outlive it (HAProxy's commit ca686e320)."""
 
 
 def _is_at_rest(slot: Server, have: Backend) -> bool:
-    """Return whether `slot` may be deleted once nothing is left on it."""
+    """Return whether `slot` may be deleted once nothing is left on it; its agent check has to be off first."""
     is_out = slot.is_dynamic and slot.admin is AdminState.MAINT and not slot.is_overridden
-    return is_out and have.scaling.can_add and slot.since_seconds >= REST_SECONDS
+    return is_out and not slot.is_led_by_agent and have.scaling.can_add and slot.since_seconds >= REST_SECONDS
 
 
 def override_changes(have: Backend, overrides: Mapping[Address, AdminState | None]) -> Iterable[Change]:

@@ -9,7 +9,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 
 import attrs
 
-from hapsync.model.changes import Add, Change, ClearOverride, Create, Deferred, Entry, takes_out
+from hapsync.model.changes import Add, Change, ClearOverride, Create, Deferred, Entry, Reweigh, takes_out
 from hapsync.model.server import PLACEHOLDER, Address, AdminState, Backend, Observed
 from hapsync.plan.desired import Desired
 from hapsync.plan.diff import assigned_slots, diff
@@ -37,6 +37,24 @@ def target_now(
     must be checked first, are down now, or whose slot has to forget its last instance's clients. A pass lets them in,
     and the servers that they replace stay until then.
     """
+    return _target(desired, observed, deferred, _led(observed), lets_in=lets_in)
+
+
+def _led(observed: Observed) -> Collection[tuple[str, str]]:
+    """Return the servers that get traffic and whose weight a pass leaves to their agents."""
+    return {
+        (name, slot.name) for name, one in observed.backends.items() for slot in one.ready if slot.is_led_by_agent
+    }
+
+
+def _target(
+    desired: Desired,
+    observed: Observed,
+    deferred: Collection[Deferred],
+    led: Collection[tuple[str, str]],
+    *,
+    lets_in: bool,
+) -> TargetState:
     started = as_new_worker(observed if lets_in else _without_down(desired, observed))
     stays = Staying.of(deferred)
     released: set[tuple[str, str]] = set()
@@ -44,9 +62,15 @@ def target_now(
         due = [change for change in diff(desired, started).changes if not stays.forbids(change)]
         # The guard has not seen the removal of a server that was an operator's until now.
         due = [one for one in due if not (takes_out(one) and (one.backend, one.server) in released)]
+        # Nor that a server's weight falls to 0 whose agent has the say.
+        due = [one for one in due if not _is_of_agent(one, led)]
         released = {(one.backend, one.server) for one in due if isinstance(one, ClearOverride)}
         started = after(started, due if lets_in else _without_live(due, started))
     return _tidy(started, desired)
+
+
+def _is_of_agent(change: Change, led: Collection[tuple[str, str]]) -> bool:
+    return isinstance(change, Reweigh) and change.weight == 0 and (change.backend, change.server) in led
 
 
 def _without_down(desired: Desired, observed: Observed) -> Observed:
@@ -92,7 +116,8 @@ def target_grown(
     lets_in: bool = True,
 ) -> TargetState:
     """Return the target with slots for everything; `short` names the backends that need more of them."""
-    return target_now(desired, as_new_worker(grow(observed, desired, short)), deferred, lets_in=lets_in)
+    grown = as_new_worker(grow(observed, desired, short))
+    return _target(desired, grown, deferred, _led(observed), lets_in=lets_in)
 
 
 @attrs.frozen
