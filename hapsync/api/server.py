@@ -38,8 +38,7 @@ _QUEUE = 128
 _REST_SECONDS = 0.25
 """After a failure of the machine (no descriptor left, say): a pause instead of a busy loop."""
 _CHECK_SECONDS = 2.0
-"""How often the agent checks that the socket still has its name: somebody may have cleared the folder. somebody may
-have cleared the folder."""
+"""How often the agent checks that the socket still has its name: somebody may have cleared the folder."""
 _TEMPORARY = re.compile(r"\.[0-9]+\.hs")
 
 

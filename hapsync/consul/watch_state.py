@@ -128,9 +128,6 @@ class Case:
 
 
 NO_CASE = Case(_NO_FINDING, _NO_FINDING, differs=False)
-
-
-NO_CASE = Case(_NO_FINDING, _NO_FINDING, differs=False)
 _NO_STATE, _NO_TRUST = WatchState(), Trust()
 
 
