@@ -7,6 +7,7 @@ import attrs
 import pytest
 
 from hapsync.agent.acts import Acts
+from hapsync.agent.schedule import Finding
 from hapsync.agent.settings import Settings
 from hapsync.config.schema import Config, Template, parse_config
 from hapsync.model.changes import Defect
@@ -77,3 +78,11 @@ def test_a_backend_that_is_configured_no_more_keeps_nothing_out_of_sync(acts: Ac
 
     assert not acts._reporter.defective
     assert acts._withheld == {"web"}
+
+
+def test_a_defect_in_writing_the_file_leaves_the_file_due(acts: Acts) -> None:
+    acts._file.touch()
+    acts._file.forget()  # as `write` begins with
+    assert not acts._file.is_behind
+    acts._found(Finding.DEFECT)
+    assert acts._file.is_behind

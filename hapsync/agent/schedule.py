@@ -65,7 +65,7 @@ DUE: Mapping[Finding, Due] = {
     Finding.NOT_RELOADED: Due(file=FileDue.SOON),
     Finding.STOPPED_OR_NOT: Due(backends=True, file=FileDue.SOON, report=True),
     Finding.RESYNC: Due(backends=True, report=True),
-    Finding.DEFECT: Due(backends=True),
+    Finding.DEFECT: Due(backends=True, file=FileDue.SOON),  # the step may have been about the file
     Finding.NEWS: Due(report=True),
 }
 """The only place that says what a finding makes due."""
