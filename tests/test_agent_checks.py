@@ -39,7 +39,7 @@ from hapsync.model.server import (
 from hapsync.plan.assessment import unserved
 from hapsync.plan.desired import Desired, DesiredBackend, DesiredServer, scale_weights
 from hapsync.plan.diff import diff
-from hapsync.plan.guard import guard
+from hapsync.plan.guard import Caution, guard
 from hapsync.plan.judge import broken_by_plan, broken_by_target
 from hapsync.plan.moves import Facts
 from hapsync.plan.plan import make_plan
@@ -188,6 +188,13 @@ def test_a_weight_of_0_is_an_agents_to_give_in_the_file_and_at_a_reload_too(doub
     for target in (target_now(facts.desired, facts.observed), target_grown(facts.desired, facts.observed, ["web"])):
         assert [slot.weight for slot in target.backends["web"].slots if slot.admin is READY] == [100] * 4
         assert broken_by_target(target, facts) == ()
+
+
+def test_of_two_servers_at_an_address_none_leaves_for_a_weight_of_0_that_is_an_agents_to_give() -> None:
+    one, two = (attrs.evolve(led(admin, 30), name=name) for admin, name in ((DRAIN, "srv1"), (READY, "srv2")))
+    facts = Facts(wanted(READY, 0), Observed({"web": Backend("web", (one, two))}), {"web": Caution()})
+
+    assert broken_by_target(target_now(facts.desired, facts.observed), facts) == ()
 
 
 def test_a_dynamic_server_is_deleted_once_its_agent_check_is_off() -> None:

@@ -41,9 +41,9 @@ def target_now(
 
 
 def _led(observed: Observed) -> Collection[tuple[str, str]]:
-    """Return the servers that get traffic and whose weight a pass leaves to their agents."""
+    """Return the servers whose weight a pass leaves to their agents."""
     return {
-        (name, slot.name) for name, one in observed.backends.items() for slot in one.ready if slot.is_led_by_agent
+        (name, slot.name) for name, one in observed.backends.items() for slot in one.slots if slot.is_led_by_agent
     }
 
 
