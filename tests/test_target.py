@@ -5,6 +5,7 @@ import pytest
 
 from hapsync.haproxy.compare import says_the_same, shows
 from hapsync.haproxy.show import with_scaling
+from hapsync.model.catalog import Doubt
 from hapsync.model.changes import Add, Deferred, Enable, Reason, Remove
 from hapsync.model.server import (
     NO_LOAD,
@@ -21,6 +22,8 @@ from hapsync.model.server import (
 from hapsync.plan.desired import Desired, DesiredBackend, DesiredServer
 from hapsync.plan.diff import diff
 from hapsync.plan.guard import Caution, guard
+from hapsync.plan.judge import broken_by_target
+from hapsync.plan.moves import Facts
 from hapsync.plan.simulate import FREE_SLOT
 from hapsync.plan.target import TargetState, target_grown, target_now
 
@@ -201,6 +204,18 @@ def test_a_server_that_is_down_waits_for_a_pass_after_a_reload_where_it_must_be_
 
     assert admins(target_grown(desired, observed, ["web"], lets_in=False))[:2] == after_a_reload
     assert admins(target_grown(desired, observed, ["web"]))[:2] == (READY, READY)
+
+
+def test_two_servers_of_one_address_stay_through_a_reload_on_a_doubtful_answer_though_one_is_down() -> None:
+    first, second = attrs.evolve(slot(1, 1), is_up=False), slot(2, 1, weight=0)
+    observed = seen(first, second, slot(3, 3))
+    doubted = attrs.evolve(wanted(want(1, MAINT), want(3)).backends["web"], start="checked", doubt=Doubt.STALE)
+    desired = Desired({"web": doubted})
+    cautions = {"web": Caution(max_loss_fraction=1.0, min_ready=0)}
+    deferred = guard(diff(desired, observed), observed, desired, cautions).deferred
+    target = target_grown(desired, observed, [], deferred, lets_in=False)
+
+    assert broken_by_target(target, Facts(desired, observed, cautions)) == ()
 
 
 def test_servers_that_are_down_stay_through_a_reload_where_nothing_serves() -> None:

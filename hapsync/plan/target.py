@@ -5,6 +5,7 @@ the rendered target gives a reading with the same backends, except that a file c
 written `disabled`, to be set to drain on the new worker.
 """
 
+from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 
 import attrs
@@ -74,14 +75,20 @@ def _is_of_agent(change: Change, led: Collection[tuple[str, str]]) -> bool:
 
 
 def _without_down(desired: Desired, observed: Observed) -> Observed:
-    """Return `observed` with the servers in maint that are down and must be checked first, where others serve."""
+    """Return `observed` with the servers in maint that are down and must be checked first, where others serve.
+
+    Two servers of one address stay as they are: with one of them in maint the other would leave as a duplicate.
+    """
 
     def without(backend: Backend) -> Backend:
         want = desired.backends.get(backend.name)
         if want is None or want.start != "checked" or not any(slot.serves for slot in backend.slots):
             return backend
+        counts = Counter(slot.address for slot in backend.slots)
         slots = (
-            attrs.evolve(slot, admin=AdminState.MAINT, weight=0) if slot.can_serve and not slot.is_up else slot
+            attrs.evolve(slot, admin=AdminState.MAINT, weight=0)
+            if slot.can_serve and not slot.is_up and counts[slot.address] == 1
+            else slot
             for slot in backend.slots
         )
         return attrs.evolve(backend, slots=tuple(slots))
