@@ -47,6 +47,17 @@ def without_freeze() -> None:
 
 def without_halt() -> None:
     """A freeze stops the passes, but no reload."""
+    grow_at = loop.Agent._grow_at
+
+    def as_if_thawed(agent: loop.Agent) -> float | None:
+        saved = agent._guard_state.saved
+        agent._guard_state.saved = evolve(saved, freeze=None)
+        try:
+            return grow_at(agent)
+        finally:
+            agent._guard_state.saved = saved
+
+    loop.Agent._grow_at = as_if_thawed  # type: ignore[assignment, method-assign]
     loop.Agent._look_whether_stopped = lambda self: None  # type: ignore[method-assign]  # noqa: ARG005
 
 
