@@ -1,1 +1,1 @@
-"""The agent: one thread that owns all state, and what it does."""
+"""The agent: one thread that owns all state, and its actions."""

@@ -1,7 +1,7 @@
-"""What the agent does when it is due: a pass, a reload, other settings, the file, the report; `loop` says when.
+"""The agent's actions: a pass, a reload, other settings, the file, the report; `agent` decides when each is due.
 
-What it remembers is when to act next and what the guard has seen, never what HAProxy has: killed at any moment, its
-next pass is right.
+The agent remembers its schedule and its guard state, and never HAProxy's servers. An agent killed at any moment
+therefore makes a right pass after its restart.
 """
 
 import logging
@@ -34,15 +34,15 @@ from hapsync.plan.rollout import EDITED
 log = logging.getLogger(__name__)
 
 ALIVE_SECONDS = 0.4
-"""How often HAProxy is asked who it is: a restart or reload is noticed within half a second."""
+"""The pause between two `show info`: the agent notices a restart or a reload of HAProxy within half a second."""
 CATALOG_SECONDS = 3.0
-"""How long a reload into changed settings waits at the start for the catalog, which may ask for one as well."""
+"""The longest wait for the catalog at the start, before a reload into changed settings: one reload may serve both."""
 PUBLISH_SECONDS = 1.0
-"""The report is written at most this often; a status that is a second old is good enough for a person."""
+"""The shortest pause between two reports: a status that is a second old is good enough for an operator."""
 
 
 class Acts:
-    """Everything the worker's one thread can do, and what it has to remember for it."""
+    """All actions of the agent's one thread, and the state they need."""
 
     def __init__(
         self,
@@ -80,7 +80,7 @@ class Acts:
         return self._reconciler.settings
 
     def _found(self, what: Finding) -> None:
-        """Have done what a finding makes due; `DUE` says what that is."""
+        """Make the backends, the file and the report due as the table `DUE` says for the finding `what`."""
         due = DUE[what]
         if due.backends:
             self._schedule.add(self._settings.config.backends)
@@ -115,7 +115,7 @@ class Acts:
             log.info("settings taken: %d backends", len(settings.config.backends))
 
     def _serving_services(self) -> Collection[str]:
-        """Return the services that have instances by the last reading."""
+        """Return the services that have instances in their last reading."""
         states = self._following.states().items()
         return [name for name, state in states if state.reading is not None and state.reading.instances]
 
@@ -134,7 +134,7 @@ class Acts:
             self._use(settings, DISCOVERED)
 
     def _use(self, settings: Settings, why: str | None = None, quarantined: Mapping[str, str] | None = None) -> None:
-        """Go on with `settings`; `why` and `quarantined` as `Reloads.use` has them."""
+        """Switch to `settings`; the docstring of `Reloads.use` explains `why` and `quarantined`."""
         self._following.use(settings.config)
         self._discovering.use(settings.config)
         self._reconciler.use(settings)
@@ -163,12 +163,12 @@ class Acts:
         except RuntimeAPIError as error:
             self._lost(error)
             if error.is_down and self._settings.next_socket is not None:
-                self._find_haproxy()  # somebody else may have started it from the new file
-        except OSError as error:  # the file, or the memory, and that may pass
+                self._find_haproxy()  # an operator may have started HAProxy from the new file
+        except OSError as error:  # haproxy.cfg or the state file; the cause may pass
             self._file.cannot(error, self._settings)
 
     def _find_haproxy(self) -> None:
-        """Go on with the HAProxy that runs, where it is not at `haproxy.socket`."""
+        """Switch to the running HAProxy's own socket where no HAProxy listens at `haproxy.socket`."""
         found, problem = where_haproxy_is(self._settings)
         if found != self._settings:
             self._use(found)
@@ -189,7 +189,7 @@ class Acts:
         self._file.stop_for_start()
         self._found(Finding.HAPROXY_ANSWERS)
         if arrival.is_another and arrival.was_away and self._reloads.rollout.settings_due_seconds is not None:
-            self._reloads.compare(time.monotonic())  # it may have been started from the new file
+            self._reloads.compare(time.monotonic())  # HAProxy may have started from the new file
 
     def _lost(self, error: RuntimeAPIError) -> None:
         if self._haproxy.lost(error, ALIVE_SECONDS):
@@ -197,9 +197,9 @@ class Acts:
         self._reloads.rollout = self._reloads.rollout.away()
 
     def _pass(self, *, is_full: bool, before_acting: Callable[[], None] = lambda: None) -> Outcome | None:
-        """Make a pass over what is due; None where nothing was, or HAProxy did not answer.
+        """Make a pass over the due backends; None where none was due, or HAProxy did not answer.
 
-        Raises what `before_acting` raises; then nothing was done, and what was due no longer is.
+        Raises every error of `before_acting`. Nothing was done then, and the backends are not due any more.
         """
         begin = time.monotonic()
         try:
@@ -211,7 +211,7 @@ class Acts:
         if outcome is None:
             return None
         backends, wanted, rules = outcome.backends, outcome.last.desired, outcome.last.rules
-        # The guard saw nothing of a backend that could not be read, so what is marked there is still to be told.
+        # The guard did not see a backend that could not be read: a mark on its reading stays until a pass reads it.
         self._following.acknowledge(wanted.readings, set(backends) & outcome.last.observed.backends.keys())
         self._answered(outcome.last.process)
         self._old.note(outcome.last.process, outcome.last.observed)
@@ -230,11 +230,11 @@ class Acts:
         return outcome
 
     def _grow_at(self) -> float | None:
-        """Return when to go on with a reload; None where nothing asks for one, or it may not be made now."""
-        # Asked afresh: settings that were just taken may stop everything, and are to be given up for nobody.
+        """Return the time of a reload's next step, on the monotonic clock; None where none is due or allowed now."""
+        # The guard state is asked afresh: settings taken a moment ago may stop all changes, a due reload included.
         is_stopped = self._haproxy.process is None or self._guard_state.stopped is not None
         if is_stopped or self._file.is_working or not self._reloads.rollout.is_due:
-            return None  # a file job would put an older file over the reload's
+            return None  # a file job could replace the reload's file by an older one
         return self._reloads.due_seconds(self._desired(), is_told=not self._unread and self._discovering.has_looked)
 
     def _grow(self) -> None:
@@ -248,7 +248,7 @@ class Acts:
             self._lost(lost)
             return
         if made is None:
-            return  # the candidate is being checked, or a permit is asked for
+            return  # the check of the candidate or the request for a permit goes on
         if isinstance(made, Quarantine):
             self._use(made.settings, quarantined=made.why)
             return
@@ -280,14 +280,14 @@ class Acts:
         is_down = self._haproxy.is_down
         is_settings_live = self._reloads.rollout.settings_due_seconds is None
         if self._guard_state.stopped or not (is_down or (self._haproxy.process and is_settings_live)):
-            # Not to be touched. Or HAProxy may live and hang: once it answers, the file is made of it. Or the reload
-            # that makes the new settings live writes it.
+            # The file stays while changes are stopped. A hanging HAProxy may live, and the file is made of its
+            # servers once it answers. Settings that are not live yet reach the file by their reload.
             self._file.forget()
             return
         try:
             seen = self._reconciler.target(is_down=is_down)
             if is_down:
-                self._guard_state.note(seen.desired, seen.observed)  # the file is all there is to be guarded
+                self._guard_state.note(seen.desired, seen.observed)  # the guard watches the file's servers instead
         except RuntimeAPIError as error:
             self._lost(error)
             return
@@ -299,7 +299,7 @@ class Acts:
         self._found(Finding.NEWS)
 
     def _file_is_written(self) -> None:
-        """What the file says by now need not be remembered as a released hold."""
+        """Forget the released overrides that the written file no longer shows."""
         if self._file.was_late:
             self._file.was_late = False
             self._reloads.rollout = self._reloads.rollout.doubted(time.monotonic())
@@ -308,9 +308,10 @@ class Acts:
 
     @property
     def _is_in_sync(self) -> bool:
-        """Whether HAProxy and its file are known to be what is desired, and nothing else that follows is behind.
+        """Whether HAProxy and its file are known to match the desired state, and no other consumer is behind.
 
-        All backends were assessed then, and nothing was withheld there because everything is stopped.
+        In sync also means: every backend was assessed and readable, no change was deferred because changes are
+        stopped, and no promise would have been broken.
         """
         is_whole = not (self._unread or self._withheld or self._unreadable.why or self._reporter.defective)
         is_told = self._haproxy.process is not None and not untold(self._settings.config, self._desired())

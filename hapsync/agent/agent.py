@@ -1,12 +1,13 @@
-"""The agent: decides when to make a pass, when to reload, when to write the file, when to answer a person.
+"""The agent: decides when a pass, a reload, the file and the answer to an operator are due.
 
-One thread owns all state of the agent, and alone speaks to the live HAProxy's socket. It sleeps on one queue. Three
-kinds of threads run beside it, and none of them writes into its state:
+One thread owns all state of the agent, and it alone speaks to the live HAProxy's socket. The thread sleeps on one
+queue. Three kinds of threads run beside it, and none of them writes into the agent's state:
 
-- the watches of Consul and the request of a permit: they own what they have read, and put a name on the queue;
-- the agent's own socket: it puts an operator's request on the queue, and waits for the answer;
-- work that takes longer than a change may wait (`Executor`): a check of a candidate, the file, a look at old workers.
-  It is a function of values. Its value is a future, which the thread finds done when the queue wakes it.
+- the watches of Consul and the request for a permit: each owns its data, and puts a name on the queue;
+- the thread of the agent's own socket: it puts an operator's request on the queue, and waits for the answer;
+- work that takes longer than a change may wait (`Executor`): the check of a candidate, the file, questions about old
+  workers. Each is a function of values. Its result is a future, and the agent's thread finds it done when the queue
+  wakes it.
 """
 
 import contextlib
@@ -45,10 +46,10 @@ class Agent(Acts):
         keep_locks: Callable[[], None] = lambda: None,
         others: Iterable[Callable[[Callable[[], Catalog]], Consumer[Any, Any]]] = (),
     ) -> None:
-        """Take what to follow and what was remembered; `read_again` reads the settings afresh for `reload`.
+        """Take the settings and the saved state; `read_again` reads the settings afresh for `reread_settings`.
 
-        `keep_locks` is called now and then, to make anew the files of locks that were removed. `others` make what
-        follows the catalog beside the backends, of what is known of the services by now.
+        `keep_locks` is called now and then, and makes removed lock files again. Each of `others` is called with a
+        function for the current catalog, and makes one more consumer beside HAProxy's backends.
 
         Raises CatalogError when Consul's certificates cannot be used.
         """
@@ -67,12 +68,12 @@ class Agent(Acts):
         self._queue.put("")
 
     def reread_settings(self) -> None:
-        """Read configuration and template again, soon; safe in a signal handler."""
+        """Read hapsync.toml and the template again, soon; safe in a signal handler."""
         self._is_asked_to_reload = True
         self._queue.put("")
 
     def ask(self, pending: Pending) -> None:
-        """Answer a person's request, soon; safe in any thread."""
+        """Answer an operator's request, soon; safe in any thread."""
         self._queue.put(pending)
 
     def run(self) -> None:
@@ -94,13 +95,13 @@ class Agent(Acts):
             self._old.pause()
             self._file.finish(wait=True)
             if self._file.is_behind and self._haproxy.process is not None:
-                self._write_file()  # HAProxy may be restarted before hapsync is
+                self._write_file()  # HAProxy may restart before hapsync does
                 self._file.finish(wait=True)
             self._guard_state.save()
             self._publish()
 
     def _wait(self) -> None:
-        """Sleep until something wakes the worker or falls due; several wake-ups become one."""
+        """Sleep until a wake-up comes or work falls due; several wake-ups become one."""
         woken: set[str] = set()
         timeout_seconds = max(0.0, self._next_at() - time.monotonic())
         with contextlib.suppress(queue.Empty):
@@ -206,11 +207,11 @@ class Agent(Acts):
             self._answer(self._asked.popleft())
 
     def _answer(self, pending: Pending) -> None:
-        """Do what a person asked, unless he has left meanwhile: a reload or a HAProxy that hangs may take minutes."""
+        """Carry out an operator's request, unless its client has left: a hanging HAProxy may have taken minutes."""
         if not pending.is_wanted:
             log.warning("not done, %s has withdrawn it: %s", pending.who, type(pending.request).__name__)
             return
-        losing = self._reloads.rollout.losing  # what people were told of, before anything is read anew
+        losing = self._reloads.rollout.losing  # the losses shown to the operator, before settings are read again
         if isinstance(pending.request, Apply):
             self._take_new_settings()
 
@@ -223,7 +224,7 @@ class Agent(Acts):
 
         config = self._settings.config
         match pending.request:
-            # Whoever drops foreign servers has not said that what the guard holds back may go, too.
+            # Consent to the loss of foreign servers is no consent to the removals that the guard defers.
             case ReleaseBackend(backend=name) if (
                 name in losing and name in config.backends and not self._guard_state.stopped
             ):
@@ -234,11 +235,11 @@ class Agent(Acts):
         if pending.is_wanted:
             reply = self._let_go(pending.request, losing, reply)
         self._look_whether_stopped()  # a freeze counts from its answer on, also for a reload that is due
-        self._publish()  # who asks next should see it
+        self._publish()  # the next `hapsync status` should show the result
         pending.respond(reply)
 
     def _let_go(self, request: Request, losing: Mapping[str, frozenset[str]], reply: Reply) -> Reply:
-        """Let the next reload take out the foreign servers that one was refused for, where `request` says so."""
+        """Let the next reload lose the foreign servers for which one was refused, where `request` consents to it."""
         match request:
             case ReleaseBackend(backend=backend):
                 released = {name: servers for name, servers in losing.items() if name == backend}
@@ -259,7 +260,7 @@ class Agent(Acts):
         return Reply.not_done(*lines, told)
 
     def _why_unknown(self) -> Sequence[str]:
-        """Return why it cannot be told whether HAProxy is as Consul and the settings say, a line each."""
+        """Return the reasons why HAProxy's agreement with Consul and the settings is unknown, a line each."""
         states, rollout = self._following.states().items(), self._reloads.rollout
         errors = {service: state.error for service, state in states if state.error is not None}
         lines = [*untold(self._settings.config, self._desired(), errors)]
@@ -270,16 +271,17 @@ class Agent(Acts):
         return lines
 
     def _pass_now(self, backends: Collection[str], ensure_wanted: Callable[[], None]) -> Outcome:
-        """Make a pass over `backends` and return what came of it.
+        """Make a pass over `backends` and return its outcome.
 
-        Raises RuntimeAPIError, and Withdrawn, by `ensure_wanted`, where nobody waits any more; then nothing was done.
+        Raises RuntimeAPIError; and Withdrawn, from `ensure_wanted`, where the client waits no more: nothing was done
+        then.
         """
         self._schedule.add(backends)
         due = set(self._schedule.now)
         try:
             outcome = self._pass(is_full=False, before_acting=ensure_wanted)
         except Withdrawn:
-            self._schedule.add(due)  # for a pass of the agent's own
+            self._schedule.add(due)  # the agent's own next pass takes them
             raise
         if outcome is None:
             why = self._haproxy.error or "; ".join(self._why_unknown()) or "HAProxy was not reached yet"

@@ -1,4 +1,4 @@
-"""The commands of a plan, sent in their order, and what HAProxy refused of them."""
+"""Sends the commands of a plan in order, and collects HAProxy's refusals."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -25,21 +25,21 @@ from hapsync.plan.judge import broken_by_commands
 from hapsync.plan.plan import keep_half
 
 ADDRESS_SECONDS = 1.0
-"""How long a new address may take to show; HAProxy 2.9 and newer set it from a queue, within milliseconds."""
+"""The longest wait until a new address shows; HAProxy 2.9 and newer set it from a queue, within milliseconds."""
 
 AGENT_SECONDS = 1.0
-"""How long the answer of an agent is waited for that was asked already when its check was switched off."""
+"""The longest wait for an agent check that was under way when hapsync switched agent checks off."""
 
 LESSON_WAIT_SECONDS = 5.0
-"""How long newcomers to slots with stick entries wait for a new worker to learn them: some million entries."""
+"""The longest wait until a new worker has learnt its stick tables from its peers: enough for some million entries."""
 
 
 def carry_out(
     session: RuntimeSession, seen: Assessment, before: Callable[[], None]
 ) -> tuple[Sequence[Change], Sequence[Refusal], Sequence[Defect]]:
-    """Do what the plan of `seen` says; return what was done, what HAProxy refused, and what was not sent.
+    """Carry out the plan of `seen`; return the changes made, HAProxy's refusals, and defects of unsent commands.
 
-    `before` is called just before the first command that changes anything; what it raises ends it.
+    `before` is called just before the first command that changes anything; an error it raises ends the pass.
 
     Raises RuntimeAPIError.
     """
@@ -50,11 +50,11 @@ def carry_out(
     agents = agents_in(seen.observed)
     incoming, refused = _set_addresses(gate, plan.incoming, agents)
     refused += gate.send(state_commands(incoming, agents))
-    # A static algorithm refuses all weights but 0 and the one in the file; better that one than none.
+    # A static algorithm refuses all weights but 0 and the file's weight; the file's weight is better than 0.
     session.ask(full_weight_commands(refused))
     outgoing: Sequence[Change] = plan.outgoing
     if kept_out := [refusal for refusal in refused if refusal.is_of_change]:
-        # What should have come in did not; as with a shortage, half of what should serve stays.
+        # Some newcomers were refused: as with a shortage, half of the servers that should serve stay.
         backends = {refusal.change.backend for refusal in kept_out} & set(desired.backends)
         wanted = {name: desired.backends[name].serving for name in backends}
         outgoing, _ = keep_half(outgoing, seen.observed, wanted, _without(incoming, refused))
@@ -64,7 +64,7 @@ def carry_out(
 
 
 class _Gate:
-    """Sends the commands that keep their promise; of a backend with one that does not, nothing more is sent."""
+    """Sends commands, and sends nothing more for a backend once one of its commands would break a promise."""
 
     def __init__(self, session: RuntimeSession) -> None:
         self.session = session
@@ -76,19 +76,19 @@ class _Gate:
         return [change for change in changes if change.backend not in names] if names else changes
 
     def sound(self, commands: Sequence[tuple[Change, Command]]) -> Sequence[tuple[Change, Command]]:
-        """Return `commands` without those of backends with a defect, one of these commands included."""
+        """Check `commands` against the promises, and return those of backends without a defect."""
         self.defects += broken_by_commands((change, command.line) for change, command in commands)
         names = {one.backend for one in self.defects}
         return [one for one in commands if one[0].backend not in names] if names else commands
 
     def send(self, commands: Sequence[tuple[Change, Command]]) -> list[Refusal]:
-        """Send what is sound of `commands`; return what HAProxy refused of it."""
+        """Send those of `commands` without a defect in their backend; return HAProxy's refusals."""
         commands = self.sound(commands)
         return _refusals(commands, self.session.ask([command for _, command in commands])) if commands else []
 
 
 def _quiet(session: RuntimeSession, commands: Sequence[tuple[Change, Command]]) -> None:
-    """Switch agent checks off, and wait until no answer of theirs is awaited any more: it would still count."""
+    """Switch agent checks off, and wait for the answers of those under way, which would still count."""
     if not commands:
         return
     servers = {(change.backend, change.server) for change, _ in commands}
@@ -102,14 +102,15 @@ def _quiet(session: RuntimeSession, commands: Sequence[tuple[Change, Command]]) 
 
 
 def _wait_for_lessons(session: RuntimeSession, uptime_seconds: int) -> None:
-    """Wait until the worker has learnt its stick tables: what it is taught after a clear leads to the slot again.
+    """Wait until the worker has learnt its stick tables: an entry learnt after a clear leads to the slot again.
 
-    Measured with `peers`: of 3,000 entries (2.6) and of 60,000 (3.0, 3.2, 3.4) a part, up to most of them, came from
+    Measured with `peers`: of 3,000 entries (2.6) and of 60,000 (3.0, 3.2, 3.4), a part, up to most of them, came from
     the old worker after the new one had answered and cleared them.
 
-    Between clear and ready nothing else brings the slot's id back: a request stores the id of the server that answers
-    it, when it answers. One that ran on another server during the clear stored that server's (2.6, 3.0, measured);
-    one that ran on the slot itself did store the slot's, but shows in its sessions, and the slot is then not free.
+    Between clear and ready nothing else brings the slot's id back: a request stores the id of its server when the
+    server answers. A request on another server during the clear stored the other server's id (2.6, 3.0, measured). A
+    request on the slot itself did store the slot's id, but the request shows in the slot's sessions, and the slot is
+    then not free.
     """
     began = time.monotonic()
     while (seconds := time.monotonic() - began) < LESSON_WAIT_SECONDS:
@@ -120,7 +121,7 @@ def _wait_for_lessons(session: RuntimeSession, uptime_seconds: int) -> None:
 
 
 def _set_addresses(gate: _Gate, incoming: Sequence[Change], agents: Agents) -> tuple[Sequence[Change], list[Refusal]]:
-    """Set the addresses of additions and read until they show; return the changes that may go on, and the others."""
+    """Set addresses of additions, and read until each shows; return the changes to go on with, and the refusals."""
     session, commands = gate.session, gate.sound(address_commands(incoming, agents))
     incoming = gate.passed(incoming)
     if not commands:

@@ -1,4 +1,4 @@
-"""What Consul says: the watches of the configured services, and what their readings ask of each backend."""
+"""The agent's catalog: the watches of the configured services, and the readings for a start without Consul."""
 
 import logging
 from collections.abc import Callable, Collection, Mapping
@@ -18,10 +18,10 @@ log = logging.getLogger(__name__)
 
 
 class Following:
-    """The watches that one configuration asks for."""
+    """The watches of the services of one configuration."""
 
     def __init__(self, config: Config, on_change: Callable[[str], None]) -> None:
-        """Take what to follow, and whom to tell of a service with another reading.
+        """Take the configuration, and a function that gets the name of each service with a new reading.
 
         Raises CatalogError when Consul's certificates cannot be used.
         """
@@ -38,7 +38,7 @@ class Following:
         self._watches.stop()
 
     def use(self, config: Config) -> None:
-        """Go on with another configuration; services that it names as well are watched without a break.
+        """Switch to another configuration; the watch of a service in both goes on without a break.
 
         Raises CatalogError when Consul's certificates cannot be used; then nothing has changed.
         """
@@ -50,19 +50,19 @@ class Following:
         self._watches.follow(config.services, config.max_servers)
 
     def catalog(self) -> Catalog:
-        """Return what is known of the services by now."""
+        """Return the current readings of the services."""
         return self._watches.catalog()
 
     def acknowledge(self, readings: Mapping[str, Reading], backends: Collection[str]) -> None:
-        """Take note that a pass over `backends` acted on `readings`, and that the guard has seen them.
+        """Note that a pass over `backends` acted on `readings`, and that the guard has seen them.
 
-        A reading that several backends share was acted on where all of them were.
+        A reading of several backends counts as seen once all of them were in the pass.
         """
         left = {one.service for name, one in self._config.backends.items() if name not in backends}
         self._watches.acknowledge(one for service, one in readings.items() if service not in left)
 
     def states(self) -> Mapping[str, WatchState]:
-        """Return what is known of each service."""
+        """Return the state of each service's watch."""
         return self._watches.states()
 
     def _made(self, config: Config) -> Watches:
@@ -70,10 +70,10 @@ class Following:
 
 
 def known_readings(config: Config) -> Mapping[str, Reading]:
-    """Return what to go by while Consul does not answer at the start: the last snapshot, else the fallback lists.
+    """Return the readings for a start without Consul: from the last snapshot, else from the fallback lists.
 
-    A snapshot that is damaged or of another version is said in the log and passed over; the latter is kept aside, for
-    the agent writes its own in its place.
+    A snapshot that is damaged or of another version is logged and not used. A snapshot of another version is copied,
+    for the agent writes its own in its place.
     """
     path = str(Path(config.agent.state_dir, SNAPSHOT_FILE))
     known: dict[str, Reading] = {}

@@ -1,4 +1,4 @@
-"""haproxy.cfg as it should stand, the candidate of a reload, and the file that is kept current beside the passes."""
+"""haproxy.cfg: its text, the candidate of a reload, and the job that keeps the file current beside the passes."""
 
 import logging
 import math
@@ -41,13 +41,13 @@ from hapsync.text import quoted
 log = logging.getLogger(__name__)
 
 REFUSED_SECONDS = 60.0
-"""What the check command refused is tried again after this long: a certificate or a map that the file names may have
+"""The pause before the next try of a text that the check command refused: a certificate or a map named in it may have
 been unreadable for a moment."""
 
 
 @attrs.frozen
 class Seen:
-    """A reading of all configured backends, what is desired of them under which `rules`, and what is deferred."""
+    """A reading of all configured backends, their desired state, its `rules`, and the deferred changes."""
 
     observed: Observed
     deferred: tuple[Deferred, ...] = ()
@@ -57,7 +57,7 @@ class Seen:
 
 @attrs.frozen
 class Candidate:
-    """A configuration that HAProxy may be reloaded into: its text, and what the new worker must show.
+    """A configuration for a reload: its text, and the target that the new worker must show.
 
     `lost` are the ready foreign servers that the new worker would lack.
     """
@@ -68,9 +68,9 @@ class Candidate:
 
 
 def with_filed(settings: Settings, seen: Seen) -> Seen:
-    """Return `seen` with each backend that could not be read as the file has it, and all that is due there deferred.
+    """Return `seen` with the file's servers for each unreadable backend, and with all changes there deferred.
 
-    Nothing is known of it, so its part of the file is to stay.
+    The state of such a backend is unknown, so its part of the file has to stay.
     """
     observed = seen.observed
     names = sorted(set(observed.unread) - set(observed.backends))
@@ -84,13 +84,13 @@ def with_filed(settings: Settings, seen: Seen) -> Seen:
 
 
 def on_file(settings: Settings) -> Observed:
-    """Return the reading that a HAProxy started with the file as it stands would give."""
+    """Return the servers that a HAProxy started with the present file would show."""
     current = read_text_or_none(settings.config.haproxy.config)
     return observed_from_file(current or "", tuple(settings.config.backends))
 
 
 def seen_on_file(observed: Observed, wanted: Desired, cautions: Cautions) -> Seen:
-    """Return `observed`, what a HAProxy started with the file would show, with what is deferred there."""
+    """Return `observed`, the servers of a HAProxy started with the file, with the changes deferred there."""
     return Seen(observed, guarded(observed, wanted, cautions).deferred, wanted, Rules(cautions))
 
 
@@ -103,7 +103,7 @@ def judged(target: TargetState, seen: Seen) -> TargetState:
 
 
 def initial_target(seen: Seen) -> TargetState:
-    """Return what to start a HAProxy with that has the slots of `seen`, grown where they do not suffice."""
+    """Return the target for the start of a HAProxy: the slots of `seen`, and more where they do not suffice."""
     wanted = seen.desired
     target = target_now(wanted, seen.observed, seen.deferred)
     short = [shortage.backend for shortage in diff(wanted, target.as_observed()).shortages]
@@ -111,7 +111,7 @@ def initial_target(seen: Seen) -> TargetState:
 
 
 def empty_slots(settings: Settings, target: TargetState) -> TargetState:
-    """Return `target` with `slots` free ones where a backend has none and nothing is known of it."""
+    """Return `target` with as many free slots as the key `slots` says for each backend without any slot."""
     free = free_slots(settings.config).backends
     return TargetState({name: backend if backend.slots else free[name] for name, backend in target.backends.items()})
 
@@ -119,8 +119,8 @@ def empty_slots(settings: Settings, target: TargetState) -> TargetState:
 def is_applied(settings: Settings, current: str | None) -> bool:
     """Return whether the file `current` was made from these settings, whatever slots it has.
 
-    While HAProxy answers, the file is written from new settings only together with the reload that makes them live,
-    so this then says whether the running HAProxy has them, too.
+    While HAProxy answers, new settings reach the file only by the reload that makes them live. The result is then
+    true of the running HAProxy, too.
 
     Raises ConfigError when the template cannot be used.
     """
@@ -131,17 +131,18 @@ def is_applied(settings: Settings, current: str | None) -> bool:
 
 
 def new_text(settings: Settings, wanted: Desired, cautions: Cautions, seen: Seen | None) -> str | None:
-    """Return what the file should say, None where it has not to be written.
+    """Return the text that the file should have, None where nothing has to be written.
 
-    That is where it says so already, and where HAProxy lacks a backend: then the reload that brings it writes the
-    file. `seen` is the live HAProxy, None while it is away; `cautions` then know what the file serves.
+    Nothing is written where the file has this text already. Nothing is written, too, where HAProxy lacks a backend:
+    the reload that adds the backend writes the file. `seen` is the live HAProxy, None while it is away; `cautions`
+    then have the capacity of the file's servers.
 
-    Raises ConfigError, BrokenPromise, and WouldLose where HAProxy is away and would be started without servers it has
-    on file.
+    Raises ConfigError, BrokenPromise, and WouldLose where HAProxy is away and its next start would lack foreign
+    servers of the file.
     """
     current = read_text_or_none(settings.config.haproxy.config)
     if seen is None:
-        # What the guard holds until others serve may go as soon as a file has those: a second look, as at a HAProxy.
+        # Render twice: removals that wait for replacements are made in the second text, once the first has these.
         text = _to_start_with(settings, wanted, cautions, _to_start_with(settings, wanted, cautions, current))
         refuse(_lost_on_file(settings, wanted, cautions, current, text))
     else:
@@ -160,7 +161,7 @@ def _to_start_with(settings: Settings, wanted: Desired, cautions: Cautions, curr
 def _lost_on_file(
     settings: Settings, wanted: Desired, cautions: Cautions, current: str | None, text: str | None
 ) -> tuple[Loss, ...]:
-    """Return the foreign servers that a HAProxy started with `text` would lack, started with `current` not."""
+    """Return the foreign servers of a HAProxy started with `current` that one started with `text` would lack."""
     if not current or not text or text == current:
         return ()
     names = tuple(settings.config.backends)
@@ -170,16 +171,16 @@ def _lost_on_file(
 
 
 def _rendered_whole(settings: Settings, wanted: Desired, target: TargetState, current: str | None) -> str | None:
-    """Return the file with `target`, `current` where a backend is lacking."""
+    """Return the file's text with `target`; `current` where HAProxy lacks a backend."""
     if not all(backend.exists for backend in target.backends.values()):
         return current
     return _rendered(settings, wanted, target, current)
 
 
 def candidate_grown(settings: Settings, seen: Seen, cautions: Cautions, short: Iterable[str]) -> Candidate:
-    """Return the configuration with slots for everything that HAProxy has to be reloaded into.
+    """Return the candidate of a reload: the settings, and slots for everything that the backends in `short` lack.
 
-    Raises ConfigError, and WouldEmpty where it would leave a backend without a server.
+    Raises ConfigError, and WouldEmpty where it would leave a serving backend without a server.
     """
     wanted = seen.desired
     current = read_text_or_none(settings.config.haproxy.config)
@@ -203,7 +204,7 @@ def candidate_grown(settings: Settings, seen: Seen, cautions: Cautions, short: I
 def _unreachable_after(settings: Settings, current: str | None, text: str) -> str | None:
     """Return why hapsync would lose HAProxy by a reload from the file `current` into `text`; None where it would not.
 
-    Nothing can be said where `current` does not name the socket: it may stand in another file.
+    The result is None, too, where `current` does not name the socket: another file of HAProxy's may name it.
     """
     now = list(map(os.path.realpath, stats_sockets(current or "")))
     then = list(map(os.path.realpath, stats_sockets(text)))
@@ -220,11 +221,11 @@ def _rendered(settings: Settings, wanted: Desired, target: TargetState, current:
 
 @attrs.frozen
 class _Job:
-    """A text that is being checked and installed beside the passes; the value is whether it was put in place.
+    """A text that is checked and installed beside the passes; the future's value says whether it was put in place.
 
-    It speaks to no HAProxy, and installs nothing once `is_wanted` was cleared. `wanted` and `settings` are what the
-    text was made from. `is_for_start`: of other settings than the file it replaces, which is right only as long as
-    no HAProxy was started from that.
+    The job speaks to no HAProxy, and installs nothing once `is_wanted` was cleared. The text was made from `wanted`
+    and `settings`. `is_for_start`: the text is of other settings than the file it replaces, and is right only as long
+    as no HAProxy was started from this file.
     """
 
     wanted: Desired
@@ -235,15 +236,15 @@ class _Job:
 
 
 class FileKeeper:
-    """What the worker knows of the file: whether it is behind, when to write it, and why it could not be written.
+    """The state of the file: whether it is behind, when its next write is due, and why the last one failed.
 
-    `error` is None while the file can be written. `made_of` is the live HAProxy it was last made of,
-    if it was. `was_late`: the job that ended last put a file of other settings in place for a HAProxy to start with,
-    and one had started by then. All methods are the worker's; only the job runs beside it.
+    `error` is None while the file can be written. `made_of` is the live HAProxy of the last write, None where HAProxy
+    was away. `was_late`: the last job installed a file of other settings for HAProxy's next start, and HAProxy had
+    started by then. The agent's thread calls all methods; only the job runs beside it.
     """
 
     def __init__(self, executor: Executor) -> None:
-        """Take what checks and installs files beside the passes."""
+        """Take the executor that runs jobs beside the passes."""
         self.error: str | None = None
         self.made_of: Observed | None = None
         self.was_late = False
@@ -259,47 +260,47 @@ class FileKeeper:
 
     @property
     def is_behind(self) -> bool:
-        """The file may not say what HAProxy should start with, or could not be written."""
+        """Whether the file may be out of date for HAProxy's next start, or could not be written."""
         return bool(self._pending or self._job or self.error)
 
     @property
     def is_working(self) -> bool:
-        """A job is at it, or will be in a moment."""
+        """Whether a job runs, or will run in a moment."""
         return self._job is not None or self._is_hurried
 
     @property
     def due_seconds(self) -> float | None:
-        """When to call `write`, on the monotonic clock; None while there is nothing to write, or a job is at it."""
+        """The time of the next `write`, on the monotonic clock; None while none is due, or a job runs."""
         if self._pending is None or self._job is not None:
             return None
         return file_due_seconds(self._pending, self._written_at)
 
     def touch(self, *, anew: bool = False) -> None:
-        """Something changed that the file should say; `anew`: also what was refused is worth another try."""
+        """Note a change that the file should show; `anew`: a refused text is worth another try, too."""
         if anew:
             self._refused = None
         self._pending = touched(self._pending, time.monotonic())
 
     def hurry(self) -> None:
-        """Backends were added or deleted live: the file is what the next ones are measured by, so write it now."""
+        """Make the file due now: backends were added or deleted live, and later changes are compared with it."""
         self.touch(anew=True)
         self._pending = Pending(-math.inf, -math.inf)
         self._is_hurried = True
 
     def forget(self, *, is_current: bool = False) -> None:
-        """Let go of what was pending: a reload writes the file, or (`is_current`) has just written it."""
+        """Drop the pending write: a reload writes the file, or (`is_current`) has just written it."""
         self._pending = None
         self._is_hurried = False
         if is_current:
             self.error = self._refused = None
 
     def stop(self) -> None:
-        """Let a job that is at it install nothing: from now on nothing may be changed."""
+        """Keep a running job from installing its file: changes are stopped from now on."""
         if self._job is not None:
             self._job.is_wanted.clear()
 
     def stop_for_start(self) -> None:
-        """HAProxy was started: a file that was to be there before comes too late."""
+        """Keep a job for HAProxy's next start from installing its file: HAProxy has started."""
         if self._job is not None and self._job.is_for_start:
             self._job.is_wanted.clear()
 
@@ -308,11 +309,11 @@ class FileKeeper:
         self._seen = signature(settings.config.haproxy.config)
 
     def is_suspect(self, settings: Settings) -> bool:
-        """Return whether somebody else wrote the file since, or it could not be written."""
+        """Return whether another program wrote the file since, or the last write failed."""
         return self.error is not None or signature(settings.config.haproxy.config) != self._seen
 
     def is_new_to(self, observed: Observed) -> bool:
-        """Return whether the live HAProxy is another than when this was last asked, by whomever it was changed."""
+        """Return whether the live HAProxy's servers differ from those of the last call, whoever changed them."""
         live = tuple(
             (backend.name, tuple((slot.name, slot.address, slot.admin, slot.weight) for slot in backend.slots))
             for backend in observed.backends.values()
@@ -321,13 +322,13 @@ class FileKeeper:
         return is_new
 
     def cannot(self, error: OSError, settings: Settings) -> None:
-        """Note that the file could not be read: it is tried again by itself."""
+        """Note that the file could not be read; the agent tries again by itself."""
         self._pending = None
         self._is_hurried = False
         self._failed(error, None, settings)
 
     def write(self, settings: Settings, wanted: Desired, cautions: Cautions, seen: Seen | None) -> None:
-        """Begin to write what a HAProxy started now should be, if the file does not say so already.
+        """Begin to write the file for a HAProxy that would start now, unless the file has that text already.
 
         `seen` is the live HAProxy, None while it is away.
         """
@@ -355,7 +356,7 @@ class FileKeeper:
         self._job = _Job(wanted, settings, is_for_start, is_wanted, installed)
 
     def finish(self, *, wait: bool = False) -> bool:
-        """Take the result of the job, once there is one or (`wait`) when there is; return whether there was."""
+        """Take the result of the job where it has ended, or (`wait`) once it ends; return whether there was one."""
         job = self._job
         if job is None or not (wait or job.installed.done()):
             return False
@@ -379,7 +380,7 @@ class FileKeeper:
         if str(error) != self.error:
             log.error("file not written: %s", error)
         self.error = str(error)
-        if wanted is not None and isinstance(error, ConfigError | ConfigRefused):  # all else may be mended elsewhere
+        if wanted is not None and isinstance(error, ConfigError | ConfigRefused):  # others may pass
             self._refused = (wanted, settings)
             self._refused_until = time.monotonic() + REFUSED_SECONDS
         self.look(settings)

@@ -1,6 +1,7 @@
-"""What follows the catalog, by three verbs, and when the agent calls them; of a consumer it knows nothing else.
+"""The interface of a consumer of the catalog: three verbs, and when the agent calls them.
 
-HAProxy's backends are one consumer (`Reconciler`). What is brought in sync by itself is a part of it: a backend.
+The agent knows nothing else of a consumer. HAProxy's backends are one consumer (`Reconciler`). A *part* is the unit
+of a consumer that is brought in sync by itself: here a backend.
 """
 
 from collections.abc import Callable, Collection
@@ -11,10 +12,10 @@ import attrs
 
 @attrs.frozen
 class Left:
-    """What `apply` left undone in `parts`.
+    """The changes that `apply` left undone in `parts`.
 
-    Parts in `again` are to be tried again: at once where `has_done` something, which may lead to more, else after a
-    pause. What is undone in parts that are `waiting` ends with time.
+    Parts in `again` are to be tried again. The next try comes at once where `has_done` is set, for one change may
+    lead to another, else after a pause. Undone changes in parts in `waiting` end with time.
     """
 
     parts: frozenset[str]
@@ -28,33 +29,35 @@ Done = TypeVar("Done")
 
 
 class Consumer(Protocol[Seen_co, Done]):
-    """Brings something outside to what the catalog says. It keeps no memory of what is outside: it reads it."""
+    """Brings something outside in sync with the catalog. A consumer keeps no memory of the outside: it reads it."""
 
     def parts(self, services: Collection[str] | None = None) -> Collection[str]:
-        """Return the parts that follow one of `services`, or all."""
+        """Return the parts that follow one of `services`, or all parts."""
 
     def assess(self, parts: Collection[str] | None = None) -> Seen_co:
-        """Read `parts`, or all, and return what the catalog asks of them.
+        """Read `parts`, or all, and return the changes that the catalog asks of them.
 
-        Idempotence: nothing is changed, outside or in the consumer, so anybody may call it, the commands too.
-        Retry: none, an answer is about its moment. Raises HapsyncError where nobody answers.
+        Idempotence: nothing is changed, outside or in the consumer, so any caller may use it, the commands too.
+        Retry: none, an answer is about its moment. Raises HapsyncError where the outside does not answer.
         """
 
     def apply(
         self, parts: Collection[str], *, is_full: bool = False, before_acting: Callable[[], None] = lambda: None
     ) -> Done | None:
-        """Assess `parts`, do what is asked, and read again; None where nothing is asked of any of them.
+        """Assess `parts`, make the changes, and read again; None where the catalog asks nothing of any of them.
 
-        `is_full`: also read what decides nothing now. `before_acting` is called before anything is changed, and what
-        it raises ends it.
+        `is_full`: also read values that decide nothing now. `before_acting` is called before the first change; an
+        error it raises ends the call.
 
-        Idempotence: what is done follows from a reading of its own, so a second call does nothing, and after a kill
-        or an error in the middle the next call ends what was begun. Retry: none here; what was refused or is not
-        there yet is left to `verify`. Raises HapsyncError where nobody answers: all parts are due when somebody does.
+        Idempotence: the changes follow from the call's own reading, so a second call does nothing. After a kill or an
+        error in the middle the next call ends the begun changes. Retry: none here; refused changes, and changes that
+        do not show yet, are left to `verify`. Raises HapsyncError where the outside does not answer: all parts are
+        due once it does.
         """
 
     def verify(self, done: Done) -> Left:
-        """Return what `done` left undone, by the reading it ended with: the same assessment, which should be empty.
+        """Return the changes that `done` left undone, by its last reading: the same assessment should be empty.
 
-        Idempotence: it neither reads nor changes anything. Retry: the agent applies `again` after ever longer pauses.
+        Idempotence: the call neither reads nor changes anything. Retry: the agent applies `again` after ever longer
+        pauses.
         """

@@ -1,4 +1,4 @@
-"""Backends for the services that Consul lists: which settings to go on with, as services appear and vanish."""
+"""Backends for the services that Consul lists: the settings to go on with as services appear and vanish."""
 
 import logging
 import time
@@ -15,31 +15,31 @@ from hapsync.plan.desired import Desired
 log = logging.getLogger(__name__)
 
 WHY = "other services are in Consul"
-"""What a reload is made for that a change of the list asks for."""
+"""The reason of a reload for a change of the list."""
 TOLD = 500
-"""So many names that get no backend are logged, each once; then one line more, and `check` has all."""
+"""The most services without a backend in the log, each once; one more line follows, and `check` names all of them."""
 SHOWN = 20
-"""So many of them the report has."""
+"""The most services without a backend in the report."""
 BURST = 5
-"""So many may be made one after another, where none was for long enough."""
+"""The most reloads for the list one after another, after a long enough time without any."""
 AGAIN_SECONDS = 0.4
-"""The same list is looked at this often, for what is forgotten with time."""
+"""The pause before an unchanged list is read through again, for backends that are given up with time."""
 
 
 class Allowance:
-    """A bucket of `BURST` reloads, filled again at so many an hour."""
+    """A bucket of `BURST` reloads, refilled at a given number an hour."""
 
     def __init__(self) -> None:
         self._left = float(BURST)
         self._at = time.monotonic()
 
     def wait_seconds(self, per_hour: int) -> float:
-        """Return how long the next one has to wait with `per_hour` of them an hour; 0 where it may be made now."""
+        """Return the wait before the next reload, with `per_hour` reloads an hour; 0 where it may be made now."""
         self._fill(per_hour)
         return max(0.0, 1 - self._left) * 3600 / per_hour
 
     def spend(self, per_hour: int) -> None:
-        """One was made or tried."""
+        """Count a reload, made or tried."""
         self._fill(per_hour)
         self._left = max(0.0, self._left - 1)
 
@@ -50,10 +50,13 @@ class Allowance:
 
 
 class Discovering:
-    """Follows the list of services where `[discover]` asks for it; all methods are the worker's."""
+    """Follows the list of services where `[discover]` asks for it; the agent's thread calls all methods."""
 
     def __init__(self, config: Config, on_change: Callable[[], None]) -> None:
-        """Take what to follow, and whom to wake; raises CatalogError when certificates cannot be used."""
+        """Take the configuration, and a function that wakes the agent.
+
+        Raises CatalogError when Consul's certificates cannot be used.
+        """
         self._on_change = on_change
         self._config = config
         self._watch = self._made(config)
@@ -70,12 +73,12 @@ class Discovering:
 
     @property
     def has_looked(self) -> bool:
-        """The list was read, or there is nothing to be discovered."""
+        """Whether the list was read, or nothing is to be discovered."""
         return self._watch is None or self._watch.listing is not None
 
     @property
     def problem(self) -> str | None:
-        """Why not every service has its backend, in words; None where each has."""
+        """The reasons why some services have no backend, in words; None where each has one."""
         error = self._watch.error if self._watch is not None else None
         waiting = [self._waiting_words()] if self._waiting else []
         return "; ".join([*([error] if error else []), *waiting, *_shortened(self._left_out), *self._doubt]) or None
@@ -86,7 +89,7 @@ class Discovering:
         return f"{names} wait: haproxy.discover_reloads_per_hour is {per_hour}, and each costs a reload"
 
     def reloaded(self) -> None:
-        """HAProxy was reloaded, or the reload refused, for what this changed."""
+        """Count a reload for a change of the list, made or refused."""
         self._allowance.spend(self._config.haproxy.discover_reloads_per_hour)
 
     def start(self) -> None:
@@ -100,7 +103,7 @@ class Discovering:
             self._watch.stop()
 
     def use(self, config: Config) -> None:
-        """Go on with another configuration; raises CatalogError when certificates cannot be used."""
+        """Switch to another configuration; raises CatalogError when certificates cannot be used."""
         if (config.consul, bool(config.discover)) != (self._config.consul, bool(self._config.discover)):
             watch = self._made(config)
             self.stop()
@@ -109,7 +112,7 @@ class Discovering:
         self._config = config
 
     def try_again(self) -> None:
-        """What HAProxy refused may have been mended."""
+        """Allow another try of a refused configuration: its cause may be mended."""
         self._tried = None
 
     def step(
@@ -123,12 +126,12 @@ class Discovering:
     ) -> Settings | None:
         """Return the settings to go on with where other services are listed by now, else None.
 
-        A backend is given up once Consul, beyond doubt, has not had its service for `forget_seconds`, or at once
-        where HAProxy sends to none of its servers (`serves`). Where that would cost a reload (not `is_cheap`) it
-        waits for one that is made for a newcomer.
+        A backend is given up once Consul, beyond doubt, has lacked its service for `forget_seconds`. A backend is
+        given up at once where HAProxy sends to none of its servers (`serves`). Where its end would cost a reload (not
+        `is_cheap`), it waits for a reload for a new backend.
 
-        Whoever registers services chooses when they ask for a reload, so at most `discover_reloads_per_hour` are made
-        for them (`Allowance`). What comes meanwhile waits, unless a reload is due anyway (`is_reload_due`).
+        Registrants of services decide how often the list changes, so at most `discover_reloads_per_hour` reloads are
+        made for it (`Allowance`). Later changes wait, unless a reload is due anyway (`is_reload_due`).
         """
         listing = self._watch.listing if self._watch is not None else None
         now = time.monotonic()
@@ -166,7 +169,7 @@ class Discovering:
     def _forgotten(
         self, settings: Settings, wanted: Desired, missing: frozenset[str], serves: Callable[[str], bool]
     ) -> list[str]:
-        """Return those of the `missing` that may be given up by now."""
+        """Return the backends of `missing` that may be given up by now."""
         now = time.monotonic()
         gone = {
             name
@@ -192,7 +195,7 @@ class Discovering:
         ]
 
     def _tell(self, lines: Collection[str]) -> None:
-        """Log each of `lines` once: whoever registers services could fill the log with their names."""
+        """Log each of `lines` once: a registrant of services could fill the log with their names."""
         new = [line for line in lines if line not in self._told]
         room = TOLD - len(self._told)
         for line in new[:room]:
@@ -220,6 +223,6 @@ class Discovering:
 
 
 def _shortened(lines: Sequence[str]) -> list[str]:
-    """Return the first of `lines`, and how many more there are."""
+    """Return the first `SHOWN` of `lines`, and the number of the others in words."""
     left = len(lines) - SHOWN
     return [*lines[:SHOWN], *([f"and {left} more"] if left > 0 else [])]

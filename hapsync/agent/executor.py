@@ -1,4 +1,4 @@
-"""Work beside the agent's thread: a function of values that returns a value, and touches no state of the agent."""
+"""Work beside the agent's thread: functions of values that return a value, and touch no state of the agent."""
 
 import logging
 import threading
@@ -14,10 +14,10 @@ T = TypeVar("T")
 
 
 class Executor:
-    """Runs functions in threads of their own. A hanging one keeps no agent from ending: the threads are daemons."""
+    """Runs each function in a daemon thread of its own: a hanging one does not keep the agent from its end."""
 
     def __init__(self, wake: Callable[[], None] = lambda: None) -> None:
-        """Take what wakes the agent's thread by its queue; it then finds the future done."""
+        """Take a function that wakes the agent's thread by its queue; the thread then finds the future done."""
         self._wake = wake
 
     def submit(self, name: str, function: Callable[[], T]) -> Future[T | HapsyncError]:
@@ -32,7 +32,7 @@ class Executor:
                 future.set_result(function())
             except HapsyncError as error:
                 future.set_result(error)
-            except Exception as defect:  # noqa: BLE001  # raised by whoever takes the result
+            except Exception as defect:  # noqa: BLE001  # the future raises it for the caller
                 future.set_exception(defect)
             self._wake()
 

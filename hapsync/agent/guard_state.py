@@ -1,4 +1,4 @@
-"""What the guard remembers from pass to pass, and what people asked for; together, the rules of the next pass."""
+"""The guard state and the operators' requests, from pass to pass; together they make the rules of the next pass."""
 
 import contextlib
 import errno
@@ -25,16 +25,16 @@ BOOT_ID = "/proc/sys/kernel/random/boot_id"
 
 
 class GuardState:
-    """The memory, kept in its file by whoever holds the lock, and what is too short-lived to be kept.
+    """The contents of the state file for the process that holds its lock, and records too short-lived for the file.
 
-    Capacities and refills are timed by a clock that nobody sets and that goes on while the machine sleeps; holds and
-    freezes by the wall clock, for people name times of day.
+    Capacities and refills are timed by CLOCK_BOOTTIME: it cannot be set, and it goes on while the machine sleeps.
+    Overrides and freezes are timed by the wall clock, for operators name times of day.
     """
 
     def __init__(self, config: Config, saved: SavedState, reported: Cautions | None = None) -> None:
-        """Take what the file had; what is of an earlier boot counts as of now.
+        """Take the contents of the state file; times of an earlier boot count as the present.
 
-        `reported` is what the running agent's guard knows, for whoever only looks.
+        `reported` is the guard state of the running agent, for a command that changes nothing.
         """
         self._reported = reported
         boot_id = _read_boot_id()
@@ -53,7 +53,7 @@ class GuardState:
         self._ours: frozenset[tuple[str, Address]] = frozenset()
 
     def use(self, config: Config) -> None:
-        """Go on with another configuration; what it does not name is forgotten."""
+        """Switch to another configuration, and forget the records of backends it does not name."""
         self._config = config
         self._longest_seconds = _damping_limits(config)
         names = config.backends
@@ -70,7 +70,7 @@ class GuardState:
 
     @property
     def stopped(self) -> Reason | None:
-        """Why nothing may be changed at all; None while it may."""
+        """The reason why nothing may be changed at all; None while changes are allowed."""
         if self._config.agent.mode == "observe":
             return Reason.OBSERVING
         if self.saved.unread_version is not None:
@@ -78,10 +78,10 @@ class GuardState:
         return Reason.FROZEN if is_frozen(self.saved, time.time()) else None
 
     def overrides(self) -> Mapping[str, Mapping[Address, AdminState | None]]:
-        """Return what persons set aside, by backend and address; None where they released it.
+        """Return the operators' overrides, by backend and address; None marks a released one.
 
-        A release counts until the worker at hand has shown the server as hapsync's own: a hand on it after that is
-        another one. (Another worker may be started from a file that does not know of the release yet.)
+        A release stays pending until the current worker has shown the server as hapsync's own. A manual maint or
+        drain after that is a new override. (Another worker may have started from a file without the release.)
         """
         found = {}
         for name, one in operator_overrides(self.saved).items():
@@ -92,9 +92,9 @@ class GuardState:
 
     @contextlib.contextmanager
     def releasing(self, backends: Collection[str]) -> Iterator[None]:
-        """Let passes within the block do in `backends` what the guard holds back; where it ends well, it begins anew.
+        """Let passes in the block make the changes deferred in `backends`; on success the guard begins anew there.
 
-        Only passes: what fails, or what is written and reloaded meanwhile, goes by the guard.
+        The release is for passes only: after a failed pass the records stay, and the file and reloads obey the guard.
         """
         self._released = frozenset(backends)
         try:
@@ -104,7 +104,7 @@ class GuardState:
             self._released = frozenset()
 
     def released(self, backends: Collection[str]) -> None:
-        """A person let go what was held in `backends`: the guard begins anew there."""
+        """Begin the guard's records of `backends` anew: an operator released the deferred changes there."""
         names = set(backends)
         self.saved = attrs.evolve(
             self.saved,
@@ -113,15 +113,15 @@ class GuardState:
         )
 
     def let_go(self, foreign: Mapping[str, frozenset[str]]) -> None:
-        """A person lets the next reload take out these foreign servers, by backend, too."""
+        """Let the next reload take out these foreign servers, too, by backend: an operator allowed it."""
         self._let_go = {**self._let_go, **foreign}
 
     def forget_let_go(self) -> None:
-        """The reload was made for which a person let foreign servers go."""
+        """Forget the foreign servers that may go: their reload was made."""
         self._let_go = {}
 
     def rules(self, wanted: Desired, backends: Iterable[str], *, is_full: bool = False) -> Rules:
-        """Return what the next pass over `backends` to bring about `wanted` has to heed."""
+        """Return the rules of the next pass over `backends` towards `wanted`."""
         self._flaps = self._flaps.noted(wanted, _boot_seconds(), self._longest_seconds)
         self._owners = self._owners.noted(wanted.readings)
         cautions = dict(self.cautions(backends))
@@ -137,11 +137,11 @@ class GuardState:
         )
 
     def target_rules(self) -> Rules:
-        """Return what a file or a reload has to heed."""
+        """Return the rules for the file or a reload."""
         return Rules(self.cautions(), saved=self.saved, mode=self.mode, at_seconds=time.time())
 
     def cautions(self, backends: Iterable[str] | None = None) -> Mapping[str, Caution]:
-        """Return what the guard knows of each of `backends`, or of all."""
+        """Return the guard's limits and history of each of `backends`, or of all."""
         names = self._config.backends if backends is None else backends
         if self._reported is not None:
             return {name: self._reported[name] for name in names if name in self._reported}
@@ -162,7 +162,7 @@ class GuardState:
         return found
 
     def note(self, wanted: Desired, observed: Observed, *, pid: int | None = None) -> None:
-        """Remember what a reading showed, of the worker `pid` where HAProxy gave it."""
+        """Record the servers of a reading; with the worker's `pid`, record the released overrides among them, too."""
         if pid is not None:
             self._note_released(observed, pid)
         now = _boot_seconds()
@@ -198,7 +198,7 @@ class GuardState:
             self.save()
 
     def _note_released(self, observed: Observed, pid: int) -> None:
-        """Remember which released servers the worker `pid` has shown as hapsync's own."""
+        """Record the released servers that the worker `pid` has shown as hapsync's own."""
         if pid != self._pid:
             self._pid, self._ours = pid, frozenset()
         released = {(hold.backend, hold.address) for hold in self.saved.holds if hold.is_releasing}
@@ -215,19 +215,20 @@ class GuardState:
         self._ours = (self._ours | shown) & released
 
     def before_leaving(self, wanted: Desired, observed: Observed) -> None:
-        """Have on disk what capacity there is before any of it leaves: a killed agent must not forget it."""
+        """Save the capacity to disk before any of it leaves: a killed agent must not forget it."""
         self.note(wanted, observed)
         self.save(durable=False)
 
     @property
     def has_released(self) -> bool:
-        """A hold was released that the file may still show."""
+        """Whether the file may still show a released override."""
         return any(hold.is_releasing for hold in self.saved.holds)
 
     def forget_released(self, observed: Observed) -> None:
-        """The file says what `observed` shows: forget released holds whose server is hapsync's own again, or gone.
+        """Forget released overrides whose server is hapsync's own again, or gone, in the file (`observed`).
 
-        Not before, or a HAProxy started from the older file would have them held by a hand that nobody knows of.
+        An earlier end would be wrong: a HAProxy started from the older file would show an override of an unknown
+        operator.
         """
         saved = _without_done(self.saved, observed)
         if saved is not self.saved:
@@ -235,7 +236,7 @@ class GuardState:
             self.save()
 
     def remember(self, saved: SavedState, *, asked: Override | None = None) -> None:
-        """Take what a person asked for, durably; `asked` is the hold or release that it is about, if any.
+        """Save an operator's request, durably; `asked` is its override or release, if it is about one.
 
         Raises OSError when it cannot be written; then nothing has changed.
         """
@@ -243,13 +244,13 @@ class GuardState:
             raise OSError(errno.EROFS, "is of another version of hapsync", state_path(self._config))
         save_state(self._config, saved)
         self.saved = self._saved = saved
-        if asked is not None:  # where it is released, it was not shown as hapsync's own since
+        if asked is not None:  # after a new release the worker has not shown the server as hapsync's own yet
             self._ours -= {(asked.backend, asked.address)}
 
     def acknowledge(self) -> tuple[SavedState, tuple[str, ...]]:
-        """Return the memory as it is once a person has acknowledged what it lost or cannot read, and what to say.
+        """Return the state after an operator acknowledged a lost or unreadable file, and lines to print.
 
-        A file of another version is kept aside. Raises OSError when that is not possible.
+        A file of another version is copied first. Raises OSError when the copy cannot be made.
         """
         saved, lines = self.saved, list[str]()
         if saved.unread_version is not None:
@@ -260,9 +261,9 @@ class GuardState:
         return acknowledged(saved), tuple(lines or ("nothing needed to be acknowledged",))
 
     def save(self, *, durable: bool = True) -> None:
-        """Write the memory; a full disk is logged once, and HAProxy is kept in sync all the same.
+        """Write the state file; a full disk is logged once, and HAProxy is kept in sync all the same.
 
-        A file of another version is not written over.
+        A file of another version is not overwritten.
         """
         if self.saved.unread_version is not None:
             return
@@ -285,7 +286,7 @@ def _owners_of(config: Config, saved: SavedState) -> Owners:
 
 
 def _of_this_boot(saved: SavedState, boot_id: str) -> SavedState:
-    """Return `saved` with its times as of now: nobody knows how long the machine was off."""
+    """Return `saved` with the present for each of its times: the length of the time between is unknown."""
     now = _boot_seconds()
     return attrs.evolve(
         saved,
@@ -300,7 +301,7 @@ def _damping_limits(config: Config) -> Mapping[str, float]:
 
 
 def operator_overrides(saved: SavedState) -> Mapping[str, Mapping[Address, AdminState | None]]:
-    """Return what persons set aside by now, by backend and address; None where they released it."""
+    """Return the operators' overrides that have not expired, by backend and address; None marks a released one."""
     found: dict[str, dict[Address, AdminState | None]] = {}
     for hold in expired(saved, time.time()).holds:
         found.setdefault(hold.backend, {})[hold.address] = None if hold.is_releasing else hold.admin
@@ -308,7 +309,7 @@ def operator_overrides(saved: SavedState) -> Mapping[str, Mapping[Address, Admin
 
 
 def _without_done(saved: SavedState, observed: Observed) -> SavedState:
-    """Return `saved` without released holds whose server is hapsync's own again, or gone."""
+    """Return `saved` without released overrides whose server is hapsync's own again, or gone."""
     overridden = {
         (name, slot.address) for name, one in observed.backends.items() for slot in one.slots if slot.is_overridden
     }

@@ -1,7 +1,7 @@
 """Whole backends added to the running HAProxy and deleted from it (3.4), instead of a reload.
 
-What is under way stands in the memory from before the first command until after the last: a killed agent's successor
-goes on with it.
+The state file names each unfinished backend from before its first command until after its last one, so a killed
+agent's successor goes on with it.
 """
 
 import logging
@@ -33,7 +33,7 @@ from hapsync.text import shown
 log = logging.getLogger(__name__)
 
 AGAIN_SECONDS = 1.0
-"""How often what is under way is looked at: a backend is not deleted while something runs on it."""
+"""The pause between two tries to finish a backend: a backend is not deleted while something runs on it."""
 
 
 def can_have(process: HAProxyProcess | None) -> bool:
@@ -42,20 +42,20 @@ def can_have(process: HAProxyProcess | None) -> bool:
 
 
 class WholeBackends:
-    """Adds and deletes plain backends; what is under way is in the memory of `safety`."""
+    """Adds and deletes plain backends; the state file names the unfinished ones."""
 
     def __init__(self, guard_state: GuardState) -> None:
         self._guard_state = guard_state
         self._again_at = 0.0
 
     def make(self, config: Config, wanted: Difference, made_live: Callable[[Difference], None]) -> str | None:
-        """Bring the live HAProxy to what is `wanted`; return None, or why it cannot be done without a reload.
+        """Bring the live HAProxy to `wanted`; return None, or the reason why only a reload can do it.
 
-        `made_live` is told once that is done, and makes a pass over the new backends: they are published after it, so
-        that no request is sent to a backend without a server. Backends that are gone get no new traffic any more;
-        `step` deletes them once nothing is left on them.
+        `made_live` is called once the new backends are added, and makes a pass over them. Each is published after
+        this pass, so no request goes to a backend without a server. Backends in `wanted.gone` get no new traffic any
+        more; `step` deletes them once nothing is left on them.
 
-        Raises RuntimeAPIError where HAProxy does not answer, OSError where the memory cannot be written.
+        Raises RuntimeAPIError where HAProxy does not answer, OSError where the state file cannot be written.
         """
         if wanted == Difference():
             return None
@@ -81,9 +81,9 @@ class WholeBackends:
         return None
 
     def step(self, config: Config, *, is_settled: bool) -> Sequence[str]:
-        """Go on with what is under way, and return the backends that were deleted.
+        """Go on with the unfinished backends, and return the names of the deleted ones.
 
-        `is_settled`: HAProxy and its file are as `config` says. Raises RuntimeAPIError.
+        `is_settled`: HAProxy and its file agree with `config`. Raises RuntimeAPIError.
         """
         if not self._guard_state.saved.under_way or time.monotonic() < self._again_at:
             return ()
@@ -93,18 +93,18 @@ class WholeBackends:
             under_way = self._guard_state.saved.under_way
             gone = [name for name in under_way if name not in config.backends and _delete(session, name)]
         added = [name for name in under_way if name in config.backends] if is_settled else []
-        _publish(config, added)  # again, where an agent was killed in between
+        _publish(config, added)  # published again, for an agent may have been killed before it
         self._forget([*gone, *added])
         return gone
 
     def leaving(self, config: Config) -> tuple[str, ...]:
-        """Return the backends that get no new traffic any more, and are deleted once nothing is left on them."""
+        """Return the backends without new traffic, which are deleted once nothing is left on them."""
         return tuple(sorted(name for name in self._guard_state.saved.under_way if name not in config.backends))
 
     def _look_whose(self, config: Config, process: HAProxyProcess) -> None:
-        """Forget what was under way in another worker, but for what `process` was started with: the file has it.
+        """Forget the unfinished backends of another worker, except those in the file that `process` was started with.
 
-        A backend of that name in a new worker may be anybody's, written by hand.
+        A backend of the same name in a new worker may be an operator's own.
         """
         saved = self._guard_state.saved
         if saved.under_way_pid == process.pid:
@@ -114,7 +114,7 @@ class WholeBackends:
         self._guard_state.saved = attrs.evolve(saved, under_way=left, under_way_pid=process.pid)
 
     def _undo(self, session: RuntimeSession, new: Collection[PlainBackend], wanted: Difference) -> None:
-        """Take back what a refusal left half done: a reload brings all of it."""
+        """Undo the begun part of a refused change: a reload makes the whole change."""
         for one in new:
             session.ask(deletion_commands(one.name, one.slots))
         session.ask([publish_command(one.name) for one in wanted.gone])
@@ -149,9 +149,9 @@ def _definition(one: PlainBackend) -> str:
 
 
 def _create(session: RuntimeSession, one: PlainBackend, *, may_be_there: bool) -> tuple[bool, str | None]:
-    """Add a backend; return whether it is there by that, and what was refused.
+    """Add a backend; return whether it is in HAProxy as hapsync's own, and HAProxy's refusal.
 
-    Nothing is added to a backend that is there already, unless it may be: it could be anybody's.
+    No server is added to a backend that was in HAProxy before, unless `may_be_there`: it could be an operator's own.
     """
     options = " ".join((one.options, *spelled_out(HAS_BACKENDS, one.options)))
     first, *others = creation_commands(one.name, one.defaults, one.slots, options)
@@ -174,7 +174,7 @@ def _delete(session: RuntimeSession, name: str) -> bool:
     """Delete the backend `name` if nothing is left on it; return whether it is gone."""
     _close(session, session.read_backend(name))
     have = session.read_backend(name)
-    if have.exists:  # of one without a server HAProxy has no counters
+    if have.exists:  # HAProxy has no counters for a backend without a server
         loads, _, _ = session.read_stats((have,))
         have = with_loads(Observed({name: have}), loads).backends[name]
     if have.foreign or not all(_is_at_rest(slot) for slot in have.slots):
@@ -185,6 +185,6 @@ def _delete(session: RuntimeSession, name: str) -> bool:
 
 def _is_at_rest(slot: Server) -> bool:
     if slot.is_free:
-        return True  # nothing was ever sent to it
+        return True  # no request was ever sent to a free slot
     is_out = slot.admin is AdminState.MAINT and slot.since_seconds >= REST_SECONDS
     return is_out and slot.load is not None and slot.load.is_zero

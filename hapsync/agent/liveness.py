@@ -1,4 +1,4 @@
-"""Who answers on HAProxy's socket, whether it is another than before, and which answers cannot be read."""
+"""The worker that answers on HAProxy's socket, whether it is a new one, and the answers that cannot be read."""
 
 import logging
 from collections.abc import Collection, Mapping
@@ -13,17 +13,16 @@ log = logging.getLogger(__name__)
 
 @attrs.frozen
 class Arrival:
-    """A worker answers that did not a moment ago: another one, or (`was_away`) after none had answered."""
+    """The first answer of a worker: of another one than before (`is_another`), or after no answer (`was_away`)."""
 
     is_another: bool
     was_away: bool
 
 
 class Liveness:
-    """The worker that answered last; `process` is None, and `error` says why, while none does.
+    """The worker that answered last; while none answers, `process` is None, and `error` gives the reason.
 
-    `is_down`: no HAProxy runs, and what it is started with next is its file. A worker that does not answer may live,
-    and go on with what it has.
+    `is_down`: no HAProxy runs, and the next one starts with the file. A silent worker may live, and keep its servers.
     """
 
     def __init__(self) -> None:
@@ -33,7 +32,7 @@ class Liveness:
         self._last_pid = 0
 
     def answered(self, process: HAProxyProcess) -> Arrival | None:
-        """Note that `process` answered; None where it was there already."""
+        """Record that `process` answered, and return its arrival; None where it answered the last time, too."""
         was_there = self.process is not None and self.process.pid == process.pid
         arrival = Arrival(is_another=process.pid != self._last_pid, was_away=self.error is not None)
         if not was_there and arrival.was_away and not arrival.is_another:
@@ -42,7 +41,7 @@ class Liveness:
         return None if was_there else arrival
 
     def lost(self, error: RuntimeAPIError, every_seconds: float) -> bool:
-        """Note that none answers, asked `every_seconds`; return whether that is news."""
+        """Record that no worker answers, asked every `every_seconds`; return whether that is news."""
         is_news = self.error is None or self.is_down != error.is_down
         if is_news:
             log.warning("haproxy %s (asked again every %g s)", error, every_seconds)
@@ -51,13 +50,13 @@ class Liveness:
 
 
 class Unread:
-    """By backend, why the last answer of HAProxy about it could not be read."""
+    """The reason, by backend, why HAProxy's last answer about it could not be read."""
 
     def __init__(self) -> None:
         self.why: Mapping[str, str] = {}
 
     def note(self, observed: Observed, backends: Collection[str]) -> None:
-        """Take what `observed`, the last reading of `backends`, says; log what began and what ended."""
+        """Record `observed`, the last reading of `backends`; log each reason that is new, and each that is gone."""
         before = self.why
         self.why = {**{name: why for name, why in before.items() if name not in backends}, **observed.unread}
         for name, why in self.why.items():

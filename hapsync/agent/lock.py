@@ -1,4 +1,4 @@
-"""Who keeps a HAProxy in sync holds two locks: of its own state, and of the file HAProxy is started with."""
+"""The two locks of a process that keeps a HAProxy in sync: on its own state, and on haproxy.cfg."""
 
 import contextlib
 import logging
@@ -15,21 +15,21 @@ log = logging.getLogger(__name__)
 
 
 def state_lock(config: Config) -> str:
-    """Return where the lock of hapsync's own state is."""
+    """Return the path of the lock on hapsync's own state."""
     return str(Path(config.agent.state_dir, "lock"))
 
 
 def file_lock(config: Config) -> str:
-    """Return where the lock of the file HAProxy is started with is: beside it, or beside a loop of links."""
+    """Return the path of the lock on haproxy.cfg: beside the file, or beside a loop of links."""
     file = Path(os.path.realpath(config.haproxy.config))
     return str(file.with_name(f".{file.name}.hapsync-lock"))
 
 
 def lock_owners(config: Config) -> Iterator[str]:
-    """Return what the process says of itself that holds the first lock, and that which holds the second.
+    """Yield how the holder of the first lock describes itself, then the holder of the second.
 
-    Whoever removes the state folder takes the first lock's file away from under the agent, not the second's.
-    Raises PermissionError where this user may not look at the first.
+    A removed state folder takes the first lock's file away from under the agent, not the second's. Raises
+    PermissionError where this user may not read the first.
     """
     for path, may_be_secret in ((state_lock(config), False), (file_lock(config), True)):
         with contextlib.suppress(PermissionError) if may_be_secret else contextlib.nullcontext():
@@ -47,9 +47,9 @@ class Locks:
         self._error: str | None = None
 
     def keep(self) -> None:
-        """Make the files of the locks anew where they were removed, which is logged; to be called now and then.
+        """Make removed files of the locks again, and log it; to be called now and then.
 
-        Raises nothing: until it succeeds, the names in the kernel keep another hapsync out.
+        No error is raised: until the files are there again, the names in the kernel keep another hapsync out.
         """
         try:
             made = [one.keep() for one in self._held]
@@ -73,8 +73,8 @@ def locked(config: Config, where: str, command: str) -> Iterator[Locks]:
 
     Two agents with folders of their own would still write the same haproxy.cfg: the second lock lies beside it.
 
-    Where that cannot be made, in a folder that cannot be written, it is done without.
-    What a killed hapsync left half written is removed first.
+    In a folder that cannot be written, hapsync goes on without the second lock. Half-written files of a killed
+    hapsync are removed first.
 
     Raises LockHeld when another process holds one of them, and ConfigError where the first cannot be made.
     """
@@ -93,7 +93,7 @@ def locked(config: Config, where: str, command: str) -> Iterator[Locks]:
             held.append(stack.enter_context(lock(file_lock(config), owner, trusted)))
         except OSError as error:
             log.warning("no lock beside %s: %s; see to it that no other hapsync keeps this HAProxy", file, error)
-        with contextlib.suppress(OSError):  # a loop of links: reading the file says so
+        with contextlib.suppress(OSError):  # a loop of links: reading the file reports it
             remove_leftovers(file)
         for folder in (state_dir, config.agent.runtime_dir):
             remove_leftovers_in(folder)
@@ -101,5 +101,5 @@ def locked(config: Config, where: str, command: str) -> Iterator[Locks]:
 
 
 def _trusted(config: Config) -> Iterator[str]:
-    """Return what belongs to whoever may keep this HAProxy."""
+    """Yield the paths whose owners may keep this HAProxy."""
     yield from (config.agent.state_dir, config.agent.runtime_dir, config.haproxy.config, config.haproxy.socket)

@@ -1,4 +1,4 @@
-"""What the agent knows of old workers, and does about them; beside the passes, for the master may take its time."""
+"""The agent's readings of old workers, and the end of their sessions; beside the passes: the master may be slow."""
 
 import logging
 import threading
@@ -21,12 +21,12 @@ from hapsync.text import plural
 log = logging.getLogger(__name__)
 
 LOOK_SECONDS = 5.0
-"""How often old workers are looked at while there are any; without any, one look follows each change of worker."""
+"""The pause between two readings of old workers; while there are none, one reading follows each change of worker."""
 
 
 @attrs.frozen
 class _Task:
-    """All that one look needs; `before` and `graces` are what the last one found."""
+    """The values for one reading; `before` and `graces` are the results of the last one."""
 
     master: str
     live_pid: int
@@ -40,14 +40,14 @@ class _Task:
 
 
 class OldWorkersWatch:
-    """Looks at old workers while there are any; `seen` is what the last look showed.
+    """Reads old workers while there are any; `seen` is the last reading.
 
-    Its thread alone talks to the master about them; what it goes by, the worker hands over. All methods are for the
-    agent's one thread.
+    Only the thread of a reading asks the master about them, and it gets its values from the agent's thread. The
+    agent's one thread calls all methods.
     """
 
     def __init__(self, executor: Executor, may_cut: Callable[[], bool]) -> None:
-        """Take what runs a look, and the question whether anything may be changed now, asked in another thread."""
+        """Take the executor, and `may_cut`, which another thread asks whether anything may be changed now."""
         self._may_cut = may_cut
         self.seen = OldWorkers()
         self._told: frozenset[str] = frozenset()
@@ -61,13 +61,13 @@ class OldWorkersWatch:
         self._is_halted = threading.Event()
 
     def note(self, process: HAProxyProcess, observed: Observed) -> None:
-        """A pass read this of the live worker; what another worker had does not count any more."""
+        """Record a pass's reading of the live worker; servers of another worker are forgotten."""
         if process.pid != self._live_pid:
             self._live_pid, self._live, self._look_at = process.pid, {}, 0.0
         self._live.update(observed.backends)
 
     def step(self, config: Config, wanted: Desired) -> bool:
-        """Take what a look has shown, begin another where one is due; return whether there is news to publish."""
+        """Take the result of a reading, begin another where one is due; return whether there is news to publish."""
         is_news = self._take()
         master, now = config.haproxy.master, time.monotonic()
         if master is None or not self._live_pid or self._job is not None or now < self._look_at:
@@ -92,7 +92,7 @@ class OldWorkersWatch:
         return is_news
 
     def pause(self) -> None:
-        """Have no question to the master open: it is about to reload, or the agent stops."""
+        """Wait until no question to the master is open: the master is about to reload, or the agent stops."""
         self._is_halted.set()
         if self._job is not None:
             futures.wait([self._job], 3 * TIMEOUT_SECONDS)
@@ -124,7 +124,7 @@ def _look(task: _Task) -> tuple[OldWorkers, Graces]:
 
 
 def _end(task: _Task, seen: OldWorkers, graces: Graces, now: float) -> int:
-    """End what is over its grace; return how many sessions."""
+    """End the sessions to servers over their grace; return the number of ended sessions."""
     left = CUTS
     for worker in seen.workers:
         for gone in worker.gone:

@@ -1,4 +1,4 @@
-"""One pass from beginning to end, for `hapsync apply`: the changes, the reload if slots run out, the file."""
+"""The work of `hapsync apply` from beginning to end: the passes, the reload if slots run out, the file."""
 
 import time
 
@@ -27,12 +27,12 @@ from hapsync.system.files import read_text_or_none
 
 _POLL_SECONDS = 0.1
 _ROUNDS = 4
-"""Removals that wait for their replacements need a second pass; more than a few mean that something refuses."""
+"""The most passes: removals that wait for replacements need a second one, and more than a few mean a refusal."""
 
 
 @attrs.frozen
 class Applied:
-    """What was done, a line each; and whether HAProxy is in sync now."""
+    """The result of `hapsync apply`: its lines, and whether HAProxy is in sync now."""
 
     lines: tuple[str, ...]
     verdict: Verdict
@@ -43,11 +43,11 @@ class Applied:
 
 
 def apply_once(settings: Settings, catalog: Catalog, *, force: bool = False) -> Applied:
-    """Bring HAProxy and its file to what `catalog` says; `force`: also what only the guard holds back.
+    """Bring HAProxy and its file in sync with `catalog`; `force`: make the changes that only the guard defers, too.
 
-    The guard remembers from run to run, like the agent. A catalog does not change here, so the need is settled at
-    once; only slots that may fall idle, and the first checks of newcomers, are waited for. Where HAProxy refuses the
-    servers of some backends, it is done without their new options, and HAProxy does not count as in sync.
+    The guard state lasts from run to run, like the agent's. The catalog does not change here, so a shortage needs no
+    time to settle. Only slots that may fall idle, and the first checks of newcomers, are waited for. Where HAProxy
+    refuses the servers of some backends, their new options are left out, and HAProxy does not count as in sync.
 
     Raises RuntimeAPIError, ConfigError, ReloadError.
     """
@@ -67,7 +67,7 @@ def _apply(reconciler: Reconciler, lines: list[str], *, force: bool) -> Applied:
         with guard_state.releasing(settings.config.backends if force and not guard_state.stopped else ()):
             last = _passes(reconciler, lines)
     except RuntimeAPIError as error:
-        # What HAProxy is started with later should be what the catalog says now.
+        # HAProxy's next start should be with the present catalog.
         current = read_text_or_none(settings.config.haproxy.config)
         may_write = error.is_down and reconciler.desired().backends and not guard_state.stopped
         may_write = may_write and (current is None or is_applied(settings, current))
@@ -117,7 +117,7 @@ def _applied(settings: Settings, lines: list[str], last: Assessment) -> Applied:
 
 
 def _reload(settings: Settings, candidate: Candidate, pid: int, why: str) -> list[str]:
-    """Reload the worker `pid` into `candidate`; return what to say of it. Raises ReloadError."""
+    """Reload the worker `pid` into `candidate`; return the lines about it. Raises ReloadError."""
     haproxy = settings.config.haproxy
     with noted(settings.config, pid, candidate.text):
         process = reload_into(haproxy, candidate.text, candidate.target, next_socket=settings.next_socket)
@@ -126,7 +126,7 @@ def _reload(settings: Settings, candidate: Candidate, pid: int, why: str) -> lis
 
 
 def _passes(reconciler: Reconciler, lines: list[str]) -> Assessment:
-    """Make passes until nothing more follows from them; return what the last one left."""
+    """Make passes until no further change follows; return the last assessment."""
     last: Assessment | None = None
     for _ in range(_ROUNDS):
         outcome = reconciler.apply(reconciler.settings.config.backends, is_full=True)

@@ -1,4 +1,4 @@
-"""What people ask of hapsync, done: the memory's file, and requests where no agent runs."""
+"""The operators' requests, carried out: in the agent, or on the state file and HAProxy where no agent runs."""
 
 import logging
 import time
@@ -41,7 +41,7 @@ _NO_AGENT = "no agent runs: `hapsync apply` and the next agent heed it"
 
 
 def freeze_or_thaw(saved: SavedState, request: FreezeAll | Thaw, now: float) -> tuple[SavedState, Reply]:
-    """Return `saved` after `request`, whose `who` is filled in, and what to say; `now` is of the wall clock."""
+    """Return `saved` after `request`, whose `who` is filled in, and the reply; `now` is of the wall clock."""
     before = saved.freeze if is_frozen(saved, now) else None
     was = f"frozen since {_moment(before.at, now)} by {before.who}{_because(before.reason)}" if before else ""
     saved = expired(saved, now)
@@ -62,7 +62,7 @@ def freeze_or_thaw(saved: SavedState, request: FreezeAll | Thaw, now: float) -> 
 def freeze_once(config: Config, request: FreezeAll | Thaw, who: str) -> Reply:
     """Freeze or thaw where no agent runs; the caller holds the lock.
 
-    Raises OSError when the memory cannot be read or written.
+    Raises OSError when the state file cannot be read or written.
     """
     guard_state = GuardState(config, load_state(config))
 
@@ -74,17 +74,17 @@ def freeze_once(config: Config, request: FreezeAll | Thaw, who: str) -> Reply:
 
 
 def do_once(settings: Settings, request: Request, who: str) -> Reply:
-    """Do what `who` asks where no agent runs; the caller holds the lock.
+    """Carry out the request of the user `who` where no agent runs; the caller holds the lock.
 
-    Raises RuntimeAPIError when HAProxy does not answer, OSError when the memory cannot be read or written.
+    Raises RuntimeAPIError when HAProxy does not answer, OSError when the state file cannot be read or written.
     """
     config = settings.config
     reconciler = Reconciler(settings, GuardState(config, load_state(config)))
     guard_state = reconciler.guard_state
 
     def make_pass(backends: Collection[str]) -> Outcome:
-        outcome = reconciler.apply(backends)  # without the catalog: only what operators asked for
-        assert outcome is not None  # noqa: S101  (what was asked for is remembered by now)
+        outcome = reconciler.apply(backends)  # without the catalog: only overrides count
+        assert outcome is not None  # noqa: S101  (the request is in the state file by now)
         return outcome
 
     reply = answer(attrs.evolve(request, who=who), guard_state, config, make_pass)
@@ -109,12 +109,12 @@ def answer(
     why_unknown: Callable[[], Sequence[str]] = tuple,
     ensure_wanted: Callable[[], None] = lambda: None,
 ) -> Reply:
-    """Do what `request` asks, its `who` filled in, and return what to say.
+    """Carry out `request`, whose `who` is filled in, and return the reply.
 
-    `make_pass` makes a pass over some backends, now; `why_unknown` returns why it cannot be told what Consul says.
-    `ensure_wanted` is called just before the first act; what it raises ends the request before it is begun.
+    `make_pass` makes a pass over some backends, now; `why_unknown` returns the reasons why Consul's state is unknown.
+    `ensure_wanted` is called just before the first act; an error it raises ends the request before its beginning.
 
-    Raises RuntimeAPIError when HAProxy does not answer, OSError when the memory cannot be written.
+    Raises RuntimeAPIError when HAProxy does not answer, OSError when the state file cannot be written.
     """
     match request:
         case Thaw(acknowledge=True):
@@ -161,7 +161,7 @@ def answer_always(
     why_unknown: Callable[[], Sequence[str]],
     ensure_wanted: Callable[[], None],
 ) -> Reply:
-    """Return what `answer` says, or why there is no answer; raises nothing, for a person waits for it."""
+    """Return the reply of `answer`, or the reason for none; raises nothing, for an operator waits for it."""
     try:
         return answer(request, guard_state, config, make_pass, why_unknown, ensure_wanted)
     except Withdrawn as error:
@@ -193,7 +193,7 @@ def _with_server(
         )
     now = time.time()
     if slot is None or slot.address in (None, PLACEHOLDER):
-        # HAProxy may have been started from a file without it; the hold must not outlive the server for ever.
+        # HAProxy may have started from a file without the server; its override must have an end all the same.
         lost = _hold_on(guard_state.saved, name, request.server) if isinstance(request, ReleaseServer) else None
         if lost is None:
             there = ", ".join(f"{one.name} {one.address}" for one in have.slots if one.address != PLACEHOLDER)
@@ -244,7 +244,7 @@ def _hold_on(saved: SavedState, backend: str, address: str) -> Override | None:
 
 
 def _told(outcome: Outcome, guard_state: GuardState, config: Config, why_unknown: Sequence[str]) -> Reply:
-    """Return what a pass did and left, for a person."""
+    """Return a reply in words about the changes that a pass made, and about those left."""
     plan = outcome.last.plan
     emptied = {change.backend for change in outcome.done if takes_out(change)}
     lasts = [outcome.last.observed.backends[name] for name in sorted(emptied)]
@@ -273,7 +273,7 @@ def _no_backend(name: str, config: Config) -> Reply:
 
 
 def _moment(at: float, now: float) -> str:
-    """Return a time of the wall clock for a person here; with the date where it is not today's."""
+    """Return a time of the wall clock in words, in local time; with the date where it is not today's."""
     local, today = time.localtime(at), time.localtime(now)
     is_today = (local.tm_year, local.tm_yday) == (today.tm_year, today.tm_yday)
     return time.strftime("%H:%M:%S" if is_today else "%Y-%m-%d %H:%M:%S", local)

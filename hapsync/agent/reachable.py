@@ -1,6 +1,6 @@
-"""Whether hapsync reaches HAProxy and Consul by given settings, tried before they are taken.
+"""A trial of settings before the agent takes them: whether hapsync reaches HAProxy and Consul by them.
 
-Settings that reach nobody would leave the agent blind, and it could not say so where it matters.
+Settings that reach neither would leave the agent blind, and unable to report it.
 """
 
 import os
@@ -26,19 +26,20 @@ from hapsync.system.files import read_text_or_none
 from hapsync.text import quoted
 
 HAPROXY_SECONDS = 3.0
-"""How long HAProxy may take for each answer here, however long it may otherwise: no change is followed meanwhile."""
+"""The longest wait for each answer of HAProxy here, however long its timeout: no change is followed meanwhile."""
 CONSUL_SECONDS = 5.0
-"""How long all that is asked of Consul here may take, from name resolution to the last byte."""
+"""The longest time of all questions to Consul here, from name resolution to the last byte."""
 _WHERE = "hapsync.toml"
 
 
 def tried(settings: Settings, running: Settings, known: Collection[str]) -> Settings:
-    """Return `settings` as they can be taken instead of the `running` ones.
+    """Return `settings` as the agent can take them instead of the `running` ones.
 
-    `known` are services of which Consul shows instances by these. What they reach otherwise is asked first. Where
-    they move HAProxy's runtime socket together with the template, the next reload makes that move.
+    `known` are services with instances in Consul by the running settings. Endpoints that differ from the running ones
+    are asked first. Where the settings move HAProxy's runtime socket together with the template, the next reload
+    makes the move.
 
-    Raises ConfigError with everything that is not reached.
+    Raises ConfigError with everything that is out of reach.
     """
     problems = [
         *_about_reloads(settings.config.haproxy, running.config.haproxy),
@@ -59,11 +60,11 @@ def tried(settings: Settings, running: Settings, known: Collection[str]) -> Sett
 
 
 def where_haproxy_is(settings: Settings) -> tuple[Settings, str | None]:
-    """Return `settings` for the HAProxy that runs, and what is wrong with them, if anything.
+    """Return `settings` for the running HAProxy, and the error in them, if any.
 
-    Where nobody is at `haproxy.socket`, but somebody at another `stats socket` of haproxy.cfg as it stands, that is
-    the HAProxy to go on with: the settings were changed since it was started. If the template has `haproxy.socket`,
-    the next reload moves it there.
+    Where nothing listens at `haproxy.socket`, but a HAProxy answers at another `stats socket` of the present
+    haproxy.cfg, hapsync goes on with this HAProxy: the settings were changed since its start. If the template has
+    `haproxy.socket`, the next reload moves HAProxy there.
     """
     wanted = settings.moved.config.haproxy.socket
     here = settings.config.haproxy.socket
@@ -87,7 +88,7 @@ def where_haproxy_is(settings: Settings) -> tuple[Settings, str | None]:
 
 
 def _with_socket(settings: Settings, running: Settings) -> Settings:
-    """Return `settings` for the HAProxy that runs; raises RuntimeAPIError where they would lose it."""
+    """Return `settings` for the running HAProxy; raises RuntimeAPIError where they would lose it."""
     wanted, here = settings.config.haproxy.socket, running.config.haproxy.socket
     if wanted == here:
         return settings
@@ -96,12 +97,12 @@ def _with_socket(settings: Settings, running: Settings) -> Settings:
         return settings
     if not _is_in_template(settings, wanted):
         raise RuntimeAPIError(f"{why}; nor has the template such a `stats socket`; {here} stays")
-    # Nobody runs: what is started from the template's file will be there.
+    # No HAProxy runs: the next one starts with the template's file, and listens at its path.
     return settings if _is_nobody_at(running, here) else settings.at_socket(here, wanted)
 
 
 def _is_in_template(settings: Settings, path: str) -> bool:
-    """Return whether HAProxy opens its runtime socket at `path` when it is started with the template."""
+    """Return whether a HAProxy started with the template opens its runtime socket at `path`."""
     text = render(settings.template, free_slots(settings.config, 1), settings.config, {})
     return os.path.realpath(path) in map(os.path.realpath, stats_sockets(text))
 
@@ -130,9 +131,10 @@ def _haproxy_seconds(haproxy: HAProxyConfig) -> float:
 
 
 def _within(seconds: float, ask: Callable[[], Iterable[str]], late: str) -> Sequence[str]:
-    """Return what `ask` gives, or only `late` where that takes longer.
+    """Return the result of `ask`, or only `late` where `ask` takes longer.
 
-    It goes on beside then, for nothing ends the system's name resolution; all else in it has a limit of its own.
+    A late `ask` goes on in its thread, for nothing ends the system's name resolution; its other steps have limits of
+    their own.
     """
     asked = Executor().submit("trial", lambda: tuple(ask()))
     try:
@@ -177,13 +179,13 @@ def _about_consul(config: Config, running: ConsulConfig, known: Collection[str])
 
 
 def _about_token(agent: ConsulClient, config: Config, known: Collection[str]) -> Iterator[str]:
-    """Ask for a service that has instances now; whoever may not read it is given an empty list, or a refusal."""
+    """Read a service that has instances now: a token without the right to it gets an empty list, or a refusal."""
     first = next((name for name in config.services if name in known), None)
     for name in [first] if first is not None else config.services[:1]:
         try:
             body = agent.read_health(name, consistency="stale", max_servers=0).body
         except TooLarge:
-            continue  # an answer with thousands of instances is not read to its end: it shows some
+            continue  # an answer too large to read to its end shows instances
         found = parse_reading(name, body)
         if first is not None and found.is_empty:
             yield (

@@ -1,7 +1,7 @@
-"""One pass: read HAProxy, decide, do, read again; the last decision should be to do nothing.
+"""One pass: read HAProxy, decide, act, read again; the last decision should be to do nothing.
 
-`Reconciler` is the only place where a pass, an assessment, the file's text and a reload's candidate are put together:
-the agent and every command ask it.
+Only `Reconciler` puts a pass, an assessment, the file's text and a reload's candidate together: the agent and every
+command ask it.
 """
 
 from collections.abc import Callable, Collection, Mapping
@@ -53,10 +53,10 @@ RELEASED_BY_TIME = frozenset({Reason.MIN_READY, Reason.MAX_LOSS, Reason.CHECKED_
 
 @attrs.frozen
 class Outcome:
-    """What a pass over `backends` found first, what it did, and how it left HAProxy.
+    """The result of a pass over `backends`: the first assessment, the changes made, and the last assessment.
 
-    Where it let anybody in, `done` may hold deletions that `first` does not: they were looked for afterwards.
-    `unsent` are the promises that commands would have broken.
+    A pass that let an instance in may have deletions in `done` that are not in `first`: they are planned after the
+    entries. `unsent` are the promises that unsent commands would have broken.
     """
 
     first: Assessment
@@ -73,11 +73,12 @@ class Outcome:
 
 
 class Reconciler:
-    """The consumer that HAProxy's backends are.
+    """HAProxy's backends as a consumer of the catalog.
 
-    Holds the settings, the catalog, what the guard knows and what HAProxy can do; what HAProxy has is read anew.
+    The reconciler holds the settings, the catalog, the guard state and HAProxy's capabilities; HAProxy's servers are
+    read anew each time.
 
-    `catalog` returns what is known of the services by now: by default nothing, and only operators ask for anything.
+    `catalog` returns the current readings. By default there are none, and only overrides count.
     """
 
     def __init__(
@@ -93,19 +94,19 @@ class Reconciler:
         self._cache = DesiredCache()
 
     def use(self, settings: Settings) -> None:
-        """Go on with other settings: who serves and what HAProxy can do is found out anew."""
+        """Switch to other settings; the servers in use and HAProxy's capabilities are found out anew."""
         self.settings = settings
         self.guard_state.use(settings.config)
         self.probe.use(settings.config)
         self._cache = DesiredCache()
 
     def desired(self, catalog: Catalog | None = None) -> Desired:
-        """Return what Consul and operators ask for by now, or as of a `catalog` that was taken earlier."""
+        """Return the servers that Consul and operators ask for now, or with an earlier `catalog`."""
         found = self._cache.desired(self._catalog() if catalog is None else catalog, self.settings.config)
         return attrs.evolve(found, overrides=self.guard_state.overrides())
 
     def serves(self, backend: str) -> bool:
-        """Return whether HAProxy sends to any server of `backend`, by the last reading; yes where there was none."""
+        """Return whether HAProxy sends to any server of `backend`, by the last reading; true without a reading."""
         return self._cache.serves(backend)
 
     def parts(self, services: Collection[str] | None = None) -> Collection[str]:
@@ -114,9 +115,10 @@ class Reconciler:
         return [name for name, one in backends if services is None or one.service in services]
 
     def assess(self, parts: Collection[str] | None = None, *, is_full: bool = False) -> Assessment:
-        """Read the backends in `parts`, or all, and return what is asked of them; nothing is changed.
+        """Read the backends in `parts`, or all, and return the changes due there; nothing is changed.
 
-        States are read first and loads after, only where they decide something, so "idle" is newer than "in maint".
+        States are read first, and loads after them, only where they decide something, so "idle" is newer than "in
+        maint".
 
         Raises RuntimeAPIError.
         """
@@ -128,7 +130,9 @@ class Reconciler:
             return _look(session, process, desired, names, observed, rules, self.probe)
 
     def assess_all(self) -> tuple[Assessment, Mapping[tuple[str, str], Health]]:
-        """Read all there is of all backends, whether it decides anything or not, and how their checks fare.
+        """Read the states, loads and checks of all servers; return their assessment, and the health of each server.
+
+        Loads are read also where they decide nothing.
 
         Raises RuntimeAPIError.
         """
@@ -152,9 +156,10 @@ class Reconciler:
     ) -> Outcome | None:
         """Make a pass over the backends in `parts`; None where nothing is asked of any of them.
 
-        `before_acting` is called just before the first command that changes anything; what it raises ends the pass.
+        `before_acting` is called just before the first command that changes anything; an error it raises ends the
+        pass.
 
-        Raises RuntimeAPIError; whatever was done until then shows in the next reading.
+        Raises RuntimeAPIError; changes made until then show in the next reading.
         """
         haproxy, desired = self.settings.config.haproxy, self._desired_now()
         names = tuple(sorted({*parts} & {*desired.backends, *desired.overrides} & {*self._names}))
@@ -175,7 +180,7 @@ class Reconciler:
         return attrs.evolve(outcome, backends=names)
 
     def verify(self, done: Outcome) -> Left:
-        """Return what `done` left undone; a backend that lacks slots waits for a reload, not for another try."""
+        """Return the changes left undone by `done`; one without a slot waits for a reload, not for another try."""
         last = done.last
         short = {one.backend for one in last.plan.shortages}
         ends_with_time = {one.change.backend for one in last.plan.deferred if one.reason in RELEASED_BY_TIME}
@@ -188,10 +193,10 @@ class Reconciler:
         )
 
     def target(self, *, is_down: bool = False) -> Seen:
-        """Return what the file is made of: a reading of all backends, and which of the changes due are deferred.
+        """Return the basis of the file: a reading of all backends, and the due changes that are deferred.
 
-        `is_down`: of the HAProxy that the file as it stands would start. A backend that cannot be read is given as
-        the file has it, with all that is due there deferred: its part of the file is to stay.
+        `is_down`: the reading is of a HAProxy started with the present file. An unreadable backend has the servers of
+        the file, with all changes there deferred: its part of the file has to stay.
 
         Raises RuntimeAPIError, OSError.
         """
@@ -208,7 +213,7 @@ class Reconciler:
         return with_filed(self.settings, seen)
 
     def candidate(self, short: Collection[str] = ()) -> Candidate:
-        """Return what a reload should bring: the settings at hand, and more slots where a backend is `short`.
+        """Return the candidate of a reload: the current settings, and more slots where a backend is `short`.
 
         Raises RuntimeAPIError, ConfigError, BrokenPromise, and WouldEmpty where it would leave a backend without a
         server.
@@ -219,7 +224,7 @@ class Reconciler:
         return candidate
 
     def lost_by_reload(self, short: Collection[str] = ()) -> tuple[tuple[str, ...], str | None]:
-        """Return the foreign servers that a reload would take out, a line each, and why it is not made for that.
+        """Return the foreign servers that a reload would take out, a line each, and why it is refused for them.
 
         Raises RuntimeAPIError, ConfigError.
         """
@@ -235,9 +240,9 @@ class Reconciler:
         return lines, None
 
     def write(self, *, is_down: bool = False) -> bool:
-        """Let the file say what a HAProxy started now should be; return whether it had to be written.
+        """Write the file for a HAProxy that would start now; return whether a write was needed.
 
-        `is_down`: no HAProxy runs, and the file is all there is to be guarded.
+        `is_down`: no HAProxy runs, and the guard watches the servers of the file.
 
         Raises RuntimeAPIError, ConfigError (the template), ReloadError (the check or the disk; WouldLose: see
         `new_text`).
@@ -261,7 +266,7 @@ class Reconciler:
         return open_session(haproxy.socket, haproxy.timeout_seconds)
 
     def _desired_now(self) -> Desired:
-        """Return what is desired, after a reading of who serves where that decides it; raises RuntimeAPIError."""
+        """Return the desired state, after a reading of servers where these decide it; raises RuntimeAPIError."""
         catalog = self._catalog()
         crowded = self._cache.unread(catalog, self.settings.config)
         if crowded:
@@ -281,13 +286,13 @@ def run_pass(
     probe: Probe | None = None,
     before_acting: Callable[[], None] = lambda: None,
 ) -> Outcome:
-    """Bring `backends` of the HAProxy behind `socket` to what is `desired`, as far as their means and the guard go.
+    """Bring `backends` of the HAProxy behind `socket` to the `desired` state, as far as scaling and the guard allow.
 
-    All of it happens on one connection, so with one worker. `before_leaving` is called with the reading before any
+    The whole pass is on one connection, so with one worker. `before_leaving` is called with the reading before any
     server leaves. `probe` finds out which backends take dynamic servers; without it they have slots only.
-    `before_acting` is called just before the first command that changes anything; what it raises ends the pass.
+    `before_acting` is called just before the first command that changes anything; an error it raises ends the pass.
 
-    Raises RuntimeAPIError; whatever was done until then shows in the next reading.
+    Raises RuntimeAPIError; changes made until then show in the next reading.
     """
     with open_session(socket, timeout_seconds) as session:
         process, observed = session.read_all(backends)
@@ -296,7 +301,7 @@ def run_pass(
             return _look(session, process, desired, backends, observed, rules, probe, entries_first=entries_first)
 
         def do(plan: Plan, observed: Observed, before: Callable[[], None]) -> Outcome:
-            """Do what is planned for `observed`, and read the backends it is about again."""
+            """Carry out the plan for `observed`, and read its backends again."""
             seen = Assessment(process, observed, plan, desired, rules)
             if not plan.changes:
                 return Outcome(seen, seen)
@@ -313,13 +318,13 @@ def run_pass(
         first = look_at(observed, entries_first=True)
         lets_in = any(isinstance(change, Entry) for change in first.plan.changes)
         if not lets_in and first.plan.deferred and needs_loads(Diff(), desired, first.observed):
-            first = look_at(first.observed)  # nobody comes in after all, so what can be deleted is read now
+            first = look_at(first.observed)  # no instance comes in after all, so loads for deletions are read now
         outcome = do(first.plan, first.observed, before_acting)
         left = outcome.last
         deletions = tuple(change for change in left.plan.changes if isinstance(change, Delete))
         if not lets_in or not deletions:
             return outcome
-        rest = do(Plan(outgoing=deletions), left.observed, lambda: None)  # what was begun is ended
+        rest = do(Plan(outgoing=deletions), left.observed, lambda: None)  # a begun pass goes on to its end
         refused, unsent = (*outcome.refused, *rest.refused), (*outcome.unsent, *rest.unsent)
         return Outcome(first, rest.last, (*outcome.done, *rest.done), refused, unsent=unsent)
 
@@ -351,9 +356,10 @@ def _read_what_decides(
     *,
     entries_first: bool,
 ) -> tuple[Observed, Diff]:
-    """Return the reading with what had to be read to know what may be changed, and what differs.
+    """Read the loads and first checks that decide a change; return the completed reading, and its diff.
 
-    `entries_first`: what can be deleted is not read while anything is to come in; the next look is to do it.
+    `entries_first`: loads that decide only deletions are not read while any instance is to come in; the next
+    assessment reads them.
 
     Raises RuntimeAPIError.
     """
@@ -377,6 +383,6 @@ def _read_what_decides(
 
 
 def check_alive(socket: str, timeout_seconds: float) -> HAProxyProcess:
-    """Ask HAProxy the cheapest question that tells a restart or a reload; raises RuntimeAPIError."""
+    """Ask HAProxy the cheapest question that reveals a restart or a reload; raises RuntimeAPIError."""
     with open_session(socket, timeout_seconds) as session:
         return session.read_process()

@@ -1,4 +1,4 @@
-"""What the agent did and how it fares, kept for people: the report, the snapshot, the log lines."""
+"""The agent's account of its work, for operators: the report, the snapshot, the log lines."""
 
 import logging
 import os
@@ -43,11 +43,11 @@ log = logging.getLogger(__name__)
 
 RECENT = 20
 _NO_DRIFT = Delete | EndSessions | SetAgent | SetOverride | ClearOverride
-"""What time or a person asks for, not the catalog."""
+"""Changes for which time or an operator is the reason, not the catalog."""
 
 
 class Reporter:
-    """Remembers the last events, counts all of them, and writes both for `hapsync status`."""
+    """Remembers the last events, counts all events, and writes both for `hapsync status`."""
 
     def __init__(self, config: AgentConfig) -> None:
         self._config = config
@@ -67,7 +67,7 @@ class Reporter:
 
     @property
     def defective(self) -> Collection[str]:
-        """The backends where something was not done, for it would have broken a promise."""
+        """The backends with changes not made because they would have broken a promise."""
         return self._defects.keys()
 
     def only(self, backends: Collection[str]) -> None:
@@ -75,12 +75,12 @@ class Reporter:
         self._defects = {name: some for name, some in self._defects.items() if name in backends}
 
     def note_worker(self, process: HAProxyProcess) -> None:
-        """A worker answers that was not seen before."""
+        """Record a worker that answers for the first time."""
         self._counters = attrs.evolve(self._counters, workers_seen=self._counters.workers_seen + 1)
         log.info("haproxy pid=%d version=%s answers", process.pid, process.version)
 
     def note_pass(self, wanted: Desired, backends: Collection[str], outcome: Outcome, seconds: float) -> None:
-        """A pass over `backends` ended; one line for each change, and one for the pass if it did anything."""
+        """Record a pass over `backends`; log one line for each change, and one for the pass if it did anything."""
         self._note_drift(wanted, outcome)
         self._note_slots(wanted, outcome)
         self._note_deferred(outcome.last.plan, backends)
@@ -112,7 +112,7 @@ class Reporter:
             )
 
     def _note_drift(self, wanted: Desired, outcome: Outcome) -> None:
-        """Count the changes that nothing asked for anew: HAProxy was in sync with the same catalog before."""
+        """Count the drift: changes in backends that were in sync with the same catalog before."""
         drifted = 0
         for change in outcome.done:
             want = wanted.backends.get(change.backend)
@@ -134,7 +134,7 @@ class Reporter:
                 self._settled.pop(name, None)
 
     def _note_slots(self, wanted: Desired, outcome: Outcome) -> None:
-        """Say once that the slots of a backend run out, and once that they do not any more."""
+        """Log once that the slots of a backend run out, and once that enough are free again."""
         for name, have in outcome.last.observed.backends.items():
             want = wanted.backends.get(name)
             is_filling = want is not None and is_filling_up(want, have)
@@ -148,7 +148,7 @@ class Reporter:
                 log.info("slots backend %s: enough are free again", name)
 
     def _note_deferred(self, plan: Plan, backends: Collection[str]) -> None:
-        """What is held now in `backends`; each reason of it is logged when it begins and when it ends."""
+        """Record the deferred changes of `backends`; each reason is logged when it begins and when it ends."""
         now: dict[str, dict[str, int]] = {}
         for deferred in plan.deferred:
             counts = now.setdefault(deferred.change.backend, {})
@@ -163,7 +163,7 @@ class Reporter:
                 log.info("deferred backend %s: no more, %s", name, reason)
 
     def _note_defects(self, defects: Collection[Defect], backends: Collection[str]) -> None:
-        """Each promise that a pass over `backends` would have broken is logged when that begins."""
+        """Record the promises that a pass over `backends` would have broken; each is logged when it begins."""
         before = {one for name in backends for one in self._defects.pop(name, ())}
         for defect in defects:
             self._defects[defect.backend] = (*self._defects.get(defect.backend, ()), defect)
@@ -171,12 +171,12 @@ class Reporter:
                 log.error("%s", defect_line(defect))
 
     def note_live(self, made: Difference) -> None:
-        """Whole backends were added to the running HAProxy, or get no new traffic any more."""
+        """Record whole backends that were added to the running HAProxy, or get no new traffic any more."""
         lines = [f"new backend {one.name} from {one.defaults}" for one in made.new]
         self._note([*lines, *(f"backend {one.name} is leaving: no new traffic any more" for one in made.gone)])
 
     def note_deleted(self, backends: Iterable[str]) -> None:
-        """Nothing was left on whole `backends` that were leaving."""
+        """Record whole `backends` that HAProxy deleted, because nothing was left on them."""
         self._note([f"backend {name} is deleted" for name in backends])
 
     def _note(self, changes: Collection[str]) -> None:
@@ -186,7 +186,7 @@ class Reporter:
         self._counters = attrs.evolve(self._counters, changes=self._counters.changes + len(changes))
 
     def note_reload(self, why: str, seconds: float, error: str | None, *, is_tried_again: bool = False) -> None:
-        """A reload ended, well or not; `is_tried_again`: by itself, before anything changes."""
+        """Record the end of a reload, good or bad; `is_tried_again`: the next try comes without any change."""
         self._reloads.append(ReloadReport(time.time(), why, round(seconds, 3), error))
         counters = self._counters
         if error is None:
@@ -215,7 +215,7 @@ class Reporter:
         scaling: Mapping[str, Scaling],
         old_workers: OldWorkers,
     ) -> None:
-        """Write the report, and the snapshot where the catalog changed; a full disk is logged, no more."""
+        """Write the report, and the snapshot where the catalog changed; a full disk is only logged."""
         readings = {service: state.reading for service, state in watches.items() if state.reading is not None}
         trusted = {
             service: state.trusted
@@ -270,7 +270,7 @@ class Reporter:
             self._note_write_error(REPORT_FILE, None)
 
     def _write_snapshot(self, readings: Mapping[str, Reading], trusted: Mapping[str, Reading]) -> str | None:
-        """Write the catalog where it changed or is gone; return why it could not be written."""
+        """Write the snapshot where the catalog changed or the file is gone; return why it could not be written."""
         known = self._readings
         if signature(str(Path(self._config.state_dir, SNAPSHOT_FILE))) is None:
             known = None
@@ -288,7 +288,7 @@ class Reporter:
         write_in_folder(folder, name, text, durable=False)
 
     def _note_write_error(self, name: str, error: OSError | None) -> None:
-        """Log that a file cannot be written, and that it can again, once each."""
+        """Log once that a file cannot be written, and once that it can be written again."""
         if error is not None and name not in self._unwritten:
             self._unwritten.add(name)
             log.error("%s not written: %s; HAProxy is kept in sync nevertheless", name, error)

@@ -1,6 +1,6 @@
-"""What the agent publishes, to and from JSON.
+"""The agent's published files, to and from JSON.
 
-Two files carry it: the *report* (how the agent fares) and the *snapshot* (the catalog as it last read it).
+The *report* says how the agent fares, and the *snapshot* is the agent's catalog.
 """
 
 from collections.abc import Mapping
@@ -16,22 +16,22 @@ from hapsync.model.server import HAProxyProcess, Scaling
 from hapsync.plan.guard import Caution
 
 VERSION = 2
-"""Of the report; it changes when a field changes its meaning or goes."""
+"""The version of the report; it changes when a field changes its meaning or goes."""
 SNAPSHOT_VERSION = 2
-"""Of the snapshot, likewise."""
+"""The version of the snapshot; it changes in the same cases."""
 
 
 REPORT_FILE = "status.json"
-"""In runtime_dir."""
+"""The name of the report's file in `runtime_dir`."""
 SNAPSHOT_FILE = "catalog.json"
-"""In state_dir."""
+"""The name of the snapshot's file in `state_dir`."""
 
 
 @attrs.frozen
 class ServiceReport:
     """How the watch of one service fares; times are seconds of the wall clock.
 
-    `doubt` is why nothing is taken away because of its reading, in words; None while it is trusted.
+    `doubt` says in words why the service's reading may remove no servers; None while the reading is trusted.
     """
 
     index: int = 0
@@ -43,7 +43,7 @@ class ServiceReport:
 
 @attrs.frozen
 class Event:
-    """Something the agent did, when (seconds of the wall clock), and why."""
+    """An act of the agent: its time (seconds of the wall clock), and the act with its reason in words."""
 
     at: float
     what: str
@@ -51,7 +51,7 @@ class Event:
 
 @attrs.frozen
 class ReloadReport:
-    """One reload: when, why, how long it took, and why it failed, if it did."""
+    """One reload: its time, its reason, its length, and why it failed, if it did."""
 
     at: float
     why: str
@@ -61,9 +61,10 @@ class ReloadReport:
 
 @attrs.frozen
 class Counters:
-    """What the agent has done since it started.
+    """The agent's counts since its start.
 
-    `drift`: changes that neither Consul nor a person asked for anew; somebody or something had changed HAProxy.
+    `drift`: changes that neither Consul nor an operator asked for anew; another program or person had changed
+    HAProxy.
     """
 
     passes: int = 0
@@ -111,7 +112,7 @@ class Report:
 
 @attrs.frozen
 class Snapshot:
-    """The catalog as the agent last read it; `trusted` has what was last trusted of each service now in doubt."""
+    """The catalog as the agent last read it; `trusted` has the last trusted reading of each service now in doubt."""
 
     readings: Mapping[str, Reading]
     trusted: Mapping[str, Reading] = attrs.field(factory=dict)
@@ -122,16 +123,17 @@ class Snapshot:
 
     @property
     def last_good(self) -> Mapping[str, Reading]:
-        """What a start without Consul begins with: of each service the last reading that was trusted, else any.
+        """The readings for a start without Consul: of each service the last trusted one, else any.
 
-        Never an empty one that was doubted, and never a fallback: that is for whoever has nothing better.
+        A doubted empty reading is left out. A fallback is left out, too: it is for a start without any better
+        reading.
         """
         found = {**{name: one for name, one in self.readings.items() if _is_worth_keeping(one)}, **self.trusted}
         return {name: attrs.evolve(one, doubt=None, is_backwards=False) for name, one in sorted(found.items())}
 
 
 def _is_worth_keeping(reading: Reading) -> bool:
-    if reading.doubt in {None, Doubt.AWAY, Doubt.SNAPSHOT}:  # these were trusted once
+    if reading.doubt in {None, Doubt.AWAY, Doubt.SNAPSHOT}:  # such a reading was trusted once
         return True
     return reading.doubt is not Doubt.FALLBACK and bool(reading.instances)
 
@@ -152,5 +154,5 @@ def snapshot_to_json(snapshot: Snapshot) -> str:
 
 
 def snapshot_from_json(text: str) -> Snapshot | None:
-    """Return the snapshot in `text`; None when it is damaged, by a single bit, or of another version."""
+    """Return the snapshot in `text`; None when it is damaged, even by a single bit, or of another version."""
     return from_file(text, SNAPSHOT_VERSION, "catalog", Snapshot)

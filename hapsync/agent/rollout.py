@@ -1,4 +1,4 @@
-"""Performs what the rollout says: checks candidates beside the passes, asks for permits, reloads HAProxy."""
+"""Performs the rollout's actions: checks candidates beside the passes, asks for permits, reloads HAProxy."""
 
 import contextlib
 import hashlib
@@ -44,7 +44,7 @@ _NOTE_FILE = "reload-under-way"
 
 @attrs.frozen
 class Quarantine:
-    """Settings to go on with, and the backends in it that keep the `server_options` they had, each with why."""
+    """Settings to go on with, and the backends in them that keep their old `server_options`, each with the reason."""
 
     settings: Settings
     why: Mapping[str, str]
@@ -52,10 +52,10 @@ class Quarantine:
 
 @attrs.frozen
 class NotMade:
-    """HAProxy was not brought to the settings at hand, and keeps what it has.
+    """A rollout step that failed: HAProxy was not brought to the current settings, and keeps its own.
 
-    `is_tried_again`: by itself. `is_settings`: for settings, not only for slots. `previous`: what to go back to.
-    `is_defect`: it would have broken a promise.
+    `is_tried_again`: the next try comes by itself. `is_settings`: the step was for settings, not only for slots.
+    `previous`: the settings to go back to. `is_defect`: the step would have broken a promise.
     """
 
     error: str
@@ -75,12 +75,12 @@ class _Check:
 
 
 class Reloads:
-    """Keeps the rollout, and performs it; all methods are for the agent's one thread."""
+    """Keeps the rollout, and performs its actions; the agent's one thread calls all methods."""
 
     def __init__(
         self, settings: Settings, executor: Executor, wake: Callable[[], None], whole: WholeBackends
     ) -> None:
-        """Take what a permit calls in its thread when it comes (`wake`), and what makes a reload needless."""
+        """Take `wake` for the thread of a permit to call once it comes, and `whole` for changes without a reload."""
         self._rollout = Rollout(settings)
         self._executor = executor
         self._wake = wake
@@ -90,7 +90,7 @@ class Reloads:
 
     @property
     def rollout(self) -> Rollout[Settings]:
-        """The settings at hand, and how far HAProxy is with them."""
+        """The current settings, and HAProxy's progress towards them."""
         return self._rollout
 
     @rollout.setter
@@ -102,7 +102,7 @@ class Reloads:
 
     @property
     def waits_for(self) -> str | None:
-        """What a due reload waits for in its fleet, in words; None where it does not."""
+        """The reason, in words, why a due reload waits for a permit; None where it does not wait."""
         return (self._permit.waits_for or None) if self._permit and self._rollout.state is State.WAITING else None
 
     def release_permit(self) -> None:
@@ -116,10 +116,10 @@ class Reloads:
         why: str | None = None,
         quarantined: Mapping[str, str] | None = None,
     ) -> None:
-        """Go on with `settings`, at `due_seconds` where HAProxy was not made from them.
+        """Switch to `settings`; a reload is due at `due_seconds` where HAProxy was not made from them.
 
-        `why`: they are other settings than before, for this reason. `quarantined`: they lack what HAProxy refused.
-        With neither they are the same settings, adapted to HAProxy.
+        `why`: the settings are other ones than before, for this reason. `quarantined`: the settings lack options that
+        HAProxy refused. With neither, the settings are the same, adapted to the running HAProxy.
         """
         at, now = self._due_if_not_applied(settings, due_seconds), self._rollout
         if why is not None:
@@ -128,7 +128,7 @@ class Reloads:
             self.rollout = now.partly(settings, quarantined, at) if quarantined else now.moved_to(settings, at)
 
     def compare(self, due_seconds: float) -> None:
-        """Ask for a reload at `due_seconds` if the running HAProxy was not made from the settings at hand."""
+        """Make a reload due at `due_seconds` if the running HAProxy was not made from the current settings."""
         self.rollout = self._rollout.compared(self._due_if_not_applied(self._rollout.settings, due_seconds))
 
     def _due_if_not_applied(self, settings: Settings, due_seconds: float) -> float | None:
@@ -140,7 +140,7 @@ class Reloads:
         return None if applied and not self._rollout.is_doubted else due_seconds
 
     def due_seconds(self, wanted: Desired, *, is_told: bool) -> float | None:
-        """Return when to call `step`, on the monotonic clock; None: not now. `is_told`: all services were read."""
+        """Return the time of the next `step`, on the monotonic clock, or None; `is_told`: all services were read."""
         if self._permit is not None and self._permit.is_come.is_set():
             self.rollout = self._rollout.permit_came()
         if self._check is None or self._check.verdict.done():
@@ -156,7 +156,7 @@ class Reloads:
         process: HAProxyProcess | None,
         made_live: Callable[[Difference], None],
     ) -> HAProxyProcess | Difference | Quarantine | NotMade | None:
-        """Go a step on towards HAProxy with the settings at hand; return what was done, None where that goes on.
+        """Go a step towards a HAProxy with the current settings; return the result, None while the work goes on.
 
         `candidate_for` returns the candidate with more slots for some backends. A Difference was made live in the
         worker `process`, without a reload, and `made_live` has made a pass over it. A Quarantine is to be used next.
@@ -230,7 +230,7 @@ class Reloads:
         return asked
 
     def _difference(self, candidate: Candidate, process: HAProxyProcess | None) -> Difference | None:
-        """Return what is to be added and deleted live; None where that does not do."""
+        """Return the backends to add and delete live; None where only a reload brings the candidate."""
         now = self._rollout
         if now.is_live_refused or now.is_doubted:
             return None
@@ -282,12 +282,12 @@ class Reloads:
 
 
 def quarantined(settings: Settings, refused: Exception) -> Quarantine | None:
-    """Return how to go on where only server lines of hapsync's were `refused`; None where more, or else, is wrong.
+    """Return how to go on where HAProxy `refused` only server lines of hapsync's; None for any other refusal.
 
-    The backends at fault keep the options that they have in the file as it stands, which HAProxy accepted. That file
-    must have other options for them than `settings`, or nothing would be gained. So a backend that is new is none of
-    these: with other options its servers might be sent what they must not get (no TLS, no PROXY header), and without
-    servers it would fail requests that go elsewhere now.
+    The backends at fault keep their options in the present file, which HAProxy accepted. The file must have other
+    options for them than `settings`, or nothing would be gained. A new backend is therefore never quarantined. With
+    other options its servers might get requests in a form they must not get (no TLS, no PROXY header). Without
+    servers the backend would fail requests that go elsewhere now.
     """
     if not isinstance(refused, ConfigRefused):
         return None
@@ -324,9 +324,9 @@ def _with_options(config: BackendConfig, options: str) -> BackendConfig | None:
 
 @contextlib.contextmanager
 def noted(config: Config, pid: int, text: str) -> Iterator[None]:
-    """Keep the note that the worker `pid` is about to be reloaded into `text` while the block runs.
+    """Keep a note on disk while the block runs: the worker `pid` is about to be reloaded into `text`.
 
-    It stays where the block fails and leaves the new text in place. A disk that is full keeps no reload away.
+    The note stays where the block fails and leaves the new text in place. A full disk prevents no reload.
     """
     with contextlib.suppress(OSError):
         write_in_folder(config.agent.state_dir, _NOTE_FILE, f"{pid} {_digest(text)}\n", durable=False)
@@ -340,9 +340,9 @@ def noted(config: Config, pid: int, text: str) -> Iterator[None]:
 
 
 def is_half_done(config: Config, pid: int) -> bool:
-    """Return whether the worker `pid` was to be reloaded into the file as it stands, and was not.
+    """Return whether the worker `pid` was to be reloaded into the present file, and was not.
 
-    Where the note is about another worker it is removed; only for whoever holds the lock.
+    A note about another worker is removed, so only the holder of the lock may call this function.
     """
     try:
         note = read_text_or_none(str(Path(config.agent.state_dir, _NOTE_FILE)))

@@ -1,4 +1,4 @@
-"""What is due, by which finding, and when."""
+"""The agent's schedule: the work that each finding makes due, and its time."""
 
 import enum
 import time
@@ -11,13 +11,13 @@ from hapsync.agent.consumer import Consumer, Left
 
 RETRY_SECONDS = 0.25
 FEW_PARTS = 8
-"""So many parts are assessed each time while something there is deferred that time may release."""
+"""The most parts assessed each time, where time may end a deferral in them."""
 DEFERRED_SECONDS = 2.0
-"""More of them are assessed this often."""
+"""The pause between two assessments of more such parts than these."""
 
 
 class Finding(enum.Enum):
-    """What the agent's thread finds, of HAProxy, its file, the settings or itself."""
+    """A finding of the agent's thread about HAProxy, its file, the settings or the agent itself."""
 
     STARTED = "hapsync was started"
     HAPROXY_ANSWERS = "another worker answers, or one that did not answer before"
@@ -36,7 +36,7 @@ class Finding(enum.Enum):
 
 
 class FileDue(enum.Enum):
-    """How the file is due: soon; soon, also where it was refused before; or now, refused or not."""
+    """How the file is due: soon; soon, even where it was refused before; or now, refused or not."""
 
     SOON = enum.auto()
     ANEW = enum.auto()
@@ -45,7 +45,7 @@ class FileDue(enum.Enum):
 
 @attrs.frozen
 class Due:
-    """What is due: an assessment of all `backends`, the `file`, the `report`."""
+    """The work due: an assessment of all `backends`, the `file`, the `report`."""
 
     backends: bool = False
     file: FileDue | None = None
@@ -68,13 +68,13 @@ DUE: Mapping[Finding, Due] = {
     Finding.DEFECT: Due(backends=True, file=FileDue.SOON),  # the step may have been about the file
     Finding.NEWS: Due(report=True),
 }
-"""The only place that says what a finding makes due."""
+"""The work that each finding makes due; no other place says it."""
 
 Done = TypeVar("Done")
 
 
 class Schedule:
-    """The parts due now, those to be tried again later, and those where time may release what is deferred."""
+    """The parts due now, the parts to try again later, and the parts where time may end a deferral."""
 
     def __init__(self) -> None:
         self.now: set[str] = set()
@@ -86,42 +86,42 @@ class Schedule:
 
     @property
     def is_unfinished(self) -> bool:
-        """Not all of what was due could be done."""
+        """Whether some due changes could not be made."""
         return bool(self._unfinished)
 
     def add(self, parts: Iterable[str]) -> None:
-        """Have `parts` applied next."""
+        """Make `parts` due for the next `apply`."""
         self.now |= set(parts)
 
     def take(self) -> set[str]:
-        """Return the parts that are due, which then are not any more."""
+        """Return the due parts, and take them off the schedule."""
         now, self.now = self.now, set()
         return now
 
     def only(self, parts: Iterable[str]) -> None:
-        """Forget all but `parts`, which are due."""
+        """Forget all parts but `parts`, and make all of these due."""
         self.now = set(parts)
         self._unfinished &= self.now
         self._waiting &= self.now
 
     def look(self) -> None:
-        """Make due what is to be tried again by now."""
+        """Make the parts due whose next try has come."""
         if self.retry_at is not None and time.monotonic() >= self.retry_at:
             self.retry_at = None
             self.now |= self._unfinished
 
     def look_at_waiting(self) -> None:
-        """Make due where something is deferred that time may have released."""
+        """Make the parts due where time may have ended a deferral."""
         now = time.monotonic()
         if self._waiting and (len(self._waiting) <= FEW_PARTS or now >= self._waiting_at):
             self._waiting_at = now + DEFERRED_SECONDS
             self.now |= self._waiting
 
     def note(self, left: Left, longest_seconds: float) -> None:
-        """Note what is `left` undone.
+        """Record the changes `left` undone.
 
-        The next try comes at once where what was done leads to more, and else ever later, up to `longest_seconds`:
-        whoever only says to have done something is not asked without end.
+        The next try comes at once where the changes made lead to more, else after ever longer pauses,
+        `longest_seconds` at most: a consumer that claims success without an effect is not asked without end.
         """
         self._waiting = (self._waiting - left.parts) | left.waiting
         self._unfinished = (self._unfinished - left.parts) | left.again
@@ -134,7 +134,7 @@ class Schedule:
 
 
 class Follower(Generic[Done]):
-    """A consumer, and which of its parts are due."""
+    """A consumer, and the schedule of its parts."""
 
     def __init__(self, consumer: Consumer[object, Done]) -> None:
         self.consumer = consumer
@@ -143,9 +143,9 @@ class Follower(Generic[Done]):
     def step(
         self, longest_seconds: float, *, is_full: bool = False, before_acting: Callable[[], None] = lambda: None
     ) -> Done | None:
-        """Apply what is due, and note what is left of it; None where nothing was asked.
+        """Apply the due parts, and record the changes left undone; None where nothing was asked of them.
 
-        Raises HapsyncError where nobody answers, and what `before_acting` raises.
+        Raises HapsyncError where the outside does not answer, and every error of `before_acting`.
         """
         done = self.consumer.apply(self.schedule.take(), is_full=is_full, before_acting=before_acting)
         if done is not None:
@@ -154,7 +154,7 @@ class Follower(Generic[Done]):
 
 
 class Soon:
-    """Something that is to be done soon after it was asked for, but not more often than each `every_seconds`."""
+    """Work that is done soon after a request, with at least `every_seconds` from one time to the next."""
 
     def __init__(self, every_seconds: float) -> None:
         self.due_seconds: float | None = None
@@ -162,15 +162,15 @@ class Soon:
         self._done_seconds = 0.0
 
     def soon(self) -> None:
-        """Ask for it."""
+        """Ask for the work."""
         if self.due_seconds is None:
             self.due_seconds = max(time.monotonic(), self._done_seconds + self._every_seconds)
 
     @property
     def is_due(self) -> bool:
-        """It was asked for, and the time has come."""
+        """Whether the work was asked for, and its time has come."""
         return self.due_seconds is not None and time.monotonic() >= self.due_seconds
 
     def done(self) -> None:
-        """It was done, asked for or not."""
+        """Record that the work was done, asked for or not."""
         self.due_seconds, self._done_seconds = None, time.monotonic()

@@ -1,4 +1,4 @@
-"""The operator's two files, read: hapsync.toml and the template it names."""
+"""Reads the operator's two files: hapsync.toml and the template named in it."""
 
 import contextlib
 import logging
@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 class Settings:
     """A configuration and the text of its template.
 
-    `next_socket`: where HAProxy's runtime socket is after the next reload, where that moves it; until then it is
+    `next_socket`: the path of HAProxy's runtime socket after a reload that moves it; until then the path is
     `config.haproxy.socket`.
     """
 
@@ -34,7 +34,7 @@ class Settings:
 
     @property
     def moved(self) -> "Settings":
-        """These settings once HAProxy's runtime socket is where the template has it."""
+        """These settings once HAProxy's runtime socket is at the template's path."""
         return self if self.next_socket is None else self.at_socket(self.next_socket)
 
     def at_socket(self, path: str, next_socket: str | None = None) -> "Settings":
@@ -43,12 +43,12 @@ class Settings:
         return attrs.evolve(self, config=attrs.evolve(self.config, haproxy=haproxy), next_socket=next_socket)
 
     def with_discovered_of(self, running: "Settings") -> "Settings":
-        """Return these settings with the backends that were discovered under the `running` ones, and their own."""
+        """Return these settings with the discovered backends of the `running` ones, and their own."""
         names = {*self.config.backends, *running.config.backends}
         return attrs.evolve(self, config=with_discovered(self.config, names))
 
     def with_agent_of(self, running: "Settings") -> "Settings":
-        """Return these settings with `[agent]` as it is `running`, but for the mode: the rest needs a restart."""
+        """Return these settings with the `running` `[agent]`, except for the mode: other keys need a restart."""
         agent, old = self.config.agent, running.config.agent
         kept = attrs.evolve(old, mode=agent.mode)
         if kept == agent:
@@ -58,7 +58,7 @@ class Settings:
 
 
 def read_config(path: str) -> Config:
-    """Return the configuration in the file at `path`, with the backends that were discovered by haproxy.cfg.
+    """Return the configuration in the file at `path`, with the discovered backends that haproxy.cfg names.
 
     Raises ConfigError, also where the file cannot be read.
     """
@@ -72,7 +72,7 @@ def read_config(path: str) -> Config:
     for line in renamed_keys(text):
         log.warning("%s: %s", path, line)
     if config.discover:
-        with contextlib.suppress(OSError, ValueError):  # where it counts, `read_settings` says so
+        with contextlib.suppress(OSError, ValueError):  # `read_settings` reports it where it counts
             config = with_discovered(config, discovered_in(config, read_text_or_none(config.haproxy.config)))
     return config
 
@@ -91,7 +91,7 @@ def read_template(config: Config) -> Template:
 
 
 def read_settings(path: str) -> Settings:
-    """Return what the file at `path` and its template say, after a trial rendering of it.
+    """Return the configuration in the file at `path`, and its template, after a trial rendering.
 
     Raises ConfigError.
     """
@@ -104,7 +104,10 @@ def read_settings(path: str) -> Settings:
 
 
 def _try_discovery(settings: Settings) -> None:
-    """Raise ConfigError where the template does not give each discovered backend its section, and no other."""
+    """Raise ConfigError unless the template makes a section for each discovered backend.
+
+    A section of the template's own whose name begins with a discovered prefix is an error, too.
+    """
     config, template = settings.config, settings.template
     try:
         read_text_or_none(config.haproxy.config)
@@ -127,6 +130,6 @@ def _try_discovery(settings: Settings) -> None:
 
 
 def free_slots(config: Config, count: int | None = None) -> TargetState:
-    """Return the target of a HAProxy with nothing but free slots: `count` a backend, else as `config` starts."""
+    """Return the target of a HAProxy with free slots only: `count` in each backend, else as `config` says."""
     nothing = Desired({name: DesiredBackend(name, count or one.slots) for name, one in config.backends.items()})
     return TargetState(grow(Observed({}), nothing, ()).backends)

@@ -1,4 +1,4 @@
-"""The memory's file: what people asked for and what the guard has seen, over a restart of hapsync."""
+"""The state file: the operators' requests and the guard state, kept over a restart of hapsync."""
 
 import logging
 import os
@@ -20,17 +20,18 @@ STATE_FILE = "memory.json"
 
 
 def state_path(config: Config) -> str:
-    """Return where the memory is kept."""
+    """Return the path of the state file."""
     return str(Path(config.agent.state_dir, STATE_FILE))
 
 
 def load_state(config: Config) -> SavedState:
-    """Return the memory; empty where there is none yet. Only for whoever holds the lock.
+    """Return the saved state; empty where there is no file yet. Only the holder of the lock may call this function.
 
-    A damaged file is kept aside as `memory.json.damaged` (with a number where that is there), with a warning in the
-    log; the memory then is empty but for `lost`. One of another version stays where it is, and the memory says so.
+    A damaged file is kept as `memory.json.damaged` (with a number where this name is taken), with a warning in the
+    log; the state then is empty but for `lost`. A file of another version stays in its place, and `unread_version`
+    names it.
 
-    Raises OSError when the file cannot be read: then nobody knows what people asked for, and it must not be lost.
+    Raises OSError when the file cannot be read: its requests are then unknown, and must not be lost.
     """
     path = state_path(config)
     saved = peek_state(config)
@@ -41,12 +42,12 @@ def load_state(config: Config) -> SavedState:
         log.error("%s is damaged: its overrides and freeze are lost; kept as %s", path, copy)
         saved = attrs.evolve(saved, lost=attrs.evolve(saved.lost, file=copy))
         keep_copy(path, copy.removeprefix(path))
-        save_state(config, saved)  # in the damaged file's place: a killed agent must not forget that it was there
+        save_state(config, saved)  # replaces the damaged file: a killed agent must not forget the damage
     return saved
 
 
 def peek_state(config: Config) -> SavedState:
-    """Return the memory, for whoever does not hold the lock; a damaged file stays, and is named in `lost`.
+    """Return the saved state for a process without the lock; a damaged file stays, and `lost` names it.
 
     Raises OSError when the file cannot be read.
     """
@@ -63,7 +64,7 @@ def peek_state(config: Config) -> SavedState:
 
 
 def unreadable_words(path: str, error: OSError) -> str:
-    """Return why the state file cannot be read, and where its owner is the cause, what to do."""
+    """Return why the state file cannot be read, and the remedy where its owner is the cause."""
     if not isinstance(error, PermissionError):
         return f"{path} cannot be read: {reason(error)}"
     try:
@@ -74,13 +75,13 @@ def unreadable_words(path: str, error: OSError) -> str:
 
 
 def unread_words(path: str, version: str) -> str:
-    """Return what is to be said of a memory of another version."""
+    """Return the message about a state file of another version."""
     what = f"version {version}, and this hapsync reads version {VERSION}"
     return f"{path} is of {what}: it may contain a freeze and overrides, so it is kept and nothing is changed"
 
 
 def keep_unread_copy(config: Config, version: str) -> str:
-    """Copy the memory of another version aside before it is written over; return the copy's name. Raises OSError."""
+    """Copy the state file of another version before it is overwritten; return the copy's name. Raises OSError."""
     path = state_path(config)
     copy = _free_name(f"{path}.version-{version}")
     keep_copy(path, copy.removeprefix(path))
@@ -88,11 +89,11 @@ def keep_unread_copy(config: Config, version: str) -> str:
 
 
 def _free_name(path: str) -> str:
-    """Return `path`, or with the first number behind it that no file has; the last one of a hundred in any case."""
+    """Return `path`, or `path` with the first free number behind it; the last one of a hundred in any case."""
     names = [path, *(f"{path}.{number}" for number in range(2, 100))]
     return next((name for name in names if not os.path.lexists(name)), names[-1])
 
 
 def save_state(config: Config, saved: SavedState, *, durable: bool = True) -> None:
-    """Write the memory; `durable`: it is on the disk when this returns. Raises OSError; then the old one stands."""
+    """Write the state file; `durable`: it is on the disk at the return. Raises OSError; the old file stays then."""
     write_in_folder(config.agent.state_dir, STATE_FILE, state_to_json(saved), durable=durable)
