@@ -1,1 +1,1 @@
-"""The agent's own socket: what operators ask of it, and the answers."""
+"""The agent's own socket: the requests of operators, and the replies."""

@@ -1,4 +1,4 @@
-"""Asking the running agent, from the side of a command; `hapsync.api.server` is the agent's side."""
+"""A command's side of the agent's socket; `hapsync.api.server` is the agent's side."""
 
 import contextlib
 import os
@@ -20,22 +20,22 @@ SOCKET_FILE = "hapsync.sock"
 MAX_REPLY_BYTES = 16 * 1024 * 1024
 MAX_WHO = 64
 SILENCE_SECONDS = 2.0
-"""How long an operator waits without a word."""
+"""The longest time an operator waits without a message."""
 WITHDRAWN = "it is withdrawn: it is not done unless the agent had begun with it, see `hapsync status`"
 _LONGEST_PATH = 107
-"""Bytes: sun_path of Linux (unix(7)), less its NUL."""
+"""The size of Linux's sun_path in bytes (unix(7)), less its NUL."""
 
 
 def ask_agent(
     runtime_dir: str, request: Request, timeout_seconds: float, on_silence: Callable[[str], None] = lambda _: None
 ) -> Reply | None:
-    """Hand `request` to the agent that listens in `runtime_dir` and return its answer; None where no agent listens.
+    """Send `request` to the agent that listens in `runtime_dir`, and return its reply; None where no agent listens.
 
-    Whenever this ends without an answer, the connection is closed, and an agent that had not begun with the request
-    drops it. `on_silence` is called once, with what to tell, where there is no answer after `SILENCE_SECONDS`.
+    The connection is closed at every end without a reply, and an agent that had not begun with the request drops it.
+    `on_silence` is called once, with a message, where there is no reply after `SILENCE_SECONDS`.
 
-    Raises ConfigError when the path is too long for a socket, AgentError when an agent listens but gives no answer
-    within `timeout_seconds` or may not be asked by this user.
+    Raises ConfigError when the path is too long for a socket. Raises AgentError when an agent listens but gives no
+    reply within `timeout_seconds`, or may not be asked by this user.
     """
     path = str(Path(runtime_dir, SOCKET_FILE))
     must_fit(path)
@@ -46,7 +46,7 @@ def ask_agent(
             if not _connect(connection, path, wait):
                 return None
             wait.pid = peer_of(connection)[0]
-            with contextlib.suppress(BrokenPipeError):  # it may have said why before it closed
+            with contextlib.suppress(BrokenPipeError):  # the agent may have sent the reason before it closed
                 connection.sendall(request_to_json(request).encode("ascii") + b"\n")
             line = _read_line(connection, wait)
         except TimeoutError:
@@ -64,14 +64,14 @@ def ask_agent(
 
 
 def claimed_user() -> str:
-    """Return who says to be behind this process (sudo(8) sets SUDO_USER), or nothing."""
+    """Return the user that this process claims to act for (sudo(8) sets SUDO_USER), or nothing."""
     return claim(os.environ.get("SUDO_USER", ""))
 
 
 def user_name(uid: int | None, claimed: str) -> str:
-    """Return how the user with `uid` is named in logs and in `status`, with the name it claims beside it.
+    """Return the name of the user with `uid` for logs and `status`, with the claimed name beside it.
 
-    Printable ASCII, at most 64 characters. Of the two only the first is sure, and it is never cut off.
+    The result is printable ASCII, at most 64 characters. Only the name of `uid` is sure, and it is never cut off.
     """
     name = "somebody"
     if uid is not None:
@@ -86,14 +86,14 @@ def user_name(uid: int | None, claimed: str) -> str:
 
 
 def must_fit(path: str) -> None:
-    """Raise ConfigError when no unix socket may have this path."""
+    """Raise ConfigError when `path` is too long for a unix socket."""
     if len(os.fsencode(path)) > _LONGEST_PATH:
         what = f"{path} is longer than the {_LONGEST_PATH} bytes a unix socket may have; choose a shorter folder"
         raise ConfigError("agent.runtime_dir", (what,))
 
 
 class _Wait:
-    """The wait for an answer, and whether the operator was told of it."""
+    """The wait for a reply, and whether the operator was told of it."""
 
     def __init__(self, timeout_seconds: float, on_silence: Callable[[str], None], path: str) -> None:
         now = time.monotonic()
@@ -104,7 +104,7 @@ class _Wait:
         self._path = path
 
     def step_seconds(self) -> float:
-        """Return how long the next wait may take at most; raises TimeoutError when all time is over."""
+        """Return the longest time of the next wait, in seconds; raises TimeoutError when all time is over."""
         now = time.monotonic()
         left = self.deadline - now
         if left <= 0:
@@ -140,14 +140,14 @@ def _is_stopped(pid: int | None) -> bool:
 
 
 def _connect(connection: socket.socket, path: str, wait: _Wait) -> bool:
-    """Return whether somebody listens there; raises OSError where that cannot be told."""
+    """Return whether an agent listens at `path`; raises OSError where this is unknown."""
     while True:
         connection.settimeout(wait.step_seconds())
         try:
             connection.connect(path)
         except (FileNotFoundError, ConnectionRefusedError, NotADirectoryError):
             return False
-        except BlockingIOError:  # so many ask at once that the kernel queues no more
+        except BlockingIOError:  # the kernel's queue of new connections is full
             time.sleep(0.02)
         else:
             return True
@@ -160,7 +160,7 @@ def _read_line(connection: socket.socket, wait: _Wait) -> bytes:
         try:
             chunk = connection.recv(262144)
         except TimeoutError:
-            continue  # the deadline, or time to tell
+            continue  # `step_seconds` ends the wait, or tells the operator
         if not chunk:
             break
         received += chunk

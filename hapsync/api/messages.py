@@ -1,6 +1,6 @@
 """Requests of a command to the running agent, and replies; durations and server names as operators write them.
 
-Any user of the agent's socket may send anything, so a request is made of allowed values only.
+Any user of the agent's socket may send any bytes, so a request is made of allowed values only.
 """
 
 import json
@@ -17,9 +17,9 @@ from hapsync.model.server import HAPROXY_NAME, Address, AdminState, canonical_ho
 from hapsync.text import quoted
 
 MAX_REASON = 200
-"""Longest reason, in characters: it is shown on one line of `status`."""
+"""The longest reason, in characters: `status` shows it on one line."""
 MAX_SECONDS = 31 * 86400
-"""Longest time something is asked for; who wants more wants it until further notice, and says no time at all."""
+"""The longest time of an override or a freeze. A longer one is requested without a time, until its release."""
 MAX_REQUEST_BYTES = 64 * 1024
 
 _CLAIM = re.compile(r"[A-Za-z0-9_.@$-]{1,32}")
@@ -39,13 +39,13 @@ class Target:
     server: str | None
 
 
-# -- what operators write --------------------------------------------------------------------------------------------
+# -- texts of operators ----------------------------------------------------------------------------------------------
 
 
 def parse_duration(text: str) -> int:
     """Return the seconds in `90s`, `30m`, `1h` or `2d`.
 
-    Raises ValueError, which says what to write instead, for anything else and beyond 1 s to 31 days.
+    Raises ValueError, with the right spelling in it, for any other text and for a time outside of 1 s to 31 days.
     """
     found = _DURATION.fullmatch(text)
     if found is None:
@@ -60,7 +60,7 @@ def parse_duration(text: str) -> int:
 
 
 def duration_words(seconds: float) -> str:
-    """Return whole `seconds` in words: `90 s`, `30 min`, `1 h`, `2 d`; the largest unit that says it exactly."""
+    """Return whole `seconds` in words: `90 s`, `30 min`, `1 h`, `2 d`; the largest unit without a remainder."""
     whole = max(0, round(seconds))
     size, unit = next(one for one in _UNIT_WORDS if one[0] == 1 or (whole >= one[0] and whole % one[0] == 0))
     return f"{whole // size} {unit}"
@@ -69,7 +69,7 @@ def duration_words(seconds: float) -> str:
 def parse_reason(text: str) -> str:
     """Return `text` without blanks around it.
 
-    Raises ValueError, which says what to write instead, when it is too long or would not stay on its line.
+    Raises ValueError, with the right form in it, when the text is too long or not one printable line.
     """
     reason = text.strip(" ")
     if not reason.isprintable():
@@ -82,7 +82,7 @@ def parse_reason(text: str) -> str:
 def parse_target(text: str) -> Target:
     """Return the backend and the server, if there is one, in `web`, `web/srv3`, `web/10.0.0.5:80`, `web/[::1]:80`.
 
-    Raises ValueError, which says what to write instead.
+    Raises ValueError with the right spelling in it.
     """
     backend, slash, server = text.partition("/")
     if HAPROXY_NAME.fullmatch(backend) is None:
@@ -91,9 +91,9 @@ def parse_target(text: str) -> Target:
 
 
 def parse_server(text: str) -> str:
-    """Return HAProxy's name of a server as it is, its address in its one spelling.
+    """Return HAProxy's name of a server unchanged, or its address in the canonical spelling.
 
-    Raises ValueError, which says what to write instead.
+    Raises ValueError with the right spelling in it.
     """
     address = address_in(text)
     if address is not None:
@@ -109,7 +109,7 @@ def parse_server(text: str) -> str:
 
 
 def address_in(server: str) -> Address | None:
-    """Return the address that `server` is; None where it is a name."""
+    """Return `server` as an address; None where it is a name."""
     try:
         return parse_address(server)
     except ValueError:
@@ -117,7 +117,7 @@ def address_in(server: str) -> Address | None:
 
 
 def claim(text: str) -> str:
-    """Return the name of a user that `text` claims, or nothing where it is no such name."""
+    """Return the name of a user that `text` claims, or nothing where `text` is no such name."""
     return text if _CLAIM.fullmatch(text) else ""
 
 
@@ -128,7 +128,7 @@ def _is_bare_ipv6(text: str) -> bool:
         return False
 
 
-# -- what is asked ------------------------------------------------------------------------------------------------
+# -- requests and replies -----------------------------------------------------------------------------------------
 
 
 def _server(value: object) -> str:
@@ -161,7 +161,7 @@ Deadline = Annotated[float, Rule(lambda value: 0 <= value < math.inf, "must be s
 
 @attrs.frozen
 class Apply:
-    """Make a pass over everything now; `force`: also what only the guard holds back."""
+    """Make a pass over everything now; `force`: make the changes that only the guard defers, too."""
 
     force: bool = False
     who: UserName = ""
@@ -170,7 +170,7 @@ class Apply:
 
 @attrs.frozen
 class OverrideServer:
-    """Take a server to `admin` (MAINT or DRAIN) and keep it there for a while (None: until released)."""
+    """Put a server in `admin` (MAINT or DRAIN), and keep it there for `for_seconds` (None: until its release)."""
 
     backend: BackendName
     server: ServerName
@@ -193,7 +193,7 @@ class ReleaseServer:
 
 @attrs.frozen
 class ReleaseBackend:
-    """Make in a backend, this once, the changes that the guard defers; overrides stay."""
+    """Make, this once, the changes in a backend that the guard defers; overrides stay."""
 
     backend: BackendName
     who: UserName = ""
@@ -202,7 +202,7 @@ class ReleaseBackend:
 
 @attrs.frozen
 class FreezeAll:
-    """Change nothing for a while (None: until thawed)."""
+    """Change nothing for `for_seconds` (None: until a thaw)."""
 
     for_seconds: Seconds | None = None
     reason: ReasonText = ""
@@ -214,7 +214,7 @@ class FreezeAll:
 class Thaw:
     """Go on after a freeze.
 
-    `acknowledge`: leave a freeze alone, and go on after overrides were lost or cannot be read.
+    `acknowledge`: keep a freeze, and go on after overrides were lost or cannot be read.
     """
 
     acknowledge: bool = False
@@ -223,16 +223,16 @@ class Thaw:
 
 
 Request = Apply | OverrideServer | ReleaseServer | ReleaseBackend | FreezeAll | Thaw
-"""`who`: from the client, the user it claims to act for (`claim`) or nothing; in the worker, who asked.
+"""`who`: from the client, the user it claims to act for (`claim`) or nothing; in the agent, the user of the request.
 
 `deadline`: seconds of this machine's monotonic clock. The command waits no longer, so the request is not begun later.
-None: as long as the connection stays.
+None: the request may be begun as long as the connection stays.
 """
 
 
 @attrs.frozen
 class BadRequest:
-    """A text that is no request, and why: one line of printable ASCII."""
+    """A text that is no request, and the reason: one line of printable ASCII."""
 
     why: str
 
@@ -284,7 +284,7 @@ def request_to_json(request: Request) -> str:
 
 
 def request_from_json(text: str) -> Request | BadRequest:
-    """Return the request in `text`, every field of it looked at, or what is wrong with it; raises nothing."""
+    """Return the request in `text`, with each field checked, or the error in it; raises nothing."""
     try:
         tree = json.loads(text)
     except (ValueError, RecursionError):
@@ -308,7 +308,7 @@ def reply_to_json(reply: Reply) -> str:
 
 
 def reply_from_json(text: str) -> Reply | None:
-    """Return the reply in `text`; None where it is none. Raises nothing."""
+    """Return the reply in `text`; None where `text` is no reply. Raises nothing."""
     try:
         tree = json.loads(text)
     except (ValueError, RecursionError):

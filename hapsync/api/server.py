@@ -1,7 +1,7 @@
-"""The agent's own socket: commands ask it to do things, one JSON line each way.
+"""The agent's own socket: a command sends a request, and gets a reply, one line of JSON each.
 
-Any user of the socket may ask (its mode root, the agent's user and its group). The kernel tells the user. One thread
-serves all clients and does nothing else, so that neither a slow client nor a hostile one disturbs the agent.
+The socket's mode lets root, the agent's user and its group ask. The kernel names the user. One thread serves all
+clients and does nothing else, so neither a slow nor a hostile client disturbs the agent.
 """
 
 import contextlib
@@ -28,27 +28,27 @@ log = logging.getLogger(__name__)
 
 MAX_CLIENTS = 16
 CLIENT_SECONDS = 5.0
-"""How long a client may take to say what it wants, and to take its answer."""
+"""The longest time for a client to send its request, and to take its reply."""
 ANSWER_SECONDS = 600.0
-"""How long the worker may take to answer; a reload may take a while, but no client is kept for ever."""
+"""The longest time for the agent's reply: a reload may take a while, but no client is kept for ever."""
 
 _MODE = 0o660
 _QUEUE = 128
-"""How many may wait to be heard: more than are served, for those are told so."""
+"""The most connections that wait to be accepted: more than are served, for the others get a refusal in words."""
 _REST_SECONDS = 0.25
-"""After a failure of the machine (no descriptor left, say): a pause instead of a busy loop."""
+"""The pause after a failure of the machine (no descriptor left, say), instead of a busy loop."""
 _CHECK_SECONDS = 2.0
-"""How often the agent checks that the socket still has its name: somebody may have cleared the folder."""
+"""The pause between two checks that the socket still has its name: an operator may have cleared the folder."""
 _TEMPORARY = re.compile(r"\.[0-9]+\.hs")
 
 
 class Pending:
-    """A request that waits for its answer."""
+    """A request that waits for its reply."""
 
     def __init__(
         self, request: Request, answer: Callable[[Reply], None], is_waiting: Callable[[], bool] = lambda: True
     ) -> None:
-        """Take the request, its `who` filled in, what takes the reply to the client, and whether the client waits."""
+        """Take the request with its `who`, the function for the reply, and a test whether the client waits."""
         self.request = request
         self._answer: Callable[[Reply], None] | None = answer
         self._is_waiting = is_waiting
@@ -60,22 +60,22 @@ class Pending:
 
     @property
     def is_wanted(self) -> bool:
-        """Whether the client still waits: its connection is open now, by the kernel's word, and its time not over.
+        """Whether the client still waits: its connection is open, by the kernel's word, and its deadline not over.
 
-        From any thread, without waiting. A request that is not wanted must not be begun.
+        Any thread may ask, and does not wait. A request that is not wanted must not be begun.
         """
         deadline = self.request.deadline
         return (deadline is None or time.monotonic() < deadline) and self._is_waiting()
 
     def respond(self, reply: Reply) -> None:
-        """Answer; from any thread, at once. The first answer counts, and one for a client that left is dropped."""
+        """Reply, from any thread, at once. The first reply counts, and a reply for a client that left is dropped."""
         answer, self._answer = self._answer, None
         if answer is not None:
             answer(reply)
 
 
 class _State(enum.Enum):
-    """The state of a connection, as the events of poll(2), by which a lost client always shows."""
+    """The state of a connection, as its events of poll(2); a lost client always shows, too."""
 
     READING = select.POLLIN
     WAITING = 0
@@ -96,12 +96,12 @@ class _Client:
 
     @property
     def is_waiting(self) -> bool:
-        """Whether it waits for the worker's answer, and its end of the connection is open; from any thread.
+        """Whether the client waits for the agent's reply, and its end of the connection is open; from any thread.
 
-        poll(2) says POLLHUP of a unix socket once its peer has closed it; a peer that only ended its own side (as
+        poll(2) gives POLLHUP for a unix socket once its peer has closed it. A peer that only ended its own side (as
         `nc -N` does) still reads.
         """
-        with self._lock:  # or the descriptor could be another file's by the time the kernel is asked
+        with self._lock:  # otherwise the descriptor could be another file's by now
             if self.state is not _State.WAITING or self.socket.fileno() < 0:
                 return False
             poll = select.poll()
@@ -116,12 +116,12 @@ class _Client:
         self.state, self.deadline = _State.WAITING, time.monotonic() + ANSWER_SECONDS
 
     def write(self, reply: Reply) -> None:
-        """Let the loop send `reply`, then close."""
+        """Make the thread send `reply`, then close the connection."""
         self.unsent = reply_to_json(reply).encode("ascii") + b"\n"
         self.state, self.deadline = _State.WRITING, time.monotonic() + CLIENT_SECONDS
 
     def send(self) -> bool:
-        """Send what goes; return whether that was all. Raises OSError when the client left."""
+        """Send as much as the socket takes; return whether nothing is left. Raises OSError when the client left."""
         with contextlib.suppress(BlockingIOError):
             self.unsent = self.unsent[self.socket.send(self.unsent) :]
         return not self.unsent
@@ -153,7 +153,7 @@ class Requests:
         self._thread.start()
 
     def close(self) -> None:
-        """Stop listening, tell who still waits that the agent stops, and remove the socket."""
+        """Stop listening, tell waiting clients that the agent stops, and remove the socket."""
         if self._is_closing:
             return
         if _identity(self._path) == self._made:
@@ -164,7 +164,7 @@ class Requests:
         self._thread.join(CLIENT_SECONDS)
 
     def _wake(self) -> None:
-        with contextlib.suppress(OSError):  # full: it is awake; closed: nobody waits any more
+        with contextlib.suppress(OSError):  # full: the thread is awake; closed: no client waits any more
             self._waker.send(b"\0")
 
     def _run(self) -> None:
@@ -186,7 +186,7 @@ class Requests:
             end.close()
 
     def _serve_once(self) -> None:
-        """Wait until something happens, and do what is due."""
+        """Wait for an event, and do the work due."""
         now = time.monotonic()
         poll = select.poll()
         poll.register(self._woken, select.POLLIN)
@@ -210,7 +210,7 @@ class Requests:
             self._listen_again()
 
     def _listen_again(self) -> None:
-        """Make the socket anew where nothing bears its name any more."""
+        """Make the socket again where no file has its name any more."""
         if os.path.lexists(self._path):
             return
         try:
@@ -255,13 +255,13 @@ class Requests:
         try:
             self._serve(client, event)
         except OSError:
-            self._drop(client)  # it left
+            self._drop(client)  # the client left
         except Exception:
             log.exception("a defect of hapsync, please report it; a command of uid %s is dropped", client.uid)
             self._drop(client)
 
     def _serve(self, client: _Client, event: int) -> None:
-        if time.monotonic() >= client.deadline:  # first, for a client may send a byte now and then for ever
+        if time.monotonic() >= client.deadline:  # checked first: a client may send a byte now and then for ever
             match client.state:
                 case _State.READING:
                     client.write(Reply.wrong(f"no request within {CLIENT_SECONDS:g} s"))
@@ -274,7 +274,7 @@ class Requests:
                 case _State.READING:
                     self._read(client)
                 case _State.WAITING:
-                    self._drop(client)  # it left
+                    self._drop(client)  # the client left
                 case _State.WRITING:
                     if client.send():
                         self._drop(client)
@@ -316,7 +316,7 @@ class Requests:
 
 
 def _listen(path: str) -> socket.socket:
-    # Nobody can connect before the name is there, and it never was there with another mode.
+    # No client can connect before the name exists, and the name never exists with another mode.
     folder = Path(path).parent
     temporary = folder / f".{os.getpid()}.hs"
     for one in (path, str(temporary)):
@@ -341,7 +341,7 @@ def _listen(path: str) -> socket.socket:
 
 
 def _remove_leftovers(folder: Path) -> None:
-    """Remove sockets of an agent that was killed between making and naming them."""
+    """Remove sockets of an agent that was killed before it gave them their name."""
     for found in folder.iterdir():
         if _TEMPORARY.fullmatch(found.name) and found.is_socket():
             found.unlink(missing_ok=True)

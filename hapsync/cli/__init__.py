@@ -1,7 +1,7 @@
 """The command line: `hapsync agent | apply | plan | status | hold | drain | ... | check`.
 
-A command's module is imported when it is called, and imports what it needs when it needs it: everything at once
-costs 330 ms and 46 MB.
+The module of a command is imported when the command is called, and its functions import their own needs: all imports
+at once cost 330 ms and 46 MB.
 """
 
 import importlib
@@ -50,7 +50,7 @@ tell, 64 wrong usage, 78 wrong configuration."""
 
 
 class _Commands(click.Group):
-    """The commands by name; a command's module is imported when it is asked for."""
+    """The commands by name; the module of a command is imported on its first use."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002
         return list(COMMANDS)

@@ -38,7 +38,7 @@ def command(config_path: str) -> None:
     from hapsync.system.process import allow_many_files, collect_seldom, return_free_heap  # noqa: PLC0415
     from hapsync.text import reason  # noqa: PLC0415
 
-    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until there is something to reload
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # ignored until the first settings are read
     return_free_heap()
     allow_many_files()
     collect_seldom()

@@ -1,4 +1,4 @@
-"""Requests to the running agent, shared by the commands; without an agent the command acts itself."""
+"""Requests to the running agent, shared by the commands; without an agent a command acts itself."""
 
 import contextlib
 from collections.abc import Callable, Iterator
@@ -10,13 +10,13 @@ from hapsync.config.schema import Config
 from hapsync.text import one_line
 
 _LOCK_SECONDS = 5.0
-"""Longest wait for an agent that is just starting, or for an `apply` at work."""
+"""The longest wait for an agent that is just starting, or for an `apply` at work."""
 _POLL_SECONDS = 0.1
 _LONGEST_ANSWER_SECONDS = 600.0
 
 
 def answer_seconds(config: Config) -> float:
-    """Return how long the agent may take to answer: it may be in the middle of a reload."""
+    """Return the longest time, in seconds, for the agent's reply: the agent may be in the middle of a reload."""
     haproxy = config.haproxy
     reload_seconds = haproxy.reload_gap_seconds + haproxy.check_timeout_seconds + haproxy.reload_timeout_seconds
     return min(_LONGEST_ANSWER_SECONDS, reload_seconds + 4 * haproxy.timeout_seconds + 10)
@@ -24,7 +24,7 @@ def answer_seconds(config: Config) -> float:
 
 @contextlib.contextmanager
 def said_as_usage() -> Iterator[None]:
-    """Turn a ValueError about what was typed into wrong usage, exit code 64."""
+    """Turn a ValueError about an argument into wrong usage, exit code 64."""
     try:
         yield
     except ValueError as error:
@@ -32,7 +32,7 @@ def said_as_usage() -> Iterator[None]:
 
 
 def ask_aloud(config: Config, request: Request) -> Reply | None:
-    """Ask the running agent for `request`; None where none runs. Waiting is reported on stderr.
+    """Send `request` to the running agent, and return its reply; None where no agent runs. A wait is told on stderr.
 
     Raises ConfigError, AgentError.
     """
@@ -49,9 +49,9 @@ def ask_aloud(config: Config, request: Request) -> Reply | None:
 
 
 def ask_or_do(config_path: str, config: Config, request: Request, alone: Callable[[str], Reply]) -> int:
-    """Ask the agent for `request`; without an agent, call `alone` with the lock held and the asking user.
+    """Send `request` to the agent; without an agent, call `alone` with the lock held and the asking user.
 
-    Prints what is to be said and returns the exit code. Raises LockHeld when neither is possible.
+    The reply is printed, and its exit code returned. Raises LockHeld when neither is possible.
     """
     import os  # noqa: PLC0415
     import time  # noqa: PLC0415
@@ -78,7 +78,7 @@ def ask_or_do(config_path: str, config: Config, request: Request, alone: Callabl
 def state_lock(config_path: str, config: Config) -> Iterator[None]:
     """Hold the locks that the agent holds while it runs.
 
-    Raises LockHeld when another does, ConfigError when they cannot be made.
+    Raises LockHeld when another process holds one, ConfigError when they cannot be made.
     """
     from hapsync.agent.lock import locked  # noqa: PLC0415
 
@@ -87,7 +87,7 @@ def state_lock(config_path: str, config: Config) -> Iterator[None]:
 
 
 def tell(reply: Reply) -> int:
-    """Print `reply`, to standard error where nothing can be told, and return the exit code."""
+    """Print `reply`, to standard error where its outcome is an error, and return its exit code."""
     is_answer = reply.exit_code in (DONE, NOT_DONE)
     for line in reply.lines:
         click.echo(one_line(line if is_answer else f"hapsync: {line}", length=1000), err=not is_answer)

@@ -1,4 +1,4 @@
-"""`hapsync check`: whether everything is in order before the agent is let loose."""
+"""`hapsync check`: whether everything is in order before the agent starts."""
 
 import click
 

@@ -166,7 +166,7 @@ def thaw(config_path: str, acknowledge: bool) -> int:  # noqa: FBT001
 
 
 def _set_override(config_path: str, target: str, admin: AdminState, for_text: str | None, reason: str) -> int:
-    """Ask for a server to be kept in `admin`."""
+    """Request that a server is kept in `admin`."""
     with said_as_usage():
         found = parse_target(target)
         if found.server is None:
@@ -180,7 +180,7 @@ def _seconds(for_text: str | None) -> int | None:
 
 
 def _ask_or_note(config_path: str, request: FreezeAll | Thaw) -> int:
-    """Ask the agent for `request`; where none runs, write it into the state file here."""
+    """Send `request` to the agent; where no agent runs, write it into the state file here."""
     from hapsync.agent.operator import freeze_once  # noqa: PLC0415
     from hapsync.agent.settings import read_config  # noqa: PLC0415
 
@@ -189,9 +189,9 @@ def _ask_or_note(config_path: str, request: FreezeAll | Thaw) -> int:
 
 
 def _read_config_with(config_path: str, backend: str) -> Config:
-    """Return the configuration, which has `backend`.
+    """Return the configuration once it is known to have `backend`.
 
-    Raises ConfigError, and click.UsageError with the backends there are.
+    Raises ConfigError, and click.UsageError with the names of all backends.
     """
     from hapsync.agent.settings import read_config  # noqa: PLC0415
 
@@ -204,7 +204,7 @@ def _read_config_with(config_path: str, backend: str) -> Config:
 
 
 def _ask_or_do_with_haproxy(config_path: str, config: Config, request: Request) -> int:
-    """Ask the agent for `request`; where none runs, do it on HAProxy here. Returns the exit code."""
+    """Send `request` to the agent; where no agent runs, carry it out on HAProxy here. Returns the exit code."""
 
     def alone(who: str) -> Reply:
         from hapsync.agent.operator import do_once  # noqa: PLC0415

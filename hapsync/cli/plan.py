@@ -1,4 +1,4 @@
-"""`hapsync plan`: what a pass would do."""
+"""`hapsync plan`: the changes that a pass would make."""
 
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
@@ -39,7 +39,7 @@ def command(config_path: str, commands: bool) -> int:  # noqa: FBT001
     from hapsync.system.files import read_text_or_none  # noqa: PLC0415
 
     settings = read_settings(config_path)
-    # The agent's own catalog, doubts included: what it would do, even while Consul does not answer.
+    # The agent's own catalog, doubts included, gives the agent's next pass, even while Consul does not answer.
     if read_report(settings.config, []) is not None:
         known = read_known(settings)
     else:

@@ -1,4 +1,4 @@
-"""Readings that several commands begin with."""
+"""Readings of Consul at the beginning of several commands."""
 
 from typing import TYPE_CHECKING
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def discover_aloud(settings: "Settings") -> "Settings":
-    """Return `settings` with a backend for each service that Consul lists for `[discover]`; none is taken away.
+    """Return `settings` with a backend for each service that Consul lists for `[discover]`; no backend is removed.
 
     Services without a backend, and an unreadable list, are reported on stderr.
     """
@@ -35,9 +35,9 @@ def discover_aloud(settings: "Settings") -> "Settings":
 
 
 def read_catalog_aloud(config: Config) -> Catalog:
-    """Read all wanted services once, saying on stderr which could not be read.
+    """Read all configured services once, and report unreadable ones on stderr.
 
-    Raises CatalogError when none could.
+    Raises CatalogError when none could be read.
     """
     from hapsync.consul.read_once import read_catalog  # noqa: PLC0415
     from hapsync.errors import CatalogError  # noqa: PLC0415

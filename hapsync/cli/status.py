@@ -1,4 +1,4 @@
-"""`hapsync status`: what HAProxy has, beside what the catalog wants."""
+"""`hapsync status`: HAProxy's servers beside those of the catalog."""
 
 import click
 

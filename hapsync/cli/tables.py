@@ -36,7 +36,7 @@ _GONE = 8
 
 
 def print_view(view: View) -> None:
-    """Print everything `view` has to say."""
+    """Print the whole of `view`."""
     console = _console()
     word, style = _WORDS[view.verdict]
     console.print(Text.assemble((word, style), f"  {_summary(view)}"))
@@ -69,7 +69,7 @@ def print_view(view: View) -> None:
 
 
 def is_overridden(deferred: Deferred) -> bool:
-    """Return whether an operator's override of the server is the reason."""
+    """Return whether the change is deferred for an operator's override of its server."""
     return deferred.reason is Reason.OVERRIDDEN
 
 
@@ -134,7 +134,7 @@ def _existence(backend: BackendView) -> str:
 
 
 def _say(console: Console, text: str, style: str = "") -> None:
-    """Print one line; where it wraps, the rest is indented by four more."""
+    """Print one line; where it wraps, its other lines are indented by four more."""
     indent = " " * (len(text) - len(text.lstrip(" ")) + 4)
     lines = textwrap.wrap(
         text, console.width, subsequent_indent=indent, break_on_hyphens=False, replace_whitespace=False
@@ -144,7 +144,7 @@ def _say(console: Console, text: str, style: str = "") -> None:
 
 
 def _console() -> Console:
-    # Nothing from outside is markup, and a pipe gets a line for each server however long.
+    # Text from outside is never markup, and a pipe gets one line for each server, however long.
     width = None if sys.stdout.isatty() else PIPE_WIDTH
     return Console(markup=False, highlight=False, emoji=False, width=width, soft_wrap=False)
 
@@ -250,7 +250,7 @@ def _print_backend(console: Console, backend: BackendView, *, haproxy_answers: b
 
 
 def _print_bounded(console: Console, backend: BackendView) -> None:
-    """Say whose weight in Consul counts for less than it is."""
+    """Print each server whose weight in Consul is bounded by `max_weight_ratio`."""
     for row in backend.rows:
         want = row.desired
         if want is not None and want.consul_weight is not None:
@@ -259,20 +259,20 @@ def _print_bounded(console: Console, backend: BackendView) -> None:
 
 
 def _fullness(backend: BackendView) -> float:
-    """Return how large a part of its slots is in use."""
+    """Return the part of the backend's slots that is in use, from 0 to 1."""
     total = backend.slots_used + backend.slots_free + backend.slots_emptying
     return backend.slots_used / total if total else 0.0
 
 
 def _places(backend: BackendView) -> str:
-    """Return how many places a backend has, and whether more are needed soon."""
+    """Return the numbers of a backend's slots and dynamic servers in words, and whether the slots run out."""
     places = f"slots {backend.slots_used} used, {backend.slots_free} free"
     if backend.slots_emptying:
         places += f", {backend.slots_emptying} emptying"
     if backend.dynamic:
         places += f", {backend.dynamic} dynamic"
     if backend.scaling.can_add:
-        return places  # what finds no slot is added
+        return places  # an instance without a free slot gets a dynamic server
     fullness = _fullness(backend)
     return places + (" (full)" if fullness == 1 else " (nearly full)" if fullness >= WARN_FRACTION else "")
 

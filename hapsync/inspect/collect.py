@@ -1,4 +1,4 @@
-"""Everything `hapsync status` needs to read, with whatever does not answer said instead of raised."""
+"""The readings of `hapsync status`; a missing answer is a problem in words, and raises nothing."""
 
 import time
 from collections.abc import Mapping
@@ -41,7 +41,8 @@ STALE_FACTOR = 3
 class Known:
     """The basis of a command: the running agent's report and catalog, else the state file and Consul's own answers.
 
-    `catalog` is None where there is none, `catalog_from` says whose it is. `problems` are what could not be read.
+    `catalog` is None where there is none; `catalog_from` names its source. `problems` name the sources that could not
+    be read.
     """
 
     reconciler: Reconciler
@@ -57,7 +58,7 @@ class Known:
 
 
 def read_known(settings: Settings, catalog: Catalog | None = None) -> Known:
-    """Return what a command goes by that changes nothing; `catalog` where Consul was asked already.
+    """Return the basis of a command that changes nothing; `catalog` where Consul was asked already.
 
     A missing answer is a problem, and raises nothing.
     """
@@ -113,8 +114,8 @@ def read_queues(
 ) -> tuple[tuple[ListenQueue, ...] | None, str | None]:
     """Return the accept queues of the live worker, the fullest first, and why they could not be read.
 
-    Without `all_of_them` only queues with waiting connections, which takes a millisecond while there are none. An
-    error is then returned for no queue at all.
+    Without `all_of_them` the result has only queues with waiting connections; while there are none, the reading takes
+    a millisecond. Without `all_of_them` no error is returned, either.
     """
     if process is None:
         return None, None
@@ -128,7 +129,10 @@ def read_queues(
 
 
 def _read_old_workers(config: Config, report: Report | None, seen: Assessment | None) -> OldWorkers:
-    """Return what the agent saw last; the master is only asked where none runs, for a reload may go on."""
+    """Return the agent's last reading of old workers; the master is asked only where no agent runs.
+
+    The agent may be reloading HAProxy through the master.
+    """
     if report is not None:
         return report.old_workers
     if config.haproxy.master is None or seen is None:
@@ -138,7 +142,7 @@ def _read_old_workers(config: Config, report: Report | None, seen: Assessment | 
 
 
 def _read_guard_state(config: Config, report: Report | None, problems: list[str]) -> GuardState:
-    """Return what a pass would heed now, by the running agent's report, else by the state file."""
+    """Return the guard state of a pass now, by the running agent's report, else by the state file."""
     if report is not None:
         saved = SavedState(
             freeze=report.freeze, holds=report.overrides, lost=report.lost, unread_version=report.unread_version
@@ -155,7 +159,7 @@ def _read_guard_state(config: Config, report: Report | None, problems: list[str]
 
 
 def read_report(config: Config, problems: list[str]) -> Report | None:
-    """Return what the running agent reports; None where none runs."""
+    """Return the running agent's report; None where no agent runs."""
     try:
         owner = next(lock_owners(config), None)
     except PermissionError:
@@ -190,7 +194,7 @@ def read_report(config: Config, problems: list[str]) -> Report | None:
 def _read_catalog_known(
     config: Config, report: Report | None, problems: list[str]
 ) -> tuple[Catalog | None, str, float | None]:
-    """Return the running agent's catalog, else Consul's own; None where there is none; where from, and its age."""
+    """Return the running agent's catalog, else Consul's own, None where there is none; its source; and its age."""
     if report is not None:
         try:
             text = read_text_or_none(str(Path(config.agent.state_dir, SNAPSHOT_FILE)))
@@ -200,9 +204,9 @@ def _read_catalog_known(
         snapshot = snapshot_from_json(text) if text is not None else None
         if snapshot is not None:
             confirmed = [one.confirmed_at for one in report.services.values() if one.confirmed_at is not None]
-            # A clock that was set back would make it negative.
+            # A clock that was set back would make the age negative.
             return snapshot.catalog, "agent", max(0.0, time.time() - min(confirmed)) if confirmed else None
-    from hapsync.consul.read_once import read_catalog  # noqa: PLC0415  (only here does status speak to Consul)
+    from hapsync.consul.read_once import read_catalog  # noqa: PLC0415  (status speaks to Consul only here)
 
     try:
         catalog, errors = read_catalog(config.consul, config.services, config.max_servers)

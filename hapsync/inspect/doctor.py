@@ -41,16 +41,16 @@ from hapsync.system.sockdiag import count_kept
 from hapsync.text import plural, quoted
 
 _NAMED = 5
-"""How many names an advice about many lists."""
+"""The most names in one line of advice."""
 OLDEST = (2, 6)
-"""The oldest HAProxy hapsync is tested with."""
+"""The oldest version of HAProxy in hapsync's tests."""
 
 
 @attrs.frozen
 class Finding:
-    """One thing that is in order or not; `what` then says what to do.
+    """One result of `hapsync check`; where it is not ok, `what` names the remedy, too.
 
-    `is_advice`: it is in order, and could be better.
+    `is_advice`: the result is ok, and could be better.
     """
 
     is_ok: bool
@@ -71,7 +71,7 @@ def _advice(what: str) -> Finding:
 
 
 def run_checks(settings: Settings) -> tuple[Finding, ...]:
-    """Look at everything the agent needs, in the order it needs it."""
+    """Check everything that the agent needs, in the order of its needs."""
     checks: tuple[Callable[[Settings], Iterator[Finding]], ...] = (
         _template,
         _folders,
@@ -147,7 +147,7 @@ def _secrets(settings: Settings) -> Iterator[Finding]:
     try:
         is_open = Path(token_file).stat().st_mode & (stat.S_IROTH | stat.S_IWOTH)
     except OSError:
-        return  # reading the token says it
+        return  # reading the token reports it
     if is_open:
         yield _bad(f"consul.token_file {token_file} is open to everyone: chmod o= {token_file}")
 
@@ -179,7 +179,7 @@ def _runtime_socket(settings: Settings) -> Iterator[Finding]:
 
 
 def _networks(settings: Settings) -> Iterator[Finding]:
-    """Yield the advice to limit the networks of instances; otherwise a registrant decides."""
+    """Yield the advice to set `networks`: without it, a registrant chooses the addresses of instances freely."""
     config = settings.config
     anywhere = [f"backends.{name}" for name, one in sorted(config.backends.items()) if not one.networks]
     anywhere = [one for one in anywhere if not one.startswith(_prefixes(config))]
@@ -215,7 +215,7 @@ def _places(backend: Backend) -> str:
 
 
 def _scaling_words(backend: Backend) -> str:
-    """Return what becomes of an instance that finds no free slot, and why nothing better."""
+    """Return how a backend grows beyond its slots, and why it does not grow live."""
     if backend.scaling.can_add:
         return "servers beyond these slots are added live"
     return "growing past these slots needs a reload" + (f": {backend.scaling.why}" if backend.scaling.why else "")
@@ -282,11 +282,11 @@ def _foreign(settings: Settings) -> Iterator[Finding]:
     config = settings.config
     try:
         if is_applied(settings, read_text_or_none(config.haproxy.config)):
-            return  # the file has those of the template, and a reload that grows slots keeps them
+            return  # the file has the template's foreign servers, and a reload for more slots keeps them
         catalog, _ = read_catalog(config.consul, config.services, config.max_servers)
         lost, refusal = read_known(settings, catalog).reconciler.lost_by_reload()
     except (HapsyncError, OSError):
-        return  # what cannot be read is said already
+        return  # another check reports the error
     for line in lost:
         yield _advice(f"{line} is foreign, and the next reload takes it out")
     if refusal is not None:
@@ -299,7 +299,7 @@ def _connections(config: Config) -> Iterator[Finding]:
 
 
 def _rights(config: Config) -> Iterator[Finding]:
-    """Ask what the token may do: an answer shows what a token may see, and never what it may not."""
+    """Ask Consul for the token's rights: no other answer shows that a token may not see a part of it."""
     agent = ConsulClient(config.consul, endpoint(config.consul), read_token(config.consul))
     try:
         rights = needed_rights(config)

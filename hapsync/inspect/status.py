@@ -1,4 +1,4 @@
-"""The state that `hapsync status` shows of one HAProxy: everything read in, a `View` out, and its JSON.
+"""The view of `hapsync status` on one HAProxy: from all readings to a `View`, and from the `View` to JSON.
 
 The JSON of `hapsync status --json` is a contract; docs/commands.md lists its fields.
 """
@@ -34,12 +34,12 @@ from hapsync.plan.plan import Plan, describe
 from hapsync.text import one_line
 
 VERSION = 2
-"""Of the JSON; it changes when a field changes its meaning or goes."""
+"""The version of the JSON; it changes when a field changes its meaning or goes."""
 
 
 @attrs.frozen
 class ServerRow:
-    """One server as HAProxy has it beside what is desired of it.
+    """One of HAProxy's servers, beside the desired server at its address.
 
     `desired` is None where the catalog asks nothing of the server's address.
     """
@@ -52,10 +52,10 @@ class ServerRow:
 
 @attrs.frozen
 class BackendView:
-    """One backend: its servers, the instances that found no place, and what is left out.
+    """One backend: its servers, the instances without a slot, and the quarantined ones.
 
-    `dynamic` is how many servers have no slot and are in use; `scaling` is how more of them could come in. `unread`
-    is why HAProxy's answer about it could not be read, None where it could.
+    `dynamic` is the number of dynamic servers in use; `scaling` says how more of them could come in. `unread` is the
+    reason why HAProxy's answer about the backend could not be read, None where it could.
     """
 
     name: str
@@ -78,7 +78,7 @@ class BackendView:
 
     @property
     def stale_overrides(self) -> tuple[Server, ...]:
-        """Return the servers that an operator took out and Consul lacks; each keeps its slot until released."""
+        """The overridden servers that Consul lacks; each keeps its slot until its release."""
         if not self.is_known:
             return ()
         return tuple(row.server for row in self.rows if row.use == "overridden" and row.desired is None)
@@ -86,7 +86,7 @@ class BackendView:
 
 @attrs.frozen
 class View:
-    """Everything `hapsync status` shows; `queues` is None where it was not read, or could not be."""
+    """Everything that `hapsync status` shows; `queues` is None where they were not read, or could not be."""
 
     verdict: Verdict
     reasons: tuple[str, ...]
@@ -122,10 +122,10 @@ def make_view(
     report: Report | None,
     problems: tuple[str, ...],
 ) -> View:
-    """Return what there is to say; `problems` are what could not be read.
+    """Return the view of all readings; `problems` name the sources that could not be read.
 
-    `seen` carries the loads and first checks of all servers, None where HAProxy does not answer; `desired` is what is
-    asked for, of operators alone where no catalog could be read (`has_catalog`).
+    `seen` carries the loads and first checks of all servers, and is None where HAProxy does not answer. `desired` has
+    only overrides where no catalog could be read (`has_catalog` is false).
     """
     stopped, observed = rules.stopped, seen.observed if seen is not None else None
     found = judge(config, seen) if seen is not None else Judgement(unknown=tuple(untold(config, desired)))
