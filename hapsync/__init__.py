@@ -1,14 +1,14 @@
 """hapsync keeps a live HAProxy's servers in sync with Consul, without a reload.
 
-The package has a room for each subject; a room imports only rooms below it:
+The package has a room for each subject. A room imports only rooms below it:
 
     cli                      the command line
-    inspect                  what `status` and `check` see
-    agent                    the agent: one thread that owns all state
+    inspect                  the data of `status` and `check`
+    agent                    the agent: one thread owns all state
     haproxy                  HAProxy: its sockets, its configuration
-    consul | plan | api      Consul; from catalog and servers to a plan; the agent's own socket
+    consul | plan | api      Consul; the plan, from catalog and servers; the agent's own socket
     system | config          the operating system; hapsync.toml
-    model                    the nouns: frozen values
+    model                    the value classes: frozen
     errors, text
 
 `model`, `config` and `plan` are pure: values in, values out. docs/architecture.md follows one change through them.

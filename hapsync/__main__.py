@@ -1,4 +1,4 @@
-"""`python -m hapsync`."""
+"""The entry point of `python -m hapsync`."""
 
 from hapsync.cli import main
 

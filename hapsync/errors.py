@@ -1,21 +1,21 @@
-"""The errors hapsync raises, named by what went wrong and so by who can put it right.
+"""The errors that hapsync raises; the tree names for each error who can correct it, and how.
 
 HapsyncError
   ConfigError        the operator: mend hapsync.toml or the template
-  CatalogError       nobody: Consul will answer again; the last reading stays
-    CutShort         nobody: an answer that Consul held back was cut on the way; it is asked for again at once
-    TooLarge         the operator: more instances are registered than max_servers lets in by far
-    TooManyConnections  nobody: the agent takes no more of them; hapsync goes on with fewer, by turns
-  RuntimeAPIError    nobody: HAProxy will answer again; the next pass reads afresh
-  ReloadError        the operator: HAProxy goes on with what it has
-    BrokenPromise    whoever maintains hapsync: what it was about to write would break a promise of its own
-    WouldEmpty       the operator: is the service's name right, may the token read it, is Consul up?
-    WouldLose        the operator: foreign servers would go that neither the template nor Consul has
-    ReloadUnavailable  nobody: it could not be tried; tried again after a while
-    ConfigRefused    the check command refused the candidate; not tried again until something changes
+  CatalogError       nobody: Consul will answer again, and the last reading stays
+    CutShort         nobody: a blocking query was cut on the way, and is sent again at once
+    TooLarge         the operator: far more instances are registered than max_servers allows
+    TooManyConnections  nobody: the agent takes no more connections; hapsync uses fewer, by turns
+  RuntimeAPIError    nobody: HAProxy will answer again, and the next pass reads afresh
+  ReloadError        the operator: HAProxy goes on with its old configuration
+    BrokenPromise    a maintainer of hapsync: a planned file or reload would break a promise
+    WouldEmpty       the operator: check the service's name, the token's rights, and Consul
+    WouldLose        the operator: foreign servers are in neither the template nor Consul
+    ReloadUnavailable  nobody: the reload could not begin, and is tried again after a while
+    ConfigRefused    the operator: the check command refused the candidate; tried again on a change or after a pause
   LockHeld           the operator: another hapsync serves this HAProxy
-  AgentError         the operator: the running agent could not be asked, or has not answered
-  Withdrawn          nobody: who asked for it has left, or waits no longer; it was not begun
+  AgentError         the operator: the running agent refused the request, or did not answer
+  Withdrawn          nobody: the asking command has left, or waits no longer; the request was not begun
 """
 
 from collections.abc import Mapping
@@ -24,7 +24,7 @@ from hapsync.text import plural
 
 
 class HapsyncError(Exception):
-    """Base of all errors that end in a message for an operator; says what, where and what to do."""
+    """The base of all errors with a message for an operator, which names the problem, the place and the remedy."""
 
 
 class ConfigError(HapsyncError):
@@ -34,7 +34,7 @@ class ConfigError(HapsyncError):
     """
 
     def __init__(self, where: str, problems: tuple[str, ...]) -> None:
-        """Take the file (or template) at fault and the problems in it, one line each."""
+        """Take the faulty file (or template) and its problems, one line each."""
         super().__init__(where, problems)
         self.where = where
         self.problems = problems
@@ -51,42 +51,42 @@ class CatalogError(HapsyncError):
 class CutShort(CatalogError):
     """A blocking query ended without Consul's answer, as it does at a proxy with a shorter timeout.
 
-    `held_seconds` is how long it was held; `is_said`: a proxy said that it took too long. Else the agent
-    may have gone.
+    `held_seconds` is the time until the cut. `is_said`: a proxy reported a timeout; otherwise the agent may have
+    gone.
     """
 
     def __init__(self, message: str, held_seconds: float, *, is_said: bool = False) -> None:
-        """Take the message, how long the query was held, and whether a proxy answered in Consul's place."""
+        """Take the message, the seconds until the cut, and whether a proxy answered in Consul's place."""
         super().__init__(message)
         self.held_seconds = held_seconds
         self.is_said = is_said
 
 
 class TooLarge(CatalogError):
-    """Consul's answer about a service is far larger than what the service may need, and was not read to its end."""
+    """Consul's answer about a service is far larger than the service may need, and was not read to its end."""
 
 
 class TooManyConnections(CatalogError):
     """The agent takes no more connections from the address of this machine.
 
-    `is_said`: it said so. Else it closed a new one, as it also does where it is about to stop.
+    `is_said`: the agent reported the limit. Otherwise it closed a new connection, as it also does before a stop.
     """
 
     def __init__(self, message: str, *, is_said: bool = True) -> None:
-        """Take what to tell, and whether the agent said so itself."""
+        """Take the message, and whether the agent reported the limit itself."""
         super().__init__(message)
         self.is_said = is_said
 
 
 class RuntimeAPIError(HapsyncError):
-    """HAProxy's socket did not answer, or answered something that is not a reading.
+    """HAProxy's socket gave no answer, or an answer that is no reading.
 
-    `is_down`: there is no such socket, or it refuses, so no HAProxy runs behind it. Other causes of a missing answer
+    `is_down`: the socket does not exist, or refuses, so no HAProxy runs behind it. Other causes of a missing answer
     (a worker that hangs, a full socket, a socket without access) prove nothing.
     """
 
     def __init__(self, message: str, *, is_down: bool = False) -> None:
-        """Take what to tell, and whether it proves that no HAProxy is there."""
+        """Take the message, and whether the error proves that HAProxy does not run."""
         super().__init__(message)
         self.is_down = is_down
 
@@ -96,14 +96,14 @@ class ReloadError(HapsyncError):
 
 
 class ReloadUnavailable(ReloadError):
-    """The reload could not even be begun, and that may pass: no master, no room, a check that hangs.
+    """The reload could not begin, for a temporary reason: no master, a full disk, a hanging check command.
 
-    Nothing was changed.
+    No file and no process was changed.
     """
 
 
 class BrokenPromise(ReloadError):
-    """The file or the reload that was decided on would break a promise (plan/promises.py); nothing was changed."""
+    """The planned file or reload would break a promise (plan/promises.py); nothing was changed."""
 
 
 class WouldEmpty(ReloadError):
@@ -117,7 +117,7 @@ class WouldLose(ReloadError):
     """
 
     def __init__(self, message: str, names: Mapping[str, frozenset[str]]) -> None:
-        """Take what to tell, and who would be lost."""
+        """Take the message, and the names of the servers."""
         super().__init__(message)
         self.names = names
 
@@ -125,11 +125,11 @@ class WouldLose(ReloadError):
 class ConfigRefused(ReloadError):
     """The check command refused the rendered configuration; nothing was changed.
 
-    `text` is that configuration, `said` the output of the command; the message has the beginning of it.
+    `text` is the refused configuration, and `said` the output of the command; the message has its beginning.
     """
 
     def __init__(self, message: str, text: str = "", said: str = "") -> None:
-        """Take what to tell, the configuration that was refused, and what the command said of it."""
+        """Take the message, the refused configuration, and the output of the command."""
         super().__init__(message)
         self.text = text
         self.said = said
@@ -140,7 +140,7 @@ class LockHeld(HapsyncError):
 
 
 class AgentError(HapsyncError):
-    """An agent listens on its socket, but it may not be asked, or gives no answer."""
+    """An agent listens on its socket, but refuses this user, or gives no answer."""
 
 
 class Withdrawn(HapsyncError):

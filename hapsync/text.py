@@ -1,9 +1,9 @@
-"""Make text from outside safe to show: on a terminal, in a log line, in a comment of haproxy.cfg."""
+"""Functions that make foreign text safe to show: on a terminal, in a log line, in a comment of haproxy.cfg."""
 
 import json
 
 SHOWN_LENGTH = 128
-"""Longest piece of foreign text shown whole; HAProxy's parser warns about very long lines."""
+"""The longest piece of foreign text shown whole; HAProxy's parser warns about very long lines."""
 
 
 def shown(text: str, *, length: int = SHOWN_LENGTH) -> str:
@@ -28,7 +28,7 @@ def shown(text: str, *, length: int = SHOWN_LENGTH) -> str:
 
 
 def one_line(text: str, *, length: int = 400) -> str:
-    """Return `text`, one of our own messages, on one line: what is no printable ASCII is escaped, quotes are not."""
+    """Return `text`, a message of hapsync's, on one line: all but printable ASCII is escaped, quotes are not."""
     flat = "; ".join(part.strip() for part in text.split("\n") if part.strip())
     cut = flat if len(flat) <= length else flat[: length - 3] + "..."
     return "".join(sign if " " <= sign <= "~" else json.dumps(sign)[1:-1] for sign in cut)
@@ -40,7 +40,7 @@ def quoted(text: str, *, length: int = SHOWN_LENGTH) -> str:
 
 
 def reason(error: Exception) -> str:
-    """Return why `error` came about, without the number and the path that the system adds to it."""
+    """Return the reason of `error`, without the number and the path that the system adds to it."""
     return (error.strerror if isinstance(error, OSError) else None) or str(error)
 
 

@@ -1,1 +1,1 @@
-"""hapsync.toml: its schema, and how it is read."""
+"""The file hapsync.toml: its schema, and its parser."""

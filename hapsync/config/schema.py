@@ -1,4 +1,4 @@
-"""hapsync.toml in, one frozen `Config` out; or every problem of it at once."""
+"""The text of hapsync.toml in, one frozen `Config` out, or all of its problems at once."""
 
 import ipaddress
 import re
@@ -17,10 +17,10 @@ from hapsync.text import quoted
 
 DEFAULT_PATH = "/etc/hapsync/hapsync.toml"
 DEFAULT_MASTER_SOCKET = "/run/haproxy-master.sock"
-"""Where Debian's haproxy.service puts the master CLI (`-S /run/haproxy-master.sock`)."""
+"""The socket of the master CLI in Debian's haproxy.service (`-S /run/haproxy-master.sock`)."""
 
 OWN_WORDS = frozenset({"disabled", "enabled", "weight", "id", "init-state", "track", "redir"})
-"""Words of a server line that hapsync writes itself, and words against its work."""
+"""The words of a server line that hapsync writes itself, and words in conflict with it."""
 
 
 def _options_are_plain(value: str) -> bool:
@@ -33,7 +33,7 @@ def _is_consul_url(value: str) -> bool:
         return False
     try:
         parts = urllib.parse.urlsplit(value)
-        _ = parts.port  # looks whether it is one
+        _ = parts.port  # raises ValueError for an invalid port
         if value.startswith(("http://[", "https://[")):
             ipaddress.IPv6Address(parts.hostname or "")
     except ValueError:
@@ -55,7 +55,7 @@ ServiceName = Annotated[str, matching(r"[ -~]{1,256}", "must be 1 to 256 printab
 Networks = Annotated[tuple[Network, ...], Each(parse_network)]
 Addresses = Annotated[tuple[Address, ...], Each(parse_address)]
 MAX_SERVERS = 50_000
-"""Of one backend; tried with 5,000. HAProxy's manual gives `roundrobin` 4,095 active ones."""
+"""The most servers of one backend; 5,000 were tried. HAProxy's manual limits `roundrobin` to 4,095 active servers."""
 SlotCount = Annotated[int, between(1, MAX_SERVERS)]
 ServerOptions = Annotated[
     str,
@@ -75,7 +75,7 @@ Fraction = Annotated[float, between(0, 1)]
 
 @attrs.frozen(kw_only=True)
 class ConsulConfig:
-    """`[consul]`: how to reach the agent, and how fresh a reading has to be."""
+    """`[consul]`: the address of the agent, and the required freshness of a reading."""
 
     address: ConsulURL = "http://127.0.0.1:8500"
     token: Token = attrs.field(default="", repr=False)
@@ -92,7 +92,7 @@ class ConsulConfig:
 
     @property
     def is_local(self) -> bool:
-        """The agent is on this machine, so asking it again costs the Consul servers nothing."""
+        """The agent is on this machine, so frequent questions to it cost the Consul servers nothing."""
         return self.address.startswith("unix:") or bool(
             re.match(r"https?://(127\.|localhost[:/]|localhost$|\[::1\])", self.address)
         )
@@ -100,9 +100,9 @@ class ConsulConfig:
 
 @attrs.frozen(kw_only=True)
 class HAProxyConfig:
-    """`[haproxy]`: its sockets, its file, how to check and how to reload.
+    """`[haproxy]`: its sockets, its file, and the commands of check and reload.
 
-    Sessions of an old worker to a gone server are ended after `old_worker_grace_seconds`; with 0 never.
+    Sessions of an old worker on a gone server are ended after `old_worker_grace_seconds`; with 0 never.
     """
 
     socket: Path = "/run/haproxy/admin.sock"
@@ -128,7 +128,7 @@ class HAProxyConfig:
 
 @attrs.frozen(kw_only=True)
 class AgentConfig:
-    """`[agent]`: whether it acts or only looks, its folders and its rhythm."""
+    """`[agent]`: its mode (active or observe), its folders and its intervals."""
 
     mode: Literal["active", "observe"] = "active"
     state_dir: Path = "/var/lib/hapsync"
@@ -141,13 +141,13 @@ class AgentConfig:
 class BackendKeys:
     """The keys of a backend apart from its service: its limits, the shape of its server lines.
 
-    `means`: how instances without a free slot come in; `auto` adds servers where this HAProxy does it well. `start`:
-    whether a newcomer gets traffic at once, or only after HAProxy's own first check of it has passed. Sessions on a
-    server that left are ended after `drain_seconds`; with 0 never. `max_weight_ratio`: a weight counts for so many
-    times the median at most, or one registrant takes all requests.
+    `scaling`: the way in for instances without a free slot; `auto` adds servers live where this HAProxy does it well.
+    `start`: whether a newcomer gets traffic at once, or only after HAProxy's own first check of it has passed.
+    Sessions on a server that left are ended after `drain_seconds`; with 0 never. `max_weight_ratio`: the largest
+    weight that counts, in medians, so one registrant cannot take all requests.
 
-    Of the servers that serve, `max_loss_fraction` may go within `guard_window_seconds`, and `min_ready` stay in any
-    case. An instance that comes and goes is kept out for up to `hold_down_seconds`.
+    Of the serving servers, `max_loss_fraction` may go within `guard_window_seconds`, and `min_ready` stay in any
+    case. A flapping instance is kept out for up to `damping_seconds`.
     """
 
     slots: SlotCount = 8
@@ -173,9 +173,9 @@ class BackendKeys:
 
 @attrs.frozen(kw_only=True)
 class BackendConfig(BackendKeys):
-    """`[backends.NAME]`: the Consul service behind an HAProxy backend, and what else can be said of it.
+    """`[backends.NAME]`: the Consul service behind an HAProxy backend, and the other keys of the backend.
 
-    `fallback` is what to start with when neither Consul nor a snapshot says anything.
+    `fallback` has the servers for a start without Consul and without a snapshot.
     """
 
     service: ServiceName
@@ -200,7 +200,7 @@ class BackendConfig(BackendKeys):
 class DiscoverConfig:
     """`[discover.NAME]`: every service with `tag` gets a backend, named `prefix` and the service's name.
 
-    A service that has been gone for `forget_seconds` loses its backend. `each` is what can be said of every one.
+    A service that has been gone for `forget_seconds` loses its backend. `each` has the keys of all these backends.
     """
 
     tag: ServiceName
@@ -214,7 +214,7 @@ class DiscoverConfig:
 class FleetConfig:
     """`[fleet]`: at most `reloads_at_once` balancers of `group` reload at a time, by keys in Consul.
 
-    A reload waits for its turn for `patience_seconds` at most; nothing else ever does.
+    A reload waits for its permit for `acquire_timeout_seconds` at most; nothing else waits for it.
     """
 
     group: Annotated[str, matching(r"[A-Za-z0-9_.-]{1,64}", "must be 1 to 64 of A-Z a-z 0-9 _ . -")]
@@ -224,7 +224,7 @@ class FleetConfig:
 
 @attrs.frozen(kw_only=True)
 class Config:
-    """The whole file."""
+    """The whole hapsync.toml."""
 
     consul: ConsulConfig = ConsulConfig()
     haproxy: HAProxyConfig = HAProxyConfig()
@@ -235,7 +235,7 @@ class Config:
 
     @property
     def max_servers(self) -> Mapping[str, int]:
-        """How many instances of each service may serve, in whichever backend takes most of them."""
+        """The most serving instances of each service, by the backend that takes most of them."""
         most: dict[str, int] = {}
         for backend in self.backends.values():
             most[backend.service] = max(most.get(backend.service, 0), backend.max_servers)
@@ -260,7 +260,7 @@ RENAMED = {
     "discover": {"means": "scaling", "hold_down_seconds": "damping_seconds"},
     "fleet": {"patience_seconds": "acquire_timeout_seconds"},
 }
-"""Keys of 0.1 by table, each with its name of today; the old names are read until 0.3."""
+"""The keys of 0.1 by table, each with its present name; the old names are read until 0.3."""
 
 
 def parse_config(text: str, where: str) -> Config:
@@ -340,7 +340,7 @@ def _problems_between_keys(tree: Mapping[str, object]) -> Iterator[str]:
 
 
 def _problems_of_prefixes(backends: Mapping[str, object], discover: Mapping[str, object]) -> Iterator[str]:
-    """The prefix tells discovered backends from others, so no other backend may begin with it."""
+    """Yield the conflicts of prefixes: no other backend may begin with the prefix of discovered ones."""
     prefixes = {
         group: str(one["prefix"]) for group, one in discover.items() if isinstance(one, dict) and one.get("prefix")
     }

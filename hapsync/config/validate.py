@@ -1,6 +1,6 @@
-"""A tree of plain values in, frozen attrs classes out, strictly; or every problem of it with its key's path.
+"""A tree of plain values in, frozen attrs classes out, strictly, or all problems, each with the path of its key.
 
-The rule for a value is with its type, as `Annotated[int, between(1, 5)]`; cattrs walks the tree.
+The rule for a value is with its type, as in `Annotated[int, between(1, 5)]`; cattrs walks the tree.
 """
 
 import math
@@ -22,7 +22,7 @@ Kind = TypeVar("Kind")
 
 @attrs.frozen
 class Rule:
-    """The rule for a value, and its words."""
+    """The rule for a value, and its text for messages."""
 
     holds: Callable[[Any], bool]
     must: str
@@ -30,14 +30,14 @@ class Rule:
 
 @attrs.frozen
 class Each:
-    """How each text of a list is read; `read` raises ValueError with what is wrong with it."""
+    """The parser of each text in a list; `read` raises ValueError with the problem."""
 
     read: Callable[[str], object]
 
 
 @attrs.frozen
 class Read:
-    """How a value is read, whatever it is; `read` raises ValueError with what is wrong with it."""
+    """The parser of a value of any type; `read` raises ValueError with the problem."""
 
     read: Callable[[object], object]
 
@@ -48,13 +48,13 @@ def between(low: float, high: float) -> Rule:
 
 
 def matching(pattern: str, must: str) -> Rule:
-    """Return the rule that all of a text matches `pattern`."""
+    """Return the rule that a whole text matches `pattern`."""
     compiled = re.compile(pattern)
     return Rule(lambda value: compiled.fullmatch(value) is not None, must)
 
 
 def structured(tree: object, kind: type[Kind]) -> Kind | tuple[str, ...]:
-    """Return `tree` as a `kind`, or the problems that keep it from being one, each with its path, in any order."""
+    """Return `tree` as a `kind`, or its problems, each with its path, in any order."""
     try:
         return _CONVERTER.structure(tree, kind)
     except cattrs.BaseValidationError as error:
@@ -69,7 +69,7 @@ def _with_path_first(message: str) -> str:
 
 
 def dotted(name: str) -> str:
-    """Return the key `name` as it stands in a path of keys: quoted where it has odd signs."""
+    """Return the key `name` in the form for a path of keys: quoted if it has unusual characters."""
     return name if re.fullmatch(r"[A-Za-z0-9_:.-]+", name) else quoted(name)
 
 
@@ -86,7 +86,7 @@ def _say(error: BaseException, _type: type | None) -> str:
 
 
 def _unknown(key: str, kind: type) -> str:
-    """Return the key, with the one of `kind` that may have been meant."""
+    """Return the key, with the similar key of `kind` that the operator may mean."""
     import difflib  # noqa: PLC0415  (5 ms, and only a mistake needs it)
 
     meant = difflib.get_close_matches(key, [field.name for field in attrs.fields(kind)], n=1)
@@ -127,7 +127,7 @@ def _converter() -> cattrs.Converter:
     words = {int: "a whole number", str: "a text", float: "a number", bool: "true or false"}
 
     def strict(value: object, kind: Any) -> object:
-        # cattrs would turn 5 into '5'; a configuration that needs guessing is a wrong one.
+        # cattrs would turn 5 into '5', but hapsync does not guess at a configuration.
         if type(value) is kind:
             return value
         if kind is float and type(value) is int:

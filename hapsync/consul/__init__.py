@@ -1,1 +1,1 @@
-"""Consul: what is asked of it, how often, and what its answers prove."""
+"""The client of Consul: its requests, their rate, and the evidence in Consul's answers."""

@@ -1,4 +1,4 @@
-"""What Consul's ACLs have to let hapsync's token do, and the policy that says so."""
+"""The rights that hapsync's token needs under Consul's ACLs, and a policy with these rights."""
 
 import json
 import re
@@ -11,16 +11,16 @@ from hapsync.errors import CatalogError
 from hapsync.text import quoted, shown
 
 ANY = "hapsync-asks-for-any-name"
-"""Stands for every name: no one is called so, and only a rule for a prefix of all names allows it."""
+"""This name stands for all names: no service or node has it, so only a rule for the empty prefix allows it."""
 _OK, _FORBIDDEN = 200, 403
 _PLAIN = re.compile(r"[A-Za-z0-9_.:@/ -]{1,200}")
 
 
 @attrs.frozen
 class Right:
-    """`access` (read or write) to the `resource` `name`, in the words of Consul's ACL rules; `ANY` is all of them.
+    """The right of `access` (read or write) to the `resource` `name`, in the words of Consul's ACL rules.
 
-    `what` it is for, and what is wrong without.
+    A `name` of `ANY` means all names. `what` says why hapsync needs the right, and the failure without it.
     """
 
     resource: str
@@ -30,7 +30,7 @@ class Right:
 
 
 def needed_rights(config: Config) -> tuple[Right, ...]:
-    """Return what the token needs for all that `config` asks for, without repetition."""
+    """Return the rights that the token needs for `config`, each once."""
     rights = [
         Right(
             "node",
@@ -68,7 +68,7 @@ def policy(config: Config) -> str:
 
 
 def missing_words(missing: Collection[Right], config: Config) -> str:
-    """Return what to tell of rights that the token lacks: each on its line, then the policy to paste."""
+    """Return the message about rights that the token lacks: a line for each, then the policy to paste."""
     lacks = [f"  {right.resource}:{right.access} of {right.what}" for right in missing]
     head = "the token of [consul] lacks rights:"
     how = "an ACL policy with all that hapsync needs (`consul acl policy create -name hapsync -rules @FILE`):"
@@ -80,13 +80,13 @@ def _rule(what: str, access: str) -> str:
 
 
 def asked(rights: Collection[Right]) -> bytes:
-    """Return the body that asks `/v1/internal/acl/authorize` whether the token has `rights`."""
+    """Return the body of the request to `/v1/internal/acl/authorize`, which asks whether the token has `rights`."""
     wanted = [{"Resource": one.resource, "Access": one.access, "Segment": one.name} for one in rights]
     return json.dumps(wanted).encode()
 
 
 def missing_rights(rights: Collection[Right], status: int, body: bytes) -> tuple[Right, ...] | None:
-    """Return those of `rights` that the token lacks by the answer to `asked`; None where Consul does not tell.
+    """Return the `rights` that the token lacks by the answer to `asked`; None where Consul does not tell.
 
     The answer is 401 where ACLs are off, and 403 for a token that Consul does not know.
 

@@ -1,8 +1,8 @@
-"""Consul's HTTP API, asked through python-consul2 over our own transport.
+"""The client of Consul's HTTP API: python-consul2 over hapsync's own transport.
 
-The library's request building, error classes and endpoints stay in use; it lets `CONSUL_HTTP_*` variables override
-what it was told, so they are kept from it. The transport is made of `http.client`: TCP, TLS or a unix socket, one
-kept-alive connection for a thread, and one deadline for all of an answer (`consul/connection.py`).
+python-consul2 builds the requests, and its endpoints and error classes stay in use. `CONSUL_HTTP_*` variables would
+override its arguments, so they are hidden from it. The transport is made of `http.client`: TCP, TLS or a unix socket,
+one kept-alive connection for a thread, and one deadline for a whole answer (`consul/connection.py`).
 """
 
 import contextlib
@@ -28,16 +28,16 @@ from hapsync.system.process import leaves_spare_files
 from hapsync.text import quoted, shown
 
 MAX_BODY_BYTES = 64 * 1024 * 1024
-"""Unless the caller says otherwise: what is larger has gone wrong, and must not fill the memory."""
+"""The default limit of a body: a larger one is a fault, and must not fill the memory."""
 CHUNK_BYTES = 1024 * 1024
 _GATEWAY = {
     http.HTTPStatus.REQUEST_TIMEOUT,
     http.HTTPStatus.BAD_GATEWAY,
     http.HTTPStatus.GATEWAY_TIMEOUT,
 }
-"""What proxies answer to a request that took them too long; Consul's agent has none of them (agent/http.go)."""
+"""The statuses of a proxy whose timeout has passed; Consul's agent sends none of them (agent/http.go)."""
 _LATE = {http.HTTPStatus.REQUEST_TIMEOUT, http.HTTPStatus.GATEWAY_TIMEOUT}
-"""Of these, what means nothing but a timeout; 502 is also the answer where Consul or its server restarts."""
+"""The statuses that mean a timeout and nothing else; a proxy sends 502 also while Consul restarts."""
 
 
 BASE_BYTES, BYTES_PER_SERVER = 8 * 2**20, 8 * 2**10
@@ -45,7 +45,7 @@ BASE_BYTES, BYTES_PER_SERVER = 8 * 2**20, 8 * 2**10
 
 @contextlib.contextmanager
 def _without_requests() -> Iterator[None]:
-    # python-consul2 imports `requests` for the transport we replace: 180 ms and 16 MB for nothing (measured).
+    # python-consul2 imports `requests` for its own transport, which hapsync replaces: 180 ms and 16 MB (measured).
     if "requests" in sys.modules:
         yield
         return
@@ -64,7 +64,7 @@ ConsulException = base.ConsulException
 
 @attrs.frozen
 class Answer:
-    """What Consul answered: the status, the headers by lower-case name, and the whole body."""
+    """An answer of Consul: the status, the headers by lower-case name, and the whole body."""
 
     status: int
     headers: Mapping[str, str] = attrs.field(repr=False)
@@ -94,14 +94,14 @@ class ConsulClient(base.Consul):  # type: ignore[misc]  # the library has no typ
         timeout_seconds: float | None = None,
         max_servers: int | None = None,
     ) -> Answer:
-        """Ask for all instances of `service` with their checks, whatever their health.
+        """Ask for all instances of `service` with their checks, healthy or not.
 
-        `consistency` is `cached`, `stale`, `default` or `consistent`. With an `index` above 0 the answer comes when
-        Consul has something newer, or after `wait_seconds`. `timeout_seconds` is how long the answer may take beyond
-        that; None stands for the configured one. An answer that is far larger than `max_servers` instances is not
-        read to its end.
+        `consistency` is `cached`, `stale`, `default` or `consistent`. With an `index` above 0, Consul answers once it
+        has something newer, or after `wait_seconds`. The answer may take `timeout_seconds` beyond the wait; None
+        stands for the configured timeout. An answer that is far larger than `max_servers` instances is not read to
+        its end.
 
-        Raises CatalogError when there is no whole answer, or one that is not 200; it then says what to do.
+        Raises CatalogError, with a remedy, when there is no whole answer, or its status is not 200.
         """
         max_bytes = MAX_BODY_BYTES if max_servers is None else bytes_for(max_servers)
         try:
@@ -123,8 +123,8 @@ class ConsulClient(base.Consul):  # type: ignore[misc]  # the library has no typ
     def read_members(self, service: str, *, index: int = 0, wait_seconds: float = 0.0) -> Answer:
         """Ask any server for the nodes of `service`; the arguments and errors are those of `read_health`.
 
-        No answer of this endpoint comes from the agent's cache or out of a stream, so its headers say how the servers
-        fare, and a restored snapshot ends its blocking query (measured with 1.8.7 and 1.14.11).
+        This endpoint never answers from the agent's cache or from a stream. Its headers therefore show the state of
+        the servers, and a restored snapshot ends its blocking query (measured with 1.8.7 and 1.14.11).
         """
         path = f"/v1/catalog/service/{urllib.parse.quote(service, safe='')}"
         return self._get(path, f"service {quoted(service)}", "stale", index, wait_seconds, None)
@@ -176,9 +176,10 @@ class ConsulClient(base.Consul):  # type: ignore[misc]  # the library has no typ
         return str(answer.body.decode("utf-8", "replace").strip().strip('"'))
 
     def authorize(self, asked: bytes) -> tuple[int, bytes]:
-        """Ask what the token may do; return the status and the body. Raises CatalogError where Consul is away.
+        """Send the body `asked`, a question about the token's rights; return the status and the body of the answer.
 
-        Consul's own web interface asks this (measured with 1.8.7 and 1.14.11); the token needs no right for it.
+        Consul's own web interface uses this endpoint (measured with 1.8.7 and 1.14.11), and the token needs no right
+        for it. Raises CatalogError where Consul is away.
         """
         params, headers = [("dc", self.dc)] if self.dc else None, {"X-Consul-Token": self.token} if self.token else {}
         answer = self.http.post(lambda response: response, "/v1/internal/acl/authorize", params, asked, headers)
@@ -186,7 +187,7 @@ class ConsulClient(base.Consul):  # type: ignore[misc]  # the library has no typ
 
     @property
     def is_open(self) -> bool:
-        """The connection is open, and nothing went wrong on it yet."""
+        """The connection is open, and no error has occurred on it."""
         return bool(self.http.is_open)
 
     def open(self, timeout_seconds: float | None = None) -> None:
@@ -194,7 +195,7 @@ class ConsulClient(base.Consul):  # type: ignore[misc]  # the library has no typ
         self.http.connect(timeout_seconds)
 
     def abort(self) -> None:
-        """End the request under way at once; to be called from another thread."""
+        """End the running request at once; other threads call this."""
         self.http.abort()
 
     def close(self) -> None:
@@ -203,9 +204,9 @@ class ConsulClient(base.Consul):  # type: ignore[misc]  # the library has no typ
 
 
 def bytes_for(max_servers: int) -> int:
-    """Return how large an answer may be for a service of which `max_servers` instances may serve.
+    """Return the limit, in bytes, of an answer about a service of which `max_servers` instances may serve.
 
-    An instance with two checks is about 1.2 KB of JSON; tags, meta and the output of checks make it several.
+    An instance with two checks takes about 1.2 KB of JSON, and several KB with tags, meta and the output of checks.
     """
     return BASE_BYTES + BYTES_PER_SERVER * max_servers
 
@@ -222,8 +223,8 @@ def _refused(address: str, what: str, answer: Answer) -> str:
 class AgentHTTP:
     """One kept-alive connection to the agent, for one thread; `abort` may be called from any other.
 
-    It stands in for the library's transport, which has no deadline for blocking queries and no unix socket, follows
-    proxy variables, and hides the headers that a watch needs. Errors of the network and of HTTP leave it as
+    This class replaces the library's transport. The library's has no deadline for blocking queries and no unix
+    socket, follows proxy variables, and hides headers that a watch needs. Errors of the network and of HTTP become
     CatalogError.
     """
 
@@ -247,12 +248,12 @@ class AgentHTTP:
         timeout_seconds: float | None = None,
         max_bytes: int = MAX_BODY_BYTES,
     ) -> Any:
-        """Ask for `path`; `wait_seconds` is how long Consul was asked to hold the answer back.
+        """Request `path`; `wait_seconds` is the wait that the request asks Consul for.
 
-        `timeout_seconds` is how long the whole answer may take beyond that, from the first byte of its status line to
-        the last of its body; None stands for the configured one.
+        Beyond the wait, the whole answer may take `timeout_seconds`, from the first byte of its status line to the
+        last byte of its body; None stands for the configured timeout.
 
-        Raises CatalogError, CutShort where the answer that was held back never came, and TooLarge where its body has
+        Raises CatalogError, CutShort where a blocking query ended without Consul's answer, and TooLarge for a body of
         more than `max_bytes`.
         """
         uri = _uri(path, params)
@@ -261,16 +262,16 @@ class AgentHTTP:
         return callback(answer)
 
     def put(self, callback: Any, path: str, params: Any = None, data: Any = "", headers: Any = None) -> Any:
-        """Write to `path`, once: what became of a write that was cut off is not known. For reload slots alone."""
+        """Write to `path`, once, for the result of a cut write is unknown; only the reload semaphore writes."""
         return callback(self._request("PUT", _uri(path, params), headers, data))
 
     def post(self, callback: Any, path: str, params: Any = None, data: Any = "", headers: Any = None) -> Any:
-        """Ask for `path` with a body, once."""
+        """Send a body to `path`, once."""
         return callback(self._request("POST", _uri(path, params), headers, data))
 
     @property
     def is_open(self) -> bool:
-        """There is a connection, and nothing went wrong on it yet."""
+        """The connection exists, and no error has occurred on it."""
         return self._connection is not None
 
     def connect(self, timeout_seconds: float | None = None) -> None:
@@ -283,7 +284,7 @@ class AgentHTTP:
                 raise CatalogError(self._words(error)) from error
 
     def abort(self) -> None:
-        """End the request under way, if any, and let no other begin: it raises CatalogError in its thread."""
+        """End the running request and allow no other one; the thread of the request gets CatalogError."""
         self._aborted = True
         connection = self._connection
         sock = connection.sock if connection is not None else None
@@ -312,13 +313,13 @@ class AgentHTTP:
         begin = time.monotonic()
         try:
             self.connect(grace_seconds)
-            # Consul adds up to a sixteenth to the wait it was asked for (api-docs/features/blocking).
+            # Consul adds up to a sixteenth to the requested wait (api-docs/features/blocking).
             deadline = begin + wait_seconds * 17 / 16 + grace_seconds
             answer = self._send(method, uri, headers, data, deadline, grace_seconds)
         except (OSError, http.client.HTTPException) as error:
             self.close()
-            # A kept-alive connection may have been closed while it was idle; only then is a second try honest. Never
-            # for a blocking query: the agent may have restarted, and an index from before it would only block.
+            # The agent may have closed a kept-alive connection while it was idle: only then the request is sent
+            # again. A blocking query is not: the agent may have restarted, and an older index would only block.
             if reused and method == "GET" and not wait_seconds and not self._aborted and _was_closed(error):
                 with contextlib.suppress(OSError, http.client.HTTPException):
                     self.connect(grace_seconds)
@@ -356,7 +357,7 @@ class AgentHTTP:
             body = _read_body(response, self._max_bytes)
         finally:
             response.close()
-        if connection.sock is None:  # the agent keeps no connection; the next one is connected within its own time
+        if connection.sock is None:  # the agent keeps no connection; the next request connects within its own timeout
             self._connection = None
         self._has_answered = True
         found = {name.lower(): value for name, value in response.getheaders()}
@@ -365,7 +366,7 @@ class AgentHTTP:
     def _connect(self, timeout_seconds: float) -> None:
         connection = Connection(self._where)
         connection.begin(time.monotonic() + timeout_seconds, timeout_seconds)
-        # Published before it connects, so that `abort` finds it; `_aborted` is looked at again after.
+        # The connection is published before it connects, so `abort` finds it; `_aborted` is read again afterwards.
         self._connection = connection
         self._has_answered = False
         connection.connect()
@@ -377,7 +378,7 @@ class AgentHTTP:
 
 
 def _uri(path: str, params: Sequence[tuple[str, object]] | None) -> str:
-    """Return `path` with `params`; what is percent-encoded already stays so, unlike with the library's own."""
+    """Return `path` with `params`; percent-encoded text stays as it is, which the library would encode again."""
     query = f"?{urllib.parse.urlencode(params)}" if params else ""
     return urllib.parse.quote(path, safe="/:%") + query
 
@@ -391,7 +392,7 @@ def _read_body(response: http.client.HTTPResponse, max_bytes: int) -> bytes:
     chunks: list[bytes] = []
     size = 0
     while response.length != 0:
-        # With a size, an answer that breaks off is no error for `read1`; a chunked one is.
+        # `read1` reports a truncated chunked answer as an error, but not a truncated one with a Content-Length.
         if not (chunk := response.read1(CHUNK_BYTES)):
             if response.length:
                 raise http.client.IncompleteRead(b"", response.length)
@@ -410,5 +411,5 @@ def _was_closed(error: Exception) -> bool:
 
 
 def _never_came(error: Exception) -> bool:
-    """Return whether `error` is what a proxy leaves that ends, or forgets, a connection on which nothing happens."""
+    """Return whether `error` looks like a proxy or a firewall that ended, or forgot, an idle connection."""
     return _was_closed(error) or isinstance(error, TimeoutError)

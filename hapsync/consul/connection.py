@@ -1,7 +1,7 @@
 """One HTTP connection to Consul's agent, over TCP, TLS or a unix socket, on which every answer has a deadline.
 
-`http.client` has a timeout for each read of the socket only: an agent that sends a byte a second is never given up.
-Here one deadline holds for all of an answer: status line, headers, sizes of chunks, and body.
+The timeout of `http.client` holds for each read of the socket alone, so an agent that sends a byte a second never
+reaches it. Here one deadline holds for the whole answer: status line, headers, sizes of chunks, and body.
 """
 
 import functools
@@ -22,7 +22,7 @@ KEEPALIVE_AFTER_SECONDS = 15
 
 
 class Connection(http.client.HTTPConnection):
-    """A connection to an `Endpoint`; `begin` says how long the next answer, or the connecting, may take."""
+    """A connection to an `Endpoint`; `begin` sets the deadline of the next answer, or of the connect."""
 
     def __init__(self, where: Endpoint) -> None:
         super().__init__(where.host, where.port)
@@ -32,7 +32,7 @@ class Connection(http.client.HTTPConnection):
         self.response_class = functools.partial(_Response, self)  # type: ignore[assignment]  # only ever called
 
     def begin(self, deadline: float, grace_seconds: float) -> None:
-        """Let the next answer take until `deadline` (monotonic seconds), and `grace_seconds` from its first byte."""
+        """Allow the next answer until `deadline` (monotonic seconds), and `grace_seconds` from its first byte."""
         self._deadline, self._grace_seconds = deadline, grace_seconds
         if self.sock is not None:
             self.sock.settimeout(self.left_seconds())
@@ -43,11 +43,11 @@ class Connection(http.client.HTTPConnection):
         if where.unix_path is not None:
             self._try(socket.AF_UNIX, where.unix_path, self.left_seconds())
             return
-        # What name resolution takes is the system's (resolv.conf(5)).
+        # The time of name resolution is limited by the system (resolv.conf(5)).
         found = socket.getaddrinfo(where.host, where.port, type=socket.SOCK_STREAM)
         for number, (family, _, _, _, address) in enumerate(found):
             try:
-                # An address that nobody answers at leaves time for those after it.
+                # An address without an answer leaves time for the next addresses.
                 self._try(family, address, self.left_seconds() / (len(found) - number))
                 break
             except OSError:
@@ -63,19 +63,19 @@ class Connection(http.client.HTTPConnection):
             self.sock = where.tls.wrap_socket(self.sock, server_hostname=where.host)
 
     def left_seconds(self) -> float:
-        """Return how long the answer may still take; raises TimeoutError when it is late."""
+        """Return the seconds until the deadline; raises TimeoutError after it."""
         left = self._deadline - time.monotonic()
         if left <= 0:
             raise TimeoutError
         return left
 
     def has_begun(self) -> None:
-        """Note that the first bytes of the answer are here: what follows is not what Consul waited for."""
+        """Note that the answer has begun, so Consul's wait is over and the rest of the answer has its own time."""
         self._deadline = min(self._deadline, time.monotonic() + self._grace_seconds)
 
     def _try(self, family: int, address: object, timeout_seconds: float) -> None:
         sock = socket.socket(family, socket.SOCK_STREAM)
-        # Published before it connects, so that another thread can end that.
+        # The socket is published before it connects, so another thread can end the connect.
         self.sock = sock
         try:
             sock.settimeout(timeout_seconds)
@@ -99,7 +99,7 @@ class _Timed(io.RawIOBase):
         self._connection = connection
         self._sock = sock
         self._raw = sock.makefile("rb", buffering=0)
-        """Keeps the socket open where the connection lets go of it, as it does where an answer is its last."""
+        """This file keeps the socket open after the connection closed it, as it does with its last answer."""
         self._has_begun = False
 
     def readable(self) -> bool:

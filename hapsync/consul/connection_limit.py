@@ -1,9 +1,9 @@
-"""Which services may keep a connection to Consul's agent, so that other programs of this machine keep some, too.
+"""The services that may keep a connection to Consul's agent, so other programs of the machine get connections, too.
 
-An agent takes 200 connections from one address (`limits.http_max_conns_per_client`) and answers 429 to whoever comes
-after; Consul 1.8 closes such a connection instead. A blocking query holds one for as long as nothing changes. So
-where there are more services than connections, some keep theirs and are woken by every change; the others are guests,
-read by turns. A service without instances keeps none where connections are few.
+An agent takes 200 connections from one address (`limits.http_max_conns_per_client`), and answers 429 on any further
+one; Consul 1.8 closes a further one instead. A blocking query holds its connection until something changes. Where
+there are more services than connections, some services keep theirs, and each change wakes them. The other services
+are *guests*, read by turns. Where connections are few, a service without instances is a guest.
 """
 
 import logging
@@ -15,20 +15,20 @@ from collections.abc import Callable
 log = logging.getLogger(__name__)
 
 GUESTS_PER_SECOND = 15.0
-"""Below the part of the budget that guests and services without instances have."""
+"""This rate is below the budget's part for guests and services without instances."""
 GUEST_REST_SECONDS = 1.0
 """The least time between two reads of a guest."""
 FEWEST = 8
-"""However little the agent takes, hapsync tries so many."""
+"""The least number of connections that hapsync tries, however few the agent takes."""
 KEEP_FRACTION = 0.8
-"""Of the connections that the agent took hapsync keeps so many; the rest is for others."""
+"""The part of the agent's connections that hapsync keeps after a refusal; other programs get the rest."""
 TELL_SECONDS = 60.0
 RECOVER_SECONDS = 300.0
 RECOVER_FRACTION = 0.1
-"""After this long without a refusal so many more connections are tried."""
+"""After `RECOVER_SECONDS` without a refusal, the limit grows by this part."""
 
 MANY_SERVICES = 150
-"""From here on the agent's limit of connections is near."""
+"""From this number of services on, the agent's limit of connections is near."""
 
 
 class ConnectionLimit:
@@ -46,17 +46,17 @@ class ConnectionLimit:
         self._kept: dict[str, Callable[[], None]] = {}
         self._open: set[str] = set()
         self._answered: dict[str, float] = {}
-        """Since when (monotonic seconds) the connection is open on which the service was last answered."""
+        """The time (monotonic seconds) when the connection of a service's last answer was opened."""
 
     def expect(self, services: int) -> None:
-        """Note how many services there are, before they come."""
+        """Note the number of services before they ask for connections."""
         with self._lock:
             self._wanted = services
 
     def may_keep(self, service: str, disturb: Callable[[], None], *, is_empty: bool) -> bool:
         """Return whether `service` may hold a connection while it waits for a change.
 
-        `disturb` is called, from any thread, when it has to give that up at once.
+        `disturb` is called, from any thread, when the service has to give its connection up at once.
         """
         with self._lock:
             self._recover()
@@ -82,7 +82,7 @@ class ConnectionLimit:
             return may_open
 
     def hung_up(self, service: str) -> None:
-        """Note that `service` has no connection any more; it may still keep one."""
+        """Note that `service` has no connection any more; its right to keep one stays."""
         with self._lock:
             self._open.discard(service)
             self._answered.pop(service, None)
@@ -97,12 +97,12 @@ class ConnectionLimit:
             self._freed.notify()
 
     def answered(self, service: str, opened_at: float) -> None:
-        """Note an answer to `service` on a connection that is open since `opened_at` (monotonic seconds)."""
+        """Note an answer to `service` on a connection opened at `opened_at` (monotonic seconds)."""
         with self._lock:
             self._answered[service] = opened_at
 
     def failed(self, service: str) -> None:
-        """Note that the connection of `service` cannot be relied on until it is answered again."""
+        """Note that the connection of `service` failed, and proves nothing until its next answer."""
         with self._lock:
             self._answered.pop(service, None)
 
@@ -117,7 +117,7 @@ class ConnectionLimit:
             return max(GUEST_REST_SECONDS, (self._wanted - len(self._kept)) / GUESTS_PER_SECOND)
 
     def refused(self, service: str) -> None:
-        """Have fewer connections, for the agent refused that of `service`; whoever has to leaves at once."""
+        """Lower the limit, for the agent refused a connection of `service`; services beyond it hang up at once."""
         with self._lock:
             self._open.discard(service)
             self._limited_at = now = time.monotonic()
@@ -136,9 +136,9 @@ class ConnectionLimit:
             disturb()
 
     def closed(self, service: str, at: float) -> bool:
-        """Settle what closed a new connection of `service` at `at`, a moment ago; return whether it was the limit.
+        """Return whether the agent's limit, not an outage, closed a new connection of `service` at `at`, just now.
 
-        A limit leaves the connections of before, an outage cuts all of them.
+        A limit leaves the older connections open; an outage closes all of them.
         """
         with self._lock:
             is_limit = sum(opened_at < at for opened_at in self._answered.values()) >= FEWEST // 2
@@ -147,7 +147,7 @@ class ConnectionLimit:
         return is_limit
 
     def has_many(self) -> bool:
-        """Return whether enough is held for a limit of the agent to be what closes a new connection."""
+        """Return whether hapsync has so many connections that the agent's limit may have closed a new one."""
         with self._lock:
             return len(self._open) >= FEWEST // 2
 
@@ -174,10 +174,10 @@ class ConnectionLimit:
 
 
 def connection_advice(services: int, max_connections: int) -> str | None:
-    """Return what to say of so many `services` beside `[consul] max_connections`, None while they are few.
+    """Return the advice for so many `services` beside `[consul] max_connections`; None while they are few.
 
     An agent takes 200 connections from one address unless `limits.http_max_conns_per_client` says otherwise (Consul
-    1.8 to 1.14), and every program of this machine that asks it has that address.
+    1.8 to 1.14). All programs of this machine that ask the agent share one address.
     """
     if services < MANY_SERVICES:
         return None

@@ -1,7 +1,7 @@
-"""`[discover]` and the list of services in, a configuration out that names a backend for each service that gets one.
+"""`[discover]` and the listing of services in, a configuration with a backend for each discovered service out.
 
-What was discovered stands in the rendered file, as backends with the prefix of their group: that is the memory, so a
-HAProxy that runs from it is never asked to give them up because Consul is away.
+The rendered file holds the discovered backends, each with its group's prefix, over a restart. An HAProxy that runs
+from this file is never asked to give them up because Consul is away.
 """
 
 import json
@@ -19,8 +19,8 @@ from hapsync.text import quoted
 class Listing:
     """The names of all services and their tags, as one answer of Consul gave them.
 
-    `is_whole`: nothing speaks against it, so that a service it lacks is gone. `unreadable` are those whose tags are
-    not a list of texts.
+    `is_whole`: no evidence speaks against the answer, so a service missing in it is gone. `unreadable` names the
+    services whose tags are not a list of texts.
     """
 
     services: Mapping[str, frozenset[str]]
@@ -44,7 +44,7 @@ def _are_texts(tags: object) -> bool:
 
 @attrs.frozen
 class Discovered:
-    """A configuration with its discovered backends; what was left out, a line each, and those that Consul lacks."""
+    """A configuration with its discovered backends, services left out (a line each), and backends gone in Consul."""
 
     config: Config
     left_out: tuple[str, ...] = ()
@@ -52,7 +52,7 @@ class Discovered:
 
 
 def with_discovered(config: Config, names: Iterable[str]) -> Config:
-    """Return `config` with exactly the discovered backends `names`, each under the group whose prefix it has."""
+    """Return `config` with exactly the discovered backends `names`, each in the group of its prefix."""
     if not config.discover:
         return config
     prefixes = tuple(one.prefix for one in config.discover.values())
@@ -73,10 +73,11 @@ def members(config: Config, group: str) -> tuple[str, ...]:
 
 
 def in_doubt(config: Config, gone: Collection[str]) -> Mapping[str, str]:
-    """Return those of the backends `gone` that are not to be given up by time alone, and why.
+    """Return the backends among `gone` that must not be given up by time alone, and why.
 
-    A Consul that lost its state lists as good as nothing, and does so beyond doubt. So where more than half of a
-    group is gone at once, and more than one, a person has to release them, or they have to come back.
+    A Consul that lost its state lists almost nothing, and its answer carries no doubt. Where more than half of a
+    group, and more than one backend, is gone at once, the backends stay until they are back or an operator releases
+    them.
     """
     found: dict[str, str] = {}
     for group in config.discover:
@@ -91,8 +92,8 @@ def in_doubt(config: Config, gone: Collection[str]) -> Mapping[str, str]:
 def discover(config: Config, listing: Listing) -> Discovered:
     """Return `config` with a backend for each service in `listing` that has a group's tag; it loses none here.
 
-    Of more than `max_backends` those that are there stay, then the first by name come in. Whoever registers a service
-    chooses its name, so only names that HAProxy takes get a backend.
+    Where a group has more than `max_backends`, the present backends stay, and new ones come in by name. A registrant
+    chooses a service's name freely, so only names that HAProxy takes get a backend.
     """
     names: set[str] = set()
     left_out: list[str] = []

@@ -1,4 +1,4 @@
-"""What `[consul]` says of the agent: its address, the TLS context, the client certificate and the token."""
+"""The agent as `[consul]` describes it: its address, the TLS context, the client certificate and the token."""
 
 import contextlib
 import os
@@ -18,14 +18,14 @@ from hapsync.errors import CatalogError
 from hapsync.system.files import ensure_regular, read_text
 
 _environment = threading.Lock()
-"""Held by whoever changes or reads the `CONSUL_HTTP_*` variables; every watch has a thread of its own."""
+"""This lock guards the `CONSUL_HTTP_*` variables, for every watch has a thread of its own."""
 
 
 @attrs.frozen
 class Endpoint:
-    """Where the agent listens; `unix_path` stands for host and port on a unix socket.
+    """The agent's address; on a unix socket, `unix_path` replaces host and port.
 
-    `has_certificate`: with TLS, a client certificate is shown.
+    `has_certificate`: with TLS, hapsync presents a client certificate.
     """
 
     host: str
@@ -72,14 +72,14 @@ def _tls_context(config: ConsulConfig) -> ssl.SSLContext:
 
 
 def _no_password() -> str:
-    # Without this OpenSSL asks for it on the terminal, and waits.
+    # Without this callback OpenSSL asks for the password on the terminal, and waits.
     raise CatalogError("[consul] key_file: is encrypted; give a key without a password, readable by the agent alone")
 
 
 class Endpoints:
     """The endpoint that `[consul]` names, for all threads; made anew when a certificate file has changed.
 
-    Consul's own certificates live for days (`auto_encrypt`, Vault); whoever renews them restarts nothing.
+    Consul's own certificates live for days (`auto_encrypt`, Vault), so a renewal must need no restart.
     """
 
     def __init__(self, config: ConsulConfig) -> None:
@@ -129,10 +129,10 @@ def without_environment() -> Iterator[None]:
 
 
 def read_token(config: ConsulConfig) -> str:
-    """Return the token to use: the file's first line, else the configured one, else CONSUL_HTTP_TOKEN's.
+    """Return the token: the first line of the file, else the configured token, else the one in CONSUL_HTTP_TOKEN.
 
-    Raises CatalogError when the file cannot be read, is empty (as it is while somebody writes it), or holds what can
-    be no token: without one Consul shows as much as nothing, and says so to nobody.
+    Raises CatalogError when the file cannot be read, is empty (as during a write), or holds no possible token.
+    Without a token Consul shows almost nothing, and reports no error.
     """
     if config.token_file is not None:
         try:

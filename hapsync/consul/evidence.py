@@ -1,7 +1,7 @@
-"""How far an answer of Consul may be believed: what its headers say, and how much it would take away.
+"""The evidence in an answer of Consul: its headers, and the size of the loss that it would cause.
 
-Consul answers 200 with an empty list where a token lost its rights, and with an old list where its servers are away.
-Both look like a true answer, so nothing is taken away before the evidence is good.
+Consul answers 200 with an empty list to a token without rights, and with an old list while its servers are away. Both
+look like a true answer, so no server is removed without good evidence.
 """
 
 import math
@@ -14,15 +14,15 @@ from hapsync.model.catalog import Doubt, Reading
 from hapsync.model.server import Address, CheckStatus
 
 MAX_AGE_SECONDS = 30.0
-"""An answer from the agent's cache is too old when the agent lost its servers longer ago."""
+"""An answer from the agent's cache is too old when the agent lost the servers longer ago than this."""
 MAX_LAST_CONTACT_MS = 10_000.0
-"""An answer is too old when the server that gave it heard of its leader longer ago."""
+"""An answer is too old when its server last heard of the leader longer ago than this."""
 LIVE_AGE_SECONDS = 1.0
-"""From this age on the agent's cache is out of touch with the servers; 0 is what it says while it is live."""
+"""From this `Age` on, the agent's cache is out of touch with the servers; a live cache says 0."""
 WARY_SECONDS = 60.0
-"""For so long after Consul's state went back, or its servers were away, no streamed news is believed on its own.
+"""For so long after a rollback of Consul's state, or an absence of its servers, a streamed change needs confirmation.
 
-Agents of 1.14.11 gave the old state out of their streams for 0.7 s after the servers had lost theirs (measured).
+Agents of 1.14.11 streamed the old state for 0.7 s after the servers had lost it (measured).
 """
 MAX_LOSS_FRACTION = 0.3
 MIN_LOSS = 2
@@ -31,11 +31,11 @@ _SERVING = frozenset({CheckStatus.PASSING, CheckStatus.WARNING})
 
 @attrs.frozen
 class Finding:
-    """One answer: what it says of the service, and what speaks against it.
+    """One answer: the reading of its service, and the doubt in it.
 
-    `reading` carries no doubt of its own. `age_seconds` is how long the agent's cache was out of touch, 0 without it.
-    `is_streamed`: it came out of the agent's view of a stream. `is_early`: nothing is new, and yet Consul, past the
-    agent's cache, ended the blocking query long before its time, as it does when a snapshot is restored.
+    `reading` carries no doubt of its own. `age_seconds` is the time since the agent's cache lost touch, 0 without a
+    cache. `is_streamed`: the answer is from the agent's view of a stream. `is_early`: Consul itself, not the agent's
+    cache, ended the blocking query long before its time, with nothing new. A restored snapshot has that effect.
     """
 
     reading: Reading
@@ -48,19 +48,20 @@ class Finding:
 
     @property
     def is_behind(self) -> bool:
-        """It comes from a cache that is out of touch with the servers."""
+        """The answer is from a cache that is out of touch with the servers."""
         return self.age_seconds >= LIVE_AGE_SECONDS
 
 
 def evidence(headers: Mapping[str, str], is_cached: bool) -> Doubt | None:  # noqa: FBT001
-    """Return what speaks against an answer with these `headers` (names in lower case), None when nothing does.
+    """Return the doubt about an answer with these `headers` (names in lower case); None without one.
 
-    `is_cached`: it came from the agent's cache, which repeats the headers of its last fetch. So `Age` counts there,
-    and the last contact does not; a known leader says nothing, but that there was none says what the fetch was worth
-    (measured with 1.8: what it fetched without a quorum it gives with `Age: 0` and no leader). With streaming
-    there is no word of a leader: 1.20 sends `X-Consul-KnownLeader: false` and a last contact of 0 with every answer
-    (measured), others may leave them out; absent is not bad. `X-Consul-Results-Filtered-By-ACLs` is sent since 1.11.
-    (Consul's API documentation, features/caching and features/consistency.)
+    `is_cached`: the answer is from the agent's cache, which repeats the headers of its last fetch. `Age` then counts,
+    and the last contact does not. A known leader proves nothing there, but a missing leader shows that the fetch was
+    worthless: 1.8 gives an answer fetched without a quorum with `Age: 0` and no leader (measured). With streaming the
+    headers never report the leader: 1.20 sends `X-Consul-KnownLeader: false` and a last contact of 0 with every
+    answer (measured), and other versions may leave them out, so absent headers raise no doubt.
+    `X-Consul-Results-Filtered-By-ACLs` exists since 1.11. (Consul's API documentation, features/caching and
+    features/consistency.)
     """
     is_filtered = headers.get("x-consul-results-filtered-by-acls", "false").lower()
     has_leader = "true" if is_streamed(headers) else headers.get("x-consul-knownleader", "true").lower()
@@ -76,28 +77,28 @@ def evidence(headers: Mapping[str, str], is_cached: bool) -> Doubt | None:  # no
 
 
 def age_seconds(headers: Mapping[str, str]) -> float:
-    """Return how long the agent's cache was out of touch when it answered; infinite where it makes no sense."""
+    """Return the seconds for which the agent's cache was out of touch; infinite for a header that makes no sense."""
     return _number(headers.get("age"))
 
 
 def is_streamed(headers: Mapping[str, str]) -> bool:
     """Return whether an answer with these `headers` came from the agent's view of a stream of events (since 1.10).
 
-    Streamed answers never say that the token may not read all of it, nor that there is no leader, and an agent that
-    lost its stream gives the old content with an age of 0 (measured with 1.14.11).
+    Streamed answers never report missing rights of the token, nor a missing leader. An agent that lost its stream
+    gives the old content with an age of 0 (measured with 1.14.11).
     """
     return headers.get("x-consul-query-backend", "").lower() == "streaming"
 
 
 def loses(before: Reading | None, now: Reading) -> bool:
-    """Return whether an address that served by `before` does not by `now`."""
+    """Return whether an address serves in `before` and not in `now`."""
     return bool(_serving(before) - _serving(now))
 
 
 def loses_silently(before: Reading | None, now: Reading, trusted_index: int) -> bool:
-    """Return whether an address that served by `before`, read at Consul's `trusted_index`, is gone without a word.
+    """Return whether an address serves in `before`, read at Consul's `trusted_index`, and is gone without a cause.
 
-    A check of its instance that turned critical after that index is one: no older state has it.
+    A check of its instance is a cause if it turned critical after this index, for no older state has it.
     """
     told = {one.address for one in now.instances if one.critical_index > trusted_index}
     return bool(_serving(before) - _serving(now) - told)
@@ -106,10 +107,10 @@ def loses_silently(before: Reading | None, now: Reading, trusted_index: int) -> 
 def is_rewritten(before: Reading | None, now: Reading, trusted_index: int) -> bool:
     """Return whether `now` cannot have followed `before`, a trusted reading as of Consul's index `trusted_index`.
 
-    It cannot where an instance is new though it was last registered at or before that index, where one was created
-    anew at an index that had gone by, or where its last registration is an older one. So a snapshot looks that was
-    restored into a running Consul, once its index has moved on: the log goes on, only the content goes back (measured
-    with 1.8.7 and 1.14.11). The token may also have gained rights; then there is more than before, and nothing lost.
+    `now` cannot have followed in three cases: a new instance was last registered at or before that index, an instance
+    was created anew at an earlier index, or the last registration of an instance is older. A snapshot restored into a
+    running Consul has these marks once the index has moved on: the log goes on, and only the content goes back
+    (measured with 1.8.7 and 1.14.11). The token may also have gained rights; then instances appear, and none is lost.
     """
     if before is None:
         return False
@@ -128,15 +129,16 @@ def is_rewritten(before: Reading | None, now: Reading, trusted_index: int) -> bo
 
 
 def needs_confirming(before: Reading | None, now: Reading, doubt: Doubt | None) -> bool:
-    """Return whether `now` takes more away than its evidence is good for; `doubt` is what speaks against it."""
+    """Return whether `now` removes more than its evidence allows; `doubt` is the doubt about it."""
     return loses_much(before, now) or (doubt is not None and bool(_serving(before) - _serving(now)))
 
 
 def loses_much(before: Reading | None, now: Reading) -> bool:
-    """Return whether `now` takes away so much of `before`, a trusted reading, that Consul is asked twice.
+    """Return whether `now` lacks so much of `before`, a trusted reading, that Consul is asked again.
 
-    None is a service that was never read. Empty always counts, unless it was empty before. What is left out or no
-    longer passing or warning counts as taken away; an address that moved to another instance does not.
+    None stands for a service that was never read. An empty reading always counts, unless the one before was empty.
+    Instances that are quarantined, or no longer passing or warning, count as lost; an address moved to another
+    instance does not.
     """
     if not now.instances:
         return before is None or before.doubt is not None or bool(before.instances)
@@ -146,17 +148,17 @@ def loses_much(before: Reading | None, now: Reading) -> bool:
 
 
 def same_content(one: Reading, other: Reading) -> bool:
-    """Return whether both readings say the same of their service, however far each is trusted."""
+    """Return whether both readings have the same content, whatever doubt each has."""
     return (one.instances, one.quarantined, one.namesakes) == (other.instances, other.quarantined, other.namesakes)
 
 
 @attrs.frozen
 class Trust:
-    """The last `reading` of a service without a doubt, its Consul `index`, and what may have gone back since.
+    """The last `reading` of a service without a doubt, its Consul `index`, and possible rollbacks since.
 
-    Until `wary_until` no streamed news is believed on its own. Until `rewound_until` a snapshot may have been
-    restored: then Consul's index goes on and only its content goes back, so what is missing is taken for older state.
-    `is_unheard`: the leader did not say since whether one was. All times are monotonic seconds.
+    Until `wary_until` a streamed change needs confirmation. Until `rewound_until` a snapshot may have been restored.
+    A restore takes back Consul's content and not its index, so a missing instance then counts as older state.
+    `is_unheard`: the leader has not said yet whether a snapshot was restored. All times are monotonic seconds.
     """
 
     reading: Reading | None = None
@@ -173,19 +175,19 @@ class Trust:
         return attrs.evolve(self, wary_until=wary_until, rewound_until=wary_until, is_unheard=True)
 
     def is_wary(self, now: float) -> bool:
-        """Consul's state may just have gone back."""
+        """Consul's state may have gone back a short time ago."""
         return now < self.wary_until
 
     def is_rewind_open(self, now: float) -> bool:
-        """A snapshot may just have been restored and cost something, and the leader was not heard since."""
+        """A snapshot restored a short time ago may have removed instances, and the leader has not answered since."""
         has_any = self.reading is not None and bool(self.reading.instances)
         return has_any and self.is_unheard and now < self.rewound_until
 
     def heard(self, leader: Finding, now: float) -> "Trust":
-        """Take note of what the leader says.
+        """Take note of the leader's answer.
 
-        The leader restores first. Where it lacks nothing of what was trusted, whatever is missing later left in the
-        ordinary way: the query may have ended because a server was stopped.
+        The leader restores a snapshot first. If its answer has all trusted instances, later losses are ordinary ones,
+        and the query ended for another reason, such as the stop of a server.
         """
         if leader.doubt not in {None, Doubt.FILTERED}:
             return self
@@ -193,17 +195,17 @@ class Trust:
         return attrs.evolve(self, is_unheard=False, rewound_until=-math.inf if is_whole else self.rewound_until)
 
     def is_older(self, found: Finding, now: float) -> bool:
-        """Return whether the content of `found` went back though its index did not."""
+        """Return whether the content of `found` went back while its index did not."""
         if is_rewritten(self.reading, found.reading, self.index):
             return True
         return now < self.rewound_until and loses_silently(self.reading, found.reading, self.index)
 
     def goes_back(self, found: Finding, now: float) -> bool:
-        """Return whether `found`, beyond doubt, shows that Consul's state went back."""
+        """Return whether `found`, without a doubt, shows that Consul's state went back."""
         return found.doubt is None and (found.index < self.index or self.is_older(found, now))
 
     def is_news(self, found: Finding, now: Reading | None) -> bool:
-        """Return whether `found`, read past the cache, says anything else than `now`, or speaks against it."""
+        """Return whether `found`, read past the cache, differs from `now` or gives a reason to doubt it."""
         if now is None or found.doubt is not None:
             return True
         return found.index < self.index or not same_content(found.reading, now)

@@ -1,7 +1,7 @@
 """The JSON of Consul's `/v1/health/service/NAME` in, one `Reading` of that service out.
 
-An answer that is not a list of entries is a CatalogError, and there is no reading. Inside a list an entry that cannot
-be used costs itself alone: it is left out, as a value with its reason.
+An answer that is not a list of entries is a CatalogError and gives no reading. An unusable entry of a list is left
+out alone, as a value with its reason.
 """
 
 import json
@@ -20,16 +20,16 @@ _DECODER = json.JSONDecoder()
 
 
 class NotAList(TypeError):
-    """It is JSON, but no list."""
+    """The answer is JSON, but no list."""
 
 
 def parse_reading(service: str, body: bytes) -> Reading:
     """Return the reading that `body`, an answer of `/v1/health/service/SERVICE`, holds.
 
-    An entry that cannot be used, whatever is missing in it or of the wrong type, is quarantined by itself.
+    An unusable entry, with a part missing or of the wrong type, is quarantined alone.
 
-    Raises CatalogError when the answer is no list of instances: no JSON, no list, or a list of which no entry names
-    so much as a node or a service id. Whoever registers a service cannot bring that about.
+    Raises CatalogError when the answer is no list of instances: no JSON, no list, or a list in which no entry names a
+    node or a service id. A registrant of a service cannot cause such an answer.
     """
     try:
         entries = _entries(service, body)
@@ -61,16 +61,16 @@ def parse_reading(service: str, body: bytes) -> Reading:
 
 
 _LEVELS = 8
-"""How deep an answer is read: list, entry, record and field are four levels."""
+"""The deepest level that is read; list, entry, record and field are four levels."""
 _MARKS = re.compile(r'"(?:[^"\\]+|\\.)*"|[\[\]{}]|-?[0-9]{400,}', re.DOTALL)
-"""Strings, so that nothing in them counts as a bracket; brackets; numbers that Python refuses to read."""
+"""The pattern matches strings (brackets in them do not count), brackets, and numbers too long for Python."""
 
 
 def _entries(service: str, body: bytes) -> Sequence[Instance | Quarantined | Namesake]:
-    """Return the entries in `body`; raises NotAList, ValueError, or RecursionError for what is nested deeply.
+    """Return the entries in `body`; raises NotAList, ValueError, or RecursionError for deeply nested JSON.
 
     A registration may hold any JSON in `Proxy.Config`, and Consul gives it back (measured with 1.8.7 and 1.14.11: a
-    table 2,500 levels deep). hapsync reads none of it, so where Python's limits are passed it is cut out.
+    table 2,500 levels deep). hapsync does not use this part, so JSON beyond Python's limits is cut out.
     """
     try:
         return [_parse_entry(service, entry) for entry in elements(body.decode("utf-8"))]
@@ -82,7 +82,7 @@ def _entries(service: str, body: bytes) -> Sequence[Instance | Quarantined | Nam
 
 
 def _pruned(text: str) -> str:
-    """Return the JSON `text` with null for whatever is nested deeper than `_LEVELS`, and for endless numbers."""
+    """Return the JSON `text` with null for values nested deeper than `_LEVELS` and for endless numbers."""
     kept: list[str] = []
     start = depth = 0
     for mark in _MARKS.finditer(text):
@@ -121,7 +121,7 @@ def _parse_entry(service: str, entry: Any) -> Instance | Quarantined | Namesake:
 
 
 def _instance(entry: Any, address: Address | None, problem: str) -> Instance:
-    """Return the instance of `entry`, at `address`; raises ValueError, with `problem` where there is none."""
+    """Return the instance of `entry`, at `address`; raises ValueError, with `problem` for a missing address."""
     node, record = _table(entry, "Node"), _table(entry, "Service")
     name, instance_id = node.get("Node"), record.get("ID")
     if not isinstance(name, str):
@@ -170,7 +170,7 @@ def _address(host: object, port: object) -> Address:
         raise ValueError(f"its address {quoted(host, length=60)} is not an IP address") from None
     if why := why_refused(canonical):
         raise ValueError(f"its address {canonical} is {why}")
-    if port is None or port == 0:  # 1.14 leaves the port out where it is 0, as it is with a Unix socket
+    if port is None or port == 0:  # 1.14 omits a port of 0, as services on a unix socket have
         raise ValueError("it has no port")
     if type(port) is not int or not 1 <= port <= MAX_PORT:
         raise ValueError(f"its port {_said(port)} is not from 1 to {MAX_PORT}")
@@ -185,7 +185,7 @@ def _index(index: object) -> int:
 
 
 def _critical_index(checks: object) -> int:
-    """Return the highest index of the checks that are neither passing nor warning, 0 where there is none."""
+    """Return the highest index of the checks that are neither passing nor warning; 0 without such a check."""
     tables = [check for check in checks if isinstance(check, dict)] if isinstance(checks, list) else []
     bad = [check for check in tables if _text(check.get("Status")) not in {"passing", "warning"}]
     return max((_index(check.get("ModifyIndex")) for check in bad), default=0)
@@ -204,7 +204,7 @@ def _weights(weights: Any) -> tuple[int, int]:
 
 
 def _said(value: object) -> str:
-    """Return a value of JSON as it is shown; of a list or a table, which may be of any depth, only what it is."""
+    """Return a JSON value for messages; a list or a table, of any depth, is only named as such."""
     if isinstance(value, list | dict):
         return "(a list)" if isinstance(value, list) else "(a table)"
     return quoted(str(value), length=20)
@@ -213,8 +213,8 @@ def _said(value: object) -> str:
 def _status(checks: Any) -> CheckStatus:
     """Return the worst of an instance's checks, in Consul's own order; no checks at all is passing.
 
-    Maintenance is told by check id (`_node_maintenance`, `_service_maintenance:ID`; agent/structs, 1.8). A status
-    that is none of Consul's words counts as critical. Raises ValueError for what is no list of checks.
+    The id of a check shows maintenance (`_node_maintenance`, `_service_maintenance:ID`; agent/structs, 1.8). A status
+    unknown to Consul counts as critical. Raises ValueError where `checks` is no list of checks.
     """
     if checks is None:
         return CheckStatus.PASSING
@@ -238,10 +238,10 @@ def _status(checks: Any) -> CheckStatus:
 def elements(text: str) -> Iterator[Any]:
     """Yield each element of the JSON list `text`, one by one.
 
-    So other threads come in between and only one is in memory: `json.loads` of 16 MB lets no other thread run for a
-    quarter of a second, and needs several times the memory.
+    Other threads run between two elements, and only one element is in memory: `json.loads` of 16 MB stops all other
+    threads for a quarter of a second, and needs several times the memory.
 
-    Raises what `json.loads` raises, after the elements before the fault; and NotAList.
+    Raises NotAList and the errors of `json.loads`, after the elements before the fault.
     """
     at = _after_space(text, 0)
     if not text.startswith("[", at):

@@ -1,7 +1,7 @@
-"""What went wrong between hapsync and Consul's agent, in words that say what to do about it.
+"""Errors between hapsync and Consul's agent, as messages with a remedy.
 
-What TLS libraries report does not name the key that is wrong: each case here was seen with the real Consul, 1.8.7
-and 1.14.11. No remedy ever is to verify less.
+The errors of TLS libraries do not name the wrong key. Each case here occurred with the real Consul, 1.8.7 and
+1.14.11. No remedy is to verify less.
 """
 
 import errno
@@ -26,7 +26,7 @@ _WRONG_NAME = {62, 64}
 
 
 def words(error: Exception, where: "Endpoint") -> str:
-    """Return what `error`, of a connection to `where`, means, to stand after the agent's name."""
+    """Return the meaning of `error`, from a connection to `where`; a message puts it after the agent's name."""
     match error:
         case ssl.SSLError():
             return _tls_words(error, where)
@@ -56,7 +56,7 @@ SPEAKS_TLS = 'wants TLS on this port; begin consul.address with "https://" (and 
 
 
 def is_told_to_speak_tls(status: int, body: bytes) -> bool:
-    """Return whether an answer is what a port for TLS says to a plain request (Go's net/http, since 1.12)."""
+    """Return whether an answer is a TLS port's answer to a plain request (Go's net/http, since 1.12)."""
     return status == http.HTTPStatus.BAD_REQUEST and b"HTTP request to an HTTPS server" in body
 
 
@@ -96,7 +96,7 @@ def _certificate_words(error: ssl.SSLCertVerificationError) -> str:
 
 
 def file_words(error: OSError, key: str, path: str) -> str:
-    """Return what is wrong with a certificate file `path`, named by `key` of `[consul]`."""
+    """Return the problem with the certificate file `path`, named by `key` of `[consul]`."""
     what = f"[consul] {key} {path}: "
     if not isinstance(error, ssl.SSLError):
         return what + (error.strerror or str(error))

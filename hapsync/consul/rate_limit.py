@@ -1,4 +1,4 @@
-"""Keep to the stated budget on Consul, by waiting before a read."""
+"""The limits on reads of Consul: a read waits until the budget has room."""
 
 import math
 import threading
@@ -11,35 +11,37 @@ import attrs
 
 @attrs.frozen
 class Rate:
-    """How often one service may be read: `burst` times at once after a rest, and then `per_second`."""
+    """The rate of reads of one service: `burst` reads at once after a rest, then `per_second`."""
 
     burst: int
     per_second: float
 
 
 CACHED = Rate(50, 5.0)
-"""Through the agent's cache. A burst costs the servers nothing: the agent asks them once a change, whoever reads."""
+"""The rate through the agent's cache. A burst costs the servers nothing: the agent asks them once for each change."""
 UNCACHED = Rate(10, 1.0)
 BURST_SECONDS, GAP_SECONDS = 0.1, 0.025
-"""So soon after the last but one a read is of a burst, and waits so long. A read for each change would only delay the
-passes: on two cores, 10 instances that become 100 were live no sooner, for three times the reads.
+"""A read within `BURST_SECONDS` of the read before last belongs to a burst, and waits `GAP_SECONDS` to pick up
+several changes. A read for each change would only delay the passes: on two cores, 10 instances that become 100 were
+live no sooner, with three times the reads.
 """
 ALL_PER_SECOND = 50
 LAST_IN_WINDOW = 20
-"""How many of these are for services without instances, at most."""
+"""The most reads of services without instances among `ALL_PER_SECOND`."""
 WINDOW_SECONDS = 1.25
-"""Over the second the budget speaks of: between leave and request a busy thread may lose a quarter of one."""
+"""The window is longer than the budget's second, because a busy thread may send its request a quarter of a second
+late."""
 
 
 class Pace:
-    """When one service may be read next (a token bucket)."""
+    """The time of the next read of one service (a token bucket)."""
 
     def __init__(self) -> None:
         self._tokens = math.inf
         self._at_seconds = time.monotonic()
 
     def delay_seconds(self, rate: Rate) -> float:
-        """Take the place of one read at `rate`, which may be another each time; return how long it has to wait."""
+        """Count one read at `rate`, which may differ each time; return the seconds of its wait."""
         now = time.monotonic()
         self._tokens = min(rate.burst, self._tokens + (now - self._at_seconds) * rate.per_second) - 1
         self._at_seconds = now
@@ -47,13 +49,13 @@ class Pace:
 
 
 class Burst:
-    """Whether changes of one service come in quick succession; then the next read waits, and sees several at once."""
+    """The detector of quick successive changes of one service; the next read then waits, and picks up several."""
 
     def __init__(self) -> None:
         self._asked: deque[float] = deque((-math.inf, -math.inf), maxlen=2)
 
     def delay_seconds(self) -> float:
-        """Take the place of one read that waits for a change; return how long it has to wait before that."""
+        """Count one blocking query; return the seconds before it may be sent."""
         now = time.monotonic()
         delay = GAP_SECONDS if now - self._asked[0] < BURST_SECONDS else 0.0
         self._asked.append(now + delay)
@@ -61,10 +63,10 @@ class Burst:
 
 
 class Budget:
-    """How often the whole process may read: never more than `ALL_PER_SECOND` in any one second.
+    """The rate of reads of the whole process: never more than `ALL_PER_SECOND` in any second.
 
-    Where more want to read, the service that was read longest ago goes first. Services without instances go last, and
-    have a part of the budget only: before 1.9 Consul ends their blocking queries at every change of the catalog.
+    Where more services wait, the one with the oldest read goes first. Services without instances go last and have
+    only a part of the budget, because Consul before 1.9 ends their blocking queries at every change of the catalog.
     """
 
     def __init__(self) -> None:
@@ -75,9 +77,9 @@ class Budget:
         self._waiting: dict[str, bool] = {}
 
     def take_or_delay_seconds(self, who: str = "", *, is_last: bool = False) -> float:
-        """Return 0 if a read of the service `who` may go out now, which then counts; else how long to wait.
+        """Return 0 and count the read if the service `who` may be read now; else return the seconds to wait.
 
-        Who is told to wait has a place in the line, until it asks again or leaves.
+        A waiting service keeps its place in the queue until it asks again or leaves.
         """
         with self._lock:
             now = time.monotonic()
@@ -96,13 +98,13 @@ class Budget:
             return 0.0
 
     def leave(self, who: str) -> None:
-        """Forget `who`, which does not wait any more."""
+        """Remove `who` from the queue."""
         with self._lock:
             self._waiting.pop(who, None)
             self._read_at.pop(who, None)
 
     def _ahead(self, who: str, *, is_last: bool) -> list[bool]:
-        """Return of everyone who goes before `who` whether it is of the last."""
+        """Return, for each service before `who` in the queue, whether it is one without instances."""
         mine = (is_last, self._read_at.get(who, -math.inf), who)
         return [
             is_other_last
@@ -112,7 +114,7 @@ class Budget:
 
 
 def _until_free(recent: Sequence[float], limit: int, before: int, now: float) -> float:
-    """Return how long until `before` others and one more may read, where `recent` are the last reads."""
+    """Return the seconds until `before` other reads and one more may go; `recent` are the times of the last reads."""
     inside = [read for read in recent if read + WINDOW_SECONDS > now]
     needed = len(inside) + before + 1 - limit
     if needed <= 0:

@@ -1,4 +1,4 @@
-"""Read Consul for one watch: at its pace, within the budget, on one kept-alive connection."""
+"""The reads of one watch: at its pace, within the budget, on one kept-alive connection."""
 
 import contextlib
 import functools
@@ -27,28 +27,28 @@ from hapsync.text import quoted
 log = logging.getLogger(__name__)
 
 GUEST_WAIT_SECONDS = 0.01
-"""Who keeps no connection does not wait for a change; Consul takes no wait of 0."""
+"""The wait of a guest's query, which does not wait for a change; Consul takes no wait of 0."""
 OPEN_SECONDS = 1.0
 REFUSED_SECONDS = (0.5, 1.5)
-"""Between these a connection that the agent refused is tried again."""
+"""The shortest and the longest pause before a refused connection is tried again."""
 LARGE_BYTES = 2**20
 REST_FACTOR = 4.0
-"""After an answer of `LARGE_BYTES` or more its service rests so many times as long as it took to read: a fifth of a
-processor is what a service may take that never rests.
+"""After an answer of `LARGE_BYTES` or more, its service rests this many times as long as the parsing took. A service
+that changes without a pause then takes at most a fifth of a processor.
 """
 LONGEST_REST_SECONDS = 10.0
 
 
 class Stopped(Exception):
-    """The watch is to end; nothing was read."""
+    """The watch has to end; no answer was read."""
 
 
 class Interrupted(Exception):
-    """The read was given up because `interrupt` asked for it; the next one goes out as usual."""
+    """The read ended because of `interrupt`; the next read is sent as usual."""
 
 
 class Shared:
-    """What all readers of one agent share; made from `[consul]`, raises CatalogError where certificates are unfit."""
+    """The state that all readers of one agent share; raises CatalogError when `[consul]` names unfit certificates."""
 
     def __init__(self, config: ConsulConfig) -> None:
         self.where = Endpoints(config)
@@ -59,7 +59,7 @@ class Shared:
 
 
 class Reader:
-    """Reads of one thread; `abort` may be called from any other."""
+    """The reads of one thread; other threads may call `abort`."""
 
     def __init__(self, service: str, config: ConsulConfig, shared: Shared, stopped: threading.Event) -> None:
         self._service = service
@@ -71,7 +71,7 @@ class Reader:
         self._connections = shared.connections
         self._cuts = Cuts(shared.wait_limit)
         self._rest_until = -math.inf
-        """After a large answer, so that no service takes the time of the others."""
+        """The end of the rest after a large answer, so that one service does not take the time of the others."""
         self._stopped = stopped
         self._pace = Pace()
         self._burst = Burst()
@@ -92,11 +92,11 @@ class Reader:
         timeout_seconds: float = math.inf,
         is_confirming: bool = False,
     ) -> Finding:
-        """Read the service once pace and budget allow it; the arguments are those of `Agent.read_health`.
+        """Read the service once pace and budget allow it; the arguments are those of `ConsulClient.read_health`.
 
-        `wait_seconds` and `timeout_seconds` can only shorten what is configured. `is_confirming`: it is paced like
-        what it confirms. A blocking query that is cut on the way is no failure where Consul then answers one that
-        does not block.
+        `wait_seconds` and `timeout_seconds` can only shorten the configured times. `is_confirming`: the read has the
+        pace of the answer that it confirms. A blocking query cut on the way is no failure if Consul then answers a
+        query that does not block.
 
         Raises CatalogError when there is no whole answer, Interrupted, and Stopped.
         """
@@ -108,7 +108,7 @@ class Reader:
             if cut.held_seconds < SHORTEST_SECONDS or self._stopped.is_set():
                 raise
             self.hang_up()
-            # Without the index: the agent may have restarted, and one from before would only block.
+            # The query goes without the index: the agent may have restarted, and an older index would only block.
             index = 0
             answer, seconds = ask()
             self._cuts.note(cut)
@@ -136,7 +136,7 @@ class Reader:
         wait_seconds: float = 0.0,
         is_confirming: bool = False,
     ) -> tuple[Answer, float]:
-        """Ask for the service; where the agent takes no more connections, by and by."""
+        """Ask for the service, and retry where the agent takes no more connections."""
         deadline = time.monotonic() + self._config.timeout_seconds
         while True:
             try:
@@ -154,14 +154,14 @@ class Reader:
                     raise
                 self._wait(random.uniform(*REFUSED_SECONDS))  # noqa: S311
                 if not error.is_said and not self._connections.closed(self._service, now):
-                    raise  # all were cut: an outage
+                    raise  # an outage cut all connections
 
     def confirm(self, seen: Reading, *, is_again: bool) -> Finding | None:
-        """Ask the leader what became of `seen`; return what it says, None when it does not say it for certain.
+        """Ask the leader about the service of the reading `seen`; return its answer, None without a certain one.
 
-        Where its headers speak against it, that is in the finding. An empty answer counts only where the canary is
-        seen with the same rights. When it is asked again and again (`is_again`), any server is asked for the canary
-        first: a token without rights is no matter for the leader.
+        A doubt from the headers is in the finding. An empty answer counts only if the canary is seen with the same
+        rights. With `is_again`, any server is asked for the canary first: a token without rights should not burden
+        the leader.
 
         Raises Interrupted and Stopped.
         """
@@ -207,8 +207,8 @@ class Reader:
         timeout_seconds: float = math.inf,
         is_confirming: bool = False,
     ) -> tuple[Answer, float]:
-        """Return the answer, and how many seconds it took."""
-        # What confirms a removal must not hold up the next change: it is paced like the answer it confirms.
+        """Return the answer, and the seconds it took."""
+        # A confirming read must not delay the next change, so it has the pace of the answer that it confirms.
         is_slow = consistency in {"stale", "default"} and not is_confirming
         delay_seconds = self._pace.delay_seconds(UNCACHED if is_slow else CACHED)
         if index:
@@ -255,21 +255,21 @@ class Reader:
             raise
         self._connections.answered(self._service, self._opened_at)
         self._is_retry = self._is_too_large = False
-        # Who did not wait was not answered early.
+        # A guest's query does not wait, so its answer is never early.
         return answer, time.monotonic() - began if keeps else math.inf
 
     def _current(self, *, blocks: bool) -> ConsulClient:
-        """Return the client to ask next; `blocks`: what is asked may be held back.
+        """Return the client for the next query; `blocks`: the query is a blocking one.
 
-        Raises CatalogError where none can be made, and Interrupted rather than let a query block on what was known
-        before the interruption.
+        Raises CatalogError where no client can be made, and Interrupted instead of a blocking query with an index
+        from before the interruption.
         """
         while self._agent is None and not self._connections.may_open(self._service, OPEN_SECONDS):
             self._wait(0.0)
-        if self._is_retry and self._agent is None:  # connections that are refused cost the agent as much as a read
+        if self._is_retry and self._agent is None:  # a refused connection costs the agent as much as a read
             self._take_turn()
         with self._agents:
-            if self._is_interrupted:  # that client asks nothing any more
+            if self._is_interrupted:  # an aborted client sends no more requests
                 self._is_interrupted = False
                 self._close()
                 if blocks:
@@ -280,11 +280,11 @@ class Reader:
 
     @property
     def is_open(self) -> bool:
-        """The connection is the one of the last answer, so its index still means something."""
+        """The connection of the last answer is still open, so the index of that answer is still valid."""
         return self._agent is not None and self._agent.is_open
 
     def renew(self) -> None:
-        """Hang up if the token or a certificate is not the one in the files any more; raises CatalogError."""
+        """Close the connection if the token or a certificate in the files has changed; raises CatalogError."""
         if self._agent is not None and not self._agent.is_current(self._where.current(), read_token(self._config)):
             self.hang_up()
 
@@ -294,13 +294,13 @@ class Reader:
         self._connections.hung_up(self._service)
 
     def rest(self, seconds: float) -> None:
-        """Read nothing for so long, and keep the connection only if it is ours to keep; raises Stopped."""
+        """Read nothing for `seconds`, and keep the connection only within the connection limit; raises Stopped."""
         if not self._connections.keeps(self._service):
             self.hang_up()
         self._wait(seconds)
 
     def leave(self) -> None:
-        """Give up everything that is shared with other readers; nothing is read any more."""
+        """Give back everything shared with other readers; no further read follows."""
         self.hang_up()
         self._budget.leave(self._service)
         self._connections.leave(self._service)
@@ -312,19 +312,19 @@ class Reader:
                 agent.close()
 
     def interrupt(self) -> None:
-        """Have the read under way end at once, if any, or the next one begin anew; called from another thread."""
+        """End a running read at once, or begin the next one on a new connection; other threads call this."""
         with self._agents:
             self._is_interrupted = True
             self.abort()
 
     def abort(self) -> None:
-        """End the read under way at once; called from another thread, after `stopped` was set."""
+        """End the running read at once; other threads call this, after they have set `stopped`."""
         agent = self._agent
         if agent is not None:
             agent.abort()
 
     def _is_limit(self, error: CatalogError) -> bool:
-        """Return whether the agent may have closed a new connection for having too many (Consul 1.8 says nothing)."""
+        """Return whether the agent's limit may have closed a new connection (Consul 1.8 sends no answer then)."""
         if isinstance(error, CutShort) and error.held_seconds >= SHORTEST_SECONDS:
             return False
         return isinstance(error.__cause__, (ConnectionResetError, BrokenPipeError)) and self._connections.has_many()
@@ -335,7 +335,7 @@ class Reader:
 
     @property
     def _is_empty(self) -> bool:
-        """It was read, and Consul has nothing of it."""
+        """The service was read, and Consul has no entry of it."""
         return self._parsed is not None and self._parsed[1].is_empty
 
     def _wait(self, seconds: float) -> None:
@@ -344,7 +344,7 @@ class Reader:
 
 
 def index_of(what: str, answer: Answer) -> int:
-    """Return Consul's index of an `answer` about `what`; raises CatalogError when it has none, as another's has."""
+    """Return Consul's index in an `answer` about `what`; raises CatalogError without one, as from another program."""
     text = answer.headers.get("x-consul-index", "")
     if not re.fullmatch(r"[0-9]{1,20}", text):
         raise CatalogError(f"{what}: Consul's answer has no index; is it Consul?")
@@ -352,7 +352,7 @@ def index_of(what: str, answer: Answer) -> int:
 
 
 def is_alive(canary: str, answer: Answer) -> bool:
-    """Return whether `answer` shows the service that is never empty; raises CatalogError when it is not whole."""
+    """Return whether `answer` shows instances of the canary; raises CatalogError when the answer is not whole."""
     reading = parse_reading(canary, answer.body)
     is_seen = bool(not reading.is_empty or reading.namesakes)
     return is_seen and evidence(answer.headers, "x-cache" in answer.headers) is None

@@ -1,4 +1,4 @@
-"""Read all wanted services once, for the commands that do not watch."""
+"""One read of all wanted services, for the one-shot commands."""
 
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -23,16 +23,16 @@ AT_ONCE = 20
 def read_catalog(
     config: ConsulConfig, services: Iterable[str], max_servers: Mapping[str, int] = MappingProxyType({})
 ) -> tuple[Catalog, Mapping[str, str]]:
-    """Read `services`, at most `AT_ONCE` at a time; return the readings, and for each that failed why.
+    """Read `services`, at most `AT_ONCE` at a time; return the readings, and the reason of each failure.
 
     An answer that is far larger than `max_servers` of its service is not read to its end.
 
-    Each reading carries the doubt its answer leaves. Empty ones count only if the canary, read after them with the
+    Each reading carries the doubt of its answer. Empty readings count only if the canary, read after them with the
     same token, is not empty.
 
-    Never through the agent's cache: there a single read would leave a background query behind for days.
+    The reads never go through the agent's cache, where a single read leaves a background query for days.
 
-    Raises CatalogError when no reading can be tried at all (token file, certificates).
+    Raises CatalogError when no read is possible at all (token file, certificates).
     """
     where = endpoint(config)
     token = read_token(config)

@@ -1,12 +1,13 @@
-"""One of the reload slots of a group of balancers, held by a Consul session while a reload runs.
+"""The reload semaphore of a group of balancers: a Consul session holds a permit while its balancer reloads.
 
-Slot i of a group is the key `hapsync/GROUP/reload/slot-i`; whoever acquires one may reload. Its session dies with its
-holder (`behavior` delete: the key goes, too), so a killed holder frees the slot: Consul invalidates a session between
-one and two times its TTL (Consul's manual, sessions; 20.0 s for a TTL of 10 s on 1.8.7). Locks are advice, and a
-session may be lost at any time: `is_held` is to be asked right before the reload.
+Permit i of a group is the key `hapsync/GROUP/reload/slot-i`, and the session that acquires the key may reload. A
+session ends with its holder and deletes the key (`behavior` delete), so a killed holder frees the permit: Consul
+invalidates a session between one and two times its TTL (Consul's manual, sessions; 20.0 s for a TTL of 10 s on
+1.8.7). Consul's locks are advisory, and a session may be lost at any time, so `is_held` is asked right before the
+reload.
 
-`PermitRequest` acquires a permit beside the passes, and they never wait for it. A needed reload is made in any case:
-without a permit after the acquire timeout, whether slots stay held or Consul is away.
+`PermitRequest` acquires a permit beside the passes, which never wait for it. A reload that is needed runs in any
+case: after the acquire timeout it goes on without a permit, whether other balancers hold them all or Consul is away.
 
 The token needs `key_prefix "hapsync/"` write and `session_prefix ""` write.
 """
@@ -33,19 +34,20 @@ from hapsync.text import quoted, shown
 log = logging.getLogger(__name__)
 
 TTL_SECONDS = 15
-"""Renew more often than this; short enough that a killed holder does not keep the group waiting for long."""
+"""A session is renewed more often than this; the TTL is short, so a killed holder does not delay the group for
+long."""
 RIGHTS = 'the token needs `key_prefix "hapsync/"` and `session_prefix ""` write'
 LOCK_DELAY_SECONDS = 1
-"""How long Consul keeps a slot empty after its session was lost, or ended while it held the slot."""
+"""The time for which Consul refuses a key after its session was lost, or ended while it held the key."""
 
 AGAIN_SECONDS = 1.0
-"""The pause before Consul is asked again, where it was away or keeps a slot empty."""
+"""The pause before the next try, where Consul was away or refuses a free key."""
 LOOK_SECONDS = 2.0
-"""How long a query waits for a slot to change hands; a request that is given back ends this soon."""
+"""The wait of a blocking query for a new holder; a request that was given back ends within it."""
 SPREAD = 0.5
-"""The largest part of the acquire timeout that is added to it at random."""
+"""The largest random extension of the acquire timeout, as a part of it."""
 LONGEST = 10
-"""The longest wait, in acquire timeouts, however often slots change hands."""
+"""The longest wait, in acquire timeouts, however often the holders change."""
 
 _INDEX_DIGITS = 20
 
@@ -54,7 +56,7 @@ Given = TypeVar("Given")
 
 @attrs.frozen
 class Permit:
-    """A slot that we hold: its key and the session that holds it."""
+    """A permit of this balancer: its key, and the session that holds it."""
 
     key: str
     session: str
@@ -62,9 +64,9 @@ class Permit:
 
 @attrs.frozen
 class Busy:
-    """No slot is free; `holders` are the values of their keys, safe to show, and `sessions` who holds them.
+    """No permit is free; `holders` are the values of the keys, safe to show, and `sessions` their sessions.
 
-    A slot may be held by nobody and still not be given: Consul keeps it empty for a while after its holder was lost.
+    Consul may refuse a key without a holder, for a while after its holder was lost.
     """
 
     holders: tuple[str, ...]
@@ -72,12 +74,12 @@ class Busy:
 
 
 def key_of(group: str, number: int) -> str:
-    """Return the key of the slot `number`, counted from 0, of `group`."""
+    """Return the key of the permit `number`, counted from 0, of `group`."""
     return f"hapsync/{group}/reload/slot-{number}"
 
 
 def open_session(agent: ConsulClient) -> str:
-    """Return a new session, which ends `TTL_SECONDS` after it was last renewed; raises CatalogError."""
+    """Return a new session, which ends `TTL_SECONDS` after its last renewal; raises CatalogError."""
     return _asked(
         lambda: str(
             agent.session.create(
@@ -88,14 +90,14 @@ def open_session(agent: ConsulClient) -> str:
 
 
 def close_session(agent: ConsulClient, session: str) -> None:
-    """End `session`, and let go what it holds; where Consul is away, its TTL does so."""
+    """End `session` and release its keys; where Consul is away, the TTL does so."""
     _destroy_quietly(agent, session)
 
 
 def try_acquire(agent: ConsulClient, session: str, group: str, at_once: int, value: str) -> Permit | Busy:
-    """Take one of the `at_once` slots of `group` for `session`, with `value` to be shown to those who wait.
+    """Acquire one of the `at_once` permits of `group` for `session`; waiting balancers are shown `value`.
 
-    Never waits for one. Raises CatalogError when Consul is away or refuses.
+    This function never waits for a permit. Raises CatalogError when Consul is away or refuses.
     """
     keys = tuple(key_of(group, number) for number in range(at_once))
     for key in keys:
@@ -106,9 +108,9 @@ def try_acquire(agent: ConsulClient, session: str, group: str, at_once: int, val
 
 
 def acquire_permit(agent: ConsulClient, group: str, at_once: int, value: str) -> Permit | Busy:
-    """Take a slot as `try_take` does, in a session of its own, which ends where there is none.
+    """Acquire a permit as `try_acquire` does, in a new session, which ends where no permit is free.
 
-    Raises CatalogError when Consul is away or refuses; no slot is held then, or none beyond its TTL.
+    Raises CatalogError when Consul is away or refuses; no permit is then held beyond the TTL.
     """
     session = open_session(agent)
     try:
@@ -122,9 +124,9 @@ def acquire_permit(agent: ConsulClient, group: str, at_once: int, value: str) ->
 
 
 def wait_for_change(agent: ConsulClient, group: str, index: int, wait_seconds: float) -> int:
-    """Wait until a slot of `group` changes hands after `index`, or for `wait_seconds`; return the next index.
+    """Wait until a permit of `group` has a new holder after `index`, or for `wait_seconds`; return the next index.
 
-    With an `index` of 0 it returns at once. Raises CatalogError when Consul is away or refuses.
+    With an `index` of 0 the call returns at once. Raises CatalogError when Consul is away or refuses.
     """
     params: list[tuple[str, object]] = [("keys", "")]
     if agent.dc:
@@ -147,28 +149,28 @@ def wait_for_change(agent: ConsulClient, group: str, index: int, wait_seconds: f
 
 
 def try_permit(agent: ConsulClient, group: str) -> None:
-    """Take a slot of a group that is none and give it back; raises CatalogError where Consul would not give one."""
+    """Acquire and release a permit of a dummy group, to test the token's rights; raises CatalogError without them."""
     found = acquire_permit(agent, f"{group}/check", 1, "hapsync check")
     if isinstance(found, Permit):
         release(agent, found)
 
 
 def renew(agent: ConsulClient, permit: Permit) -> None:
-    """Keep the slot for another `TTL_SECONDS`; raises CatalogError when that could not be done."""
+    """Renew the permit for another `TTL_SECONDS`; raises CatalogError when the renewal fails."""
     _asked(lambda: agent.session.renew(permit.session))
 
 
 def is_held(agent: ConsulClient, permit: Permit) -> bool:
-    """Return whether the slot is still ours, by the leader's word; raises CatalogError when Consul does not tell."""
+    """Return whether this balancer still holds the permit, as the leader says; raises CatalogError without answer."""
     found = _read(agent, permit.key)
     return found is not None and found[0] == permit.session
 
 
 def release(agent: ConsulClient, permit: Permit) -> None:
-    """Give the slot back; where Consul is away, its TTL does so.
+    """Release the permit; where Consul is away, the TTL does so.
 
-    It is released before its session ends: a slot that loses its session is kept empty for `LOCK_DELAY_SECONDS`, one
-    that is released is free at once (Consul's manual, sessions).
+    The key is released before its session ends: Consul refuses a key for `LOCK_DELAY_SECONDS` after the loss of its
+    session, and a released key is free at once (Consul's manual, sessions).
     """
     with contextlib.suppress(CatalogError):
         _asked(lambda: agent.kv.put(permit.key, "", release=permit.session))
@@ -176,7 +178,7 @@ def release(agent: ConsulClient, permit: Permit) -> None:
 
 
 def _read(agent: ConsulClient, key: str) -> tuple[str, str] | None:
-    """Return the session that holds `key` (empty: none) and its value, safe to show; None where there is no key."""
+    """Return the session that holds `key` (empty: none) and the key's value, safe to show; None without the key."""
     params: list[tuple[str, object]] = [("consistent", "")]
     if agent.dc:
         params.append(("dc", agent.dc))
@@ -198,11 +200,11 @@ def _destroy_quietly(agent: ConsulClient, session: str) -> None:
     try:
         _asked(lambda: agent.session.destroy(session))
     except CatalogError:
-        return  # its TTL ends it
+        return  # the TTL ends the session
 
 
 def _asked(ask: Callable[[], Given]) -> Given:
-    """Return what Consul gives; raises CatalogError where it refuses, too."""
+    """Return Consul's answer to `ask`; raises CatalogError, also for a refusal."""
     try:
         return ask()
     except ConsulException as error:
@@ -213,13 +215,13 @@ def _asked(ask: Callable[[], Given]) -> Given:
 
 
 class Waiting:
-    """The acquire timeout of one request: it begins anew when a slot changes hands, `LONGEST` times at most.
+    """The acquire timeout of one request, which begins anew with each new holder, `LONGEST` times at most.
 
-    Each request's ends at another moment, or all balancers would reload at once where a slot stays held.
+    The timeouts of two balancers differ, or all balancers would reload at once where a permit stays held.
     """
 
     def __init__(self, seconds: float) -> None:
-        """Take how long nothing may move on."""
+        """Take the seconds for which the holders may stay the same."""
         now = time.monotonic()
         self._seconds = seconds * random.uniform(1, 1 + SPREAD)  # noqa: S311
         self._last = now + LONGEST * self._seconds
@@ -235,16 +237,16 @@ class Waiting:
         return self.left_seconds <= 0
 
     def held_by(self, sessions: frozenset[str]) -> None:
-        """Note which sessions hold the slots: a new one begins the acquire timeout anew."""
+        """Note the sessions that hold the permits; a new session begins the acquire timeout anew."""
         if sessions - self._holders and self._holders:
             self._until = min(self._last, time.monotonic() + self._seconds)
         self._holders = sessions or self._holders
 
 
 class PermitRequest(threading.Thread):
-    """One permit: sets `is_come` and calls `when_come` at the end of the wait, then keeps the slot until `give_back`.
+    """A request for one permit: sets `is_come` and calls `when_come` after the wait; keeps the permit to `give_back`.
 
-    `waits_for` says in words why it has not come, safe to show; empty while nothing is known.
+    `waits_for` is the reason of the wait in words, safe to show; empty while none is known.
     """
 
     def __init__(
@@ -257,7 +259,7 @@ class PermitRequest(threading.Thread):
         acquire_timeout_seconds: float,
         when_come: Callable[[], None],
     ) -> None:
-        """Take the group, how many of it may reload at once, what to show to those who wait, and whom to wake."""
+        """Take the group, its number of permits, the text for waiting balancers, and the callback for the agent."""
         super().__init__(name="reload permit", daemon=True)
         self.is_come = threading.Event()
         self.waits_for = ""
@@ -271,16 +273,16 @@ class PermitRequest(threading.Thread):
         self._is_lost = threading.Event()
 
     def give_back(self) -> None:
-        """The reload was made, or is not made any more; to be called from any thread, at any time."""
+        """Give the permit or the request back, after the reload or without one; any thread may call this."""
         self._given_back.set()
 
     @property
     def is_lost(self) -> bool:
-        """The slot was ours and is no more: another may be reloading. Known within `AGAIN_SECONDS`."""
+        """The permit was lost, so another balancer may be reloading; a loss shows within `AGAIN_SECONDS`."""
         return self._is_lost.is_set()
 
     def run(self) -> None:
-        """Ask until a slot is ours or the acquire timeout ends; then keep it."""
+        """Ask until the permit is acquired or the acquire timeout ends; then keep the permit."""
         acquire_timeout = Waiting(self._acquire_timeout_seconds)
         permit: Permit | None = None
         while permit is None and not acquire_timeout.is_over and not self._given_back.is_set():
@@ -297,7 +299,7 @@ class PermitRequest(threading.Thread):
             self._keep(permit)
 
     def _wait(self, acquire_timeout: Waiting) -> Permit | None:
-        """Ask whenever a slot is taken or given back, in one session; None after the acquire timeout.
+        """Ask again whenever a permit is acquired or released, in one session; None after the acquire timeout.
 
         Raises CatalogError when Consul is away or refuses.
         """
@@ -317,7 +319,7 @@ class PermitRequest(threading.Thread):
                 holders = ", ".join(found.holders) or "a holder that has just left"
                 self.waits_for = f"a reload permit of group {shown(self._group)} held by {holders}"
                 acquire_timeout.held_by(found.sessions)
-                if not found.sessions:  # empty for a while after its holder was lost; nothing tells when that ends
+                if not found.sessions:  # Consul refuses a lost holder's key for a while
                     self._given_back.wait(min(AGAIN_SECONDS, acquire_timeout.left_seconds))
                 if time.monotonic() - renewed_at > TTL_SECONDS / 3:
                     renew(agent, Permit("", session))
@@ -347,7 +349,7 @@ class PermitRequest(threading.Thread):
         try:
             agent = self._agent()
         except CatalogError:
-            return  # the TTL ends it
+            return  # the TTL ends the session
         release(agent, permit)
         agent.close()
 

@@ -1,7 +1,7 @@
-"""Watch Consul's servers themselves, past the agent's cache and streams, which hide what happens to them.
+"""The watch of Consul's servers, past the agent's cache and streams, which hide events at the servers.
 
-One blocking query for a whole agent of hapsync. It tells nothing of a service; it says when every service has to be
-read past cache and stream.
+One blocking query serves the whole hapsync agent. Its answers concern no single service: they show when every service
+has to be read past cache and stream.
 """
 
 import logging
@@ -24,25 +24,25 @@ from hapsync.text import quoted
 log = logging.getLogger(__name__)
 
 WAIT_SECONDS = 10.0
-"""A server that lost its leader says so with its next answer, so none is held longer."""
+"""The wait of a query: a server reports a lost leader only with its next answer, so no answer is held longer."""
 RETRY_SECONDS = (1.0, 3.0)
 SERVERS = "consul"
-"""The service that Consul's servers register themselves as."""
+"""The service name under which Consul's servers register themselves."""
 
 
 class OnTrouble(Protocol):
-    """Called where every service has to be read past cache and stream; `is_rewound`: a snapshot may be restored."""
+    """A callback to read every service past cache and stream; `is_rewound`: a snapshot may have been restored."""
 
     def __call__(self, *, is_rewound: bool) -> None: ...
 
 
 class ServersWatch(threading.Thread):
-    """Asks any server for the list of servers, and tells of four things.
+    """The thread that asks any server for the list of servers, and reports four events.
 
     - A blocking query ended early with nothing new: a snapshot was restored (measured with 1.8.7 and 1.14.11), or the
-      server that held it was stopped in good order (1.14.11). The leader tells which.
-    - The index fell: state was lost.
-    - A server went away while it held the query, and one answers again.
+      server of the query was stopped in good order (1.14.11). The leader knows which.
+    - The index fell: Consul lost state.
+    - A server went away during its query, and a server answers again.
     - A server has no leader.
     """
 
@@ -68,11 +68,11 @@ class ServersWatch(threading.Thread):
 
     @property
     def is_waiting(self) -> bool:
-        """Its next query blocks, or does already."""
+        """The query blocks, or the next one will."""
         return self._index > 0
 
     def stop(self) -> None:
-        """End it soon, whatever Consul does."""
+        """End the watch soon, whatever Consul does."""
         self._stopped.set()
         agent = self._agent
         if agent is not None:
@@ -88,7 +88,7 @@ class ServersWatch(threading.Thread):
                     pause_seconds = delay_seconds
                     continue
                 pause_seconds = self._turn()
-            except CutShort as cut:  # by a proxy, or the agent went away: each watch sees that for itself
+            except CutShort as cut:  # a proxy cut the query, or the agent went away: each watch notices that itself
                 self._hang_up()
                 self._index, self._cut = 0, cut
             except CatalogError as error:
@@ -120,7 +120,7 @@ class ServersWatch(threading.Thread):
         if not answer.body.lstrip().startswith(b"["):
             raise CatalogError(f"service {quoted(SERVERS)}: Consul's answer is no list; is it Consul?")
         doubt = evidence(answer.headers, is_cached=False)
-        doubt = None if doubt is Doubt.FILTERED else doubt  # of Consul's own nodes, which prove nothing of others
+        doubt = None if doubt is Doubt.FILTERED else doubt  # they prove nothing about other services
         is_early = bool(self._index) and index == self._index and self._holding.is_early(seconds, wait_seconds)
         is_lower = index < self._last_index
         is_doubted = doubt is not None and self._doubt is None
@@ -129,13 +129,13 @@ class ServersWatch(threading.Thread):
             log.debug("consul servers: early %s, index lower %s, %s, back %s", is_early, is_lower, doubt, is_back)
             self._on_trouble(is_rewound=is_early)
         self._is_away, self._doubt = self._is_away and not is_back, doubt
-        self._last_index = 0 if is_early else index  # that it fell was told with it
-        # A blocking query on a server without a leader would only wait.
+        self._last_index = 0 if is_early else index  # a lower index was reported already
+        # A blocking query at a server without a leader would only wait.
         self._index = max(index, 1) if doubt is None and not is_early and not is_lower else 0
         return 0.0 if doubt is None else random.uniform(*RETRY_SECONDS)  # noqa: S311
 
     def _failed(self, error: Exception) -> float:
-        # Where the connection is what failed, the agent is away, and each watch sees that for itself.
+        # A failed connection means that the agent is away, and each watch notices that itself.
         has_answered = self._agent is not None and self._agent.is_open
         self._hang_up()
         self._index = 0

@@ -1,4 +1,4 @@
-"""Watch the names of Consul's services: one thread, one blocking query, asked seldom, for every change wakes it."""
+"""The watch of the names of Consul's services: one thread and one blocking query, at a low rate."""
 
 import logging
 import random
@@ -21,13 +21,13 @@ from hapsync.errors import CatalogError, CutShort
 log = logging.getLogger(__name__)
 
 RATE = Rate(10, 0.1)
-"""Seldom: whatever is registered anywhere in the datacenter ends the blocking query."""
+"""The rate is low, because every registration in the datacenter ends the blocking query."""
 RETRY_SECONDS = (0.5, 2.0)
 _WHAT = "the list of services"
 
 
 def read_listing(config: ConsulConfig) -> Listing:
-    """Read the list once; raises CatalogError."""
+    """Read the listing once; raises CatalogError."""
     agent = ConsulClient(config, Endpoints(config).current(), read_token(config))
     try:
         return _read(agent, config)[0]
@@ -42,16 +42,16 @@ def _read(
     answer = agent.read_services(consistency=consistency, index=index, wait_seconds=wait_seconds)
     listing = parse_listing(answer.body, is_whole=evidence(answer.headers, is_cached=False) is None)
     if config.canary and config.canary not in listing.services:
-        # Without the right to read a service Consul leaves it out of the list, and says so to nobody.
+        # Consul leaves out the services that the token may not read, and does not report it.
         listing = attrs.evolve(listing, is_whole=False)
     return listing, index_of(_WHAT, answer)
 
 
 class ListingWatch(threading.Thread):
-    """Keeps the last `listing`, None before the first; `error` says why the last try failed, None while it works."""
+    """Keeps the last `listing`, None before the first; `error` is why the last try failed, None while it works."""
 
     def __init__(self, config: ConsulConfig, on_change: Callable[[], None]) -> None:
-        """Take `[consul]` and whom to tell of another list; raises CatalogError when certificates cannot be used."""
+        """Take `[consul]` and the callback for a new listing; raises CatalogError for unusable certificates."""
         super().__init__(name="watch services", daemon=True)
         self.listing: Listing | None = None
         self.error: str | None = None
@@ -66,7 +66,7 @@ class ListingWatch(threading.Thread):
         self._cuts = Cuts(self._wait_limit)
 
     def stop(self) -> None:
-        """End it soon, whatever Consul does."""
+        """End the watch soon, whatever Consul does."""
         self._stopped.set()
         agent = self._agent
         if agent is not None:
@@ -97,8 +97,8 @@ class ListingWatch(threading.Thread):
         if self.error is not None:
             log.info("consul %s: answers again", _WHAT)
             self.error = None
-        # Where Consul's state went back, the index falls, or the query ends with the old one, which the servers may
-        # not reach for long: the next read waits for nothing.
+        # After a rollback of Consul's state the index falls, or the query ends with the old index, which the servers
+        # may not reach for long. The next read does not block.
         self._index = index if index > self._index else 0
         if listing != self.listing:
             self.listing = listing

@@ -1,7 +1,7 @@
-"""How long Consul may hold an answer back: within the configured bound, and within what the way there bears.
+"""The longest wait of a blocking query, by the configuration and by the timeouts of proxies on the way.
 
-A proxy or a firewall between hapsync and the agent ends what it takes for idle, often after 60 s. That is no outage:
-the query is asked again at once, and a shorter time from then on.
+A proxy or a firewall between hapsync and the agent ends idle connections, often after 60 s. The end of such a query
+is no outage: the watch asks again at once, and uses a shorter wait from then on.
 """
 
 import logging
@@ -14,19 +14,19 @@ from hapsync.errors import CutShort
 log = logging.getLogger(__name__)
 
 JITTER = 17 / 16
-"""Consul adds up to a sixteenth to the wait it was asked for (api-docs/features/blocking)."""
+"""Consul adds up to a sixteenth to the requested wait (api-docs/features/blocking)."""
 SHORTEST_SECONDS = 1.0
-"""What is cut sooner was no long wait: something else is wrong."""
+"""A query cut sooner did not end by a timeout for idle connections, but by another fault."""
 MARGIN = 0.9
 LIKE = 0.25
-"""Two cuts that differ by less than this part came after the same time."""
+"""Two cuts count as equal if their times differ by less than this part."""
 ALIKE = 2
-"""So many cuts in a row after the same time are a proxy's timeout, though nothing says so."""
+"""The number of equal cuts in a row that count as a proxy's timeout without a status of a proxy."""
 SHORT_SECONDS = 10.0
 ALIKE_SHORT = 4
-"""So many it takes below `SHORT_SECONDS`: few proxies are so impatient, and short waits cost the most."""
+"""The number needed below `SHORT_SECONDS`: few proxies have so short a timeout, and short waits cost the most."""
 FORGET_SECONDS = 3600.0
-"""After this long the full time is tried again: the proxy may be gone, or have been a restart that looked like it."""
+"""After this time the full wait is tried again: the proxy may be gone, or the cuts were restarts."""
 
 EARLY_FRACTION = 0.75
 LEAST_USUAL_SECONDS = 0.25
@@ -37,32 +37,32 @@ class WaitLimit:
     """The bound for all blocking queries of one agent; for any number of threads."""
 
     def __init__(self, longest_seconds: float) -> None:
-        """Take `[consul] wait_seconds`: no answer is held back longer, what Consul adds included."""
+        """Take `[consul] wait_seconds`, the longest wait, with Consul's addition included."""
         self._configured_seconds = longest_seconds
         self._lock = threading.Lock()
         self._found_seconds = longest_seconds
         self._found_at = -math.inf
 
     def longest_seconds(self) -> float:
-        """Return how long an answer may be held back at present, what Consul adds included."""
+        """Return the longest wait at present, with Consul's addition included."""
         with self._lock:
             if time.monotonic() - self._found_at > FORGET_SECONDS:
                 self._found_seconds = self._configured_seconds
             return self._found_seconds
 
     def at_most(self, seconds: float) -> float:
-        """Return what to ask Consul for where it may be held `seconds` at most."""
+        """Return the wait to request of Consul so that its answer comes within `seconds`."""
         return min(seconds, self.longest_seconds()) / JITTER
 
     def shorten(self, held_seconds: float) -> None:
-        """Ask for less from now on, for what was held for `held_seconds` was cut."""
+        """Shorten the wait, because a query was cut after `held_seconds`."""
         shorter = max(SHORTEST_SECONDS, held_seconds * MARGIN)
         if shorter >= self.longest_seconds():
             return
         with self._lock:
             now = time.monotonic()
             if now - held_seconds < self._found_at:
-                return  # asked before the last shortening, and so cut like what led to that
+                return  # sent before the last shortening, so this cut has the same cause
             self._found_seconds, self._found_at = shorter, now
         log.warning(
             "consul: a blocking query was cut after %.0f s (by a proxy or firewall?); for an hour no wait "
@@ -73,7 +73,7 @@ class WaitLimit:
 
 
 class Cuts:
-    """What one watch saw of its queries being cut; it tells a proxy's timeout from an agent that went away."""
+    """The cut queries of one watch; they tell a proxy's timeout from an agent that went away."""
 
     def __init__(self, wait_limit: WaitLimit) -> None:
         self._wait_limit = wait_limit
@@ -81,10 +81,10 @@ class Cuts:
         self._alike = 0
 
     def note(self, cut: CutShort) -> None:
-        """Note a cut after which Consul answered at once: where it is of the kind that comes again, wait less long.
+        """Note a cut after which Consul answered at once, and shorten the wait if the cause is a proxy's timeout.
 
-        A proxy that says so is sure. A connection that closes, or a 502, may be a restart, until it happens again and
-        again after the same time with no blocking query answered in between.
+        A proxy's own status is proof. A closed connection or a 502 may be a restart, unless it repeats after the same
+        time, with no answered blocking query in between.
         """
         deferred, last = cut.held_seconds, self._last_seconds
         self._last_seconds = deferred
@@ -93,15 +93,15 @@ class Cuts:
             self._wait_limit.shorten(deferred)
 
     def answered(self) -> None:
-        """Note a blocking query that was answered: whatever cut one before does not do so each time."""
+        """Note an answered blocking query, so an earlier cut had no constant cause."""
         self._last_seconds, self._alike = math.inf, 0
 
 
 class Holding:
-    """How long Consul holds back answers in which nothing is new, so that one that came early is noticed.
+    """The usual wait of Consul's answers without news, by which an early answer is noticed.
 
-    It may be less than was asked for: servers have a bound of their own (`max_query_time`). Then it is the same each
-    time. Where none is held at all, that is no evidence of anything.
+    The wait may be shorter than requested, for servers have a limit of their own (`max_query_time`), but it is the
+    same each time. Where no answer is held back at all, an early one is no evidence.
     """
 
     def __init__(self) -> None:
@@ -109,7 +109,7 @@ class Holding:
         self._in_a_row = 0
 
     def is_early(self, seconds: float, wait_seconds: float) -> bool:
-        """Take an answer with nothing new that came after `seconds`; return whether something else had it end."""
+        """Take an answer without news after `seconds`; return whether another cause than the wait ended the query."""
         last, self._last_seconds = self._last_seconds, seconds
         is_usual = last >= LEAST_USUAL_SECONDS and EARLY_FRACTION <= seconds / last <= 1 / EARLY_FRACTION
         is_early = seconds < EARLY_FRACTION * wait_seconds and not is_usual

@@ -1,8 +1,8 @@
-"""Watch Consul: one thread and one blocking query for each wanted service, and one more for Consul's servers.
+"""The watches of Consul: a thread and a blocking query for each wanted service, and one more for Consul's servers.
 
-Each watch keeps its service's last reading; whatever fails, that reading stays, with a doubt that keeps anything from
-being taken away. A new reading wakes the worker through `on_change` with the service's name, which carries no
-content: the worker reads the catalog afresh.
+Each watch keeps the last reading of its service. After any failure the reading stays, with a doubt that forbids
+removals. A new reading wakes the agent's thread through `on_change` with the service's name and no content; the agent
+then reads the catalog afresh.
 """
 
 import logging
@@ -31,7 +31,7 @@ __all__ = ["Watch", "WatchState", "Watches"]
 log = logging.getLogger(__name__)
 
 YIELD_SECONDS = 0.001
-"""Before a watch asks again it lets go of the interpreter, so that the worker acts on the change first."""
+"""Before its next query a watch releases the interpreter, so the agent's thread acts on the change first."""
 
 
 class Watches:
@@ -43,9 +43,9 @@ class Watches:
         on_change: Callable[[str], None],
         known: Mapping[str, Reading] = MappingProxyType({}),
     ) -> None:
-        """Take `[consul]`, whom to wake, and what was `known` of services before the start.
+        """Take `[consul]`, the callback that wakes the agent, and the readings `known` before the start.
 
-        Of what was known nothing is given out before Consul failed to answer a first time.
+        A known reading is published only after Consul failed to answer once.
 
         Raises CatalogError when the certificates cannot be used.
         """
@@ -57,7 +57,7 @@ class Watches:
         self._servers: ServersWatch | None = None
 
     def follow(self, services: Iterable[str], max_servers: Mapping[str, int] = MappingProxyType({})) -> None:
-        """Watch exactly `services` from now on; `max_servers` bounds how large their answers may be."""
+        """Watch exactly `services` from now on; `max_servers` limits the size of their answers."""
         wanted, shared = set(services), self._shared
         shared.max_servers = dict(max_servers)
         shared.connections.expect(len(wanted))
@@ -94,12 +94,12 @@ class Watches:
             watch.join(max(0.0, deadline - time.monotonic()))
 
     def catalog(self) -> Catalog:
-        """Return the readings there are; asking changes nothing."""
+        """Return the present readings; the call has no effect."""
         readings = {service: watch.state.reading for service, watch in self._watches.items()}
         return Catalog({service: reading for service, reading in readings.items() if reading is not None})
 
     def acknowledge(self, readings: Iterable[Reading]) -> None:
-        """Take note of `readings` that were acted on: that one of them went backwards is not told again after it."""
+        """Acknowledge `readings` after the agent acted on them; the mark `is_backwards` then ends."""
         for reading in readings:
             watch = self._watches.get(reading.service)
             if watch is not None:
@@ -107,11 +107,11 @@ class Watches:
 
     @property
     def minds_servers(self) -> bool:
-        """Whatever happens to Consul's servers from now on is noticed."""
+        """The watch of Consul's servers is waiting, so no later event there is missed."""
         return self._servers is not None and self._servers.is_waiting
 
     def states(self) -> Mapping[str, WatchState]:
-        """Return what each watch knows, by service."""
+        """Return the state of each watch, by service."""
         return {service: watch.state for service, watch in sorted(self._watches.items())}
 
 
@@ -133,7 +133,7 @@ class Watch(threading.Thread):
         self._stopped = threading.Event()
         self._reader = Reader(service, config, shared, self._stopped)
         self._alarms: queue.SimpleQueue[bool] = queue.SimpleQueue()
-        """Each: whether a snapshot may have been restored."""
+        """Each element says whether a snapshot may have been restored."""
         self._acknowledged: Reading | None = None
         baseline = known if known is not None and known.doubt is not Doubt.FALLBACK else None
         self._watching = Watching(
@@ -147,20 +147,20 @@ class Watch(threading.Thread):
 
     @property
     def state(self) -> WatchState:
-        """What is known of the service; replaced whole."""
+        """The state of the watch; replaced whole, never changed."""
         return self._watching.state
 
     def stop(self) -> None:
-        """End the watch at once, also in the middle of a blocking query; called from another thread."""
+        """End the watch at once, also during a blocking query; other threads call this."""
         self._stopped.set()
         self._reader.abort()
 
     def acknowledge(self, reading: Reading) -> None:
-        """Take note that `reading` was acted on; called from another thread."""
+        """Acknowledge `reading` after the agent acted on it; other threads call this."""
         self._acknowledged = reading
 
     def look_afresh(self, *, is_rewound: bool) -> None:
-        """Have the service read past cache and stream at once; called from another thread.
+        """Read the service past cache and stream at once; other threads call this.
 
         `is_rewound`: a snapshot may have been restored.
         """
@@ -168,27 +168,27 @@ class Watch(threading.Thread):
         self._reader.interrupt()
 
     def run(self) -> None:
-        """Read, wait for something newer, and so on until `stop`."""
+        """Read, wait for a change, and repeat, until `stop`."""
         step = Step(self._watching, None)
         while True:
             try:
                 step = self._publish(self._next(step))
             except Stopped:
                 break
-            except Exception as error:  # what could not be told is told with the next answer
+            except Exception as error:  # the next answer brings the news that was not published
                 log.exception("a defect of hapsync, please report it: watch of service %s", quoted(self._service))
                 step = self._after_defect(error)
                 self._watching = step.watching
         self._reader.leave()
 
     def _next(self, step: Step) -> Step:
-        """Do what `step` says; return what follows from it. Raises Stopped."""
+        """Make the read or the pause of `step`; return the next step. Raises Stopped."""
         try:
             found = self._found(step)
             return advance(self._told(), found, _now())
         except Stopped:
             raise
-        except Exception as error:  # a defect of ours in one answer must not blind the agent to this service
+        except Exception as error:  # a defect of hapsync in one answer must not end the watch of this service
             if not self._stopped.is_set() and self.state.error is None:
                 log.exception("watch of service %s", quoted(self._service))
             return self._after_defect(error)
@@ -223,7 +223,7 @@ class Watch(threading.Thread):
         return found if found is not None else Failed("the leader does not confirm it", self._reader.is_open)
 
     def _told(self) -> Watching:
-        """Return where the watch is, with what other threads told meanwhile."""
+        """Return the state of the watch, with the messages of other threads since."""
         watching = attrs.evolve(self._watching, acknowledged=self._acknowledged)
         while not self._alarms.empty():
             watching = watching.alarmed(is_rewound=self._alarms.get())
@@ -253,8 +253,8 @@ class Watch(threading.Thread):
         if now.reading.is_backwards and not (before.reading is not None and before.reading.is_backwards):
             log.warning("consul service=%s went back to an older state", service)
         if doubt is None and was not in {None, Doubt.AWAY, Doubt.SNAPSHOT, Doubt.FALLBACK}:
-            log.info("consul service=%s is trusted again", service)  # where it was away, its answer is the news
-        elif doubt is not was and doubt not in {None, Doubt.AWAY}:  # the failure itself was logged
+            log.info("consul service=%s is trusted again", service)  # after an absence, Consul's answer is the news
+        elif doubt is not was and doubt not in {None, Doubt.AWAY}:  # the failure is in the log already
             log.warning("consul service=%s: %s; nothing is taken away", service, doubt.value)
 
 

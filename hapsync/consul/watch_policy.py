@@ -1,8 +1,8 @@
-"""The watch of one service as a state machine: findings in, the next read, the next pause and the news out.
+"""The watch of one service as a state machine: findings in; the next read, the next pause and the news out.
 
-`advance` neither reads nor sleeps, and asks no clock: its caller does, and says when and what came of it.
-`TRANSITIONS` is the whole machine. Three things are looked for in every answer: too much that is gone, a state older
-than one that was trusted, and, where the agent answers out of a stream, whatever streamed answers do not say.
+`advance` neither reads nor sleeps, and has no clock: its caller does this, and passes the time and the result in.
+`TRANSITIONS` is the whole machine. Every answer is examined for three faults: too great a loss, a state older than a
+trusted one, and, with a streaming agent, conditions that streamed answers do not report.
 """
 
 import enum
@@ -29,21 +29,21 @@ from hapsync.consul.watch_state import (
 from hapsync.model.catalog import Doubt
 
 CACHE_NOTICES_SECONDS = 2.0
-"""After this long without the servers the agent's cache gives an age of more than a second."""
+"""After this time without the servers, the `Age` of the agent's cache is above a second."""
 SAFETY_SECONDS = (300.0, 600.0)
-"""Between these a service is read once without waiting and past the cache, should a wake-up have been lost."""
+"""The shortest and the longest interval of safety reads, which find a change whose wake-up was lost."""
 SHORTEST_PAUSE_SECONDS, FIRST_PAUSE_SECONDS = 0.05, 0.25
 LOCAL_SECONDS, REMOTE_SECONDS = 1.0, 30.0
-"""The longest pause after a failed read: an agent on the same host is asked more often."""
+"""The longest pause after a failed read, for an agent on this host and for a remote one."""
 QUIET_SECONDS = 5.0
-"""Without a failure for this long, the next one is the first again."""
+"""After this time without a failure, the next failure counts as the first one."""
 DOUBT_CAP_SECONDS = 2.0
-"""While Consul answers, but cannot be believed, it is asked again this often."""
+"""The longest pause before the next read while Consul's answers are in doubt."""
 
 
 @enum.unique
 class Event(enum.Enum):
-    """What it means that a pause is over, or what came of a read."""
+    """The meaning of the end of a pause, or of the result of a read."""
 
     RESTORED = "a snapshot may have been restored"
     TROUBLE = "trouble with the servers"
@@ -61,7 +61,7 @@ class Event(enum.Enum):
 
 @enum.unique
 class Publishes(enum.Enum):
-    """What is published at a transition."""
+    """The reading that a transition publishes."""
 
     ANSWER = "the answer, with the doubt it leaves"
     KNOWN = "what is known, in doubt"
@@ -69,7 +69,7 @@ class Publishes(enum.Enum):
 
 @attrs.frozen
 class Transition:
-    """What the watch does next, and what it publishes first."""
+    """The next activity of the watch, and the reading that it publishes first."""
 
     next: Activity
     publishes: Publishes | None = None
@@ -125,9 +125,9 @@ TRANSITIONS: Mapping[tuple[Activity, Event], Transition] = {
 
 @attrs.frozen
 class Step:
-    """What follows from a finding: where the watch is, what to read or else how long to pause, and if there is news.
+    """The result of a finding: the state of the watch, the next read or else the pause, and whether there is news.
 
-    `hangs_up`: the connection is not to be used again.
+    `hangs_up`: the connection has to be closed.
     """
 
     watching: Watching
@@ -137,11 +137,11 @@ class Step:
     hangs_up: bool = False
 
 
-# -- what comes in ------------------------------------------------------------------------------------
+# -- findings -----------------------------------------------------------------------------------------
 
 
 def advance(watching: Watching, found: Found, at: Moment) -> Step:
-    """Return what follows from `found`, which came of `activity`."""
+    """Return the step after `found`, the result of the present activity."""
     event, then = _meaning(watching, found, at)
     transition = TRANSITIONS[watching.activity, event]
     match transition.publishes:
@@ -156,7 +156,7 @@ def advance(watching: Watching, found: Found, at: Moment) -> Step:
 
 
 def failed(watching: Watching, error: str, at: Moment) -> Step:
-    """Return what follows from a failure in whatever the watch does: the reading stays, in doubt."""
+    """Return the step after a failure in any activity of the watch: the reading stays, in doubt."""
     state, now = watching.state, at.seconds
     reading = state.reading
     if reading is None and watching.known is not None:
@@ -165,7 +165,7 @@ def failed(watching: Watching, error: str, at: Moment) -> Step:
     elif reading is not None and reading.doubt in {None, Doubt.UNCONFIRMED}:
         reading = watching.marked(reading, Doubt.AWAY)
     since = now if state.error is None else watching.failing_since
-    # Not the first good answer ends a run of failures, but some time without one.
+    # A run of failures ends after some time without one, not with the first good answer.
     failures = 0 if now - watching.failed_at > QUIET_SECONDS else watching.failures + 1
     longest = min(
         LOCAL_SECONDS if watching.is_local else REMOTE_SECONDS, FIRST_PAUSE_SECONDS * 2.0 ** min(failures, 10)
@@ -180,7 +180,8 @@ def failed(watching: Watching, error: str, at: Moment) -> Step:
         failures=failures,
         failed_at=now + pause,
     )
-    # By turns, for either may come back first. Not the cache at once: it may not have noticed yet.
+    # The watch alternates between servers and cache, for either may come back first. It does not go to the cache at
+    # once, because the cache may not have noticed the trouble yet.
     if not watching.is_direct:
         then = then.past_cache(now)
     elif now - since > CACHE_NOTICES_SECONDS:
@@ -188,7 +189,7 @@ def failed(watching: Watching, error: str, at: Moment) -> Step:
     return Step(then, None, pause, is_news=reading is not state.reading, hangs_up=True)
 
 
-# -- what it means ------------------------------------------------------------------------------------
+# -- events of findings -------------------------------------------------------------------------------
 
 
 def _meaning(watching: Watching, found: Found, at: Moment) -> tuple[Event, Watching]:
@@ -206,7 +207,7 @@ def _meaning(watching: Watching, found: Found, at: Moment) -> tuple[Event, Watch
 
 
 def _answered(watching: Watching, found: Finding, at: Moment) -> tuple[Event, Watching]:
-    if watching.is_alarmed:  # the trouble explains what the answer lacks
+    if watching.is_alarmed:  # the trouble explains losses in the answer
         return Event.INTERRUPTED, watching
     match watching.activity:
         case Activity.HEAR_LEADER:
@@ -218,7 +219,7 @@ def _answered(watching: Watching, found: Finding, at: Moment) -> tuple[Event, Wa
             return Event.SAME, _tried_cache(watching, found)
         case Activity.CHECK if not watching.trust.is_news(found, watching.state.reading):
             return Event.SAME, watching
-        case Activity.CHECK:  # an older state is for the leader to tell: the server may lag
+        case Activity.CHECK:  # only the leader can confirm an older state, for the server may lag
             return _settle(watching.past_cache(at.seconds), found, at)
         case Activity.COMPARE:
             return _compared(watching, found, at)
@@ -235,7 +236,7 @@ def _answered(watching: Watching, found: Finding, at: Moment) -> tuple[Event, Wa
 def _due(watching: Watching, at: Moment) -> tuple[Event, Watching]:
     now, is_alarmed = at.seconds, watching.is_alarmed
     trust = watching.trust.warned(now, is_rewound=watching.is_rewound) if is_alarmed else watching.trust
-    if watching.doubt is Doubt.FILTERED:  # rights are not the leader's to confirm
+    if watching.doubt is Doubt.FILTERED:  # the leader cannot confirm a token's rights
         trust = attrs.evolve(trust, is_unheard=False)
     then = attrs.evolve(watching, trust=trust, is_alarmed=False, is_rewound=False, is_told=is_alarmed)
     if watching.state.reading is not None and trust.is_rewind_open(now):
@@ -255,14 +256,14 @@ def _due(watching: Watching, at: Moment) -> tuple[Event, Watching]:
 
 
 def _missed(watching: Watching, found: Failed, at: Moment) -> tuple[Event, Watching]:
-    """Return what it means that there is no answer."""
-    # Without the connection the agent may have restarted, and an index from before would only block.
+    """Return the event of a read without an answer."""
+    # After a lost connection the agent may have restarted, and an older index would only block.
     then = attrs.evolve(watching, error=found.error, index=watching.index if found.is_connected else 0)
     case, is_failing = watching.case, watching.state.error is not None
     match watching.activity:
         case Activity.HEAR_LEADER:
             return (Event.FAILED if watching.is_told else Event.SILENT), then
-        case Activity.TRY_CACHE | Activity.CHECK:  # the watch itself tells how Consul fares
+        case Activity.TRY_CACHE | Activity.CHECK:  # the next blocking query shows the state of Consul
             return Event.SILENT, then
         case Activity.COMPARE | Activity.CONFIRM if watching.is_alarmed:
             return Event.INTERRUPTED, then
@@ -288,28 +289,28 @@ def _unless_same(watching: Watching, found: Finding, at: Moment) -> tuple[Event,
 
 
 def _tried_cache(watching: Watching, found: Finding) -> Watching:
-    """Go back to the agent's cache if it is in touch again and says the same as the servers."""
+    """Go back to the agent's cache if it is in touch again and agrees with the servers."""
     if not found.is_cached:
-        return attrs.evolve(watching, cache_at=math.inf)  # this agent has none
+        return attrs.evolve(watching, cache_at=math.inf)  # this agent has no cache
     reading = watching.state.reading
     is_live = not found.is_behind and found.doubt is None
     is_same = reading is not None and same_content(found.reading, reading)
-    # An index above the servers' own would only block: theirs went back, and the agent has not heard of it.
+    # An index above the servers' index would only block: their state went back, and the agent has not noticed.
     if not (is_live and is_same and found.index <= watching.trust.index):
         return watching
     state = attrs.evolve(watching.state, is_cached=True)
     return attrs.evolve(watching, state=state, is_direct=False, index=max(found.index, 1))
 
 
-# -- what an answer proves ----------------------------------------------------------------------------
+# -- evidence of answers ------------------------------------------------------------------------------
 
 
 def _settle(watching: Watching, found: Finding, at: Moment) -> tuple[Event, Watching]:
-    """Begin to settle what `found` proves."""
+    """Begin to settle the evidence of `found`."""
     state = watching.state
     is_other = state.reading is None or not same_content(found.reading, state.reading)
     case = Case(found, found, differs=watching.trust.is_wary(at.seconds) and found.is_streamed and is_other)
-    # No answer so far said how far the token reads and whether there is a leader, or one said what is wrong.
+    # No answer so far proved the token's rights and a leader, or an answer showed a fault.
     is_unproven = state.trusted is None or state.error is not None or watching.doubt is not None
     if found.is_streamed and (is_unproven or loses(watching.trust.reading, found.reading)):
         return _in_case(watching, Event.STREAMED, case)
@@ -325,7 +326,7 @@ def _compared(watching: Watching, plain: Finding, at: Moment) -> tuple[Event, Wa
 def _proven(watching: Watching, case: Case, at: Moment) -> tuple[Event, Watching]:
     found, trust = case.found, watching.trust
     needs = needs_confirming(trust.reading, found.reading, found.doubt) or trust.is_older(found, at.seconds)
-    # Rights are not the leader's to confirm, and a server that still has none cannot ask it.
+    # The leader cannot confirm a token's rights, and a server without a leader cannot ask it.
     is_hopeless = found.doubt is Doubt.FILTERED or (watching.doubts > 0 and found.doubt is Doubt.NO_LEADER)
     is_disputed = (needs or case.differs or found.index < trust.index) and not is_hopeless
     return _in_case(watching, Event.DISPUTED if is_disputed else Event.SETTLED, case, needs=needs)
@@ -333,7 +334,7 @@ def _proven(watching: Watching, case: Case, at: Moment) -> tuple[Event, Watching
 
 def _confirmed(watching: Watching, leader: Finding) -> tuple[Event, Watching]:
     case = watching.case
-    # The leader may only be newer, which the cache will be in a moment. At the same index it is wrong.
+    # A leader with a higher index may only be newer than the cache. At the same index, a different cache is wrong.
     is_wrong = leader.index <= case.found.index and not same_content(leader.reading, case.found.reading)
     is_cache_wrong = leader.doubt is None and is_wrong
     return _in_case(watching, Event.SETTLED, case, found=_with(case.found, leader), is_cache_wrong=is_cache_wrong)
@@ -343,11 +344,11 @@ def _in_case(watching: Watching, event: Event, case: Case, **changes: object) ->
     return event, attrs.evolve(watching, case=attrs.evolve(case, **changes))  # type: ignore[arg-type]
 
 
-# -- what follows -------------------------------------------------------------------------------------
+# -- steps after answers ------------------------------------------------------------------------------
 
 
 def _kept(watching: Watching, at: Moment) -> Step:
-    """Publish the answer that is settled, as far as it can be believed, and go on after it."""
+    """Publish the settled answer, with the doubt it leaves, and pause."""
     asked, found, now = watching.case.asked, watching.case.found, at.seconds
     before = watching.state
     is_backwards = watching.trust.goes_back(found, now)
@@ -362,10 +363,10 @@ def _kept(watching: Watching, at: Moment) -> Step:
     )
     is_refuted = asked.is_streamed and not same_content(asked.reading, found.reading)
     index = max(found.index, 1)
-    if asked.is_streamed:  # what is waited for is the view's own next state, whatever the servers are at
+    if asked.is_streamed:  # the next query waits for the stream's own index, whatever the servers' index
         index = 1 if is_refuted else max(asked.index, 1)
     elif watching.is_streamed and not watching.index:
-        index = 1  # gives the view as it is now
+        index = 1  # an index of 1 returns the view at once
     then = attrs.evolve(
         watching,
         state=state,
@@ -380,9 +381,9 @@ def _kept(watching: Watching, at: Moment) -> Step:
 
 
 def _paced(watching: Watching, found: Finding, case: Case, at: Moment) -> tuple[Watching, None, float]:
-    """Leave the cache where it is of no use, and return how long to pause after `found`."""
+    """Leave a cache that is of no use, and return the seconds to pause after `found`."""
     then = watching.past_cache(at.seconds) if case.is_cache_wrong else watching
-    if then.is_through_cache and not found.is_cached:  # this agent has none
+    if then.is_through_cache and not found.is_cached:  # this agent has no cache
         then = attrs.evolve(then, is_direct=True, cache_at=math.inf)
     elif found.is_behind:
         then = attrs.evolve(then.past_cache(at.seconds), index=0)
@@ -392,18 +393,18 @@ def _paced(watching: Watching, found: Finding, case: Case, at: Moment) -> tuple[
     then = then.past_cache(at.seconds)
     if found.doubt is Doubt.FILTERED:
         return then, None, 0.0
-    # No blocking query while in doubt: on a server without a leader it would only wait.
+    # No query blocks while in doubt: at a server without a leader it would only wait.
     return attrs.evolve(then, index=0, doubts=watching.doubts + 1), None, _doubted_seconds(watching.doubts + 1, at)
 
 
 def _with(found: Finding, later: Finding) -> Finding:
-    """Return `found` as a `later` answer past cache and stream has it."""
+    """Return `found` as corrected by a `later` answer past cache and stream."""
     if later.doubt is not None:
         return attrs.evolve(found, doubt=later.doubt)
     return attrs.evolve(later, age_seconds=found.age_seconds, is_cached=found.is_cached)
 
 
 def _doubted_seconds(times: int, at: Moment) -> float:
-    """Return how long to pause after the answer of so many `times` that could not be believed."""
+    """Return the seconds to pause after so many `times` of answers in doubt."""
     longest = min(DOUBT_CAP_SECONDS, FIRST_PAUSE_SECONDS * 2.0 ** min(times - 1, 10))
     return at.between(0.5, 1.0) * longest

@@ -1,4 +1,4 @@
-"""Where the watch of one service is: what it found, what it knows and trusts, and what it has to ask next."""
+"""The state of the watch of one service: its findings, its readings and trust, and its next question."""
 
 import enum
 import math
@@ -10,19 +10,20 @@ from hapsync.model.catalog import Doubt, Reading
 from hapsync.text import quoted
 
 CACHED_SECONDS = 60.0
-"""The longest wait through the agent's cache; to be woken by it costs Consul's servers nothing."""
+"""The longest wait through the agent's cache; its wake-ups cost Consul's servers nothing."""
 UNCACHED_SECONDS = 300.0
 FILTERED_WAIT_SECONDS = 10.0
-"""A change of rights ends no blocking query, so while the token may not read all none is held longer."""
+"""The longest wait while the token may not read all, because a change of rights ends no blocking query."""
 WARY_WAIT_SECONDS = 5.0
-"""An agent that lost its stream may wait for an index that Consul no longer has, and nothing ends that."""
+"""The longest wait after trouble: an agent that lost its stream may wait forever for an index lost by Consul."""
 OPEN_WAIT_SECONDS = 1.0
-"""Until the leader told whether a snapshot was restored, it is asked again after so long."""
+"""The longest wait until the leader has said whether a snapshot was restored."""
 FIRST_READ_SECONDS = 3.0
-"""A Consul that takes longer for its first answer counts as away where something of the service is known."""
+"""The timeout of the first read of a service with a known reading; without an answer Consul counts as away."""
 CONFIRM_SECONDS = 1.0
 CONFIRM_AGAIN_SECONDS = 3.0
-"""What may be added waits no longer than this for Consul to confirm what is gone, the first time and later."""
+"""The longest wait, the first time and later, for a confirmation of losses: additions in the same answer wait,
+too."""
 CACHE_RETRY_SECONDS = 60.0
 """Consul's agent refreshes its cache up to a minute late (agent/cache, `CacheRefreshMaxWait`)."""
 
@@ -32,17 +33,17 @@ _NO_FINDING = Finding(Reading("", ()), 0, None, is_cached=False, age_seconds=0.0
 
 @attrs.frozen
 class Rested:
-    """The pause is over."""
+    """The end of a pause."""
 
 
 @attrs.frozen
 class GivenUp:
-    """The read ended because something else has to be read first."""
+    """A read that ended because another read goes first."""
 
 
 @attrs.frozen
 class Failed:
-    """No answer came, and why; `is_connected`: the connection of the answer before is still open."""
+    """A read without an answer, and why; `is_connected`: the connection of the last answer is still open."""
 
     error: str
     is_connected: bool = False
@@ -53,22 +54,22 @@ Found = Finding | Failed | GivenUp | Rested
 
 @attrs.frozen
 class Moment:
-    """When a finding came: monotonic seconds, the wall clock's, and a number from 0 to 1 that spreads what is due."""
+    """The time of a finding: monotonic seconds, wall-clock seconds, and a random number from 0 to 1 for intervals."""
 
     seconds: float
     wall_seconds: float = 0.0
     chance: float = 0.5
 
     def between(self, least: float, most: float) -> float:
-        """Return a number between both."""
+        """Return a number between `least` and `most`, by the random number."""
         return least + (most - least) * self.chance
 
 
 @attrs.frozen
 class Read:
-    """What to ask Consul: the leader what became of `confirms`, or else as `Reader.read` takes it.
+    """A read of Consul: a question to the leader about the reading `confirms`, or the arguments of `Reader.read`.
 
-    `renews`: token and certificates are read again before, for they may have been replaced.
+    `renews`: token and certificates are read again first, for they may have been replaced.
     """
 
     consistency: str = "stale"
@@ -83,11 +84,12 @@ class Read:
 
 @attrs.frozen
 class WatchState:
-    """What a watch knows of its service.
+    """The knowledge of a watch about its service.
 
-    `confirmed_at` is when Consul last gave or confirmed the reading, in seconds of the wall clock; None before the
-    first. `error` is why the last try failed, None while the watch works. `trusted` is the last reading without a
-    doubt, None before the first.
+    `confirmed_at` is the time of Consul's last answer with this reading, in seconds of the wall clock; None before
+    the first. `error` is why the last try failed, None while the watch works. `trusted` is the last reading without a
+    doubt, None before the first. `error` is why the last try failed, None while the watch works. `trusted` is the
+    last reading without a doubt, None before the first.
     """
 
     reading: Reading | None = None
@@ -100,7 +102,7 @@ class WatchState:
 
 @enum.unique
 class Activity(enum.Enum):
-    """What the watch does: it pauses, or it has asked Consul one thing."""
+    """The activity of a watch: a pause, or one question to Consul."""
 
     PAUSE = "pause"
     FOLLOW = "wait for a change"
@@ -114,10 +116,10 @@ class Activity(enum.Enum):
 
 @attrs.frozen
 class Case:
-    """An answer that is being settled: as it came (`asked`), and with what was learnt since (`found`).
+    """An answer that is being settled: the original (`asked`), and the version corrected by later reads (`found`).
 
-    `differs`: another answer says something else. `needs`: it takes away more than its evidence is good for.
-    `is_cache_wrong`: the leader says something else as of the same index or an older one.
+    `differs`: another answer disagrees. `needs`: the answer removes more than its evidence allows. `is_cache_wrong`:
+    the leader disagrees at the same index or an older one.
     """
 
     asked: Finding
@@ -133,10 +135,10 @@ _NO_STATE, _NO_TRUST = WatchState(), Trust()
 
 @attrs.frozen(kw_only=True)
 class Watching:
-    """Where the watch of `service` is.
+    """The state of the watch of `service`.
 
-    `known` is what was known before the start. `acknowledged` is the last reading that was acted on: until then the
-    readings have the mark that Consul's state went back.
+    `known` is a reading from before the start. `acknowledged` is the last reading that the agent acted on; the mark
+    `is_backwards` stays on the readings until then.
     """
 
     service: str
@@ -151,17 +153,17 @@ class Watching:
     error: str = ""
     """Why the last read had no answer."""
     is_alarmed: bool = False
-    """Trouble with the servers was told, and nothing was read since."""
+    """The watch was told of trouble with the servers, and has not read since."""
     is_rewound: bool = False
-    """Of that trouble: a snapshot may have been restored."""
+    """The trouble may be a restored snapshot."""
     is_told: bool = False
-    """The trouble is what this turn began with."""
+    """The present turn began with the trouble."""
     index: int = 0
-    """What the next read waits for to change; 0 is not to wait."""
+    """The index of the next blocking query; 0 for a query that does not block."""
     is_streamed: bool = False
-    """The last answer but those past cache and stream came out of a stream."""
+    """The last answer was from a stream; answers past cache and stream do not count."""
     is_direct: bool = False
-    """Past the agent's cache, until `cache_at` (monotonic seconds)."""
+    """The reads go past the agent's cache until `cache_at` (monotonic seconds)."""
     cache_at: float = math.inf
     safety_at: float = math.inf
     doubts: int = 0
@@ -172,7 +174,7 @@ class Watching:
 
     @property
     def doubt(self) -> Doubt | None:
-        """What speaks against the reading that is published."""
+        """The doubt of the published reading."""
         return self.state.reading.doubt if self.state.reading is not None else None
 
     @property
@@ -185,27 +187,27 @@ class Watching:
         return attrs.evolve(self, is_alarmed=True, is_rewound=self.is_rewound or is_rewound)
 
     def past_cache(self, now: float) -> "Watching":
-        """Leave the agent's cache for a while."""
+        """Read past the agent's cache for `CACHE_RETRY_SECONDS`."""
         if not self.is_through_cache:
             return self
         return attrs.evolve(self, is_direct=True, cache_at=now + CACHE_RETRY_SECONDS)
 
     def because(self, why: str) -> "Watching":
-        """Take note of why the last read counts as none."""
+        """Note why the last read counts as failed."""
         return attrs.evolve(self, error=f"service {quoted(self.service)}: {why}")
 
     def marked(self, content: Reading, doubt: Doubt | None, *, is_backwards: bool = False) -> Reading:
-        """Return the reading to publish; the same object where nothing is new."""
+        """Return the reading to publish; the same object without news."""
         before = self.state.reading
         is_unacknowledged = before is not None and before.is_backwards and before is not self.acknowledged
         wanted = attrs.evolve(content, doubt=doubt, is_backwards=is_backwards or is_unacknowledged)
         return before if before is not None and before == wanted else wanted
 
     def read(self, at: Moment) -> Read:
-        """Return what to ask Consul for the present activity."""
+        """Return the read of the present activity."""
         state, is_again = self.state, self.doubts > 0
         plain = "default" if self.consistency == "default" else "stale"
-        renews = self.doubt in {Doubt.UNCONFIRMED, Doubt.FILTERED}  # the token may have one that has its rights
+        renews = self.doubt in {Doubt.UNCONFIRMED, Doubt.FILTERED}  # the token file may hold another token by now
         match self.activity:
             case Activity.HEAR_LEADER:
                 return Read(confirms=state.reading, is_again=not self.is_told, renews=renews)
@@ -232,7 +234,7 @@ class Watching:
         )
 
     def _wait_seconds(self, now: float) -> float:
-        """Return how long Consul may hold the next answer back, within what the way there bears."""
+        """Return the longest wait of the next blocking query, in seconds."""
         if self.trust.is_rewind_open(now):
             return OPEN_WAIT_SECONDS
         if self.is_streamed and self.trust.is_wary(now):

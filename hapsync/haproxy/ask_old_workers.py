@@ -1,6 +1,7 @@
-"""Looking at old workers, and ending what they still hold to servers that are gone: through HAProxy's master alone.
+"""Questions to old workers, and the end of their sessions on gone servers, through HAProxy's master alone.
 
-Each question is a connection of its own, one after the other, for the master has ten. The live worker is not asked.
+Each question has a connection of its own, and only one is open at a time, for the master takes ten. The live worker
+is not asked.
 """
 
 import time
@@ -26,16 +27,16 @@ from hapsync.plan.desired import Desired
 from hapsync.system.sockdiag import count_connections
 
 TIMEOUT_SECONDS = 2.0
-"""For each answer: a worker that ended a moment ago may never be answered for with 2.8 to 3.2."""
+"""The timeout of each answer: 2.8 to 3.2 may never answer for a worker that ended a moment ago."""
 
 
 def read_old_workers(
     master: str, live_pid: int, wanted: Desired, live: Mapping[str, Backend], may_go_on: Callable[[], bool]
 ) -> OldWorkers:
-    """Return the old workers of the master behind the socket `master`, and what they hold to servers that are gone.
+    """Return the old workers of the master behind the socket `master`, and their connections to gone servers.
 
-    `live` is what the live worker has, by backend. Where `may_go_on` says no, the rest is left unasked. Nothing is
-    raised: what could not be found out is in the `error` of the whole or of the worker.
+    `live` has the backends of the live worker. Once `may_go_on` returns False, the remaining questions are left out.
+    No error is raised: `error` of the whole, or of a worker, names the missing facts.
     """
     seen_at = time.time()
     try:
@@ -75,8 +76,8 @@ def end_sessions(
 ) -> int:
     """End sessions of `worker` on the server `gone`, `at_most` of them; return how many.
 
-    `may_go_on` is asked before each. An old worker still takes `shutdown session`, and nothing that is about a server
-    (2.6, 2.8: "Proxy is disabled.").
+    `may_go_on` is asked before each session. An old worker still takes `shutdown session`, and refuses commands about
+    a server (2.6, 2.8: "Proxy is disabled.").
 
     Raises RuntimeAPIError when the worker does not answer, or refuses.
     """

@@ -1,8 +1,9 @@
-"""HAProxy's answers to the probe in, each backend's scaling out, with why it is not better.
+"""HAProxy's answers to the probe in, each backend's scaling out, with the reason why it is not better.
 
-A backend is probed by adding a server that it has: HAProxy looks at the level of the socket, at the load balancing
-algorithm and at the mode first, and only then says that the server exists (2.6 to 3.4, `add server`). So nothing is
-changed. Before 3.4 that puts an alert into HAProxy's log, so there only backends are asked whose lines do not tell.
+The probe adds a server under an existing name: HAProxy first checks the level of the socket, the load balancing
+algorithm and the mode, and only then answers that the server exists (2.6 to 3.4, `add server`). The probe therefore
+changes nothing. Before 3.4 it puts an alert into HAProxy's log, so hapsync then probes only backends whose lines in
+the file are not conclusive.
 """
 
 import re
@@ -14,19 +15,21 @@ from hapsync.model.server import Backend, Scaling
 from hapsync.text import shown
 
 OLDEST_SAFE = (3, 0)
-"""Before it, dynamic servers are deleted only once their idle connections have ended by themselves, and a consistent
-hash leaves out half of them where their ids are not given (measured on 2.6.12; HAProxy's commit 2ff861747)."""
+"""The oldest version in which dynamic servers are the default. Before it, a dynamic server can be deleted only after
+its idle connections have ended by themselves, and a consistent hash omits half of the dynamic servers unless their
+ids are given (measured on 2.6.12; HAProxy's commit 2ff861747)."""
 COUNTS_ALL = (3, 0)
-"""Before it HAProxy does not count a server's connection that belongs to a client's session: with `http-reuse never`,
-and by default one that a 401 with `WWW-Authenticate: Negotiate` or `NTLM` made private (measured on 2.6.12 and
-2.8.25). On 2.6 such a connection gets the client's next requests although the server has another address by then."""
+"""The first version that counts all connections to a server. Before it HAProxy does not count a connection that
+belongs to a client's session: every one with `http-reuse never`, and by default one that a 401 with
+`WWW-Authenticate: Negotiate` or `NTLM` made private (measured on 2.6.12 and 2.8.25). On 2.6 such a connection gets
+the client's next requests although the server has another address by then."""
 OLDEST_STABLE = (2, 6)
-"""`add server` is experimental before it (HAProxy's commit 76e8b70e4)."""
+"""The first version in which `add server` is not experimental (HAProxy's commit 76e8b70e4)."""
 NEWEST_SCANNED = (3, 4)
-"""The newest version that was tried for additions HAProxy dies of (tests/scan, docs/versions.md)."""
+"""The newest version in the scan for additions that kill HAProxy (tests/scan, docs/versions.md)."""
 DIES_OF_ALPN = ((3, 0), (3, 2))
-"""From the first version up to, and without, the second: a server with `check-alpn` that is deleted while a check of
-it is under way ends HAProxy (measured: 7 of 16 times on 3.0.11, never on 2.6.12, 2.8.25, 3.2.26 and 3.4.7)."""
+"""The versions, from the first up to and without the second, that die when a server with `check-alpn` is deleted
+during its check (measured: 7 of 16 times on 3.0.11, never on 2.6.12, 2.8.25, 3.2.26 and 3.4.7)."""
 HAS_WAIT = (3, 0)
 _NEVER = frozenset(
     {
@@ -35,16 +38,16 @@ _NEVER = frozenset(
         *("cc", "no-check", "no-ssl", "sni-auto"),
     }
 )
-"""Words of a server line that no `add server` takes (2.6 to 3.4, from HAProxy's keyword tables); `enabled` leaves a
-server without traffic up to 2.8."""
+"""The words of a server line that `add server` refuses (2.6 to 3.4, from HAProxy's keyword tables); `enabled` leaves
+a server without traffic up to 2.8."""
 QUIET_PROBE = (3, 4)
-"""Before it each refusal of `add server`, that of a name that is there included, is a line `[ALERT]` in HAProxy's log
+"""The first version without an `[ALERT]` in HAProxy's log for each refusal of `add server`, a taken name included
 (measured: one a probe on 2.6.12 to 3.2.26, none on 3.4.7)."""
 _EXISTS = "Already exists a server with the same name in backend"
 
 
 def probe_command(backend: Backend) -> Command | None:
-    """Return the question whether `backend` takes dynamic servers; None where it has none of ours to ask with."""
+    """Return the probe of `backend` for dynamic servers; None where it has no server of hapsync's to name."""
     return Command(f"add server {backend.name}/{backend.slots[0].name} 127.0.0.1:1") if backend.slots else None
 
 
@@ -57,7 +60,7 @@ def version_of(text: str) -> tuple[int, int]:
 def taken_by(
     version: tuple[int, int], config: BackendConfig, given: Iterable[str], tables: Iterable[str], danger: str
 ) -> Scaling:
-    """Return the means of a backend that takes servers by its balance and mode; see `means_of`."""
+    """Return the scaling of a backend that takes servers by its balance and mode; see `scaling_of`."""
     return scaling_of(version, config, _EXISTS, given, tables, danger)
 
 
@@ -69,11 +72,10 @@ def scaling_of(
     tables: Iterable[str] = (),
     danger: str = "",
 ) -> Scaling:
-    """Return the means of a backend of a HAProxy of this `version` that gave `reply` to the probe; None: not probed.
+    """Return the scaling of a backend whose HAProxy, of this `version`, gave `reply` to the probe; None: not probed.
 
-    `default_servers` are the words that `default-server` lines in force there give to every line of the file,
-    `tables` the stick tables that lead to its servers. `danger` is why HAProxy might not survive a server that is
-    added there, or nothing.
+    `default_servers` are the words of the `default-server` lines in force there, and `tables` the stick tables that
+    lead to its servers. `danger` is the reason why an added server might kill HAProxy, or empty.
     """
     why = "" if reply is None else _why_not(version, config, reply, tuple(default_servers), danger)
     can_add = reply is not None and not why
@@ -116,12 +118,12 @@ def _why_not(
 
 
 def spelled_out(version: tuple[int, int], options: str) -> tuple[str, ...]:
-    """Return the words that a server line with `options` implies in a file and `add server` does not.
+    """Return the words that `options` imply on a server line of a file, but not in `add server`.
 
-    In a file the checks of a server speak TLS and the PROXY protocol where its traffic does, unless they have an
-    address or a port of their own; those of an added server do so only where it is said (HAProxy's commit 7d098bea2).
-    Before HAProxy's commit 8a31783b6 an added server keeps no idle connection unless both words about it are given
-    (measured on 2.6.12; 2.8.25 has it). All other words mean the same on 2.6 to 3.4, see docs/versions.md.
+    In a file the checks of a server use TLS and the PROXY protocol like its traffic, unless they have an address or a
+    port of their own. The checks of an added server do so only by explicit words (HAProxy's commit 7d098bea2). Before
+    HAProxy's commit 8a31783b6 an added server keeps no idle connection unless both words about it are given (measured
+    on 2.6.12; 2.8.25 has it). All other words mean the same on 2.6 to 3.4, see docs/versions.md.
     """
     words = options.split()
     keeps = [] if version >= OLDEST_SAFE else [word for word in _KEEPS if word.split()[0] not in words]
@@ -138,7 +140,7 @@ def spelled_out(version: tuple[int, int], options: str) -> tuple[str, ...]:
 
 
 _KEEPS = ("pool-max-conn -1", "pool-purge-delay 5s")
-"""The values of a line of the file that does not say them (manual, section 5.2)."""
+"""The defaults of a server line in a file (manual, section 5.2)."""
 _PROXY = frozenset({"send-proxy", "send-proxy-v2", "send-proxy-v2-ssl", "send-proxy-v2-ssl-cn"})
 
 

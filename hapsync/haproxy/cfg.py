@@ -1,8 +1,8 @@
-"""The text of a haproxy.cfg in, its lines and sections out, as HAProxy reads them; and the slots that stand there.
+"""The text of a haproxy.cfg in; its lines and sections, as HAProxy reads them, and its slots out.
 
-A section has the lines that are in force in it, those of its `defaults` too. Of servers only those that hapsync
-wrote itself (`srvN`, `dyn-...`) become values. The file serves where HAProxy cannot be asked, and to see that a
-template put the servers under the backend they belong to.
+A section has all lines in force in it, those of its `defaults` included. Only servers that hapsync wrote (`srvN`,
+`dyn-...`) become values. The file is read where HAProxy cannot be asked, and to check that a template put the servers
+into their own backend.
 """
 
 import hashlib
@@ -29,7 +29,7 @@ from hapsync.model.server import (
 )
 
 HEADER = "# Written by hapsync. Changes made here are lost: edit the template and send the agent SIGHUP.\n"
-"""The first line of every file hapsync writes, by which it knows its own."""
+"""The first line of every file that hapsync writes, and the mark of hapsync's own files."""
 _SEAL = "# Checksum of what follows, to notice edits: "
 SECTIONS = frozenset(
     {
@@ -40,7 +40,7 @@ SECTIONS = frozenset(
 """The words that begin a section (configuration manual 2.6 to 3.4, sections 3 to 12)."""
 _PROXIES = frozenset({"frontend", "backend", "listen"})
 TABLE_NAME = re.compile(r"[A-Za-z0-9_:./-]{1,256}")
-"""Also `PEERS/NAME`, of a table in a `peers` section."""
+"""The name of a stick table; `PEERS/NAME` is a table of a `peers` section."""
 _STICKS = frozenset({"on", "match", "store-request", "store-response"})
 
 
@@ -48,21 +48,21 @@ _STICKS = frozenset({"on", "match", "store-request", "store-response"})
 
 
 class Line(NamedTuple):
-    """One line's words, what stands behind its `#`, and its number in the file, counted from 1."""
+    """One line: its words, its comment after `#`, and its number in the file, counted from 1."""
 
     number: int
     words: tuple[str, ...]
     comment: str
 
     def begins(self, *words: str) -> bool:
-        """Return whether these are the line's first words."""
+        """Return whether the line begins with `words`."""
         return self.words[: len(words)] == words
 
 
 _line = tuple.__new__
-"""A third of the time that `Line(...)` takes."""
+"""This takes a third of the time of `Line(...)`."""
 _ODD_BLANKS = "\r\x1c\x1d\x1e\x1f"
-"""A carriage return ends a line for HAProxy; the others are blanks for `str.split` only."""
+"""Characters that `str.split` takes for blanks and HAProxy does not; a carriage return ends a line for HAProxy."""
 _PIECE = re.compile(
     r"""(?P<blank>[ \t\v\f]+) | \#(?P<comment>.*) | "(?P<double>(?:[^"\\]|\\.)*)"? | '(?P<single>[^']*)'?"""
     r"""| (?P<bare>(?:[^ \t\v\f\#"'\\]|\\[ \#"'\\]?)+)""",
@@ -75,8 +75,8 @@ _ESCAPED = {"t": "\t", "n": "\n", "r": "\r", **dict(zip(" #\"'\\", " #\"'\\", st
 def split_line(line: str) -> tuple[Sequence[str], str]:
     """Return the words of `line` as HAProxy takes them, and its comment (configuration manual, section 2.2).
 
-    Quotes and escapes are taken away. A variable stays as it is written (`$NAME`, `${NAME}`), within double quotes
-    too, where HAProxy puts in its value. A quote without an end goes on to the end of the line; HAProxy refuses it.
+    Quotes and escapes are removed. A variable stays as written (`$NAME`, `${NAME}`), also within double quotes, where
+    HAProxy inserts its value. An unclosed quote extends to the end of the line; HAProxy refuses it.
     """
     words: list[str] = []
     word: str | None = None
@@ -111,7 +111,7 @@ def _lines(text: str) -> Iterator[Line]:
         if is_odd or '"' in code or "'" in code or "\\" in code or not code.isascii():
             words, comment = split_line(raw)
         else:
-            words = code.split()  # the same, in a tenth of the time
+            words = code.split()  # a fast path to the same result, in a tenth of the time
         if words:
             yield _line(Line, (number, tuple(words), comment))
 
@@ -121,10 +121,10 @@ def _lines(text: str) -> Iterator[Line]:
 
 @attrs.frozen
 class Section:
-    """One section: its first line, that line's first word, its name (empty where it has none), its own lines.
+    """One section: its first line, the first word of that line, its name (empty without one), and its own lines.
 
-    `inherited`: the lines of its defaults. `lacks` names a missing `defaults` of the section; empty where all are
-    there. Lines before the first section are one without a kind.
+    `inherited`: the lines of its `defaults`. `lacks` is the name of a missing `defaults` section, or empty. The lines
+    before the first section form a section without a kind.
     """
 
     head: Line
@@ -140,12 +140,12 @@ class Section:
 
     @property
     def has_servers(self) -> bool:
-        """The section may have servers: a `backend` or a `listen`, and its name is known."""
+        """The section may have servers: it is a `backend` or a `listen` with a known name."""
         return self.kind in ("backend", "listen") and self.name != ""
 
     @property
     def lines(self) -> tuple[Line, ...]:
-        """All lines in force, the section's own last: of what can stand once only, the last one counts."""
+        """All lines in force, the section's own last; of a setting that can stand only once, the last line counts."""
         return (*self.inherited, *self.own) if self.inherited else self.own
 
     def last(self, *words: str) -> Line | None:
@@ -153,7 +153,7 @@ class Section:
         return next((line for line in reversed(self.lines) if line.begins(*words)), None)
 
     def has_option(self, name: str) -> Line | None:
-        """Return the line that switches `option NAME` on; None where nothing does, or `no option` stands later."""
+        """Return the line that switches `option NAME` on; None without one, or with a later `no option`."""
         on, off = self.last("option", name), self.last("no", "option", name)
         return None if on is None or (off is not None and self.lines.index(off) > self.lines.index(on)) else on
 
@@ -161,8 +161,8 @@ class Section:
 def parse_sections(text: str) -> Sequence[Section]:
     """Return the sections of `text` in their order.
 
-    A proxy takes the lines of the `defaults` it names after `from`, else of the last one before it; a `defaults`
-    takes those of the one it names, else none (configuration manual, section 4.1).
+    A proxy inherits the lines of the `defaults` named after `from`, else of the last `defaults` before it. A
+    `defaults` inherits from a named one only (configuration manual, section 4.1).
     """
     sections: list[Section] = []
     defaults: dict[str, Section] = {}
@@ -183,7 +183,7 @@ def parse_sections(text: str) -> Sequence[Section]:
 
 
 def _name_in(words: Sequence[str]) -> str:
-    """Return the name in the words that begin a section; empty where it has none."""
+    """Return the name in the first line of a section; empty without one."""
     return words[1] if len(words) > 1 and words[1] != "from" else ""
 
 
@@ -233,10 +233,10 @@ def start_disabled(text: str) -> frozenset[str]:
 
 
 def stick_tables(sections: Iterable[Section]) -> Mapping[str, tuple[str, ...]]:
-    """Return the stick tables that lead clients to servers of each backend (or listen) of `sections`, each once.
+    """Return the stick tables, each once, that lead clients to servers of each backend (or listen) of `sections`.
 
-    A `stick` line names one after `table`, or means the one of its own section (configuration manual, `stick on`).
-    Names that cannot be sent to HAProxy are left out.
+    A `stick` line names a table after `table`, or uses the table of its own section (configuration manual,
+    `stick on`). Names that cannot be sent to HAProxy are left out.
     """
     found = {}
     for section in sections:
@@ -250,7 +250,7 @@ def stick_tables(sections: Iterable[Section]) -> Mapping[str, tuple[str, ...]]:
     return found
 
 
-# -- what hapsync wrote -------------------------------------------------------------------------------------------
+# -- files of hapsync ---------------------------------------------------------------------------------------------
 
 
 def sealed(body: str) -> str:
@@ -259,7 +259,7 @@ def sealed(body: str) -> str:
 
 
 def is_sealed(text: str) -> bool:
-    """Return whether `text` is a file as hapsync wrote it, unchanged since."""
+    """Return whether `text` is a file of hapsync's, unchanged since it was written."""
     seal, _, body = text.removeprefix(HEADER).partition("\n")
     return text.startswith(HEADER) and seal == f"{_SEAL}{_checksum(body)}"
 
@@ -270,14 +270,14 @@ def _checksum(body: str) -> str:
 
 @attrs.frozen
 class FileServer:
-    """One server line of ours; `comment` is what stands behind its `#`, as it stands."""
+    """One server line of hapsync's; `comment` is the raw text after its `#`."""
 
     server: Server
     comment: str
 
 
 def backends_in(text: str) -> Iterator[tuple[str, Sequence[Line]]]:
-    """Yield name and own lines of each backend (or listen) in `text`, one after the other; one may be there twice."""
+    """Yield the name and the own lines of each backend (or listen) in `text`; a name may occur twice."""
     for head, own in _split(text):
         name = _name_in(head.words)
         if name and head.words[0] in ("backend", "listen"):
@@ -285,7 +285,7 @@ def backends_in(text: str) -> Iterator[tuple[str, Sequence[Line]]]:
 
 
 def parse_file(text: str) -> Mapping[str, tuple[FileServer, ...]]:
-    """Return the slots in `text` by backend (or listen), sorted by number; a backend without any is there, empty."""
+    """Return the slots in `text` by backend (or listen), sorted by number; a backend without slots is empty."""
     found: dict[str, list[FileServer]] = {}
     for name, lines in backends_in(text):
         own = [FileServer(_server(line.words), line.comment.strip()) for line in lines if is_own_line(line)]
@@ -296,9 +296,9 @@ def parse_file(text: str) -> Mapping[str, tuple[FileServer, ...]]:
 
 
 def skeleton(text: str) -> str:
-    """Return `text` with each run of slots as one line without name, address, weight, state and comment.
+    """Return `text` with each run of slots reduced to one line, without name, address, weight, state and comment.
 
-    Two files made from the same template and options have the same skeleton, whatever their slots hold.
+    Two files made from the same template and options have the same skeleton, with any instances in their slots.
     """
     lines: list[str] = []
     for line in text.split("\n"):
@@ -314,11 +314,11 @@ def skeleton(text: str) -> str:
 _SLOT_LINE = re.compile(
     r"[ \t]*server (?:srv[1-9][0-9]*|dyn-\S+) \S+(?: id [0-9]+)? weight [0-9]+(.*?)(?: disabled| enabled)?  #.*"
 )
-"""As `render` writes them."""
+"""Server lines as `render` writes them."""
 
 
 def enabled_servers(text: str) -> Mapping[str, int]:
-    """Return how many servers, of whatever name, each backend (or listen) in `text` starts with enabled."""
+    """Return the number of enabled servers, of any name, of each backend (or listen) in `text`."""
     return Counter(
         name
         for name, lines in backends_in(text)
@@ -328,7 +328,7 @@ def enabled_servers(text: str) -> Mapping[str, int]:
 
 
 def is_own_line(line: Line) -> bool:
-    """Return whether `line` is a server of ours, with an address."""
+    """Return whether `line` is a server line of hapsync's, with an address."""
     return line.words[0] == "server" and len(line.words) > 2 and is_ours(line.words[1])  # noqa: PLR2004
 
 
@@ -341,7 +341,7 @@ def slot_names(text: str) -> Mapping[str, frozenset[str]]:
 
 
 def server_options_in(sections: Iterable[Section]) -> Mapping[str, str]:
-    """Return the options of our servers in `sections`, of a file that hapsync wrote, by backend (or listen)."""
+    """Return the options of hapsync's servers by backend (or listen), from the `sections` of a file of hapsync's."""
     found: dict[str, str] = {}
     for section in sections:
         if section.has_servers and section.name not in found:
@@ -351,7 +351,7 @@ def server_options_in(sections: Iterable[Section]) -> Mapping[str, str]:
 
 
 def _own_options(words: Sequence[str]) -> str | None:
-    """Return the options in the words of a server line as `render` writes it; None where it is another one."""
+    """Return the options in the words of a server line as `render` writes it; None for another line."""
     place = 5 if words[3:4] == ("id",) else 3
     if words[place : place + 1] != ("weight",):
         return None
@@ -360,7 +360,7 @@ def _own_options(words: Sequence[str]) -> str | None:
 
 
 def discovered_in(config: Config, text: str | None) -> frozenset[str]:
-    """Return the backends in the file `text` that were discovered; nothing where hapsync did not write it."""
+    """Return the discovered backends in the file `text`; empty for a file that hapsync did not write."""
     if text is None or not config.discover or not text.startswith(HEADER):
         return frozenset()
     prefixes = tuple(one.prefix for one in config.discover.values())
@@ -368,7 +368,7 @@ def discovered_in(config: Config, text: str | None) -> frozenset[str]:
 
 
 def observed_from_file(text: str, backends: Collection[str]) -> Observed:
-    """Return the reading a HAProxy started with `text` would give of `backends`."""
+    """Return the reading of `backends` that a HAProxy started with `text` would give."""
     found = parse_file(text)
     return Observed(
         {
@@ -379,7 +379,7 @@ def observed_from_file(text: str, backends: Collection[str]) -> Observed:
 
 
 def _server(words: Sequence[str]) -> Server:
-    """Return the server of ours with these words; with the placeholder for an address that cannot be understood."""
+    """Return hapsync's server with these words; an address that cannot be parsed becomes the placeholder."""
     name, where, *options = words[1:]
     try:
         host, _, port = where.rpartition(":")
@@ -389,7 +389,7 @@ def _server(words: Sequence[str]) -> Server:
         address, weight = PLACEHOLDER, 1
     disabled = "disabled" in options
     if disabled and address == PLACEHOLDER and weight == AGENT_WEIGHT:
-        weight = 1  # of a free slot it says nothing
+        weight = 1  # a free slot's weight means nothing
     return Server(
         name,
         address,

@@ -1,8 +1,8 @@
-"""Two texts of haproxy.cfg in, the whole backends out by which alone they differ, if so: these need no reload (3.4).
+"""Two texts of haproxy.cfg in, the plain backends out by which alone they differ: these need no reload (3.4).
 
-A *plain* backend says nothing but `backend NAME from DEFAULTS` and its servers of ours. Only such a one is the same
-whether a worker is started with it or it is added to a running one: `add backend` takes all it has from a named
-`defaults` (management manual 3.4, `add backend`). One that HAProxy would die of is none either.
+A *plain* backend consists of `backend NAME from DEFAULTS` and servers of hapsync's. Only a plain backend is the same
+whether a worker starts with it or gets it live, for `add backend` takes all settings from a named `defaults`
+(management manual 3.4, `add backend`). A backend that would kill HAProxy does not count as plain.
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,14 +14,14 @@ from hapsync.haproxy.dangers import has_check, safe_defaults
 from hapsync.model.server import is_slot_name, server_order
 
 HAS_BACKENDS = (3, 4)
-"""From this version on `add backend` is there, and not experimental."""
+"""The first version with `add backend` that is not experimental."""
 _HEAD_WORDS = 4
 """`backend NAME from DEFAULTS`."""
 
 
 @attrs.frozen
 class PlainBackend:
-    """A plain backend as a file has it: the `defaults` it names, its slots' names, and the options of its servers."""
+    """A plain backend in a file: its `defaults`, the names of its slots, and the options of its servers."""
 
     name: str
     defaults: str
@@ -31,16 +31,16 @@ class PlainBackend:
 
 @attrs.frozen
 class Difference:
-    """The plain backends that one file has and the other lacks; all else is the same in both."""
+    """The plain backends in one file and not in the other; the rest of both files is the same."""
 
     new: tuple[PlainBackend, ...] = ()
     gone: tuple[PlainBackend, ...] = ()
 
 
 def difference(current: str, wanted: str) -> Difference | None:
-    """Return how the file `wanted` differs from `current`; None where it is by more than whole plain backends.
+    """Return the difference of `wanted` from `current`; None where more than whole plain backends differ.
 
-    Comments, blank lines and what stands on server lines of ours by the live state do not count.
+    Comments, blank lines and the live state on hapsync's server lines do not count.
     """
     has, rest = _taken_apart(current)
     needs, wanted_rest = _taken_apart(wanted)
@@ -59,7 +59,7 @@ def plain_backends(text: str) -> Mapping[str, PlainBackend]:
 def _taken_apart(text: str) -> tuple[Mapping[str, PlainBackend], Sequence[tuple[str, ...]]]:
     """Return the plain backends of `text`, and the words of all other lines.
 
-    Servers of ours count there without what changes with the live state, and a run of them as one line.
+    A run of hapsync's servers counts as one line, without their live state.
     """
     sections, raw = parse_sections(text), text.split("\n")
     options, defaults = server_options_in(sections), default_server_words(sections)
@@ -75,7 +75,7 @@ def _taken_apart(text: str) -> tuple[Mapping[str, PlainBackend], Sequence[tuple[
             and section.own != ()
             and all(map(is_own_line, section.own))
             and name in options
-            # `add server` does not heed them.
+            # `add server` ignores these words.
             and not defaults.get(name)
             and head[3] in safe[has_check(options[name])]
         )
@@ -93,9 +93,9 @@ def _taken_apart(text: str) -> tuple[Mapping[str, PlainBackend], Sequence[tuple[
 
 
 def _compared(line: Line, raw: Sequence[str]) -> tuple[str, ...]:
-    """Return what counts of `line`, one of the lines `raw` of its file: its words, or all of it as it stands.
+    """Return the compared part of `line`, one of the lines `raw` of its file: its words, or the whole raw line.
 
-    The words lack the quotes and escapes, which alone tell a variable from a plain `$`.
+    The words lack quotes and escapes, by which alone a variable differs from a plain `$`.
     """
     code = raw[line.number - 1].strip()
     is_quoted = any(sign in code for sign in "\"'\\") and any("$" in word for word in line.words)

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 
 from hapsync.haproxy.cfg import is_own_line, parse_sections, server_options_in
 
-# As HAProxy 2.2 to 3.4 write them: `[ALERT]    (123) : config : [FILE:LINE] : ...`, since 3.2 also without `config`.
+# The alerts of HAProxy 2.2 to 3.4: `[ALERT] (123) : config : [FILE:LINE] : ...`, since 3.2 also without `config`.
 _ALERT = re.compile(r"(?m)^\[ALERT\][^:]* : (.*)$")
 _PLACE = re.compile(r"(?:config : )?(?:parsing )?\[([^][]*):([0-9]+)\]")
 _SERVER = re.compile(r"(?:config ?: )*(?:backend|proxy|listen) '([^']*)'[,:] server '([^']*)'")
@@ -14,11 +14,11 @@ _SUMMARY = re.compile(r"(?:config : )?(?:Error\(s\) found in configuration file|
 
 
 def backends_at_fault(said: str, text: str, file: str) -> Mapping[str, str]:
-    """Return the backends (or listens) whose servers of ours the check blames, each with the first words on it.
+    """Return the backends (or listens) whose servers of hapsync's the check blames, each with its first error.
 
-    `said` is the output of the check command about the configuration `text` in `file`. Only the file's name counts,
-    for a check may run with another folder. Nothing where one alert is about anything else, or cannot be attributed:
-    then it is not the servers alone that are at fault.
+    `said` is the output of the check command about the configuration `text` in `file`. Only the name of the file
+    counts, because a check may run with another folder. The result is empty where one alert concerns another subject
+    or cannot be attributed, for then servers are not the only cause.
     """
     sections = parse_sections(text)
     own = [
@@ -42,7 +42,7 @@ def backends_at_fault(said: str, text: str, file: str) -> Mapping[str, str]:
         elif server := _SERVER.match(alert):
             last = server[1] if (server[1], server[2]) in names else None
         elif not ((detail := _DETAIL.match(alert)) and last is not None and detail[1] in options.get(last, ())):
-            last = None  # else more on the alert before it: `'ca-file' : unable to load ...`
+            last = None  # a continuation of the last alert: `'ca-file' : unable to load ...`
         if last is None:
             return {}
         found.setdefault(last, alert)

@@ -1,11 +1,11 @@
-"""Changes in, Runtime API commands out; and what a reply to one means.
+"""Changes in, Runtime API commands out; and the meaning of their replies.
 
-A change is made in two steps, for `set server ... addr` is only queued by HAProxy 2.9 and newer (measured: a reading
-right after it shows the old address 297 to 300 times of 300): first every new address, read back; then weights and
-states. Only values that passed a whitelist can be in a command at all.
+A change takes two steps, because HAProxy 2.9 and newer only queues `set server ... addr` (measured: a reading right
+after it shows the old address 297 to 300 times of 300). The first step sets every new address, which is then read
+back; the second step sets weights and states. Only whitelisted values can be in a command.
 
-The order within a change makes every half of it hapsync's own: a server in maint or drain with a weight above 0 is an
-operator's. So the weight falls to 0 before a server leaves or gets an address, and rises after it is ready.
+A server in maint or drain with a weight above 0 is an operator's. So the weight falls to 0 before a server leaves or
+gets an address, and rises after it is ready, and a change cut in the middle never looks like an operator's.
 """
 
 import re
@@ -34,20 +34,21 @@ from hapsync.model.server import HAPROXY_NAME, PLACEHOLDER, AdminState, Observed
 from hapsync.text import shown
 
 OPTION_SIGNS = "A-Za-z0-9_:./ ,=%()@+*-"
-"""Signs allowed in `server_options` where they are nothing that begins another command or a payload."""
+"""The characters allowed in `server_options`; none of them can begin another command or a payload."""
 _LINE = re.compile(
     r"[A-Za-z0-9_:./ -]+(?: weight 100%)?"
     rf"|add server [A-Za-z0-9_:.-]+/[A-Za-z0-9_:.-]+ [0-9A-Fa-f:.\[\]]+(?: id [0-9]+)? weight [01][{OPTION_SIGNS}]*"
 )
 MAX_LINE_LENGTH = 1024
-"""Far under HAProxy's 16 KB buffer; on 2.6 a line over it costs one of ten CLI places for good (measured)."""
+"""The limit is far below HAProxy's buffer of 16 KB; on 2.6 a longer line blocks one of ten CLI connections forever
+(measured)."""
 
 
 @attrs.frozen
 class Command:
     """One line for the Runtime API, made only of letters, digits, blanks and `_ : . / -`.
 
-    But for `weight 100%`, and for what `add server` says of the server: the operator's own `server_options`.
+    Exceptions are `weight 100%`, and the operator's own `server_options` in `add server`.
     """
 
     line: str = attrs.field()
@@ -60,7 +61,7 @@ class Command:
 
 @attrs.frozen
 class Refusal:
-    """A command that HAProxy did not carry out, and its own words."""
+    """A command that HAProxy refused, and HAProxy's reply."""
 
     change: Change
     command: Command
@@ -68,7 +69,7 @@ class Refusal:
 
     @property
     def is_of_change(self) -> bool:
-        """Whether the change was not made. A table that could not be cleared is told, and keeps no instance out."""
+        """The refusal prevents the change; a failed clearing of a stick table is reported and prevents nothing."""
         return not self.command.line.startswith("clear table ")
 
 
@@ -77,7 +78,8 @@ SHOW_SERVERS_STATE = Command("show servers state")
 SHOW_STAT_SERVERS = Command("show stat -1 4 -1")
 SHOW_PEERS = Command("show peers")
 SHOW_FILES = Command("show env HAPROXY_CFGFILES")
-"""The files that HAProxy was started with (configuration manual, section 2.4; management manual, `show env`)."""
+"""The question for the files of HAProxy's start (configuration manual, section 2.4; management manual,
+`show env`)."""
 
 
 def show_servers_state(backend: str) -> Command:
@@ -88,17 +90,18 @@ def show_servers_state(backend: str) -> Command:
 def show_stat_servers(proxy_id: int) -> Command:
     """Return the question for the counters of one backend's servers (type 4).
 
-    By number: a name means the first proxy that bears it, which may be a frontend, and that has no server (2.6).
+    The backend is given by number: a name stands for the first proxy with it, perhaps a frontend without servers
+    (2.6).
     """
     return Command(f"show stat {proxy_id} 4 -1")
 
 
 Agents = Collection[tuple[str, str]]
-"""The servers that have an agent check, by backend and name."""
+"""The servers with an agent check, by backend and name."""
 
 
 def agents_in(observed: Observed) -> Agents:
-    """Return the servers of ours that have an agent check, switched on or not."""
+    """Return hapsync's servers with an agent check, switched on or not."""
     return frozenset(
         (backend.name, slot.name)
         for backend in observed.backends.values()
@@ -110,12 +113,13 @@ def agents_in(observed: Observed) -> Agents:
 def address_commands(changes: Iterable[Change], agents: Agents = ()) -> Sequence[tuple[Change, Command]]:
     """Return the first step of `changes`: address and port of each addition, always in one command.
 
-    Stick table entries of the slot's last instance are cleared before it: once the address is set the slot no longer
-    shows that it was given away, so who is killed in between would leave it there for good.
+    Stick table entries of the slot's last instance are cleared first. Once the address is set, the slot does not show
+    the change of its instance any more, so a hapsync killed in between would leave the entries there forever.
 
-    A dynamic server is added in maint, its health check off (management manual, `add server`), so that is switched
-    on; with weight 0, for a server in maint with more is a person's. One with an agent check is added with its
-    weight, which then is 0 at once: an agent's weights are parts of the one it was added with.
+    A dynamic server is added in maint with its health check off (management manual, `add server`), so the check is
+    switched on. Its weight is 0, for a server in maint with a higher weight is an operator's. A server with an agent
+    check is added with its full weight, which is then set to 0: an agent sets weights in per cent of the weight at
+    the addition.
     """
     return [(change, Command(line)) for change in changes for line in _address_lines(change, agents)]
 
@@ -139,7 +143,7 @@ def _address_lines(change: Change, agents: Agents) -> tuple[str, ...]:
 
 
 def _check_lines(server: str, options: str) -> tuple[str, ...]:
-    """Return what lets the checks of an added server run; they begin switched off."""
+    """Return the commands that switch on the checks of an added server."""
     return (f"enable health {server}",) if "check" in options.split() else ()
 
 
@@ -148,9 +152,9 @@ def _has_agent(change: Change, agents: Agents) -> bool:
 
 
 def quiet_commands(changes: Iterable[Change], agents: Agents) -> Sequence[tuple[Change, Command]]:
-    """Return the commands that switch off the agent checks of the servers that leave by `changes`.
+    """Return the commands that switch off the agent checks of servers leaving by `changes`.
 
-    Before anything else is done to them: an agent lifts a server out of maint with `ready`, and gives it a weight.
+    These commands go first, because an agent check can end a maint with `ready`, and set a weight.
     """
     return [
         (change, Command(f"disable agent {_where(change)}"))
@@ -160,7 +164,7 @@ def quiet_commands(changes: Iterable[Change], agents: Agents) -> Sequence[tuple[
 
 
 def state_commands(changes: Iterable[Change], agents: Agents = ()) -> Sequence[tuple[Change, Command]]:
-    """Return the second step of `changes`: weights and states; last what lets an agent speak of who came in."""
+    """Return the second step of `changes`: weights and states, then the agent checks of servers that entered."""
     return [
         (change, Command(line))
         for change in changes
@@ -176,9 +180,9 @@ def state_commands(changes: Iterable[Change], agents: Agents = ()) -> Sequence[t
 
 
 def full_weight_commands(refused: Iterable[Refusal]) -> Sequence[Command]:
-    """Return what gives the servers that entered, and whose weight was refused, the weight of the file.
+    """Return the commands that give the file's weight to entered servers whose weight was refused.
 
-    HAProxy's words on 2.6 to 3.4: "Backend is using a static LB algorithm and only accepts weights '0%' and '100%'."
+    HAProxy's reply on 2.6 to 3.4: "Backend is using a static LB algorithm and only accepts weights '0%' and '100%'."
     """
     return [
         Command(f"set server {_where(one.change)} weight 100%")
@@ -191,8 +195,8 @@ def _state_lines(change: Change) -> tuple[str, ...]:
     server = f"set server {_where(change)}"
     match change:
         case Add(weight=weight) | Create(weight=weight) | Enable(weight=weight):
-            # From drain a server that is told to be down stays so until `rise` checks have passed (2.2 to 3.4);
-            # straight from maint it would be up at once.
+            # From drain, a server set to down stays down until `rise` checks have passed (2.2 to 3.4); directly from
+            # maint it would be up at once.
             first = (f"{server} state drain", f"{server} health down") if change.is_checked else ()
             if isinstance(change, Enable):
                 first = (*_check_lines(_where(change), change.options), *first)
@@ -212,16 +216,16 @@ def _state_lines(change: Change) -> tuple[str, ...]:
         case EndSessions():
             return (f"shutdown sessions server {_where(change)}",)
         case Delete(waits=waits):
-            # The wait is for nothing in general, for only an idle server is deleted. It may not fail for long.
+            # The wait usually ends at once, for only an idle server is deleted; a failing wait must be short.
             wait = (f"wait 1s srv-removable {_where(change)}",) if waits else ()
             return *wait, f"del server {_where(change)}"
 
 
 def _forget(table: str, number: int) -> str:
-    """Return what clears the entries of a stick table that lead to the server with this id.
+    """Return the command that clears the entries of a stick table for the server with this id.
 
-    By its key alone an entry would not be found again, but HAProxy falls back to the id (2.6, 3.0: src/stick_table.c
-    and measured), and so clients of an instance that is gone would all come to the one that takes its slot.
+    HAProxy finds an entry's server by its key, and else by its id (2.6, 3.0: src/stick_table.c and measured). All
+    clients of a gone instance would therefore come to the next instance in its slot.
     """
     if not re.fullmatch(r"[A-Za-z0-9_:./-]{1,256}", table):
         raise ValueError(f"not a table's name for the Runtime API: {table!r}")
@@ -229,9 +233,9 @@ def _forget(table: str, number: int) -> str:
 
 
 def creation_commands(backend: str, defaults: str, slots: Iterable[str], options: str) -> Sequence[Command]:
-    """Return what adds a whole `backend` like `defaults`, not yet published, with free `slots` (3.4).
+    """Return the commands that add a whole `backend` like `defaults`, unpublished, with free `slots` (3.4).
 
-    They are what a worker started with the file would have: in maint, at the placeholder, their checks ready to run.
+    The slots are like those of a worker started with the file: in maint, at the placeholder, with their checks on.
     """
     lines = [f"add backend {_checked(backend)} from {_checked(defaults)}"]
     for slot in slots:
@@ -244,12 +248,12 @@ def creation_commands(backend: str, defaults: str, slots: Iterable[str], options
 
 
 def publish_command(backend: str) -> Command:
-    """Return what lets rules that work out a backend's name find `backend` (3.4)."""
+    """Return the command that publishes `backend` to rules with computed backend names (3.4)."""
     return Command(f"publish backend {_checked(backend)}")
 
 
 def closing_commands(backend: str, servers: Iterable[str]) -> Sequence[Command]:
-    """Return what gives a whole `backend` and its `servers` no new traffic, without an end to what runs (3.4)."""
+    """Return the commands that end new traffic to a whole `backend` and its `servers`; sessions go on (3.4)."""
     return [Command(f"unpublish backend {_checked(backend)}")] + [
         Command(f"set server {_checked(backend)}/{_checked(server)} {what}")
         for server in servers
@@ -258,7 +262,7 @@ def closing_commands(backend: str, servers: Iterable[str]) -> Sequence[Command]:
 
 
 def deletion_commands(backend: str, servers: Iterable[str]) -> Sequence[Command]:
-    """Return what deletes a closed `backend` and all of its `servers`, as far as nothing is left on them (3.4)."""
+    """Return the commands that delete a closed `backend` and its `servers`, as far as these have no load (3.4)."""
     return [
         *(Command(f"del server {_checked(backend)}/{_checked(server)}") for server in servers),
         Command(f"del backend {_checked(backend)}"),
@@ -276,7 +280,7 @@ def is_there(reply: str) -> bool:
 
 
 def arrived(changes: Iterable[Change], observed: Observed) -> tuple[Sequence[Change], Sequence[Change]]:
-    """Split additions into those whose address `observed` shows, and those not to be made ready."""
+    """Split additions into those whose address `observed` shows, and others, which must not be made ready."""
     shown = {
         (backend.name, slot.name): slot.address
         for backend in observed.backends.values()
@@ -294,20 +298,20 @@ def arrived(changes: Iterable[Change], observed: Observed) -> tuple[Sequence[Cha
 
 
 def is_done(command: Command, reply: str) -> bool:
-    """Return whether `reply` says that `command` was carried out.
+    """Return whether `reply` means that HAProxy carried out `command`.
 
-    Silence is success, but for `addr`, which says what it changed (or that nothing had to), and for `add` and `del`,
-    whose reply may hold lines about other servers, too. Whatever else HAProxy says is a refusal: its severities do
+    An empty reply is success, with three exceptions: `addr` reports its change (or the lack of one), and the replies
+    of `add` and `del` may also hold lines about other servers. Any other reply is a refusal: HAProxy's severities do
     not tell (an address set and one refused are both level 4).
     """
     text = reply.strip()
     match command.line.split(" ", 2)[0]:
         case "wait":
-            return True  # what is not removable then is refused by `del server`, with the reason
+            return True  # `del server` then refuses a server in use, with the reason
         case "clear":
             return text == "" or any(words in text for words in _NOTHING_TO_FORGET)
         case "enable":
-            return text == "" or _NO_CHECK in text  # it was added before `server_options` had one
+            return text == "" or _NO_CHECK in text  # the server was added before `server_options` had an agent check
         case "add":
             return not _ADDED.isdisjoint(text.split("\n"))
         case "del":
@@ -321,7 +325,7 @@ def is_done(command: Command, reply: str) -> bool:
 
 
 def explained(refusal: Refusal) -> str:
-    """Return one line about `refusal`, with what to do where that is known."""
+    """Return one line about `refusal`, with a remedy where one is known."""
     hint = "; the `stats socket` needs `level admin`" if "Permission denied" in refusal.reply else ""
     return f"{refusal.command.line}: {shown(refusal.reply)}{hint}"
 
@@ -342,7 +346,7 @@ _DELETED = frozenset({"Server deleted.", "Backend deleted."})
 
 
 def drain_commands(backend: str, servers: Iterable[Server]) -> Sequence[Command]:
-    """Return what sets the drained `servers` of a backend to drain on a new worker, where they start in maint."""
+    """Return the commands that set drained `servers` to drain on a new worker, where they start in maint."""
     return [
         Command(f"set server {_checked(backend)}/{_checked(server.name)} state drain")
         for server in servers

@@ -1,4 +1,4 @@
-"""Whether the text of a haproxy.cfg, or a running HAProxy, has the servers that it is meant to have."""
+"""The comparison of a haproxy.cfg, or of a running HAProxy, with the target."""
 
 from collections.abc import Iterable, Mapping
 
@@ -18,23 +18,23 @@ def says_the_same(text: str, target: TargetState) -> bool:
 
 
 def _in_file(slots: Iterable[Server]) -> Mapping[str, tuple[object, ...]]:
-    """Return what a file can say of `slots`: address, weight, and disabled or not."""
+    """Return the part of `slots` that a file can express: address, weight, and disabled or not."""
     return {slot.name: (slot.address, slot.weight, slot.admin is AdminState.READY) for slot in slots}
 
 
 def shows(observed: Observed, target: TargetState) -> tuple[str, ...]:
-    """Return what keeps `observed`, as far as it was read, from being `target`, one line a server."""
+    """Return the differences of `observed`, as far as it was read, from `target`, one line a server."""
     differences = []
     for backend in target.backends.values():
         if backend.name in observed.unread:
-            continue  # nothing can be said of it
+            continue  # its state is unknown
         have = {slot.name: slot for slot in observed.backends.get(backend.name, Backend(backend.name)).slots}
         for slot in backend.slots:
             shown = have.pop(slot.name, None)
             if shown is None:
                 differences.append(f"{backend.name}/{slot.name} is missing")
             elif shown.address == slot.address and shown.is_led_by_agent:
-                continue  # the rest is the agent's
+                continue  # the agent sets the rest
             elif (shown.address, shown.admin, shown.weight) != (slot.address, slot.admin, slot.weight):
                 differences.append(
                     f"{backend.name}/{slot.name} is {shown.address} {shown.admin.value} weight {shown.weight}, "

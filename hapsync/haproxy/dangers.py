@@ -1,9 +1,9 @@
-"""The sections of HAProxy's files in, out: which backends take servers from `add server`, and where it ends HAProxy.
+"""The sections of HAProxy's files in; out: the backends that take servers live, and those where HAProxy dies of it.
 
-HAProxy starts the check of an added server on the thread of the command, and one by an external program may run on
+HAProxy starts the check of an added server on the thread of the command. A check by an external program may run on
 the first thread only: with two threads or more the process dies on a bug condition, and its master exits with it
-(measured with 2.6.12, 2.8.25, 3.0.11, 3.2.26 and 3.4.7). A backend that is `disabled` has no load balancing: 3.4.7
-divides by zero when any server is added to it (before, it is refused). `tests/scan` looks for more of that kind.
+(measured with 2.6.12, 2.8.25, 3.0.11, 3.2.26 and 3.4.7). A `disabled` backend has no load balancing: 3.4.7 divides by
+zero when a server is added to it (older versions refuse). `tests/scan` looks for more such cases.
 """
 
 from collections.abc import Collection, Iterable, Sequence
@@ -17,7 +17,7 @@ _CHECKS = frozenset(
         *("redis-check", "ldap-check", "spop-check"),
     }
 )
-"""The words of `option` that say what a check does; the last one counts, none takes `no` (measured, 2.6 to 3.4)."""
+"""The words of `option` that set the kind of a check; the last one counts, none takes `no` (measured, 2.6 to 3.4)."""
 _OFF = "disabled"
 HASHES = frozenset({"source", "uri", "url_param", "hdr", "rdp-cookie", "hash"})
 """Algorithms that are dynamic with `hash-type consistent` only (manual, `balance`)."""
@@ -32,11 +32,11 @@ def has_check(options: str) -> bool:
 
 
 def fatal_addition(sections: Sequence[Section], backend: str, options: str) -> str:
-    """Return why a server with these `options` must not be added to `backend`, nothing where it may be.
+    """Return why a server with these `options` must not be added to `backend`; empty where it may be.
 
-    `sections` are those of all files HAProxy was started with, in their order. Lines under conditions (`.if`) or with
-    environment variables count as if they were in force. A backend that is not in the files was added to the running
-    HAProxy: it may have any of the `defaults`.
+    `sections` are those of all files of HAProxy's start, in their order. Lines under conditions (`.if`) or with
+    environment variables count as in force. A backend outside the files was added to the running HAProxy, so any of
+    the `defaults` may apply to it.
     """
     if not any(_may_be_program(line) or _is_off(line) for section in sections for line in section.own):
         return ""
@@ -60,15 +60,15 @@ def safe_defaults(sections: Sequence[Section], *, is_checked: bool) -> Collectio
 
 
 def has_conditions(sections: Iterable[Section]) -> bool:
-    """Return whether lines of `sections` depend on conditions, as `.if`."""
+    """Return whether lines of `sections` depend on conditions such as `.if`."""
     return any(line.words[0].startswith(".") for section in sections for line in section.own)
 
 
 def takes_servers(sections: Sequence[Section]) -> Collection[str]:
     """Return the backends (and listens) of `sections` that surely take servers from `add server`, by their own lines.
 
-    They need a dynamic load balancing and a mode that has it (2.6 to 3.4, `add server`); what depends on conditions
-    or the environment is not sure.
+    These backends need a dynamic load balancing and a mode that supports it (2.6 to 3.4, `add server`). Lines that
+    depend on conditions or the environment are not sure.
     """
     if has_conditions(sections):
         return ()

@@ -1,7 +1,7 @@
-"""Foreign servers that a new haproxy.cfg has no place for: which, and whether the guard lets a reload take them out.
+"""Foreign servers that a new haproxy.cfg lacks, and the guard's decision on a reload without them.
 
-hapsync never touches a foreign server, but a worker that is started from another file may lack it. A ready server
-there counts as a loss like one of hapsync's own.
+hapsync never touches a foreign server, but a worker started from another file may lack it. The loss of a ready
+foreign server counts like that of one of hapsync's own.
 """
 
 import re
@@ -25,9 +25,10 @@ _LISTED = 5
 
 @attrs.frozen
 class Loss:
-    """The ready foreign servers of one backend that have no place in a new file, of `serving` that serve there now.
+    """The ready foreign servers of one backend that a new file lacks; `serving` servers serve there now.
 
-    `deferred` says why they must not go; None where they may. `is_doubted`: the reason is a doubt of the catalog.
+    `deferred` is the reason why the servers must not go, None where they may. `is_doubted`: the reason is a doubt of
+    a reading.
     """
 
     backend: str
@@ -54,9 +55,9 @@ class Loss:
 def losses(
     observed: Observed, text: str, target: TargetState, wanted: Desired, cautions: Cautions
 ) -> tuple[Loss, ...]:
-    """Return what foreign servers ready in `observed` a HAProxy started with `text` would lack, by backend.
+    """Return the ready foreign servers in `observed` that a HAProxy started with `text` would lack, by backend.
 
-    `text` has the slots of `target`. A server stays where the text has a line of its name, or the target a ready
+    `text` has the slots of `target`. A server stays if the text has a line of its name, or if the target has a ready
     server on its address.
     """
     names = _names(text)
@@ -75,7 +76,7 @@ def losses(
 
 
 def refuse(lost: Sequence[Loss]) -> None:
-    """Raise WouldLose where some of what is `lost` must not go."""
+    """Raise WouldLose where some servers in `lost` must not go."""
     deferred = [loss for loss in lost if loss.deferred is not None]
     if not deferred:
         return
@@ -88,7 +89,7 @@ def refuse(lost: Sequence[Loss]) -> None:
 
 
 def _way_on(deferred: Sequence[Loss]) -> str:
-    """Return the operator's remedies for `deferred`; a server in doubt may not be let go."""
+    """Return the operator's remedies for `deferred`; a release is no remedy while a reading is in doubt."""
     sure = [loss.backend for loss in deferred if not loss.is_doubted]
     if not sure:
         return "wait until Consul is trusted again"
@@ -109,7 +110,8 @@ def _loss(
     ]
     if not gone:
         return None
-    # What HAProxy can send to now, by address, or by name where an address is not known; newcomers do not count.
+    # The servers that HAProxy can send to now, by address, or by name without a known address; newcomers do not
+    # count.
     foreign: dict[Address | str, list[Server]] = {}
     for server in have.foreign:
         if server.serves:
@@ -136,7 +138,7 @@ def _too_few(before: int, after: int, caution: Caution) -> str | None:
 
 
 def on_file(text: str, observed: Observed) -> Observed:
-    """Return `observed`, a reading of the haproxy.cfg `text`, with the foreign servers that it starts enabled."""
+    """Return `observed`, a reading of the haproxy.cfg `text`, with the enabled foreign servers of the text."""
     found: dict[str, list[Server]] = {}
     for name, lines in backends_in(text):
         found.setdefault(name, []).extend(
@@ -160,7 +162,7 @@ def _server(words: Sequence[str]) -> Server:
 
 
 def _names(text: str) -> Mapping[str, Sequence[re.Pattern[str]]]:
-    """Return what the foreign servers that `text` starts enabled may be called, by backend."""
+    """Return the possible names of the enabled foreign servers in `text`, by backend."""
     found: dict[str, list[re.Pattern[str]]] = {}
     for name, lines in backends_in(text):
         for _, words, _ in lines:
@@ -177,7 +179,7 @@ def _patterns(words: Sequence[str]) -> Iterator[re.Pattern[str]]:
 
 
 def _name(word: str) -> str:
-    return ".*".join(map(re.escape, _VARIABLE.split(word)))  # a variable may be anything
+    return ".*".join(map(re.escape, _VARIABLE.split(word)))  # a variable may have any value
 
 
 def _words(server: Server) -> str:

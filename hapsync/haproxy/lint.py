@@ -1,4 +1,4 @@
-"""The text of a haproxy.cfg in; out, which of its lines make a reload lose requests or runtime changes unsafe."""
+"""The text of a haproxy.cfg in; out: advice on lines that make a reload lose requests or runtime changes unsafe."""
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -11,9 +11,9 @@ from hapsync.haproxy.dangers import HASHES, has_check, program_check
 from hapsync.model.server import is_ours
 
 LONG_SECONDS = 5
-"""A longer time between checks is long for a new worker, for it knows no server as down yet."""
+"""A longer time between checks is too long for a new worker, which counts every server as up at first."""
 SHORT_SECONDS = 60
-"""A shorter `hard-stop-after` cuts what a user still waits for."""
+"""A shorter `hard-stop-after` cuts requests of waiting users."""
 _CUTS = "it cuts the sessions of each server that leaves; take it out, unless the cut is wanted"
 _SAMPLE = re.compile(r"\bsrv_[a-z_]+\(([^(),]+)\)")
 """A sample fetch about one server (configuration manual, section 7.3.2)."""
@@ -22,7 +22,7 @@ _UNITS = {"us": 1e-6, "ms": 1e-3, "s": 1, "m": 60, "h": 3600, "d": 86400, "": 1e
 
 @attrs.frozen
 class LintMessage:
-    """One thing to mend: the line (0: what lacks stands nowhere), where it is in force, why, and what to do."""
+    """One piece of advice: the line (0: a line is missing), where it is in force, the reason, and the remedy."""
 
     line: int
     where: str
@@ -30,7 +30,7 @@ class LintMessage:
 
 
 def lint(text: str, backends: Mapping[str, BackendConfig], *, has_master: bool = True) -> Sequence[LintMessage]:
-    """Return what should be otherwise in `text`, a rendered configuration, for the `backends` hapsync cares for.
+    """Return the advice on `text`, a rendered configuration, for the `backends` that hapsync manages.
 
     `has_master`: HAProxy is reloaded through its master, so its workers hand their sockets over by themselves.
     """
@@ -144,7 +144,7 @@ def _is_foreign(line: Line) -> bool:
 
 
 def _about_slots_by_name(section: Section, backends: Mapping[str, BackendConfig]) -> Iterator[LintMessage]:
-    """Name what leans on one of hapsync's servers by its name, from wherever: another instance has it tomorrow."""
+    """Yield advice on lines with the name of one of hapsync's servers, which another instance may have tomorrow."""
 
     def is_slot(name: str) -> bool:
         backend, _, server = name.rpartition("/")

@@ -1,4 +1,4 @@
-"""HAProxy's master CLI (`haproxy -W -S SOCKET`): who its workers are, and the reload.
+"""HAProxy's master CLI (`haproxy -W -S SOCKET`): its workers, and the reload.
 
 On 2.6 and older `reload` answers nothing and the result is read from `show proc`; 2.7 and newer answer
 `Success=1` or `Success=0` once it is over (management manual, section 9.4).
@@ -23,7 +23,7 @@ _FAILED = re.compile(r"\[failed: (\d+)\]")
 
 @attrs.frozen
 class Processes:
-    """The reply to `show proc`: the master's count of reloads that failed, and all its workers."""
+    """The reply to `show proc`: the master's count of failed reloads, and all its workers."""
 
     failed_reloads: int
     listed: tuple[Listed, ...]
@@ -38,13 +38,13 @@ class Processes:
 def read_processes(path: str, timeout_seconds: float) -> Processes:
     """Return the processes of the master behind the socket at `path`.
 
-    Raises RuntimeAPIError when it does not answer as a master does.
+    Raises RuntimeAPIError without a master's answer.
     """
     return parse_processes(_ask(path, "show proc", timeout_seconds), path)
 
 
 def parse_processes(text: str, path: str) -> Processes:
-    """Return what `text`, the reply to `show proc`, says; after a failed reload the live worker may stand under old.
+    """Return the processes in `text`, the reply to `show proc`; a failed reload may list the live worker as old.
 
     Raises RuntimeAPIError when the text is not such a reply.
     """
@@ -65,10 +65,10 @@ def parse_processes(text: str, path: str) -> Processes:
 
 
 def ask_worker(path: str, pid: int, command: str, timeout_seconds: float) -> str:
-    """Return what the worker `pid`, be it an old one, answers to `command`, passed on by the master.
+    """Return the answer of the worker `pid`, live or old, to `command`, through the master.
 
-    One command a connection: up to 2.8 a worker takes several lines, from 3.0 on only the first. A pid that is no
-    worker any more is closed on, told, or (2.8 to 3.2) never answered.
+    Each connection takes one command: up to 2.8 a worker takes several lines, from 3.0 on only the first. For a pid
+    that is no worker any more, the master closes, reports it, or (2.8 to 3.2) never answers.
 
     Raises RuntimeAPIError when no answer comes.
     """
@@ -88,9 +88,9 @@ def ask_worker(path: str, pid: int, command: str, timeout_seconds: float) -> str
 
 
 def start_reload(path: str, timeout_seconds: float) -> None:
-    """Ask the master to reload; returns when it has answered, which on 2.6 is at once and says nothing.
+    """Ask the master to reload; returns after its answer, which on 2.6 comes at once and has no result.
 
-    Raises ReloadError when it says that the reload failed, RuntimeAPIError when it does not answer.
+    Raises ReloadError when the master reports a failed reload, RuntimeAPIError when it does not answer.
     """
     refusal = parse_refusal(_ask(path, "reload", timeout_seconds))
     if refusal is not None:
@@ -98,7 +98,7 @@ def start_reload(path: str, timeout_seconds: float) -> None:
 
 
 def parse_refusal(reply: str) -> str | None:
-    """Return why the reload failed that was answered with `reply`; None where it did not, or the reply is empty."""
+    """Return why the reload with this `reply` failed; None after a success, or with an empty reply."""
     if not reply.startswith("Success=0"):
         return None
     _, _, log = reply.partition("\n--\n")
@@ -112,7 +112,7 @@ def _ask(path: str, command: str, timeout_seconds: float) -> str:
         try:
             return _ask_once(path, command, timeout_seconds)
         except ConnectionRefusedError as error:
-            # The master replaces itself at every reload, and its socket refuses for those 50 to 100 ms.
+            # The master replaces itself at every reload, and its socket refuses connections for 50 to 100 ms.
             if time.monotonic() > refused_until:
                 raise _not_answered(path, error) from error
             time.sleep(_POLL_SECONDS)
@@ -126,10 +126,10 @@ def _ask_once(path: str, command: str, timeout_seconds: float) -> str:
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
         connection.settimeout(timeout_seconds)
         connection.connect(path)
-        # The master never closes by itself after a command; a half-close asks it to, once it has answered.
+        # The master does not close after a command; a half-close makes it close after the answer.
         connection.sendall(command.encode("ascii") + b"\n")
         connection.shutdown(socket.SHUT_WR)
-        with contextlib.suppress(ConnectionResetError):  # `reload` replaces the process that was to answer
+        with contextlib.suppress(ConnectionResetError):  # `reload` replaces the answering process
             while chunk := connection.recv(65536):
                 received += chunk
                 if time.monotonic() > deadline:

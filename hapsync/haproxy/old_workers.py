@@ -1,7 +1,7 @@
-"""Workers that a reload left behind: their sessions, gone servers, and the time to end the former.
+"""Old workers: their sessions, the gone servers, and the time to end sessions on gone servers.
 
-An old worker keeps the connections it has, and the servers it had: nothing that the Runtime API does to the live
-worker reaches it. So after a reload a download may run on to a server that has left since.
+An old worker keeps its connections and its servers, and Runtime API commands to the live worker do not reach it.
+After a reload, a download may therefore go on from a server that has left since.
 """
 
 import re
@@ -16,11 +16,11 @@ from hapsync.plan.desired import Desired
 from hapsync.text import plural
 
 MANY = 5
-"""More old workers than this are logged; each has memory of its own."""
+"""More old workers than this are logged, because each takes memory."""
 LONG_SECONDS = 3600
-"""A worker that has been old for longer is told in the log."""
+"""A worker that has been old for longer is logged."""
 CUTS = 20
-"""How many sessions one round ends, at most: a server must not get all its clients back at once."""
+"""The most sessions that one round ends, so not all clients reconnect at once."""
 
 _UPTIME = re.compile(r"(\d+)d(\d+)h(\d+)m(\d+)s")
 _SESSION = re.compile(r"(0x[0-9a-f]{1,16}): ")
@@ -28,7 +28,7 @@ _SESSION = re.compile(r"(0x[0-9a-f]{1,16}): ")
 
 @attrs.frozen
 class Listed:
-    """A worker in the master's list (`show proc`): how many reloads it has outlived, how long it has run."""
+    """A worker in the master's list (`show proc`): its number of reloads, and its uptime."""
 
     pid: int
     reloads: int
@@ -37,7 +37,7 @@ class Listed:
 
 @attrs.frozen
 class OnServer:
-    """A worker's load on one server: its address (None where it is no IP literal), connections in use."""
+    """A worker's load on one server: the address (None where it is no IP literal), and the connections in use."""
 
     backend: str
     server: str
@@ -49,8 +49,8 @@ class OnServer:
 class Gone:
     """A gone server with connections of an old worker.
 
-    `used`: connections in use, as HAProxy says. `connections`: established ones, idle ones too, as the kernel says;
-    None where it could not be asked (`OldWorker.error` tells why).
+    `used`: connections in use, counted by HAProxy. `connections`: established connections, idle ones included,
+    counted by the kernel; None without its answer (`OldWorker.error` has the reason).
     """
 
     backend: str
@@ -62,10 +62,9 @@ class Gone:
 
 @attrs.frozen
 class OldWorker:
-    """One old worker, `age_seconds` after another took its place.
+    """One old worker, `age_seconds` after another one replaced it.
 
-    `sessions` is how many connections of clients it has, None where it did not answer; `error` is what could not be
-    found out, and why.
+    `sessions` is the number of its client connections, None without its answer; `error` names missing facts, and why.
     """
 
     pid: int
@@ -78,9 +77,9 @@ class OldWorker:
 
 @attrs.frozen
 class OldWorkers:
-    """All old workers as of `seen_at` (seconds of the wall clock); `error` is why they could not be listed.
+    """All old workers at `seen_at` (seconds of the wall clock); `error` is why they could not be listed.
 
-    `ended` counts the sessions that were ended since the agent started.
+    `ended` counts the sessions ended since the agent's start.
     """
 
     seen_at: float = 0.0
@@ -93,7 +92,7 @@ NOT_LOOKED = OldWorkers()
 
 
 def uptime_seconds(text: str) -> int:
-    """Return the seconds of an uptime as `show proc` writes it, `0d01h02m03s`; 0 for anything else."""
+    """Return the seconds of an uptime in the form of `show proc`, `0d01h02m03s`; 0 for any other text."""
     found = _UPTIME.fullmatch(text)
     if found is None:
         return 0
@@ -102,12 +101,12 @@ def uptime_seconds(text: str) -> int:
 
 
 def old_among(listed: Iterable[Listed], live_pid: int) -> tuple[OldWorker, ...]:
-    """Return the old ones of the master's workers, the oldest first.
+    """Return the old workers among the master's workers, the oldest first.
 
-    The heading in the list does not tell: after a reload that failed, the live worker stands under `# old workers`
-    with 2.2, 3.2 and 3.4. A worker is old if it has outlived more reloads than the worker on HAProxy's socket. Where
-    that one is not in the list, a reload goes on, and nothing is known. The age is the uptime of the next younger
-    worker there is: that one, or one before it, took the place.
+    The headings of the list are not reliable: after a failed reload, the live worker stands under `# old workers`
+    with 2.2, 3.2 and 3.4. A worker is old if it has more reloads than the worker on HAProxy's socket. Where that
+    worker is not in the list, a reload is running, and the result is empty. The age is the uptime of the next younger
+    worker in the list, because that worker, or one before it, replaced the old one.
     """
     youngest_first = sorted(listed, key=lambda one: (one.reloads, one.uptime_seconds))
     live = next((one for one in youngest_first if one.pid == live_pid), None)
@@ -122,7 +121,7 @@ def old_among(listed: Iterable[Listed], live_pid: int) -> tuple[OldWorker, ...]:
 
 
 def parse_connections(text: str) -> tuple[OnServer, ...]:
-    """Return what a worker has on each of its servers, from the reply to `show servers conn`.
+    """Return a worker's load on each of its servers, from the reply to `show servers conn`.
 
     Raises RuntimeAPIError when the text is not such a reply.
     """
@@ -141,7 +140,7 @@ def parse_connections(text: str) -> tuple[OnServer, ...]:
 
 
 def parse_session_count(text: str) -> int:
-    """Return how many connections of clients a worker has, from the reply to `show info`.
+    """Return the number of a worker's client connections, from the reply to `show info`.
 
     Raises RuntimeAPIError when the text is not such a reply.
     """
@@ -154,7 +153,7 @@ def parse_session_count(text: str) -> int:
 def parse_sessions(text: str) -> tuple[tuple[str, str, str], ...]:
     """Return id, backend and server of each session that has a server, from the reply to `show sess`.
 
-    A line of it: `0x55f0c0de: proto=tcpv4 src=... fe=public be=web srv=srv1 ts=00 ...` (2.2 to 3.4).
+    An example of a line: `0x55f0c0de: proto=tcpv4 src=... fe=public be=web srv=srv1 ts=00 ...` (2.2 to 3.4).
     """
     sessions = []
     for line in text.split("\n"):
@@ -167,11 +166,11 @@ def parse_sessions(text: str) -> tuple[tuple[str, str, str], ...]:
 
 
 def gone_among(servers: Iterable[OnServer], wanted: Desired, live: Mapping[str, Backend]) -> tuple[Gone, ...]:
-    """Return which of an old worker's `servers` are gone while it has connections to them in use.
+    """Return the gone servers among an old worker's `servers` to which it has connections in use.
 
-    Gone is a server of ours whose address the catalog does not name any more, and to which no server of the `live`
-    worker points but one in maint. Critical, deferred, drained and foreign servers are not gone, and neither are
-    servers of a backend without a reading, or with one in doubt.
+    A server of hapsync's is gone if its address is not in the catalog any more, and the `live` worker has it in no
+    server except in maint. Critical, deferred, drained and foreign servers are not gone, nor are servers of a backend
+    without a reading or with a reading in doubt.
     """
     found = []
     for one in servers:
@@ -194,14 +193,14 @@ def gone_among(servers: Iterable[OnServer], wanted: Desired, live: Mapping[str, 
 
 @attrs.frozen
 class Graces:
-    """Since when each old worker's server has been seen gone, by pid, backend and address (monotonic seconds)."""
+    """The times since when servers of old workers are gone, by pid, backend and address (monotonic seconds)."""
 
     since: Mapping[tuple[int, str, Address], float] = attrs.field(factory=dict)
 
     def seen(self, workers: Iterable[OldWorker], now: float) -> "Graces":
-        """Return what is known after a look that showed `workers`; what is not gone any more begins anew.
+        """Return the value after a reading of `workers`; the time of a server that is not gone any more is forgotten.
 
-        A worker that did not answer in full tells nothing, so what was known of it stays.
+        The times of a worker without a full answer stay.
         """
         since = {}
         for worker in workers:
@@ -213,13 +212,13 @@ class Graces:
         return Graces(since)
 
     def is_over(self, worker: OldWorker, gone: Gone, now: float, grace_seconds: float) -> bool:
-        """Return whether the sessions on `gone` may be ended; never with a grace of 0, which means none ever are."""
+        """Return whether the sessions on `gone` may be ended; a grace of 0 means never."""
         since = self.since.get((worker.pid, gone.backend, gone.address))
         return grace_seconds > 0 and since is not None and now - since >= grace_seconds
 
 
 def alarms(workers: Iterable[OldWorker]) -> tuple[str, ...]:
-    """Return the log line about the old workers; nothing while they are few and young."""
+    """Return the log line about the old workers; empty while they are few and young."""
     found = tuple(workers)
     said = []
     if len(found) > MANY:

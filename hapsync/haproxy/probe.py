@@ -1,4 +1,4 @@
-"""The abilities of the HAProxy at hand, found out once for each worker and backend."""
+"""The probe of HAProxy's abilities, once for each worker and backend."""
 
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -17,14 +17,14 @@ from hapsync.model.changes import Create
 from hapsync.model.server import Backend, HAProxyProcess, Observed, Scaling
 
 AGAIN_SECONDS = 5.0
-"""How often HAProxy's files are read again where they did not tell what had to be known."""
+"""The interval at which HAProxy's files are read again while they are not conclusive."""
 _UNKNOWN_DANGER = (
     "whether a server with `check` may be added is not known, HAProxy dies of one with `option external-check`: "
 )
 
 
 class Probe:
-    """The means of each backend of the worker that answered last; another worker is probed anew."""
+    """The scaling of each backend of the last worker that answered; another worker is probed anew."""
 
     def __init__(self, config: Config) -> None:
         self._config = config
@@ -39,16 +39,16 @@ class Probe:
         return self._scaling
 
     def use(self, config: Config) -> None:
-        """Go on with another configuration; everything is probed anew."""
+        """Take another configuration; all backends are probed anew."""
         self._config = config
         self._pid = 0
 
     def know(self, pid: int, scaling: Mapping[str, Scaling]) -> None:
-        """Take what somebody else found out about the worker `pid`, refusals included."""
+        """Take the findings of another probe about the worker `pid`, refusals included."""
         self._pid, self._scaling = pid, dict(scaling)
 
     def attach(self, session: RuntimeSession, process: HAProxyProcess, observed: Observed) -> Observed:
-        """Return `observed`, a reading of the worker `process`, with the means of its backends.
+        """Return `observed`, a reading of the worker `process`, with the scaling of its backends.
 
         Raises RuntimeAPIError.
         """
@@ -67,7 +67,7 @@ class Probe:
         return with_scaling(observed, self._scaling)
 
     def _probe(self, session: RuntimeSession, process: HAProxyProcess, backends: Iterable[Backend]) -> None:
-        """Find out the means of `backends`; only those are asked about whose lines do not tell.
+        """Find out the scaling of `backends`; HAProxy is asked only where the lines of a file are not conclusive.
 
         Raises RuntimeAPIError.
         """
@@ -92,7 +92,7 @@ class Probe:
             self._scaling[name] = scaling_of(version, config, reply, given.get(name, ()), tables.get(name, ()))
 
     def _danger(self, sections: Sequence[Section], unknown: str, name: str) -> str:
-        """Return why HAProxy might not survive a server that is added to the backend `name`, or nothing."""
+        """Return why a server added to the backend `name` might kill HAProxy; empty without a danger."""
         if unknown:
             self._why_unknown.add(name)
             self._again_at = time.monotonic() + AGAIN_SECONDS
@@ -100,7 +100,7 @@ class Probe:
         return fatal_addition(sections, name, self._config.backends[name].server_options)
 
     def note(self, refusals: Iterable[Refusal]) -> None:
-        """Remember which backends do not take servers after all, until another worker answers."""
+        """Note the backends that refused a server, until another worker answers."""
         for one in refusals:
             if isinstance(one.change, Create) and one.command.line.startswith("add server "):
                 found = refused(one.reply)

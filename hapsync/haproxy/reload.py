@@ -1,4 +1,4 @@
-"""Put a rendered configuration in place, and reload HAProxy into it so that a failure leaves what was there."""
+"""The reload of HAProxy into a rendered configuration; after a failure the old one is back."""
 
 import contextlib
 import hashlib
@@ -29,20 +29,22 @@ from hapsync.text import reason
 log = logging.getLogger(__name__)
 
 SHOWN_SECONDS = 1.0
-"""A new worker shows what it was started with at once; one that does not by then has traffic it should not have."""
+"""The time for a new worker to show the target. A new worker shows its file at once, so one that shows another state
+after this time runs with other servers."""
 _POLL_SECONDS = 0.02
 _SAID_LINES = 12
 _KILLED_BY = frozenset({signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGXCPU})
-"""Somebody ended it: an operator, or the kernel, for want of memory. A death of its own is a verdict."""
+"""The signals of an operator, or of the kernel without memory; a check command killed by another signal has
+refused."""
 _OUTPUT_SIGNS = 4 << 20
-"""Two lines for each of ten thousand servers fit."""
+"""The limit of the output; two lines for each of ten thousand servers fit."""
 
 
 def check_candidate(config: HAProxyConfig, candidate: str) -> None:
     """Run `haproxy.check_command` on the file `candidate`.
 
-    Raises ConfigRefused with what the command said when it does not end with 0, ReloadUnavailable when it cannot be
-    run, takes too long or is killed: that says nothing of the file, and may pass.
+    Raises ConfigRefused with the command's output when its exit code is not 0. Raises ReloadUnavailable when the
+    command cannot be run, takes too long or is killed, which proves nothing about the file and may pass.
     """
     words = [word.replace("{config}", candidate) for word in config.check_command]
     ended = _run(words, config.check_timeout_seconds, "haproxy.check_command")
@@ -57,9 +59,9 @@ def check_candidate(config: HAProxyConfig, candidate: str) -> None:
 
 
 def check_text(config: HAProxyConfig, text: str) -> None:
-    """Run `haproxy.check_command` on a candidate that holds `text`; nothing stays of it.
+    """Run `haproxy.check_command` on a candidate that holds `text`, and delete the candidate.
 
-    Raises ReloadError (ConfigRefused where the check said no, ReloadUnavailable where it could not be asked now).
+    Raises ReloadError (ConfigRefused after a refusal, ReloadUnavailable where the check could not run).
     """
     try:
         with candidate_file(config.config, text) as candidate:
@@ -71,12 +73,12 @@ def check_text(config: HAProxyConfig, text: str) -> None:
 def install(
     config: HAProxyConfig, text: str, *, is_checked: bool = False, is_wanted: Callable[[], bool] = lambda: True
 ) -> bool:
-    """Check `text`, unless that was done, and let it take the place of `haproxy.config` in one step.
+    """Check `text`, unless it was checked, and replace `haproxy.config` with it in one step.
 
-    A file of another author, or one that was edited since, is kept beside it first. `is_wanted` is asked after the
-    check; where it says no, nothing is done. Returns whether the file was put in place.
+    A file from another author, or one edited since, is first copied beside it. `is_wanted` is asked after the check;
+    the file stays where it returns False. Returns whether the file was replaced.
 
-    Raises ReloadError (ConfigRefused where the check said no); then the old file stands.
+    Raises ReloadError (ConfigRefused after a refusal); the old file then stays.
     """
     try:
         with candidate_file(config.config, text) as candidate:
@@ -98,7 +100,7 @@ def _cannot_write(config: HAProxyConfig, error: Exception) -> ReloadUnavailable:
 
 
 def _keep_edits(config: HAProxyConfig, old: str | None) -> None:
-    """Keep what somebody else wrote: the file from before hapsync, once, and each later edit."""
+    """Keep a copy of text that hapsync did not write: the file from before hapsync, once, and each later edit."""
     if old is None or is_sealed(old):
         return
     if not old.startswith(HEADER):
@@ -116,14 +118,14 @@ def _keep_edits(config: HAProxyConfig, old: str | None) -> None:
 def reload_into(
     config: HAProxyConfig, text: str, target: TargetState, *, is_checked: bool = False, next_socket: str | None = None
 ) -> HAProxyProcess:
-    """Install `text`, reload HAProxy, and return its new worker once that shows `target`, drained servers included.
+    """Install `text`, reload HAProxy, and return the new worker after it shows `target`, drained servers included.
 
-    The wait is seen to its end even when hapsync is to stop: half a reload would leave file and worker at odds.
-    `is_checked`: the check command has accepted this text already. `next_socket`: where the new worker answers, if
-    not at `haproxy.socket`.
+    The wait goes to its end even while hapsync stops: half a reload would leave file and worker different.
+    `is_checked`: the check command has accepted this text already. `next_socket`: the socket of the new worker, if
+    not `haproxy.socket`.
 
-    Raises ReloadError; then the old file is back in place. HAProxy was reloaded into it again, if a new worker runs
-    without the target. ReloadUnavailable is raised before anything was changed.
+    Raises ReloadError; the old file is then back in place. If a new worker runs without the target, HAProxy was
+    reloaded into the old file. ReloadUnavailable is raised before any change.
     """
     after = attrs.evolve(config, socket=next_socket or config.socket)
     with open_session(config.socket, config.timeout_seconds) as session:
@@ -143,7 +145,7 @@ def reload_into(
     except (ReloadError, RuntimeAPIError, OSError) as error:
         _put_back(config, old)
         back = _reload_back(config, after, before)
-        # A program that could not be started may be there in a moment.
+        # A program that could not be started may appear soon.
         passes = isinstance(error, OSError) or isinstance(error.__cause__, OSError)
         kind = ReloadUnavailable if passes and not back else ReloadError
         raise kind(f"the reload failed, the old file is back{back}: {error}") from error
@@ -204,7 +206,7 @@ def _raise_if_failed(config: HAProxyConfig, master: Processes | None) -> None:
 
 
 def _reload_back(config: HAProxyConfig, after: HAProxyConfig, before: HAProxyProcess) -> str:
-    """Reload into the old file if a new worker has the refused one; return what to say of it."""
+    """Reload into the old file if a new worker has the refused one; return the message about it."""
     try:
         if any(_pid_at(one) == before.pid for one in ((config,) if config == after else (config, after))):
             return ""
@@ -230,10 +232,10 @@ def _put_back(config: HAProxyConfig, old: str | None) -> None:
 
 
 def _run(words: Sequence[str], timeout_seconds: float, key: str) -> subprocess.CompletedProcess[str]:
-    # Into a file, not a pipe: a command that leaves a daemon behind holds a pipe open, and would never seem to end.
+    # The output goes into a file, not a pipe: a daemon started by the command would keep a pipe open forever.
     with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as output:
         try:
-            # In a session of its own, so that its children end with it when it takes too long.
+            # The command has a session of its own, so that a timeout ends its children, too.
             process = subprocess.Popen(
                 words, stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True
             )

@@ -21,7 +21,7 @@ INDENT = "    "
 _RAW_HINT = "where {{, {% or {# is HAProxy's own, write the line between {% raw %} and {% endraw %}"
 _MAY_DISABLE = re.compile(r"default-server\b.*\bdisabled\b")
 _BEGIN, _END = "\x01", "\x02"
-"""Around the lines of one `servers()` while it is looked at; no file for HAProxy holds them otherwise."""
+"""Marks around the lines of one `servers()` during the rendering; no file for HAProxy contains these characters."""
 _ALONE = re.compile(rf"^[ \t]*{_BEGIN}[^{_END}]*{_END}[ \t]*$", re.MULTILINE)
 
 
@@ -30,13 +30,14 @@ def render(template: Template, target: TargetState, config: Config, labels: Mapp
 
     Equal input gives equal bytes.
 
-    Raises ConfigError when the template cannot be used: a mistake in it, an unknown backend, a configured backend
-    without its `servers()`, or server lines that end up under another section.
+    Raises ConfigError when the template cannot be used: an error in it, an unknown backend, a configured backend
+    without its `servers()`, or server lines within another section.
     """
     used: list[str] = []
     marked = _expand(template, _servers(target, config, labels, used), _backends(config))
     if _MAY_DISABLE.search(marked) and (disabled := start_disabled(marked.replace(_BEGIN, "").replace(_END, ""))):
-        # The file says of each server whether it is disabled; else nobody would know that no person did it.
+        # The file says of each server whether it is disabled, because a `disabled` from elsewhere looks like an
+        # operator's.
         used = []
         marked = _expand(template, _servers(target, config, labels, used, disabled), _backends(config))
     rendered = sealed(marked.replace(_BEGIN, "").replace(_END, ""))
@@ -67,12 +68,12 @@ def render(template: Template, target: TargetState, config: Config, labels: Mapp
 def _compiled(text: str) -> "jinja2.Template":
     """Return the template `text`, compiled; raises TemplateSyntaxError.
 
-    The object is kept: each new one is a ring of objects of 13 KB, and the collector runs seldom.
+    The object is cached: each new one is a reference cycle of 13 KB, and the collector runs seldom.
     """
     import jinja2  # noqa: PLC0415  (it takes 60 ms, and most commands render nothing)
 
     environment = jinja2.Environment(undefined=jinja2.StrictUndefined, keep_trailing_newline=True)  # noqa: S701
-    # Equal input gives equal bytes: nothing by chance.
+    # Equal input gives equal bytes, so random functions are removed.
     environment.globals.pop("lipsum")
     environment.filters.pop("random")
     environment.loader = jinja2.FunctionLoader(_no_other)
@@ -94,8 +95,8 @@ _JINJA = re.compile(
     """,
     re.DOTALL | re.VERBOSE,
 )
-"""The part of a template for Jinja2; `text` is HAProxy's: log-formats have `{%[ssl_c_verify]}` and `{%ci:%cp}`, and a
-`{#` that no `#}` closes before the next one, on a later line, begins no comment."""
+"""The parts of a template for Jinja2; the rest is HAProxy's text. Log formats of HAProxy contain `{%[ssl_c_verify]}`
+and `{%ci:%cp}`, and a `{#` begins no comment if another `{#`, on a later line, comes before the closing `#}`."""
 
 
 def _as_text(found: re.Match[str]) -> str:
@@ -103,7 +104,7 @@ def _as_text(found: re.Match[str]) -> str:
 
 
 def _no_other(name: str) -> str:
-    """Refuse what `include`, `import` and `extends` would read."""
+    """Refuse the files of `include`, `import` and `extends`."""
     raise ValueError(f"{quoted(name)} cannot be read: the template is one file; put the text into it")
 
 
@@ -127,7 +128,7 @@ def _expand(template: Template, servers: Callable[[str], str], backends: Callabl
 
 
 def _line_of(error: BaseException) -> str:
-    # Jinja2 rewrites tracebacks so that the innermost `<template>` frame carries the template's line.
+    # Jinja2 rewrites tracebacks: the innermost `<template>` frame has the template's line.
     trace, line = error.__traceback__, None
     while trace is not None:
         if trace.tb_frame.f_code.co_filename == "<template>":
@@ -185,7 +186,7 @@ def _server_line(
 def labels_of(desired: Desired, current: str | None, backends: Collection[str]) -> Mapping[tuple[str, Address], str]:
     """Return the comment of each address in `backends`: the Consul node and service id, escaped.
 
-    A backend that is not in `desired` keeps the comments it has in `current`, the file as it stands.
+    A backend that is not in `desired` keeps its comments in `current`, the present file.
     """
     unknown = set(backends) - set(desired.backends)
     kept = {

@@ -1,4 +1,4 @@
-"""The configuration that a running HAProxy has, as far as its files tell: those it was started with, by itself."""
+"""The configuration of a running HAProxy, read from the files of its start, which HAProxy names itself."""
 
 import os
 import time
@@ -19,7 +19,7 @@ _NAME = "HAPROXY_CFGFILES="
 
 @attrs.frozen
 class InForce:
-    """The text of HAProxy's files in their order, and why it may not be what HAProxy runs with, or nothing."""
+    """The text of HAProxy's files in their order, and why HAProxy may run with another text, or empty."""
 
     text: str
     unknown: str = ""
@@ -28,11 +28,11 @@ class InForce:
 def read_in_force(session: RuntimeSession, process: HAProxyProcess, config: str) -> InForce:
     """Return the configuration of the worker `process` that answers on `session`; `config` is hapsync's own file.
 
-    `config` stands in for a single file that is not here: HAProxy may run in a container of its own. One that is here
-    counts too, for a reload command may put it together of `config` and others.
+    `config` replaces a single file that does not exist here, for HAProxy may run in a container of its own. A single
+    file that exists here counts as well, for a reload command may assemble it from `config` and others.
 
-    A file that hapsync wrote is what HAProxy has, for each one with other lines is put in place by a reload. A file
-    that others wrote is known only where it is older than the worker.
+    HAProxy runs with a file that hapsync wrote, for hapsync installs other lines only with a reload. A file of others
+    is certain only if it is older than the worker.
 
     Raises RuntimeAPIError.
     """
@@ -55,7 +55,7 @@ def read_in_force(session: RuntimeSession, process: HAProxyProcess, config: str)
 
 
 def _single(names: Sequence[str], config: str) -> list[str]:
-    """Return the single file of `names` where another than `config` is at its name here, and `config`."""
+    """Return the single file of `names`, where it exists here and is not `config`, and `config`."""
     return [*(name for name in names if Path(name).is_absolute() and _is_another(name, config)), config]
 
 
@@ -65,7 +65,7 @@ def _is_another(name: str, config: str) -> bool:
     except (FileNotFoundError, NotADirectoryError, ValueError):
         return False
     except OSError:
-        return True  # it may be here, out of this user's reach
+        return True  # the file may exist, but this user may not read it
     try:
         return not os.path.samestat(found, os.stat(config))  # noqa: PTH116
     except OSError:
@@ -73,7 +73,7 @@ def _is_another(name: str, config: str) -> bool:
 
 
 def _absolute(names: Sequence[str], config: str) -> list[str]:
-    """Return `names`, `config` in place of the only one that can be it: a relative name begins where HAProxy ran."""
+    """Return `names`, with `config` for its own name: a relative name begins at HAProxy's working directory."""
     own = Path(config).name
     same = [name for name in names if Path(name).name == own and (not Path(name).is_absolute() or name == config)]
     return [config if same == [name] else name for name in names]

@@ -1,7 +1,7 @@
-"""HAProxy's own words in, `Observed` out: `show servers state`, `show stat`, `show info`.
+"""HAProxy's replies in, `Observed` out: `show servers state`, `show stat`, `show info`.
 
-Columns are found by the header's names, never by position: 2.2 has 20 of them in `show servers state`, 2.4 and
-newer 25, and `show stat` grows with every release.
+Columns are found by name, never by position: `show servers state` has 20 columns in 2.2 and 25 in 2.4 and newer, and
+`show stat` grows with every release.
 """
 
 import csv
@@ -33,24 +33,24 @@ from hapsync.model.server import (
 from hapsync.text import shown
 
 MAINT_BITS = 0x23
-"""FMAINT, IMAINT and RMAINT (management manual, `show servers state`). Without 0x04: it says `disabled` stood in the
-file, and stays set while the server serves (measured on 2.6.12: 5 becomes 4 after `state ready`)."""
+"""FMAINT, IMAINT and RMAINT (management manual, `show servers state`). CMAINT (0x04) is left out: it means `disabled`
+in the file, and stays set while the server serves (measured on 2.6.12: 5 becomes 4 after `state ready`)."""
 DRAIN_BITS = 0x18
 CHECK_BITS = 0x06
 """A check is configured (0x02) and enabled (0x04); management manual, `show servers state`, srv_check_state."""
 _AGENT_BITS = 0x1F
-"""Others leaked into it before 2.7 (HAProxy's commit 99521abd5)."""
+"""The bits of the agent check; other bits leaked into the field before 2.7 (HAProxy's commit 99521abd5)."""
 PASSED_RESULTS = ("3", "4")
 """CHK_RES_PASSED and CHK_RES_CONDPASS of srv_check_result."""
 FIRST_CHECK_SECONDS = 60
-"""A server that is up for this long with checks has passed one. Before, the result may be from an earlier address of
-the slot, for entering resets only the counter (2.6.12: the result stays, the health falls to `rise`)."""
+"""A server with checks that has been up for this time has passed one. A younger result may belong to an earlier
+address of the slot, for an entry resets only the counter (2.6.12: the result stays, the health falls to `rise`)."""
 
 LESSON_SECONDS = 15
-"""Within so long a new worker has learnt its stick tables, or given up: 5 s for the old worker, 5 s for other peers
+"""The longest time of a new worker to learn its stick tables: 5 s from the old worker, 5 s from other peers
 (HAProxy's src/peers.c, PEER_RESYNC_TIMEOUT)."""
 TEACHER_SECONDS = 2
-"""Within so long of its start the old worker has begun to teach it (measured on 2.6 to 3.4: 0.2 s)."""
+"""The longest time until the old worker has begun to teach a new one (measured on 2.6 to 3.4: 0.2 s)."""
 _PEERS = re.compile(r"(?m)^0x[0-9a-f]+: \[[^\]]*\] id=\S+ disabled=0 flags=0x([0-9a-f]+) ")
 _LOCAL_IS_OVER = 0x1
 _HAS_TEACHER = 0x4
@@ -80,11 +80,11 @@ _HEALTH_COLUMNS = ("status", "check_status", "check_desc", "lastchg")
 def parse_servers_state(
     text: str, backends: Collection[str], only: Collection[tuple[str, str]] | None = None
 ) -> Observed:
-    """Return the reading that `text`, the reply to `show servers state`, gives of `backends`.
+    """Return the reading of `backends` in `text`, the reply to `show servers state`.
 
-    Other backends are passed over; one that the text does not show is given as not existing. With `only` so are all
-    servers but these, by backend and name. An unreadable line is a loss for its own backend alone, which is then in
-    `unread`: a DNS server names the host of an SRV record, and HAProxy prints that name as it came (2.6 to 3.4).
+    Other backends are ignored, and a backend missing in the text counts as not existing. With `only`, all servers but
+    these, by backend and name, are ignored. An unreadable line costs its own backend alone, which is then in
+    `unread`: a DNS server names the host of an SRV record, and HAProxy prints this name unquoted (2.6 to 3.4).
 
     Raises RuntimeAPIError when the text is not such a reply.
     """
@@ -144,9 +144,9 @@ def parse_servers_state(
 
 
 def parse_loads(text: str, only: Collection[tuple[str, str]] | None = None) -> Mapping[tuple[str, str], Load]:
-    """Return the load of each server that `text`, the reply to `show stat`, shows, by backend and server.
+    """Return the load of each server in `text`, the reply to `show stat`, by backend and server.
 
-    With `only`, of these alone. A row that cannot be read is left out; see `unread_counters`.
+    With `only`, the result has these servers alone. An unreadable row is left out; see `unread_counters`.
 
     Raises RuntimeAPIError when the text is not such a reply.
     """
@@ -163,8 +163,8 @@ def parse_first_checks(
 ) -> Mapping[tuple[str, str], FirstCheck]:
     """Return whether the first check of each server has passed, from the reply to `show stat`; with `only`, of these.
 
-    On entering a server's check counter is at `rise`, and the first passed check lifts it to `rise + fall - 1`
-    (2.6.12). With `fall 1` these are the same: then only time tells. A row that cannot be read is left out.
+    At the entry, a server's check counter is at `rise`, and the first passed check lifts it to `rise + fall - 1`
+    (2.6.12). With `fall 1` both are the same, and only time shows a first check. An unreadable row is left out.
 
     Raises RuntimeAPIError when the text is not such a reply.
     """
@@ -178,7 +178,7 @@ def _first_check_in(texts: Sequence[str]) -> FirstCheck:
 
 
 def unread_counters(text: str, backends: Collection[str]) -> Mapping[str, str]:
-    """Return which of `backends` have unreadable rows in `text`, the reply to `show stat`, and why.
+    """Return the `backends` with unreadable rows in `text`, the reply to `show stat`, and why.
 
     Raises RuntimeAPIError when the text is not such a reply.
     """
@@ -191,7 +191,7 @@ def unread_counters(text: str, backends: Collection[str]) -> Mapping[str, str]:
 
 
 def with_first_checks(observed: Observed, first_checks: Mapping[tuple[str, str], FirstCheck]) -> Observed:
-    """Return `observed` with what `proofs` says of the slots whose proof was not read; what it lacks stays unread."""
+    """Return `observed` with `first_checks` in the slots whose first check was not read; others stay unread."""
 
     def first_checked(backend: Backend) -> Backend:
         if all(slot.first_check is not FirstCheck.UNREAD for slot in backend.slots):
@@ -209,7 +209,7 @@ def with_first_checks(observed: Observed, first_checks: Mapping[tuple[str, str],
 
 @attrs.frozen
 class Health:
-    """HAProxy's own opinion of a server, for operators: its status and its last check's result."""
+    """HAProxy's view of a server, for operators: its status, and the result of its last check."""
 
     status: str
     check: str
@@ -217,7 +217,7 @@ class Health:
 
 
 def parse_health(text: str) -> Mapping[tuple[str, str], Health]:
-    """Return HAProxy's own check result of each server that `text`, the reply to `show stat`, shows.
+    """Return HAProxy's check result of each server in `text`, the reply to `show stat`, without unreadable rows.
 
     A row that cannot be read is left out.
 
@@ -232,7 +232,7 @@ def _health(texts: Sequence[str]) -> Health:
 
 
 def with_loads(observed: Observed, loads: Mapping[tuple[str, str], Load]) -> Observed:
-    """Return `observed` with the load of its slots filled in; a slot that `loads` lacks stays unknown."""
+    """Return `observed` with the loads of its slots; the load of a slot missing in `loads` stays unknown."""
 
     def filled(backend: Backend) -> Backend:
         def loaded(servers: Iterable[Server]) -> tuple[Server, ...]:
@@ -244,7 +244,7 @@ def with_loads(observed: Observed, loads: Mapping[tuple[str, str], Load]) -> Obs
 
 
 def with_scaling(observed: Observed, scaling: Mapping[str, Scaling]) -> Observed:
-    """Return `observed` with how each backend can be given more servers; one `scaling` lacks has its slots only."""
+    """Return `observed` with the scaling of each backend; a backend missing in `scaling` has its slots only."""
     return observed.with_backends(
         {
             name: attrs.evolve(backend, scaling=scaling.get(name, SLOTS_ONLY))
@@ -254,10 +254,10 @@ def with_scaling(observed: Observed, scaling: Mapping[str, Scaling]) -> Observed
 
 
 def is_learning(peers: str, uptime_seconds: int) -> bool:
-    """Return whether others still teach stick tables to a worker this old, by its reply to `show peers`.
+    """Return whether a worker of this age still learns stick tables, by `peers`, its reply to `show peers`.
 
-    The first two flags of a section mean lessons from the old worker and from other balancers, the third a lesson
-    under way (HAProxy's peers-t.h, the same from 2.6 to 3.5).
+    The first two flags of a section mean lessons from the old worker and from other balancers, the third a running
+    lesson (HAProxy's peers-t.h, the same from 2.6 to 3.5).
     """
     if uptime_seconds >= LESSON_SECONDS:
         return False
@@ -267,7 +267,7 @@ def is_learning(peers: str, uptime_seconds: int) -> bool:
 
 
 def parse_info(text: str) -> HAProxyProcess:
-    """Return who answered, from the reply to `show info`.
+    """Return the process that answered, from the reply to `show info`.
 
     Raises RuntimeAPIError when the text is not such a reply.
     """
@@ -294,7 +294,7 @@ def _backend(name: str, proxy_id: int, servers: Iterable[Server]) -> Backend:
 
 @lru_cache(maxsize=65536)
 def _free(name: str, op_state: str, server_id: str, agent: str) -> Server:
-    # Most servers of a large backend may be such, and of these neither weight, checks nor times are asked for.
+    # Most servers of a large backend may be free slots, whose weight, checks and times are not needed.
     return Server(
         name,
         PLACEHOLDER,
@@ -316,7 +316,7 @@ _PLACEHOLDER_PORT = str(PLACEHOLDER.port)
 
 @lru_cache(maxsize=65536)
 def address_of(host: str, port: str) -> Address | None:
-    """Return the address of a server; None where it is no IP literal: a name, a socket, a variable."""
+    """Return the address of a server; None for a name, a socket or a variable instead of an IP literal."""
     try:
         return Address(canonical_host(host), int(port))
     except ValueError:
@@ -334,7 +334,7 @@ def _first_check(since: str, result: str, checks: str) -> FirstCheck:
 
 @lru_cache(maxsize=256)
 def _result(result: str, checks: str) -> FirstCheck:
-    # A server without checks is proven by being ready; HAProxy has no more evidence.
+    # A server without checks counts as checked once it is ready; HAProxy has no more evidence.
     return FirstCheck.PASSED if not _is_checked(checks) or result in PASSED_RESULTS else FirstCheck.MISSING
 
 
@@ -360,9 +360,9 @@ def _parsed(
     make: Callable[[Sequence[str]], Value],
     only: Collection[tuple[str, str]] | None = None,
 ) -> tuple[dict[tuple[str, str], Value], dict[str, str]]:
-    """Return what `make` makes of the columns `wanted` of each server's row, and why rows could not be read.
+    """Return the value of `make` for the columns `wanted` of each server's row, and why rows could not be read.
 
-    The first is by backend and server, the second by backend. `make` raises ValueError where it cannot.
+    The values are by backend and server, the reasons by backend. `make` raises ValueError for unreadable columns.
 
     Raises RuntimeAPIError when `text` is no reply to `show stat`.
     """
@@ -384,7 +384,7 @@ def _parsed(
             unread[row[backend]] = f"{_UNREADABLE_COUNTERS}{shown(','.join(row))}"
             continue
         try:
-            if row[kind] == "2":  # a server; 0 is a frontend, 1 a backend
+            if row[kind] == "2":  # type 2 is a server, 0 a frontend, 1 a backend
                 found[row[backend], row[server]] = make([row[place] for place in places])
         except ValueError as error:
             unread[row[backend]] = f"{_UNREADABLE_COUNTERS}{shown(','.join(row))}: {shown(str(error))}"
@@ -392,7 +392,7 @@ def _parsed(
 
 
 def _rows(body: str, only: Collection[tuple[str, str]] | None) -> Iterable[Sequence[str]]:
-    """Return the rows of a CSV text, of which a field in quotes may hold any line end (up to 2.8).
+    """Return the rows of a CSV text, in which a quoted field may contain line ends (up to 2.8).
 
     Raises RuntimeAPIError when it is no CSV.
     """
@@ -401,7 +401,7 @@ def _rows(body: str, only: Collection[tuple[str, str]] | None) -> Iterable[Seque
             return list(csv.reader(io.StringIO(body, newline="")))
         except csv.Error as error:
             raise RuntimeAPIError(f"`show stat` gave no CSV: {error}") from error
-    # Without quotes a row is a line, and a third as costly; of a large backend most rows are not even wanted.
+    # Without quotes each row is a line, which costs a third; most rows of a large backend are not wanted anyway.
     lines = body.split("\n")
     return (line.split(",") for line in lines if only is None or tuple(line.split(",", 2)[:2]) in only)
 

@@ -1,16 +1,16 @@
 """HAProxy's Runtime API over its unix socket: one connection, one worker, each reply attributed to its command.
 
-The connection is put into prompt mode and the commands are pipelined, a line each. HAProxy 2.2 to 3.4 then end every
-reply with a line holding `> `, so replies never run together (in a `;` batch they do, and up to 2.8 some lack even
-their blank line); on 2.6.12 it is as fast as `;` batches (10,000 commands: 48 ms against 43 ms).
+The connection is in prompt mode, and the commands are pipelined, a line each. HAProxy 2.2 to 3.4 then end every reply
+with a line holding `> `, so replies never run together. In a `;` batch they do, and up to 2.8 some lack even their
+blank line. On 2.6.12 prompt mode is as fast as `;` batches (10,000 commands: 48 ms against 43 ms).
 
-The same bytes may stand within a reply: `show stat` prints what a server answered to its check, on 2.6 with its line
-feeds (measured on 2.6.12 with an error packet for `option mysql-check`). It stands between quotes then, and quotes
-within are doubled (HAProxy's src/tools.c, csv_enc_append), so a delimiter after an odd number of them is none.
+The same bytes may occur within a reply: `show stat` prints a server's answer to its check, on 2.6 with its line feeds
+(measured on 2.6.12 with an error packet for `option mysql-check`). Such an answer is quoted, and quotes within it are
+doubled (HAProxy's src/tools.c, csv_enc_append), so `> ` after an odd number of quotes is no delimiter.
 
-No other reply quotes, and `show servers state` prints a name that an SRV record of DNS gave (`srv_fqdn`). A delimiter
-there ends the reply early, and what follows is taken for the next one. HAProxy then says more than was asked for, and
-the exchange is refused.
+No other reply has quotes, and `show servers state` prints the name from an SRV record of DNS (`srv_fqdn`). A
+delimiter in such a name ends the reply early, and the rest shifts the replies after it. HAProxy then sends more
+replies than commands, and the exchange is refused.
 """
 
 import contextlib
@@ -41,11 +41,11 @@ from hapsync.text import quoted
 
 _END_OF_REPLY = b"\n> "
 _CSV = b"show stat "
-"""How a command begins whose reply is CSV."""
+"""The beginning of commands with a CSV reply."""
 _BATCH_BYTES = 8192
-"""Half of HAProxy's buffer (tune.bufsize 16384), so that what is sent is always taken in whole."""
+"""The size of a portion, half of HAProxy's buffer (tune.bufsize 16384), so that HAProxy takes each portion whole."""
 _PARTIAL_LIMIT = 8
-"""Up to this many backends are read one by one; above it one full dump is cheaper."""
+"""Up to this number, backends are read one by one; above it one full dump is cheaper."""
 
 
 class RuntimeSession:
@@ -79,9 +79,10 @@ class RuntimeSession:
         return replies
 
     def _read_backends(self, backends: Collection[str], dumps: Sequence[str]) -> Observed:
-        """Return what `dumps`, the replies to `_state_commands(backends)`, say.
+        """Return the reading in `dumps`, the replies to `_state_commands(backends)`.
 
-        Backends with unreadable lines in the dump of all are read again alone: another one's text may have spoilt it.
+        Backends with unreadable lines in the dump of all are read again alone, because another one's text may be the
+        cause.
         """
         observed = _parse_servers(backends, dumps)
         if observed.unread and len(backends) > _PARTIAL_LIMIT:
@@ -90,7 +91,7 @@ class RuntimeSession:
         return observed
 
     def read_process(self) -> HAProxyProcess:
-        """Return who answers; a worker that is stopping is an error, for it takes no changes any more.
+        """Return the process that answers; a stopping worker is an error, because it takes no changes any more.
 
         Raises RuntimeAPIError.
         """
@@ -115,7 +116,7 @@ class RuntimeSession:
         return observed.backends[name]
 
     def read_all(self, backends: Collection[str]) -> tuple[HAProxyProcess, Observed]:
-        """Return who answers and the servers of `backends`, in one exchange; see `read_process`, `read_servers`.
+        """Return the process and the servers of `backends`, in one exchange; see `read_process`, `read_servers`.
 
         Raises RuntimeAPIError.
         """
@@ -125,7 +126,7 @@ class RuntimeSession:
     def ask_and_read(
         self, commands: Sequence[Command], servers: Collection[tuple[str, str]]
     ) -> tuple[Sequence[str], Observed]:
-        """Send `commands`, and return the replies and `servers`, by backend and name, as they are right after them.
+        """Send `commands`; return the replies and the state of `servers`, by backend and name, right after them.
 
         Raises RuntimeAPIError.
         """
@@ -136,11 +137,11 @@ class RuntimeSession:
     def read_stats(
         self, backends: Collection[Backend]
     ) -> tuple[Mapping[tuple[str, str], Load], Mapping[tuple[str, str], FirstCheck], Mapping[str, str]]:
-        """Return the load and the proof of each server of `backends`, as read a moment ago on this connection.
+        """Return the load and the first check of each server of `backends`, a recent reading on this connection.
 
-        The last are the backends whose counters could not be read, and why.
+        The third value has the backends with unreadable counters, and why.
 
-        Free slots are left out: nothing is on them, and of a large backend they may be the most.
+        Free slots are left out: they have no load, and may be most slots of a large backend.
 
         Raises RuntimeAPIError.
         """
@@ -177,11 +178,11 @@ class RuntimeSession:
         return replies
 
     def _ensure_all_read(self) -> None:
-        """Raise RuntimeAPIError when HAProxy has said more than the replies to what it was asked."""
+        """Raise RuntimeAPIError when HAProxy has sent more than the replies to the commands."""
         poll = select.poll()
         poll.register(self._socket, select.POLLIN)
         if poll.poll(0):
-            with contextlib.suppress(OSError):  # a closed end shows at the next question
+            with contextlib.suppress(OSError):  # the next command shows a closed connection
                 self._unread += self._socket.recv(65536)
         if self._unread:
             left = quoted(self._unread.decode("utf-8", "replace"))
@@ -209,7 +210,7 @@ class RuntimeSession:
                     continue
                 if time.monotonic() > deadline:
                     raise TimeoutError
-                # A delimiter may be cut in two: look again from just before the end of what is here.
+                # A delimiter may be cut in two, so the search begins again just before the end of the received bytes.
                 looked = max(looked, len(received) - len(_END_OF_REPLY) + 1)
                 chunk = self._socket.recv(262144)
                 if not chunk:
@@ -256,7 +257,7 @@ def _serving(process: HAProxyProcess, path: str) -> HAProxyProcess:
 
 @contextlib.contextmanager
 def open_session(path: str, timeout_seconds: float) -> Iterator[RuntimeSession]:
-    """Open a conversation with the worker behind the socket at `path`; it ends with the `with` block.
+    """Open a session with the worker behind the socket at `path`; it ends with the `with` block.
 
     `timeout_seconds` bounds the connection and each exchange.
 

@@ -1,4 +1,4 @@
-"""The connections that an HAProxy before 3.0 does not count: asked of the kernel before a slot counts as free."""
+"""The connections that HAProxy before 3.0 does not count: a slot is free only if the kernel's list has none."""
 
 import logging
 from collections.abc import Mapping
@@ -14,7 +14,7 @@ from hapsync.system.sockdiag import count_kept
 log = logging.getLogger(__name__)
 
 _ELSEWHERE = frozenset({"namespace", "socks4"})
-"""Words of a server line with which its connections lead elsewhere, or stand in another namespace's list."""
+"""Words of a server line whose connections go to another address, or are in another namespace's list."""
 
 
 def counts_all(process: HAProxyProcess) -> bool:
@@ -25,7 +25,8 @@ def counts_all(process: HAProxyProcess) -> bool:
 def with_all_loads(observed: Observed, process: HAProxyProcess, socket_path: str, wanted: Desired) -> Observed:
     """Return `observed`, whose loads were read, with the connections that HAProxy does not count.
 
-    Where that cannot be told, the load of a server at rest is unknown, so its slot is not free until the next reload.
+    Where the kernel does not tell, the load of a server at rest is unknown, so its slot is not free until the next
+    reload.
     """
     if counts_all(process):
         return observed
@@ -47,7 +48,7 @@ def _leads_elsewhere(name: str, wanted: Desired) -> bool:
 
 
 def at_rest(observed: Observed) -> frozenset[Address]:
-    """Return the addresses of servers in maint on which HAProxy counts nothing."""
+    """Return the addresses of servers in maint for which HAProxy counts no load."""
     return frozenset(
         slot.address
         for backend in observed.backends.values()
@@ -63,7 +64,7 @@ def at_rest(observed: Observed) -> frozenset[Address]:
 def with_kept(observed: Observed, kept: Mapping[Address, int] | None) -> Observed:
     """Return `observed` with the connections that HAProxy does not count, but `kept` does, on servers at rest.
 
-    With None nothing is known of them: then neither is the load of those servers.
+    With `kept` None these connections are unknown, and so is the load of the servers at rest.
     """
 
     def loaded(slot: Server) -> Server:

@@ -1,1 +1,1 @@
-"""The nouns: frozen values, and nothing else."""
+"""The value classes of all rooms: frozen values, and nothing else."""

@@ -1,8 +1,9 @@
-"""Addresses and networks: their spellings, and the addresses that may be no server.
+"""Addresses and networks: their spellings, and the addresses that are refused as servers.
 
-Unspecified, multicast, broadcast and link-local addresses never may: they mean nothing, many hosts, or another host
-on each link. Addresses where a cloud gives its machines their keys may not either: a registrant could have HAProxy
-fetch the keys. Loopback may, for a proxy on this machine is a server like any other; `networks` keeps it out.
+Unspecified, multicast, broadcast and link-local addresses are refused, because they mean no host, many hosts, or a
+different host on each link. Addresses at which a cloud gives its machines their keys are refused, too: a registrant
+could make HAProxy fetch the keys. Loopback addresses are allowed, for a proxy on this machine is a server like any
+other; `networks` can exclude them.
 """
 
 import ipaddress
@@ -17,11 +18,12 @@ MAX_PORT = 65535
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 _MAPPED_BITS = 96
-"""Length of the prefix of IPv4 addresses written as IPv6, `::ffff:0:0/96` (RFC 4291, section 2.5.5.2)."""
+"""The length of the prefix of IPv4 addresses written as IPv6, `::ffff:0:0/96` (RFC 4291, section 2.5.5.2)."""
 
 
 _THIS_NETWORK = ipaddress.IPv4Network("0.0.0.0/8")
-"""Linux connects 0.0.0.0 to the machine itself; the rest of it is never a destination (RFC 1122, section 3.2.1.3)."""
+"""Linux connects 0.0.0.0 to the machine itself; the rest of the network is never a destination (RFC 1122, section
+3.2.1.3)."""
 _BROADCAST = ipaddress.IPv4Address("255.255.255.255")
 _METADATA: tuple[Network, ...] = tuple(
     ipaddress.ip_network(one)
@@ -37,9 +39,10 @@ _METADATA: tuple[Network, ...] = tuple(
         "fd00:a9fe:a9fe::1/128",  # Akamai
     )
 )
-"""Where clouds serve metadata outside of the link-local networks (their documentation, cloud-init's data sources).
+"""The addresses of cloud metadata outside of the link-local networks (the clouds' documentation, cloud-init's data
+sources).
 
-All others known use link-local addresses, most of them 169.254.169.254."""
+All other known clouds use link-local addresses, most of them 169.254.169.254."""
 _LOCAL_NAT64 = ipaddress.IPv6Network("64:ff9b:1::/48")
 _NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
 _SIIT = 0xFFFF_0000
@@ -50,10 +53,10 @@ _LOW = 0xFFFF_FFFF
 
 @lru_cache(maxsize=65536)
 def why_refused(host: str) -> str:
-    """Return why no server may be at `host`, a canonical IP literal, to follow "is"; empty where one may.
+    """Return why `host`, a canonical IP literal, is refused as a server, to follow "is"; empty if it is allowed.
 
-    An IPv6 address for an IPv4 address, by whatever translation, is judged like the IPv4 address. Loopback is refused
-    there: it would be the translator's. Prefixes that a site chose for its NAT64 cannot be known.
+    An IPv6 address that a translation maps to an IPv4 address is judged like the IPv4 address. Loopback is refused
+    there, because it would be the translator's. A site's own NAT64 prefixes cannot be known.
     """
     address = ipaddress.ip_address(host)
     if isinstance(address, ipaddress.IPv4Address):
@@ -80,16 +83,17 @@ def _why_refused(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> str:
 
 
 def _behind(address: ipaddress.IPv6Address) -> Iterator[ipaddress.IPv4Address]:
-    """Yield the IPv4 addresses that `address` may stand for; mapped ones are spelt as IPv4 already.
+    """Yield the IPv4 addresses that `address` may stand for; a mapped address has its IPv4 spelling already.
 
-    IPv4-compatible and ISATAP addresses, those of SIIT (RFC 2765), NAT64 (RFC 6052 and 8215), 6to4 and Teredo.
+    The translations are IPv4-compatible and ISATAP addresses, SIIT (RFC 2765), NAT64 (RFC 6052 and 8215), 6to4 and
+    Teredo.
     """
     number = int(address)
     upper, low = number >> 32, number & _LOW
     if (upper == 0 and not address.is_loopback) or upper == _SIIT or upper & _LOW in _ISATAP or address in _NAT64:
         yield ipaddress.IPv4Address(low)
-    if address in _LOCAL_NAT64:  # the length of the site's own prefix in it is not known
-        after = number & 0xFF_FFFF_FFFF_FFFF  # the octet before has to be 0, and the IPv4 address goes around it
+    if address in _LOCAL_NAT64:  # the length of the site's own prefix is not known
+        after = number & 0xFF_FFFF_FFFF_FFFF  # the IPv4 address goes around an octet of 0
         found = [low]
         for length in (48, 56, 64):
             before, tail = (number >> 64) & ((1 << (64 - length)) - 1), length - 32
@@ -103,9 +107,9 @@ def _behind(address: ipaddress.IPv6Address) -> Iterator[ipaddress.IPv4Address]:
 
 @lru_cache(maxsize=1024)
 def within(networks: tuple[Network, ...]) -> Callable[[str], bool]:
-    """Return the question whether a canonical IP literal is in one of `networks`; no networks at all mean any.
+    """Return the function that tells whether a canonical IP literal is in one of `networks`; no networks mean any.
 
-    Answers are cached: a literal takes as long to parse as all the rest of a server.
+    Answers are cached, because the parsing of a literal takes as long as the rest of a server.
     """
     if not networks:
         return lambda _: True
@@ -121,7 +125,7 @@ def within(networks: tuple[Network, ...]) -> Callable[[str], bool]:
 def parse_network(text: str) -> Network:
     """Return the network that `text` writes as ADDRESS/LENGTH.
 
-    Raises ValueError, which says the right spelling where there is one.
+    Raises ValueError, with the right spelling where there is one.
     """
     said = quoted(text, length=60)
     if "/" not in text and _is_literal(text):
@@ -148,7 +152,7 @@ def parse_network(text: str) -> Network:
 def parse_address(text: str) -> Address:
     """Return the address that `text` writes as `10.0.0.5:80` or `[2001:db8::1]:80`.
 
-    Raises ValueError for anything else, and for an address that may be no server.
+    Raises ValueError for any other text, and for an address that is refused as a server.
     """
     said = quoted(text, length=60)
     found = re.fullmatch(r"(?:\[([0-9A-Fa-f.:]*:[0-9A-Fa-f.:]*)\]|([0-9.]+)):([1-9][0-9]{0,4})", text)

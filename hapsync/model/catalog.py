@@ -1,4 +1,4 @@
-"""Consul's catalog: instances of services, the readings they came in, and why a reading may be doubted."""
+"""Consul's catalog: instances of services, their readings, and the doubts about a reading."""
 
 import enum
 from collections.abc import Mapping
@@ -16,9 +16,9 @@ class Instance:
     """One healthy or unhealthy instance of a service, fit to be sent to HAProxy.
 
     `passing_weight` and `warning_weight` are Consul's `Weights`; 1 where the catalog has none. `create_index` and
-    `modify_index` are Consul's, of when it was first and last registered, and `critical_index` of the last change of
-    a check that keeps it from serving; 0 where they are not known. They are evidence only, so readings that differ in
-    nothing else are equal.
+    `modify_index` are Consul's indexes of the first and the last registration, and `critical_index` is the index of
+    the last change of a failing check; 0 where they are not known. The indexes are evidence only, so they do not
+    count in the equality of readings.
     """
 
     node: str
@@ -34,7 +34,7 @@ class Instance:
 
     @property
     def weight(self) -> int:
-        """The weight of its status; a critical instance keeps its passing weight for its return."""
+        """The weight for the status; a critical instance keeps its passing weight for its return."""
         return self.warning_weight if self.status is CheckStatus.WARNING else self.passing_weight
 
 
@@ -42,7 +42,7 @@ class Instance:
 class Quarantined:
     """An entry that is left out, and why; the texts are Consul's, raw, and empty where the entry has none.
 
-    `address` is the entry's address, None where the entry has no usable one.
+    `address` is the entry's address, None without a usable one.
     """
 
     node: str
@@ -53,9 +53,10 @@ class Quarantined:
 
 @attrs.frozen
 class Namesake:
-    """An instance of a service whose name differs from the one that was asked for, only in upper and lower case.
+    """An instance of a service whose name differs from the requested one only in upper and lower case.
 
-    Consul answers for all of them together (measured with 1.8.7 and 1.14.11), and lists each by itself.
+    Consul answers for all such services together (measured with 1.8.7 and 1.14.11), but lists each service
+    separately.
     """
 
     service: str
@@ -64,7 +65,7 @@ class Namesake:
 
 @enum.unique
 class Doubt(enum.Enum):
-    """Why a reading may remove nothing; the values are the words for operators."""
+    """The reasons why a reading may not remove servers; the values are the words for operators."""
 
     SNAPSHOT = "Consul has not answered since the start"
     FALLBACK = "Consul has not answered and there is no snapshot"
@@ -76,7 +77,7 @@ class Doubt(enum.Enum):
 
     @classmethod
     def _missing_(cls, value: object) -> "Doubt | None":
-        """Return the doubt that 0.1 wrote into its snapshot with these words; None where it is none."""
+        """Return the doubt that 0.1 wrote into its snapshot with these words; None for other words."""
         return _WORDS_OF_0_1.get(value) if isinstance(value, str) else None
 
 
@@ -84,20 +85,22 @@ _WORDS_OF_0_1 = {
     "the answer is too old": Doubt.STALE,
     "Consul did not confirm its answer": Doubt.UNCONFIRMED,
 }
-"""The other words have not changed since. A file is of the same version, so a start after an upgrade reads them."""
+"""Words of 0.1 that have changed since. The version of the snapshot is the same, so a start after an upgrade reads
+them."""
 
 
 NOT_TELLING = (Doubt.AWAY, Doubt.SNAPSHOT, Doubt.FALLBACK)
-"""With such a doubt Consul's present state is unknown."""
+"""The doubts with which Consul's present state is unknown."""
 
 
 @attrs.frozen
 class Reading:
-    """Everything Consul says of one service, sorted by node and instance id; `namesakes` are other services.
+    """All of Consul's entries of one service, sorted by node and instance id; `namesakes` are other services.
 
-    Additions act on any reading; removals only on one without `doubt`. `is_backwards`: Consul's state went back since
-    the answer before, as it does when its servers lost their state or restored an old one; the readings after it have
-    the mark too, until one was acknowledged. `index` is Consul's when this was first read, 0 where it is not known.
+    Additions act on any reading, removals only on a reading without `doubt`. `is_backwards`: Consul's state went back
+    since the answer before, because its servers lost their state or restored an old one. The following readings have
+    the mark, too, until one was acknowledged. `index` is Consul's index at the first read of this content, 0 where it
+    is not known.
     """
 
     service: str
@@ -110,7 +113,7 @@ class Reading:
 
     @property
     def is_empty(self) -> bool:
-        """Consul has nothing of this service, not even an entry that is left out."""
+        """Consul has no entry of this service, not even a quarantined one."""
         return not self.instances and not self.quarantined
 
 

@@ -9,7 +9,7 @@ from hapsync.model.server import Address, AdminState, CheckStatus
 
 
 class Reason(enum.Enum):
-    """Why a server should change: what Consul says of the instance, or what is wrong with the slot; or why not."""
+    """The reasons of changes and of deferrals: the state of the instance in Consul, or a fault of the slot."""
 
     PASSING = "passing"
     WARNING = "warning"
@@ -58,10 +58,10 @@ REASON_OF = {
 class Add:
     """Give a free slot this address and weight, then make it ready.
 
-    `is_checked`, of every entry: it is down, and gets no traffic, until HAProxy's own check of it has passed.
-    `forgets`: the stick tables in which the slot's entries, of clients of its last instance, are cleared first, and
-    the slot's number in them. It may have had one even where it points at the placeholder: tables can outlive a
-    reload (`peers`).
+    `is_checked`, of every entry: the server is down, and gets no traffic, until HAProxy's own check of it has passed.
+    `forgets`: the stick tables whose entries of the slot are cleared first, and the slot's number in them. The
+    entries belong to clients of the slot's last instance. Even a slot at the placeholder may have entries, because
+    tables can outlive a reload (`peers`).
     """
 
     backend: str
@@ -90,7 +90,7 @@ class Create:
 class Enable:
     """Make a server that has the right address ready, with this weight.
 
-    `options` are those of a dynamic server, else none: a hapsync may have been killed between the addition and the
+    `options` are those of a dynamic server, else empty: hapsync may have been killed between the addition and the
     start of the checks.
     """
 
@@ -117,7 +117,7 @@ class Reweigh:
 
 @attrs.frozen
 class Drain:
-    """No new traffic, checks go on; it keeps its slot."""
+    """Put a server in drain: no new traffic, and checks go on; it keeps its slot."""
 
     backend: str
     server: str
@@ -127,7 +127,7 @@ class Drain:
 
 @attrs.frozen
 class Disable:
-    """Into maint: critical, but still in Consul, so it keeps its slot."""
+    """Put a server in maint whose instance is critical, but still in Consul, so it keeps its slot."""
 
     backend: str
     server: str
@@ -137,7 +137,7 @@ class Disable:
 
 @attrs.frozen
 class Remove:
-    """Into maint; the slot is free again once HAProxy shows nothing on it."""
+    """Put a server in maint; its slot is free again once HAProxy shows no load on it."""
 
     backend: str
     server: str
@@ -147,9 +147,9 @@ class Remove:
 
 @attrs.frozen
 class Delete:
-    """Delete a dynamic server in maint with nothing left on it.
+    """Delete a dynamic server in maint without load.
 
-    `waits`: HAProxy is first asked to wait until it may be deleted.
+    `waits`: HAProxy first has to wait until the server may be deleted.
     """
 
     backend: str
@@ -172,7 +172,7 @@ class EndSessions:
 
 @attrs.frozen
 class SetOverride:
-    """Into maint or drain for an operator; the weight above 0 marks the override."""
+    """Put a server in maint or drain for an operator; the weight above 0 marks the override."""
 
     backend: str
     server: str
@@ -184,7 +184,7 @@ class SetOverride:
 
 @attrs.frozen
 class ClearOverride:
-    """An override becomes hapsync's own maint again, by weight 0; the next plan decides anew."""
+    """Turn an override into hapsync's own maint, by weight 0; the next plan decides anew."""
 
     backend: str
     server: str
@@ -194,7 +194,7 @@ class ClearOverride:
 
 @attrs.frozen
 class SetAgent:
-    """Switch a server's agent check on (`runs`), or off on a free slot: an agent can lift a server out of maint."""
+    """Switch a server's agent check on (`runs`), or off on a free slot, because an agent check can end a maint."""
 
     backend: str
     server: str
@@ -209,7 +209,7 @@ Change = Entry | Reweigh | Drain | Disable | Remove | Delete | EndSessions | Set
 
 
 def takes_out(change: Change) -> bool:
-    """Return whether `change` leaves the server without new traffic, on the catalog's word."""
+    """Return whether `change` ends new traffic to the server because of the catalog."""
     match change:
         case Drain() | Disable() | Remove():
             return True
@@ -221,9 +221,9 @@ def takes_out(change: Change) -> bool:
 
 @attrs.frozen
 class Shortage:
-    """Addresses of a backend that should serve and have no slot, of `wanted` such addresses in all.
+    """Addresses of a backend without a slot, of `wanted` addresses in all that should serve.
 
-    `is_missing`: HAProxy does not have the backend yet; there may then be no address at all.
+    `is_missing`: HAProxy does not have the backend yet; the addresses may then be empty.
     """
 
     backend: str
@@ -234,7 +234,7 @@ class Shortage:
 
 @attrs.frozen
 class Deferred:
-    """A change that is due by the catalog but is not made, and why."""
+    """A due change that is not made, and why."""
 
     change: Change
     reason: Reason
@@ -242,7 +242,7 @@ class Deferred:
 
 @attrs.frozen
 class Defect:
-    """A mistake of hapsync's own: what was decided for a backend would break this promise, and is not done."""
+    """A mistake of hapsync's own: the decision for a backend would break this promise, and is not carried out."""
 
     backend: str
     promise: str

@@ -1,4 +1,4 @@
-"""How hapsync's own files are written: JSON with a version, a checksum against damage, and a frozen value."""
+"""The form of hapsync's own files: JSON with a version, a checksum against damage, and a frozen value."""
 
 import hashlib
 import json
@@ -24,7 +24,7 @@ _DAMAGE = (
 
 
 def to_file(value: object, version: int, key: str) -> str:
-    """Return the text of the file that holds `value` under `key`: one line of ASCII; equal values, equal texts.
+    """Return the text of a file with `value` under `key`: one line of ASCII; equal values give equal texts.
 
     Raises ValueError for a number that JSON does not have.
     """
@@ -33,7 +33,7 @@ def to_file(value: object, version: int, key: str) -> str:
 
 
 def from_file(text: str, version: int, key: str, kind: type[Kind]) -> Kind | None:
-    """Return the `kind` that `to_file` made `text` of; None where it is damaged in any way, or of another version."""
+    """Return the `kind` in a `text` of `to_file`; None where the text is damaged, or of another version."""
     try:
         tree = json.loads(text)
         if tree["version"] != version or tree["checksum"] != _checksum(_canonical(tree[key])):
@@ -44,12 +44,12 @@ def from_file(text: str, version: int, key: str, kind: type[Kind]) -> Kind | Non
 
 
 def to_open_file(value: object, version: int) -> str:
-    """Return the text of a file for others to read, `value` an attrs class: its fields, and no checksum."""
+    """Return the text of a file for other programs: the fields of `value`, an attrs class, without a checksum."""
     return json.dumps({"version": version, **_CONVERTER.unstructure(value)})
 
 
 def from_open_file(text: str, version: int, kind: type[Kind]) -> Kind | None:
-    """Return the `kind` that `to_open_file` made `text` of; None where it is damaged or of another version."""
+    """Return the `kind` in a `text` of `to_open_file`; None where the text is damaged or of another version."""
     try:
         tree = json.loads(text)
         return _CONVERTER.structure(tree, kind) if tree.pop("version") == version else None
@@ -58,9 +58,10 @@ def from_open_file(text: str, version: int, kind: type[Kind]) -> Kind | None:
 
 
 def other_version(text: str, version: int) -> str | None:
-    """Return the version of a file's `text`, where it is another than `version`; else None.
+    """Return the version of a file's `text` if it differs from `version`; else None.
 
-    Such a file is not damaged: another hapsync wrote it, before an upgrade or a roll-back. Letters, digits and dots.
+    A file of another version is not damaged: another hapsync wrote it before an upgrade or a roll-back. The result
+    has only letters, digits and dots.
     """
     try:
         tree = json.loads(text)

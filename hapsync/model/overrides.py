@@ -1,6 +1,7 @@
 """The state that hapsync keeps over its own restart: overrides, a freeze, and the guard's records. To and from JSON.
 
-Of HAProxy and Consul nothing is remembered here; both are read. The holder of the lock keeps it in a file.
+The state contains no facts of HAProxy and Consul, for both are read anew. The holder of the lock keeps the state in a
+file.
 """
 
 import math
@@ -13,12 +14,13 @@ from hapsync.model.json_file import from_file, to_file
 from hapsync.model.server import Address, AdminState, canonical_host
 
 VERSION = 1
-"""Of the file; it changes when a field changes its meaning or goes. A new version reads the one before as well."""
+"""The version of the file; it changes when a field is removed or gets another meaning. A new version reads the one
+before, too."""
 
 
 @attrs.frozen
 class Freeze:
-    """An operator's freeze of all changes, `at` when, `until` when (None: until thawed).
+    """An operator's freeze of all changes, from `at` to `until` (None: until `thaw`).
 
     Times are seconds of the wall clock, for a freeze must outlast a reboot of the machine.
     """
@@ -36,9 +38,10 @@ class Freeze:
 class Override:
     """An operator's override: the server with `address` is to be in `admin`, MAINT or DRAIN.
 
-    Times are seconds of the wall clock; `until` None is until released. The override is of the address, for a server
-    may be given another slot. `is_releasing`: released, or its time is over. The record stays until HAProxy shows the
-    slot as ours again, so our own maint is never taken for an operator's.
+    Times are seconds of the wall clock; an `until` of None means until a release. The override belongs to the
+    address, for a server may get another slot. `is_releasing`: an operator released the override, or its time is
+    over. The record stays until HAProxy shows the slot as hapsync's again, so hapsync's own maint is never taken for
+    an operator's.
     """
 
     backend: str
@@ -56,12 +59,12 @@ class Override:
 
 @attrs.frozen
 class Refill:
-    """How a backend that lost its servers all at once comes back.
+    """The return of a backend that lost all its servers at once.
 
-    `was`: how many served before; `serving`: how many do, as of `changed`; `since`: when it began; `is_over`: it was
-    dealt with, and is only remembered so that it does not begin again from the same reading. `own`: the addresses of
-    this service alone, before another one may get them. Both times are seconds of the boot clock, which no one sets;
-    they mean nothing after a reboot (`SavedState.boot_id`).
+    `was`: the number that served before; `serving`: the number that serves since `changed`; `since`: the beginning.
+    `is_over`: the refill has ended, and is remembered so that the same reading does not begin it again. `own`: the
+    addresses of this service alone, before another service may get them. Both times are seconds of the boot clock,
+    which no one sets; they mean nothing after a reboot (`SavedState.boot_id`).
     """
 
     was: int
@@ -82,13 +85,13 @@ class Lost:
 
 @attrs.frozen
 class SavedState:
-    """All of it: `peaks` (boot clock seconds and servers, by backend) and `refills` (by backend) are the guard's.
+    """The whole state; `peaks` (boot clock seconds and servers) and `refills`, both by backend, are the guard's.
 
-    `under_way`: the whole backends that are being added to the worker `under_way_pid`, or deleted from it, with what
-    they are to be. `boot_id` tells which boot of the machine the guard's times belong to. `lost`: overrides and a
-    freeze were lost, and no operator has acknowledged it yet. `unread_version`: the file is of this other version and
-    stays as it is. It may contain a freeze, so nothing may be changed until an operator acknowledges it. It is never
-    written.
+    `under_way`: the whole backends that are being added to the worker `under_way_pid`, or deleted from it, with their
+    aim. `boot_id` names the boot of the machine to which the guard's times belong. `lost`: overrides and a freeze
+    were lost, and no operator has acknowledged the loss yet. `unread_version`: the file is of this other version and
+    stays as it is. Such a file may contain a freeze, so no change is made until an operator acknowledges it. This
+    field is never written.
     """
 
     freeze: Freeze | None = None
@@ -102,12 +105,12 @@ class SavedState:
     unread_version: str | None = None
 
     def override_of(self, backend: str, address: Address | None) -> Override | None:
-        """Return the override of that server, releasing or not."""
+        """Return the override of the server with `address` in `backend`, releasing or not."""
         return next((hold for hold in self.holds if (hold.backend, hold.address) == (backend, address)), None)
 
 
 def is_frozen(saved: SavedState, now: float) -> bool:
-    """Whether nothing may be changed at `now`, seconds of the wall clock."""
+    """Return whether a freeze forbids changes at `now`, seconds of the wall clock."""
     return saved.freeze is not None and not saved.freeze.is_over(now)
 
 
@@ -142,7 +145,7 @@ def without_override(saved: SavedState, backend: str, address: Address) -> Saved
 def expired(saved: SavedState, now: float) -> SavedState:
     """Return `saved` as it is at `now`, seconds of the wall clock; the same object where no time is over.
 
-    A freeze whose time is over is gone, a hold whose time is over is releasing.
+    A freeze ends with its time; an override becomes `is_releasing` with the end of its time.
     """
     if saved.freeze is not None and saved.freeze.is_over(now):
         saved = attrs.evolve(saved, freeze=None)
@@ -158,13 +161,13 @@ def state_to_json(saved: SavedState) -> str:
 
 
 def state_from_json(text: str) -> SavedState | None:
-    """Return the state in `text`; None when it is damaged in any way, or of another version."""
+    """Return the state in `text`; None when the text is damaged, or of another version."""
     saved = from_file(text, VERSION, "memory", SavedState)
     return saved if saved is not None and _is_sound(saved) else None
 
 
 def _is_sound(saved: SavedState) -> bool:
-    """Whether the values mean something; the checksum proves only the bytes."""
+    """Return whether the values make sense; the checksum proves only the bytes."""
     times: list[float | None] = [time for peaks in saved.peaks.values() for time, _ in peaks]
     times += [time for refill in saved.refills.values() for time in (refill.since, refill.changed)]
     times += [time for hold in saved.holds for time in (hold.at, hold.until)]
@@ -185,7 +188,7 @@ def _is_canonical(address: Address) -> bool:
 
 
 def stopped_words(stopped: Reason, saved: SavedState) -> str:
-    """Return why nothing may be changed, and on whose request."""
+    """Return why no change may be made, and who asked for it."""
     if stopped is Reason.OTHER_VERSION:
         return (
             f"{Reason.OTHER_VERSION.value}; it is of version {saved.unread_version}: "

@@ -1,4 +1,4 @@
-"""The nouns: addresses, servers and slots, and one reading of HAProxy.
+"""The value classes of addresses, servers, slots, and one reading of HAProxy.
 
 A *slot* is a server line named `srv1` to `srvN`, kept in maint until an instance needs it. A *dynamic server*, named
 `dyn-LABEL-ID`, is added for one instance and deleted afterwards. Servers with other names are *foreign*: shown, never
@@ -14,7 +14,8 @@ from functools import lru_cache
 import attrs
 
 HAPROXY_NAME = re.compile(r"[A-Za-z0-9_:.-]{1,128}")
-"""Names of proxies and servers (configuration manual, section 4), no longer than a log line bears."""
+"""The names of proxies and servers (configuration manual, section 4), limited to a length that fits into a log
+line."""
 SLOT_NAME = re.compile(r"srv[1-9][0-9]{0,5}")
 DYNAMIC_NAME = re.compile(r"dyn-[A-Za-z0-9_.-]{1,40}-([0-9a-f]{7})")
 """The last part is the server's id in HAProxy, in hexadecimal."""
@@ -34,18 +35,20 @@ class Address:
 
 
 PLACEHOLDER = Address("127.0.0.1", 1)
-"""Where a free slot points in the file: refused at once should anyone enable it by mistake."""
+"""The address of a free slot in the file; a connection to it is refused at once, should anyone enable the slot by
+mistake."""
 
 
 AGENT_CONFIGURED = 0x02
 AGENT_RUNS = 0x06
 AGENT_IS_ASKED = 0x01
-"""Bits of `srv_agent_state` (management manual, `show servers state`): configured; and enabled; being asked now."""
+"""Bits of `srv_agent_state` (management manual, `show servers state`): the agent check is configured; is configured
+and enabled; is running now."""
 
 
 AGENT_WEIGHT = 100
-"""The least that the largest weight of a backend with agent checks is: an agent gives per cent of the weight that a
-server has in the file, cut to a whole number, and half of 1 would be no traffic (2.6 to 3.4)."""
+"""The lower limit of the largest weight in a backend with agent checks. An agent sets per cent of the server's weight
+in the file, cut to a whole number, and half of 1 would mean no traffic (2.6 to 3.4)."""
 
 
 def free_weight(options: str) -> int:
@@ -55,10 +58,10 @@ def free_weight(options: str) -> int:
 
 @lru_cache(maxsize=65536)
 def canonical_host(text: str) -> str:
-    """Return the one spelling of an IP literal both sides are compared in.
+    """Return the canonical spelling of an IP literal, in which Consul's and HAProxy's addresses are compared.
 
-    An IPv6 address with a zone is not accepted: the zone means nothing on another machine. An IPv4 address written
-    as IPv6 (`::ffff:10.0.0.1`) is that IPv4 address.
+    An IPv6 address with a zone is not accepted, for the zone means nothing on another machine. An IPv4 address
+    written as IPv6 (`::ffff:10.0.0.1`) becomes the IPv4 address.
 
     Raises ValueError when `text` is not an IP literal.
     """
@@ -70,7 +73,7 @@ def canonical_host(text: str) -> str:
 
 
 class AdminState(enum.Enum):
-    """An administrator's state of a server, in HAProxy's words (`set server ... state`). state`)."""
+    """The administrative state of a server, in HAProxy's words (`set server ... state`)."""
 
     READY = "ready"
     DRAIN = "drain"
@@ -78,7 +81,7 @@ class AdminState(enum.Enum):
 
 
 class CheckStatus(enum.Enum):
-    """Consul's checks of an instance; maintenance is Consul's own maintenance mode."""
+    """The status of an instance by Consul's checks; maintenance is Consul's own maintenance mode."""
 
     PASSING = "passing"
     WARNING = "warning"
@@ -104,23 +107,23 @@ NO_LOAD = Load(0, 0, 0, 0)
 
 
 class FirstCheck(enum.Enum):
-    """Whether HAProxy's own check has passed since a server may get traffic."""
+    """The result of the first check: whether HAProxy's own check has passed since the server may get traffic."""
 
     PASSED = "passed"
     MISSING = "missing"
     UNREAD = "not read"
-    """`show servers state` alone does not tell; `show stat` does."""
+    """The value before `show stat` was read; `show servers state` does not show the first check."""
 
 
 @attrs.frozen
 class Server:
     """One server of a backend as HAProxy shows it.
 
-    `address` is None where HAProxy has none (an unresolved name). `is_up` is HAProxy's operational state.
-    `load` is None where it was not read. `proof` says nothing of what the server is, only what is known of it.
-    `since_seconds` is how long ago it was last up or down, by HAProxy; `id` is HAProxy's number of it, 0 where it was
-    not read. Of a free slot neither proof nor time is read. `agent` are the bits of its agent check
-    (`srv_agent_state`), 0 where it has none.
+    `address` is None where HAProxy has none (an unresolved name). `is_up` is HAProxy's operational state. `load` is
+    None where it was not read. `first_check` is knowledge about the server, not a part of its state. `since_seconds`
+    is the time since HAProxy's last change between up and down; `id` is HAProxy's number of the server, 0 where it
+    was not read. First check and time of a free slot are not read. `agent` are the bits of the agent check
+    (`srv_agent_state`), 0 without one.
     """
 
     name: str
@@ -144,53 +147,53 @@ class Server:
 
     @property
     def is_free(self) -> bool:
-        """In maint at the placeholder: it was given no instance since its worker started."""
+        """The slot is in maint at the placeholder, so it has had no instance since its worker started."""
         return self.admin is AdminState.MAINT and (self.address is PLACEHOLDER or self.address == PLACEHOLDER)
 
     @property
     def is_idle(self) -> bool:
-        """In maint, put there by hapsync, and with neither session nor connection.
+        """The server is in maint, by hapsync, and has neither a session nor a connection.
 
-        A slot that still points at the placeholder was given no instance since its worker started, so nothing can be
-        on it; of any other an unknown load is not none.
+        A slot at the placeholder has had no instance since its worker started, so it has no load. An unknown load of
+        any other server does not count as none.
         """
         if self.admin is not AdminState.MAINT or self.is_overridden or (self.is_led_by_agent and not self.is_free):
             return False
         return self.address == PLACEHOLDER if self.load is None else self.load.is_zero
 
     def with_load(self, load: Load | None) -> "Server":
-        """Return this server with `load`; thrice as fast as `attrs.evolve`, and made for thousands at a time."""
+        """Return this server with `load`; three times as fast as `attrs.evolve`, for thousands of servers."""
         kept = (self.first_check, self.since_seconds, self.id, self.agent)
         return Server(self.name, self.address, self.admin, self.weight, self.is_up, load, *kept)
 
     @property
     def is_overridden(self) -> bool:
-        """An operator put it in maint or drain: hapsync sets the weight to 0 before its own maint.
+        """An operator put the server in maint or drain: its weight is above 0; in hapsync's own maint it is 0.
 
-        A server with an agent check is an exception, for its agent may have done it: hapsync and `hapsync hold`
-        switch it off first.
+        A server with a running agent check does not count, for its agent may be the cause; hapsync and `hapsync hold`
+        switch the check off first.
         """
         is_out = self.admin is not AdminState.READY and self.weight > 0 and self.address not in (PLACEHOLDER, None)
         return is_out and not self.is_led_by_agent
 
     @property
     def has_agent(self) -> bool:
-        """An agent check is configured for it, switched on or not."""
+        """An agent check is configured for the server, switched on or not."""
         return bool(self.agent & AGENT_CONFIGURED)
 
     @property
     def is_led_by_agent(self) -> bool:
-        """Its agent check runs: the agent sets weight, drain, maint and ready, in maint, too (measured, 2.6, 3.4)."""
+        """The agent check runs: the agent sets weight, drain, maint and ready, also in maint (measured, 2.6, 3.4)."""
         return self.agent & AGENT_RUNS == AGENT_RUNS
 
     @property
     def can_serve(self) -> bool:
-        """Ready with a weight above 0: HAProxy may send it new traffic while its checks pass."""
+        """The server is ready with a weight above 0, so HAProxy may send it new traffic while its checks pass."""
         return self.admin is AdminState.READY and self.weight > 0
 
     @property
     def serves(self) -> bool:
-        """HAProxy sends it new traffic now."""
+        """HAProxy sends new traffic to the server now."""
         return self.is_up and self.can_serve
 
 
@@ -202,12 +205,12 @@ def is_slot_name(name: str) -> bool:
 
 @lru_cache(maxsize=65536)
 def is_dynamic_name(name: str) -> bool:
-    """Return whether a server of this name was added for one instance, and is deleted when that is gone."""
+    """Return whether a server of this name was added for one instance, to be deleted after it."""
     return DYNAMIC_NAME.fullmatch(name) is not None
 
 
 def is_ours(name: str) -> bool:
-    """Return whether hapsync cares for servers of this name; the others are foreign."""
+    """Return whether hapsync manages servers of this name; other servers are foreign."""
     return is_slot_name(name) or is_dynamic_name(name)
 
 
@@ -221,17 +224,17 @@ def dynamic_id(name: str) -> int:
 
 @lru_cache(maxsize=65536)
 def server_order(name: str) -> tuple[int, str]:
-    """Return what our servers are sorted by: slots by number, then dynamic servers by name."""
+    """Return the sort key of hapsync's servers: slots by number, then dynamic servers by name."""
     return (int(name[3:]), "") if is_slot_name(name) else (10**6, name)
 
 
 @attrs.frozen
 class Scaling:
-    """How a backend can be given more servers, as its HAProxy was found to be; `why` it is not better, or nothing.
+    """The way of a backend to more servers, as HAProxy's probe showed; `why` it is not better, or empty.
 
-    `can_add`: servers can be added and deleted live. `can_wait`: `wait` knows when one can be deleted (3.0).
-    `tables`: the stick tables that lead clients to its servers. `implied`: the words that `server_options` imply on a
-    line of the file; an added server is given them in full.
+    `can_add`: servers can be added and deleted live. `can_wait`: the command `wait` can wait for a deletable server
+    (3.0). `tables`: the stick tables that lead clients to its servers. `implied`: the words that `server_options`
+    imply on a line of the file; an added server gets them explicitly.
     """
 
     can_add: bool = False
@@ -246,11 +249,11 @@ SLOTS_ONLY = Scaling()
 
 @attrs.frozen
 class Backend:
-    """The servers of one backend: ours (`server_order`), and the foreign ones as they came.
+    """The servers of one backend: hapsync's (in `server_order`), and the foreign ones in HAProxy's order.
 
-    `slots` are all servers of ours, the dynamic ones among them. `exists` is False where HAProxy has no backend of
-    that name (or one without a single server). `proxy_id` is HAProxy's number of it, 0 where it was not read; it
-    changes with the configuration and says nothing of the state. `scaling` is not part of a reading either.
+    `slots` are all of hapsync's servers, dynamic ones included. `exists` is False where HAProxy has no backend of
+    this name (or one without any server). `proxy_id` is HAProxy's number of the backend, 0 where it was not read; it
+    changes with the configuration and is no part of the state. `scaling` is not part of a reading either.
     """
 
     name: str
@@ -269,8 +272,8 @@ class Backend:
 class Observed:
     """One reading of HAProxy: some or all of the configured backends.
 
-    `unread` says of which backends HAProxy's answer could not be read, whole or in part, and why. One whose servers
-    could not be read is not in `backends`; one whose counters could not be read is, with loads and proofs unread.
+    `unread` has the backends with an unreadable answer, whole or in part, and why. A backend with unreadable servers
+    is not in `backends`; one with unreadable counters is, without loads and first checks.
     """
 
     backends: Mapping[str, Backend]
@@ -281,7 +284,7 @@ class Observed:
         return Observed(backends, self.unread)
 
     def updated(self, other: "Observed") -> "Observed":
-        """Return this reading with all that `other`, a later one of some of the same backends, says."""
+        """Return this reading updated with `other`, a later reading of some of the same backends."""
         kept = {name: one for name, one in self.backends.items() if name not in other.unread}
         why = {name: one for name, one in self.unread.items() if name not in other.backends}
         return Observed({**kept, **other.backends}, {**why, **other.unread})
@@ -289,7 +292,7 @@ class Observed:
 
 @attrs.frozen
 class ListenQueue:
-    """One listening socket: its address, how many connections wait to be accepted, and how many may."""
+    """One listening socket: its address, the number of connections that wait to be accepted, and the limit."""
 
     host: str
     port: int

@@ -1,1 +1,1 @@
-"""From the catalog and the servers of HAProxy to the plan of a pass: pure."""
+"""The plan of a pass, made from the catalog and from HAProxy's servers; this package is pure."""

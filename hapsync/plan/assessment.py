@@ -1,6 +1,6 @@
-"""What one reading of HAProxy asks for, and whether HAProxy is in sync by it.
+"""The assessment of one reading of HAProxy: the plan, and whether HAProxy is in sync.
 
-The only place where desired, observed, diff, guard and plan follow each other, and the only verdict.
+This module alone runs diff, guard and plan in their order, and gives the verdict.
 """
 
 import enum
@@ -25,11 +25,11 @@ from hapsync.text import quoted
 
 @attrs.frozen
 class Rules:
-    """What a pass has to heed besides the two snapshots: what the guard knows, and whether anything may be done.
+    """The conditions of a pass besides desired and observed: the guard's cautions, and whether changes are stopped.
 
-    `stopped` is None, or why nothing may be. `reads_first_checks`: also read whether newcomers' first checks have
-    passed where nothing depends on it yet, to know the capacity there is. `saved`, `mode` and `at_seconds` (of the
-    wall clock) are what `stopped` was made of: the promises are judged by them.
+    `stopped` is None, or the reason why no change may be made. `reads_first_checks`: newcomers' first checks are read
+    even where no change depends on them, to know the capacity. `saved`, `mode` and `at_seconds` (of the wall clock)
+    are the causes of `stopped`, for the promises.
     """
 
     cautions: Cautions = attrs.field(factory=dict)
@@ -40,13 +40,13 @@ class Rules:
     at_seconds: float = 0.0
 
     def facts(self, desired: Desired, observed: Observed) -> Facts:
-        """Return what the promises are judged by where `observed` is to become what is `desired`."""
+        """Return the facts for the promises, about the changes from `observed` to `desired`."""
         return Facts(desired, observed, self.cautions, self.saved, self.mode, self.at_seconds)
 
 
 @attrs.frozen
 class Assessment:
-    """One reading of the worker `process`, what is `desired` of it under which `rules`, and the plan to get there."""
+    """One reading of the worker `process`, the `desired` servers, the `rules` of the pass, and the resulting plan."""
 
     process: HAProxyProcess
     observed: Observed
@@ -56,19 +56,19 @@ class Assessment:
 
     @property
     def target(self) -> TargetState:
-        """What a HAProxy started now should be, and so what the file should say."""
+        """The servers that a HAProxy started now should have, and so the content of the file."""
         return target_now(self.desired, self.observed, self.plan.deferred)
 
 
 def guarded(observed: Observed, desired: Desired, cautions: Cautions, found: Diff | None = None) -> Diff:
-    """Return what of the difference may be made, and what the guard defers; `found` is the difference, if known."""
+    """Return the diff after the guard, with deferred changes; `found` is the diff before the guard, if known."""
     return guard(diff(desired, observed) if found is None else found, observed, desired, cautions)
 
 
 def assess(
     process: HAProxyProcess, observed: Observed, desired: Desired, rules: Rules, found: Diff | None = None
 ) -> Assessment:
-    """Return what `desired` asks of `observed`; `found` is their difference where it is known already."""
+    """Return the assessment of `observed` against `desired`; `found` is their diff before the guard, if known."""
     plan = make_plan(guarded(observed, desired, rules.cautions, found), observed)
     if rules.stopped is not None:
         plan = plan.stopped(rules.stopped)
@@ -77,7 +77,7 @@ def assess(
 
 
 class Verdict(enum.Enum):
-    """Whether HAProxy is as Consul says; the values are the exit codes of the commands."""
+    """The answer whether HAProxy is in sync; the values are the exit codes of the commands."""
 
     IN_SYNC = 0
     CANNOT_TELL = 1
@@ -86,9 +86,10 @@ class Verdict(enum.Enum):
 
 @attrs.frozen
 class Judgement:
-    """Why HAProxy is not in sync, and why nobody can tell, a line each.
+    """The reasons why HAProxy is not in sync, and why its state is unknown, a line each.
 
-    `due` is what the plan has still to do, `worrying` what keeps a person from being content although nothing is due.
+    `due` are the changes still to make, and `worrying` the conditions for an operator to look at although no change
+    is due.
     """
 
     due: tuple[str, ...] = ()
@@ -97,14 +98,14 @@ class Judgement:
 
     @property
     def verdict(self) -> Verdict:
-        """Nothing is said to be in sync or not while a part of it is unknown."""
+        """The verdict; it is unknown while any part of the state is unknown."""
         if self.unknown:
             return Verdict.CANNOT_TELL
         return Verdict.OUT_OF_SYNC if self.due or self.worrying else Verdict.IN_SYNC
 
 
 def judge(config: Config, seen: Assessment) -> Judgement:
-    """Return what `seen`, a reading of the backends in `config`, says of HAProxy."""
+    """Return the judgement of `seen`, the assessment of the backends in `config`."""
     plan, is_stopped = seen.plan, seen.rules.stopped is not None
     changes = [
         *plan.changes,
@@ -133,9 +134,9 @@ def defect_line(defect: Defect) -> str:
 
 
 def untold(config: Config, desired: Desired, errors: Mapping[str, str] | None = None) -> Sequence[str]:
-    """Return why it cannot be told what Consul says of the backends in `config`, a line each.
+    """Return why Consul's state is unknown for backends in `config`, a line each.
 
-    `errors` has for each service that was not read why, where that is known.
+    `errors` has the reason of each service that was not read, as far as known.
     """
     names = sorted(config.backends)
     services = {name: config.backends[name].service for name in names}
@@ -168,9 +169,9 @@ def unread_lines(observed: Observed) -> list[str]:
 
 
 def unserved(wanted: Desired, observed: Observed) -> list[str]:
-    """Return the backends that send to nobody although Consul has servers for them, for hands or agents took all out.
+    """Return the backends without a serving server although Consul has some: operators or agent checks took all out.
 
-    What somebody holds with `hapsync hold` or `drain` is known to be wanted, and is not counted.
+    Overrides by `hapsync hold` or `drain` are intended, so their servers do not count.
     """
     lines = []
     for name, want in sorted(wanted.backends.items()):

@@ -1,4 +1,4 @@
-"""Catalog and Config in, `Desired` out: for each backend, the servers it should have and in what state."""
+"""Catalog and Config in, `Desired` out: the servers that each backend should have, and their states."""
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 
@@ -19,15 +19,15 @@ _ADMIN = {
 _BEST_FIRST = (CheckStatus.PASSING, CheckStatus.WARNING, CheckStatus.MAINTENANCE, CheckStatus.CRITICAL)
 _RANK = {status: rank for rank, status in enumerate(_BEST_FIRST)}
 FALLBACK_NODE = "fallback"
-"""The node that addresses of `fallback` are shown with."""
+"""The node name shown with addresses of `fallback`."""
 
 
 @attrs.frozen
 class DesiredServer:
-    """What one address should be in HAProxy, and the Consul instance it stands for.
+    """The desired state of one address in HAProxy, and its Consul instance.
 
-    `weight` is HAProxy's, from 0 to 256. `consul_weight` is Consul's where it is more than `max_weight_ratio` lets
-    it be, else None.
+    `weight` is HAProxy's weight, from 0 to 256. `consul_weight` is Consul's weight where it exceeds the limit of
+    `max_weight_ratio`, else None.
     """
 
     address: Address
@@ -40,7 +40,7 @@ class DesiredServer:
 
     @property
     def needs_slot(self) -> bool:
-        """Only a server that should serve is worth a slot; the others keep the one they have."""
+        """The server should serve, so it gets a slot; other servers keep their slots and get no new ones."""
         return self.admin is AdminState.READY
 
 
@@ -48,12 +48,12 @@ class DesiredServer:
 class DesiredBackend:
     """The servers of one backend, sorted by address; `quarantined` are left out, each with its reason.
 
-    `doubt` and `is_backwards` are those of the reading it was made from. `scaling` is how it may be given more
-    servers, as configured, `server_options` what every server line has, `start` when a newcomer may get traffic, and
-    `drain_seconds` how long what runs on a server that left may go on (0: without an end).
+    `doubt` and `is_backwards` come from the reading. `scaling` is the configured way to get more servers, and
+    `server_options` the words of every server line. `start` says when a newcomer gets traffic. Sessions on a server
+    that left may go on for `drain_seconds` (0: without an end).
 
-    `other_tags`: where Consul has instances that lack a tag of the backend. `namesakes`: services that Consul has
-    instead of this one, with another name only in upper and lower case.
+    `other_tags`: the addresses of instances that lack a tag of the backend. `namesakes`: Consul's services whose
+    names differ from this one only in upper and lower case, where Consul lacks this one.
     """
 
     name: str
@@ -71,12 +71,12 @@ class DesiredBackend:
 
     @property
     def is_gone(self) -> bool:
-        """Consul has no instance of the service at all, not even one that is left out or has other tags."""
+        """Consul has no instance of the service, not even a quarantined one or one with other tags."""
         return not (self.servers or self.quarantined or self.other_tags)
 
     @property
     def serving(self) -> int:
-        """How many of them should be ready with a weight above 0."""
+        """The number of servers that should be ready with a weight above 0."""
         return sum(server.needs_slot and server.weight > 0 for server in self.servers)
 
     @property
@@ -86,10 +86,10 @@ class DesiredBackend:
 
 @attrs.frozen
 class Desired:
-    """What HAProxy should have; a backend whose service was never read is absent, so nothing is done to it.
+    """The servers that HAProxy should have; a backend with an unread service is absent, so it stays unchanged.
 
-    `overrides`: by backend and address, what persons asked for: maint or drain, or None where they released it.
-    `readings` are all that it was made from, by service.
+    `overrides`: the states that operators asked for, by backend and address: maint, drain, or None after a release.
+    `readings` are the source of the value, by service.
     """
 
     backends: Mapping[str, DesiredBackend]
@@ -106,12 +106,12 @@ class Desired:
 
 
 Served = Mapping[str, frozenset[Address]]
-"""The addresses that HAProxy sends to, by backend."""
+"""The addresses of serving servers, by backend."""
 NOBODY: frozenset[Address] = frozenset()
 
 
 def served_in(observed: Observed) -> Served:
-    """Return the addresses of ours that HAProxy may send new traffic to."""
+    """Return the addresses of hapsync's servers to which HAProxy may send new traffic."""
     return {
         name: frozenset(slot.address for slot in backend.ready if slot.address is not None)
         for name, backend in observed.backends.items()
@@ -119,12 +119,12 @@ def served_in(observed: Observed) -> Served:
 
 
 def is_crowded(config: BackendConfig, reading: Reading) -> bool:
-    """Return whether the service has more instances than its backend takes: who serves already then counts."""
+    """Return whether the service has more instances than its backend takes; serving servers then go first."""
     return len(reading.instances) > config.max_servers
 
 
 def desired(catalog: Catalog, config: Config, served: Served | None = None) -> Desired:
-    """Return what `catalog` asks of the backends in `config`, where HAProxy sends to `served` already."""
+    """Return the desired servers of the backends in `config` by `catalog`; addresses in `served` serve already."""
     return Desired(
         {
             name: desired_backend(name, backend, catalog.readings[backend.service], (served or {}).get(name, NOBODY))
@@ -138,12 +138,12 @@ def desired(catalog: Catalog, config: Config, served: Served | None = None) -> D
 def desired_backend(
     name: str, config: BackendConfig, reading: Reading, served: frozenset[Address] = NOBODY
 ) -> DesiredBackend:
-    """Return what the `reading` of its service asks of the backend `name`.
+    """Return the desired servers of the backend `name`, by the `reading` of its service.
 
-    Of several instances on one address the healthiest counts (then the first by node and id); the others are
-    quarantined, for HAProxy can only check the address. So are those outside `networks`, and of more than
-    `max_servers` those that neither serve by now (`served`) nor are among the healthiest (then the last by node and
-    id): strangers who register themselves push nobody out.
+    Of several instances on one address, the healthiest counts (then the first by node and id). The others are
+    quarantined, because HAProxy can only check the address. Instances outside `networks` are quarantined, too. Of
+    more than `max_servers` instances, serving ones (`served`) stay first, then the healthiest (then the first by node
+    and id), so unknown registrants push no serving instance out.
     """
 
     def order(instance: Instance) -> tuple[bool, int, str, str]:
@@ -198,9 +198,9 @@ def desired_backend(
 
 
 class DesiredCache:
-    """The same as `desired`, for one configuration: a backend whose reading is the same object is taken as it was.
+    """A cache of `desired` for one configuration: a backend whose reading is the same object is not computed again.
 
-    Where there are more instances than a backend takes, those that HAProxy sends to by the last reading stay.
+    Where a service has more instances than its backend takes, servers that served at the last reading stay.
     """
 
     def __init__(self) -> None:
@@ -208,7 +208,7 @@ class DesiredCache:
         self._served: dict[str, frozenset[Address]] = {}
 
     def desired(self, catalog: Catalog, config: Config) -> Desired:
-        """Return what `catalog` wants of the backends in `config`."""
+        """Return the desired servers of the backends in `config`, by `catalog`."""
         backends = {}
         for name, backend in sorted(config.backends.items()):
             reading = catalog.readings.get(backend.service)
@@ -223,7 +223,7 @@ class DesiredCache:
         return Desired(backends, readings=catalog.readings)
 
     def unread(self, catalog: Catalog, config: Config) -> Collection[str]:
-        """Return the backends where it counts whom HAProxy sends to, and no reading was noted yet."""
+        """Return the crowded backends without a noted reading of HAProxy; serving servers go first there."""
         return [
             name
             for name, backend in config.backends.items()
@@ -233,25 +233,25 @@ class DesiredCache:
         ]
 
     def serves(self, backend: str) -> bool:
-        """Return whether HAProxy sends to any server of `backend`, by the last reading; yes where there was none."""
+        """Return whether a server of `backend` served at the last reading; True without a reading."""
         return self._served.get(backend) != NOBODY
 
     def note(self, observed: Observed) -> None:
-        """Remember whom HAProxy sends to, as a reading shows it."""
+        """Note the serving servers in a reading."""
         self._served.update(served_in(observed))
 
 
 def namesake_words(service: str, namesakes: Sequence[str]) -> str:
-    """Return what to say of `service`, which Consul has under other names only."""
+    """Return the message about `service`, which Consul has only in other spellings."""
     names = ", ".join(quoted(name, length=60) for name in namesakes[:3])
     names += f" and {len(namesakes) - 3} more" if len(namesakes) > 3 else ""  # noqa: PLR2004
     return f"service {quoted(service)}: Consul has {names} instead; write the name exactly so"
 
 
 def fallback_reading(service: str, config: Config) -> Reading | None:
-    """Return what the `fallback` keys of `config` say of `service`, for want of anything better; None: nothing.
+    """Return the reading of `service` made from the `fallback` keys of `config`; None where no backend has the key.
 
-    Backends that share a service may have fallbacks of their own; `desired_backend` takes a backend's own only.
+    Backends of one service may have different fallbacks, so `desired_backend` uses the backend's own list only.
     """
     backends = [backend for backend in config.backends.values() if backend.service == service]
     addresses = sorted({address for backend in backends for address in backend.fallback})
@@ -262,7 +262,7 @@ def fallback_reading(service: str, config: Config) -> Reading | None:
 
 
 def _meant(reading: Reading, config: BackendConfig) -> tuple[Sequence[Instance], frozenset[Address]]:
-    """Return the instances of `reading` that the backend is about, and the addresses of those with other tags."""
+    """Return the instances of `reading` with the backend's tags, and the addresses of instances with other tags."""
     if reading.doubt is Doubt.FALLBACK:
         own = set(config.fallback)
         return [instance for instance in reading.instances if instance.address in own], frozenset()
@@ -287,10 +287,10 @@ def _by_address(chosen: tuple[Address, Instance]) -> tuple[str, int]:
 
 
 def weight_limit(instances: Iterable[Instance], ratio: int) -> int:
-    """Return the largest weight that counts: `ratio` times the median of the passing weights of those that serve.
+    """Return the largest weight that counts: `ratio` times the median of the passing weights of serving instances.
 
-    Of two in the middle the larger counts, so of two instances either may have any weight. A median, for whoever
-    registers few of many instances cannot move it.
+    Of two middle weights the larger counts, so either of two instances may have any weight. A registrant of few among
+    many instances cannot move a median.
     """
     weights = sorted(
         one.passing_weight for one in instances if one.passing_weight and _ADMIN[one.status] is AdminState.READY
@@ -301,8 +301,9 @@ def weight_limit(instances: Iterable[Instance], ratio: int) -> int:
 def scale_weights(weights: Mapping[Address, int], *, least: int = 1) -> Mapping[Address, int]:
     """Return Consul's weights (0 to 65535) as HAProxy's (0 to 256).
 
-    They stay as they are while the largest is within HAProxy's range; otherwise all are scaled to it together. A
-    weight above 0 never becomes 0, and 0 stays 0. Where the largest is below `least` all are multiplied alike.
+    The weights stay as they are while the largest is within HAProxy's range; otherwise all are scaled to the range by
+    one factor. A weight above 0 never becomes 0, and 0 stays 0. Where the largest is below `least`, all are
+    multiplied by one factor.
     """
     largest = max(weights.values(), default=0)
     if 0 < largest < least:

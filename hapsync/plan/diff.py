@@ -1,4 +1,4 @@
-"""Desired and Observed in, `Diff` out: what HAProxy lacks to be what is desired, backend by backend."""
+"""Desired and Observed in, `Diff` out: the changes that make HAProxy's servers the desired ones."""
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
@@ -42,7 +42,7 @@ from hapsync.plan.naming import dynamic_name
 
 @attrs.frozen
 class Diff:
-    """What HAProxy lacks to be what is desired."""
+    """The difference between desired and observed: changes, shortages of slots, and deferred changes."""
 
     changes: tuple[Change, ...] = ()
     shortages: tuple[Shortage, ...] = ()
@@ -50,7 +50,7 @@ class Diff:
 
 
 def diff(desired: Desired, observed: Observed) -> Diff:
-    """Return what differs, backend by backend; backends that are not in both are not looked at.
+    """Return the difference of the backends that are in both; other backends do not count.
 
     `deferred` are the changes that an override of the server forbids.
     """
@@ -75,9 +75,9 @@ def diff(desired: Desired, observed: Observed) -> Diff:
 
 
 def needs_loads(found: Diff, desired: Desired, observed: Observed, *, entries_first: bool = False) -> tuple[str, ...]:
-    """Return the backends where an addition or a deletion waits only to know which servers are idle.
+    """Return the backends whose loads must be read to decide on additions or deletions.
 
-    With `entries_first` a deletion, which nobody waits for, does not count while anything is to come in.
+    With `entries_first`, deletions do not count while servers are being added, so no newcomer waits for them.
     """
     waiting = {shortage.backend for shortage in found.shortages}
     waiting |= {
@@ -103,7 +103,7 @@ def _diff_backend(want: DesiredBackend, have: Backend, overrides: Mapping[Addres
         missing_all = tuple(server.address for server in want.servers if server.needs_slot)
         return Diff(shortages=(Shortage(want.name, missing_all, len(missing_all), is_missing=True),))
     by_address = want.by_address
-    # While nothing serves Consul's word is all there is.
+    # While no server serves, Consul's checks are the only evidence, so a newcomer needs no first check.
     is_checked = want.start == "checked" and any(slot.serves for slot in have.slots)
     assigned, others = assigned_slots(by_address, have.slots)
     changes: list[Change] = list(override_changes(have, overrides))
@@ -137,7 +137,7 @@ def _diff_backend(want: DesiredBackend, have: Backend, overrides: Mapping[Addres
     if have.scaling.can_add and want.scaling != "slots":
         changes += _creations(want, have, missing, is_checked=is_checked)
         missing = []
-    used = [slot for slot in others if not slot.is_free]  # mostly a few of many
+    used = [slot for slot in others if not slot.is_free]  # most slots are free
     leaving = [slot for slot in used if slot.admin is not AdminState.MAINT or slot.is_led_by_agent]
     due += _removals(want, leaving, assigned) if leaving else ()
     deferred = [
@@ -172,7 +172,7 @@ def _diff_backend(want: DesiredBackend, have: Backend, overrides: Mapping[Addres
 def _removals(
     want: DesiredBackend, leaving: Iterable[Server], assigned: Collection[Address]
 ) -> Iterator[tuple[Server, Change]]:
-    """Yield the removal of each server that is `leaving`, with what Consul says of its address."""
+    """Yield the removal of each server in `leaving`, with Consul's reason for its address."""
     left_out = {one.address for one in want.quarantined}
     for slot in leaving:
         if slot.address in assigned:
@@ -187,7 +187,7 @@ def _removals(
 
 
 def needs_sessions(wanted: Desired, observed: Observed) -> tuple[str, ...]:
-    """Return the backends where it is time to end what still runs on a server that left, if anything does."""
+    """Return the backends whose loads must be read because sessions on a server that left may have to end."""
     return tuple(
         name
         for name, want in sorted(wanted.backends.items())
@@ -200,7 +200,7 @@ def needs_sessions(wanted: Desired, observed: Observed) -> tuple[str, ...]:
 
 
 def _is_overdue(slot: Server, want: DesiredBackend) -> bool:
-    """Return whether `slot`, which no instance has, had its time to drain; never on a reading that is in doubt."""
+    """Return whether the drain time of `slot`, without an instance, is over; False while the reading is in doubt."""
     is_out = slot.admin is AdminState.MAINT and not slot.is_overridden and slot.address != PLACEHOLDER
     is_sure = want.doubt is None and not want.is_backwards
     return is_out and is_sure and 0 < want.drain_seconds <= slot.since_seconds
@@ -209,7 +209,7 @@ def _is_overdue(slot: Server, want: DesiredBackend) -> bool:
 def _creations(
     want: DesiredBackend, have: Backend, missing: Iterable[DesiredServer], *, is_checked: bool
 ) -> Iterator[Create]:
-    """Yield the dynamic servers for what is `missing`; neither name nor id is one that the backend has."""
+    """Yield the additions of dynamic servers for `missing`; their names and ids are new in the backend."""
     taken = {dynamic_id(slot.name) for slot in have.slots if slot.is_dynamic}
     options = " ".join((want.server_options, *have.scaling.implied))
     for server in missing:
@@ -220,18 +220,18 @@ def _creations(
 
 
 REST_SECONDS = 3
-"""How long a dynamic server stays in maint before it is deleted: up to 3.5-dev3 a stream that has chosen its server
+"""A dynamic server stays in maint for so long before its deletion. Up to 3.5-dev3 a stream that has chosen the server
 and is not counted yet may outlive it (HAProxy's commit ca686e320)."""
 
 
 def _is_at_rest(slot: Server, have: Backend) -> bool:
-    """Return whether `slot` may be deleted once nothing is left on it; its agent check has to be off first."""
+    """Return whether `slot` may be deleted once its load is 0; its agent check has to be off first."""
     is_out = slot.is_dynamic and slot.admin is AdminState.MAINT and not slot.is_overridden
     return is_out and not slot.is_led_by_agent and have.scaling.can_add and slot.since_seconds >= REST_SECONDS
 
 
 def override_changes(have: Backend, overrides: Mapping[Address, AdminState | None]) -> Iterable[Change]:
-    """Yield what operators want of the slots: in maint or drain, or (None) back under hapsync's care."""
+    """Yield the changes that operators asked for: maint, drain, or the end of an override (None)."""
     for slot in have.slots if overrides else ():
         if slot.address is None or slot.address not in overrides:
             continue
@@ -246,9 +246,9 @@ def override_changes(have: Backend, overrides: Mapping[Address, AdminState | Non
 def assigned_slots(
     wanted: Mapping[Address, DesiredServer], slots: Sequence[Server]
 ) -> tuple[Mapping[Address, Server], Sequence[Server]]:
-    """Return the slot that holds each wanted address, and the slots that hold none.
+    """Return the slot of each wanted address, and the other slots.
 
-    If several hold the same, the one that serves counts, then the one that passed a check, then the first.
+    If several slots have one address, a serving slot goes first, then a slot with a passed first check.
     """
     assigned: dict[Address, Server] = {}
     for slot in slots:
@@ -266,7 +266,7 @@ def _serving_first(slot: Server) -> tuple[bool, int, bool, tuple[int, str]]:
 
 
 def _lacks_agent(slot: Server) -> bool:
-    """Return whether the agent check of a server that serves is off: who let it in was killed before it was on."""
+    """Return whether the agent check of a serving server is off, as a hapsync killed during the entry leaves it."""
     return slot.has_agent and not slot.is_led_by_agent
 
 
@@ -278,7 +278,7 @@ def _bring(
 ) -> Change | None:
     reason = REASON_OF[want.status]
     if slot.is_led_by_agent and want.admin is AdminState.READY and (slot.admin is AdminState.READY or slot.weight):
-        return None  # weight, drain and maint are its agent's to say
+        return None  # the agent sets weight, drain and maint
     match want.admin, slot.admin:
         case AdminState.DRAIN, AdminState.DRAIN if slot.is_led_by_agent:
             return Drain(backend, slot.name, want.address, reason)

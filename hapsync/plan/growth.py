@@ -1,4 +1,4 @@
-"""When to act on something that may still be changing: after a short quiet, but never later than a limit.
+"""The time to act on a need that may still change: after a short quiet, and at a limit at the latest.
 
 Times are seconds of one monotonic clock, which the caller reads.
 """
@@ -13,22 +13,22 @@ from hapsync.plan.desired import DesiredBackend
 
 NEED_QUIET_SECONDS = 0.2
 NEED_LIMIT_SECONDS = 1.0
-"""A need that still grows is waited for, so that one deploy costs one reload; meanwhile slots may fall idle."""
+"""The longest wait for a growing need, so that one deploy costs one reload; slots may become free meanwhile."""
 FILE_QUIET_SECONDS = 1.0
 FILE_LIMIT_SECONDS = 5.0
-"""The file follows the live state late enough to be checked once for a burst of changes."""
+"""The longest delay of the file, so that a burst of changes costs one check."""
 FILE_FIRST_QUIET_SECONDS = 0.2
 FILE_FIRST_LIMIT_SECONDS = 1.0
 FILE_REST_SECONDS = 5.0
-"""After so long a rest it follows at once: a HAProxy that is restarted then comes up right."""
+"""After a rest of this length the file is written sooner, so that a restarted HAProxy has the current servers."""
 
 
 WARN_FRACTION = 0.8
-"""Share of a backend's slots in use from which on an operator is warned, where growth needs a reload."""
+"""The share of slots in use from which an operator is warned, where growth needs a reload."""
 
 
 def is_filling(want: DesiredBackend, have: Backend) -> bool:
-    """Return whether so many slots of `have` are taken that a person should know, and more of them cost a reload."""
+    """Return whether `have` is almost out of slots, and more slots need a reload."""
     if have.scaling.can_add:
         return False
     slots = [slot for slot in have.slots if slot.is_slot]
@@ -40,18 +40,18 @@ def is_filling(want: DesiredBackend, have: Backend) -> bool:
 
 @attrs.frozen
 class Pending:
-    """Something that waits: since when, and when it last changed."""
+    """A waiting need: its beginning, and its last change."""
 
     since_seconds: float
     changed_seconds: float
 
     def due_seconds(self, quiet_seconds: float, limit_seconds: float) -> float:
-        """Return when to act: after the quiet, at the limit at the latest."""
+        """Return the time to act: after the quiet, at the limit at the latest."""
         return min(self.changed_seconds + quiet_seconds, self.since_seconds + limit_seconds)
 
 
 def file_due_seconds(pending: Pending, written_seconds: float) -> float:
-    """Return when to write the file for what is `pending`; it was last written at `written_seconds`."""
+    """Return the time of the next write of the file; the last write was at `written_seconds`."""
     if pending.since_seconds - written_seconds >= FILE_REST_SECONDS:
         return pending.due_seconds(FILE_FIRST_QUIET_SECONDS, FILE_FIRST_LIMIT_SECONDS)
     return pending.due_seconds(FILE_QUIET_SECONDS, FILE_LIMIT_SECONDS)

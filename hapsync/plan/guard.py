@@ -1,8 +1,8 @@
-"""Diff in, the same Diff out with every removal held that might cost requests; reasons are values.
+"""Diff in, the same Diff out with every removal deferred that might cost requests; reasons are values.
 
-Additions and repairs always go on. A removal acts only on evidence (no doubt about the reading, no service that
-vanished or still refills), and only while enough capacity stays. *Capacity* is what HAProxy can send to: ready, a
-weight above 0, up by its own checks, and with a check passed since it entered.
+Additions and repairs always go on. A removal needs evidence (a reading without doubt, and no vanished or refilling
+service) and enough remaining capacity. *Capacity* is the number of servers that HAProxy can send to: ready, a weight
+above 0, up by its own checks, and with a check passed since it entered.
 """
 
 import math
@@ -34,13 +34,13 @@ from hapsync.plan.diff import Diff
 
 @attrs.frozen(kw_only=True)
 class Caution:
-    """What the guard of one backend knows besides the two snapshots.
+    """The guard's knowledge of one backend besides desired and observed.
 
-    `peak` is the most capacity there was within the window. `is_refilling`: the service was gone, or Consul's state
-    went back, and it is not back whole. `has_refilled`: Consul's state went back, and it is whole; without it a
-    reading that is marked so is not believed. `held_down`: addresses that come and go too often. `taken`: addresses
-    that are another service's by now. `is_released`: a person lets everything go once. `let_go`: names of foreign
-    servers that the next reload may take out.
+    `peak` is the most capacity within the window. `is_refilling`: the service vanished, or Consul's state went back,
+    and its instances are not all back. `has_refilled`: Consul's state went back, and all instances are back; without
+    this flag a reading marked `is_backwards` is not trusted. `damped`: addresses that come and go too often. `taken`:
+    addresses that another service has now. `is_released`: an operator allows all deferred changes once. `let_go`:
+    names of foreign servers that the next reload may take out.
     """
 
     max_loss_fraction: float = 0.5
@@ -55,12 +55,12 @@ class Caution:
 
     @classmethod
     def of(cls, config: BackendConfig) -> "Caution":
-        """Return the caution of a backend of which nothing is remembered."""
+        """Return the caution of a backend without any history."""
         return cls(max_loss_fraction=config.max_loss_fraction, min_ready=config.min_ready)
 
     def floor(self, capacity: int) -> int:
-        """Return how much capacity must stay, when there is `capacity` now."""
-        # Rounded, or 10 * (1 - 0.9) would be a little more than 1.
+        """Return the least capacity that must stay; `capacity` is the present one."""
+        # Without the rounding, 10 * (1 - 0.9) would be a little more than 1.
         least = math.ceil(round(max(self.peak, capacity) * (1 - self.max_loss_fraction), 9))
         return max(self.min_ready, least)
 
@@ -69,12 +69,12 @@ Cautions = Mapping[str, Caution]
 
 
 def capacity(backend: Backend) -> int:
-    """Return how many instances HAProxy can send to; an address in two slots counts once."""
+    """Return the number of instances that HAProxy can send to; an address in two slots counts once."""
     return len(_first_checked(backend))
 
 
 def _first_checked(backend: Backend) -> set[Address | None]:
-    # Spelt out, for it is asked of every server at every pass.
+    # Written out for speed, because each pass asks it of every server.
     return {
         slot.address
         for slot in backend.slots
@@ -83,19 +83,19 @@ def _first_checked(backend: Backend) -> set[Address | None]:
 
 
 def first_checked(backend: Backend) -> Collection[Address | None]:
-    """Return the addresses of those of hapsync's servers in `backend` that HAProxy can send to."""
+    """Return the addresses of hapsync's servers in `backend` that HAProxy can send to."""
     return _first_checked(backend)
 
 
 def distrust(want: DesiredBackend | None, caution: Caution) -> Reason | None:
-    """Return why what Consul says of a backend is no evidence for a removal; None where it is, or was not read."""
+    """Return why a backend's reading is no evidence for a removal; None where it is, or where none was read."""
     return _distrust(want, caution)
 
 
 def needs_first_checks(found: Diff, observed: Observed, cautions: Cautions = MappingProxyType({})) -> tuple[str, ...]:
-    """Return the backends where it matters and was not read whether some server's first check has passed.
+    """Return the backends whose first checks must be read to decide.
 
-    It matters where a removal is due, and where an instance that flaps may wait if the others are enough.
+    First checks matter where a removal is due, and where a damped instance may wait if the capacity is enough.
     """
     asking = {change.backend for change in found.changes if takes_out(change)}
     asking |= {name for name, caution in cautions.items() if caution.damped}
@@ -103,7 +103,7 @@ def needs_first_checks(found: Diff, observed: Observed, cautions: Cautions = Map
 
 
 def unread_first_checks(observed: Observed) -> tuple[str, ...]:
-    """Return the backends where it was not read whether some server's first check has passed."""
+    """Return the backends with a serving server whose first check was not read."""
     return tuple(
         name
         for name, backend in sorted(observed.backends.items())
@@ -112,7 +112,7 @@ def unread_first_checks(observed: Observed) -> tuple[str, ...]:
 
 
 def guard(found: Diff, observed: Observed, desired: Desired, cautions: Cautions) -> Diff:
-    """Return `found` with the changes held that must not be made now; a backend without caution gets the defaults."""
+    """Return `found` with unsafe changes deferred; a backend without a caution gets the defaults."""
     by_backend: dict[str, list[Change]] = {}
     for change in found.changes:
         by_backend.setdefault(change.backend, []).append(change)
@@ -140,7 +140,7 @@ def guard(found: Diff, observed: Observed, desired: Desired, cautions: Cautions)
 def _placed(
     shortages: Iterable[Shortage], desired: Desired, deferred: Sequence[Add]
 ) -> tuple[tuple[Shortage, ...], list[Add]]:
-    """Give the free slots of entries that are deferred to those that found none; return what is short, and these."""
+    """Give free slots of deferred entries to addresses without a slot; return the shortages left, and the entries."""
     left: list[Shortage] = []
     entries: list[Add] = []
     for shortage in shortages:
@@ -161,7 +161,7 @@ def _placed(
 
 
 def _needed(shortage: Shortage, have: Backend, desired: Desired, caution: Caution) -> Shortage:
-    """Return `shortage` without what would be held back if it had a slot."""
+    """Return `shortage` without the addresses whose entry would be deferred anyway."""
     if shortage.is_missing or caution.is_released:
         return shortage
     if _fallback_is_needless(desired.backends.get(shortage.backend), have):
@@ -198,10 +198,10 @@ def _guard_backend(
             go.append(change)
     distrust = _distrust(want, caution)
     if distrust is not None:
-        # An address that another slot serves stays served: that needs no evidence.
+        # The address of a duplicate stays served by another slot, so its removal needs no evidence.
         go += [change for change in leaving if change.reason is Reason.DUPLICATE]
         kept = [change for change in leaving if change.reason is not Reason.DUPLICATE]
-        # Whoever has the address now answers for this service: its registration is the evidence.
+        # Another service has the address now, and would answer the requests: its registration is the evidence.
         leaving = [change for change in kept if isinstance(change, Remove) and change.address in caution.taken]
         deferred += [Deferred(change, distrust) for change in kept if change not in leaving]
     if not leaving:
@@ -214,14 +214,14 @@ def _guard_backend(
 
 
 CHECK_SECONDS = 10
-"""How long a server that leaves waits for the first checks of one that came: twice those of `rise 2 inter 2s`."""
+"""The longest wait of a leaving server for a newcomer's first checks: twice the time of `rise 2 inter 2s`."""
 
 
 def _waiting(leaving: Sequence[Change], coming: Iterable[Change], have: Backend) -> Sequence[Change]:
-    """Return what of `leaving` waits until as many newcomers are up as serve in its place, or were not in time.
+    """Return the removals that wait for newcomers' first checks, one for each such newcomer.
 
-    Newcomers are those that are `coming` in this pass and those whose first checks are under way. A server that
-    Consul calls critical waits for nobody.
+    Newcomers are the entries `coming` in this pass, and servers that became ready less than `CHECK_SECONDS` ago and
+    are not up yet. A critical server leaves without a wait.
     """
     count = sum(isinstance(change, Entry) and change.weight > 0 for change in coming)
     count += sum(slot.can_serve and not slot.is_up and slot.since_seconds < CHECK_SECONDS for slot in have.slots)
@@ -234,7 +234,7 @@ def _waiting(leaving: Sequence[Change], coming: Iterable[Change], have: Backend)
 
 
 def _fallback_is_needless(want: DesiredBackend | None, have: Backend) -> bool:
-    """Return whether `want` is only the fallback list, and HAProxy has something better to serve from."""
+    """Return whether `want` is only the fallback list, and other servers of HAProxy serve."""
     if want is None or want.doubt is not Doubt.FALLBACK:
         return False
     return any(slot.serves and slot.address not in want.by_address for slot in have.slots)
@@ -254,11 +254,10 @@ def _distrust(want: DesiredBackend | None, caution: Caution) -> Reason | None:
 def _keep_capacity(
     leaving: Iterable[Change], have: Backend, overrides: Collection[str], caution: Caution
 ) -> tuple[Sequence[Change], Sequence[Deferred]]:
-    """Split `leaving` so that enough capacity stays; what HAProxy sends nothing to costs nothing and goes.
+    """Split `leaving` so that enough capacity stays; a server without traffic costs no capacity and goes.
 
-    Newcomers are not counted in, nor the servers in `overrides`, which a person takes out in the same pass. A server
-    whose first check is still to come counts nothing but must not leave either while what is left without it is too
-    little.
+    Newcomers do not count as capacity, nor do servers in `overrides`, which an operator takes out in the same pass. A
+    server before its first check counts as no capacity, but stays while the rest is below the floor.
     """
     slots = {slot.name: slot for slot in have.slots if slot.name not in overrides}
     first_checked = _first_checked(attrs.evolve(have, slots=tuple(slots.values())))
@@ -289,7 +288,7 @@ def _keep_capacity(
 
 
 def _surest_first(change: Change, slot: Server, caution: Caution) -> tuple[int, bool, int, str]:
-    """Order removals: the ones most surely right first, for the last of them may have to wait."""
+    """Order removals by their certainty, the surest first, for the last ones may have to wait."""
     rank = (
         -1
         if slot.address in caution.taken

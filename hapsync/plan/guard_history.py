@@ -1,6 +1,6 @@
-"""What the guard remembers of a backend, as values: its capacity within the window, a refill, instances that flap.
+"""The guard's history of a backend, as values: its capacity within the window, a refill, flapping instances.
 
-Times are seconds of one clock that never jumps and goes on while the machine sleeps; the caller reads it.
+Times are seconds of one clock, which never jumps and runs while the machine sleeps; the caller reads it.
 """
 
 from collections.abc import Iterable, Mapping
@@ -14,16 +14,16 @@ from hapsync.plan.desired import Desired, DesiredBackend
 from hapsync.plan.guard import capacity
 
 Peaks = tuple[tuple[float, int], ...]
-"""When a capacity was last seen, and it; newest last, and each lower than the one before."""
+"""Pairs of a time and a capacity seen then; the newest last, each capacity lower than the one before."""
 FIRST_DAMPING_SECONDS = 2.0
 LONGEST_DAMPING_SECONDS = 60.0
-"""Where the configuration does not say otherwise."""
+"""The default of the longest damping."""
 FORGET_FLAPS_SECONDS = 300.0
-"""An instance that did not fall for this long has never fallen."""
+"""The falls of an instance are forgotten after this time without a fall."""
 
 
 def seen(peaks: Peaks, now_seconds: float, amount: int, window_seconds: float) -> Peaks:
-    """Return `peaks` with the capacity `amount` seen now, and without what the window has left behind."""
+    """Return `peaks` with the capacity `amount` seen now, and without capacities from before the window."""
     kept = tuple((at, one) for at, one in peaks if one > amount and now_seconds - window_seconds <= at <= now_seconds)
     return (*kept, (now_seconds, amount))
 
@@ -42,15 +42,15 @@ def refilled(
     window_seconds: float,
     max_loss_fraction: float,
 ) -> Refill | None:
-    """Return how far `want` is back after it had vanished or Consul's index had gone backwards; None if it is whole.
+    """Return the refill of `want` after the service vanished or Consul's state went back; None without a refill.
 
-    It is back when as many instances should serve as served in HAProxy when it began; or when at least the fraction
-    that may not be lost of those still up is back, and for a whole window no more came. An instance is back, too,
-    where Consul has it with other tags than the backend asks for: it serves no more, and has not vanished.
+    The refill is over when as many instances should serve as served in HAProxy at its beginning. The refill is also
+    over when no more came for a whole window, and the necessary fraction of the servers still up is back. An instance
+    with other tags than the backend's counts as back: it serves no more, but has not vanished.
     """
     serving = want.serving + len({slot.address for slot in have.ready} & want.other_tags)
     if refill is not None and refill.is_over and not want.is_backwards:
-        refill = None  # that reading is no more; this one may be a loss of its own
+        refill = None  # this reading is a new one, and may be a new loss
     if refill is None:
         was = capacity_or_ready(have)
         if not want.is_backwards and (not want.is_gone or was == 0):
@@ -59,23 +59,23 @@ def refilled(
     if serving != refill.serving:
         refill = attrs.evolve(refill, serving=serving, changed=now_seconds)
     is_quiet = now_seconds - refill.changed >= window_seconds
-    # What HAProxy itself has found dead since need not come back.
+    # Servers that failed HAProxy's checks since then need not come back.
     lives = min(refill.was, max(1, capacity(have)))
-    is_most = serving > 0 and serving >= round(lives * (1 - max_loss_fraction), 9)  # 10 * (1 - 0.7) is above 3
+    is_most = serving > 0 and serving >= round(lives * (1 - max_loss_fraction), 9)  # 10 * (1 - 0.7) > 3
     is_over = not want.is_gone and (serving >= refill.was or (is_quiet and is_most))
-    if want.is_backwards:  # the mark stays on the reading: remember that this one was dealt with
+    if want.is_backwards:  # the mark stays on the reading, so the end is remembered
         return attrs.evolve(refill, is_over=refill.is_over or is_over)
     return None if is_over else refill
 
 
 def capacity_or_ready(have: Backend) -> int:
-    """Return how many servers can be sent to: by the checks or, before any has passed, by their state."""
+    """Return the capacity by first checks or, before any has passed, by the servers' states."""
     return max(capacity(have), len({slot.address for slot in have.ready}))
 
 
 @attrs.frozen
 class Flap:
-    """One instance that fell: how often, when last, and until when its return waits."""
+    """A flapping instance: the number of its falls, the time of the last one, and the end of its damping."""
 
     falls: int
     fell_seconds: float
@@ -87,7 +87,7 @@ Key = tuple[str, Address]
 
 @attrs.frozen
 class Flaps:
-    """What the catalog said last of each backend, and which of its instances fell lately."""
+    """The last desired state of each backend, and its instances that fell lately."""
 
     known: Mapping[str, DesiredBackend] = attrs.field(factory=dict)
     flaps: Mapping[Key, Flap] = attrs.field(factory=dict)
@@ -95,10 +95,10 @@ class Flaps:
     def noted(
         self, desired: Desired, now_seconds: float, longest_seconds: Mapping[str, float] = MappingProxyType({})
     ) -> "Flaps":
-        """Return this with what `desired` says now; `longest_seconds` bounds a hold-down, by backend.
+        """Return this value after a new `desired`; `longest_seconds` limits the damping, by backend.
 
-        The first return is never delayed; each one after it waits twice as long as the one before, from 2 s on, and
-        the wait begins anew at each return. An instance that gets other tags has not fallen, and does not return.
+        The first return is never delayed. Each later return waits twice as long as the one before, from 2 s on, and
+        the wait begins anew at each return. A change of tags is neither a fall nor a return.
         """
         changed = {name: want for name, want in desired.backends.items() if self.known.get(name) is not want}
         if not changed:
@@ -123,7 +123,7 @@ class Flaps:
         return Flaps({**self.known, **changed}, flaps)
 
     def damped(self, name: str, now_seconds: float) -> frozenset[Address]:
-        """Return the addresses of backend `name` whose return has to wait."""
+        """Return the damped addresses of backend `name`, whose return has to wait."""
         return frozenset(
             address
             for (backend, address), flap in self.flaps.items()
@@ -144,6 +144,6 @@ def _serving(want: DesiredBackend) -> set[Address]:
 
 
 def _damping_seconds(falls: int) -> float:
-    if falls < 2:  # noqa: PLR2004  (everybody may fall once)
+    if falls < 2:  # noqa: PLR2004 (everybody may fall once)
         return 0.0
     return FIRST_DAMPING_SECONDS * 2.0 ** min(falls - 2, 20)

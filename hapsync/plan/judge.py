@@ -1,4 +1,4 @@
-"""The promises of promises.py, asked: of a plan, of a target, of commands; what would break one is a `Defect`."""
+"""The judge of plans, targets and commands by the promises of promises.py; a broken promise is a `Defect`."""
 
 from collections.abc import Callable, Iterable
 
@@ -15,17 +15,17 @@ def sentence_of(promise: Callable[..., object]) -> str:
 
 
 def broken_by_plan(plan: Plan, facts: Facts) -> tuple[Defect, ...]:
-    """Return the promises that `plan` would break, each with its backend; most plans change nothing."""
+    """Return the promises that `plan` would break, each with its backend."""
     return _broken(plan_cases(plan, facts)) if plan.changes else ()
 
 
 def broken_by_target(target: TargetState, facts: Facts) -> tuple[Defect, ...]:
-    """Return the promises that a HAProxy started with `target` in place of what is observed would break."""
+    """Return the promises that a HAProxy started with `target` would break, each with its backend."""
     return _broken(target_cases(target, facts))
 
 
 def broken_by_commands(commands: Iterable[tuple[Change, str]]) -> tuple[Defect, ...]:
-    """Return the backends of which a command, a line beside the change it is made of, breaks its promise."""
+    """Return the promises that `commands`, pairs of a change and its line, would break, each with its backend."""
     names = {change.backend: None for change, line in commands if not command_says_its_change(change, line)}
     return tuple(Defect(name, sentence_of(command_says_its_change)) for name in names)
 

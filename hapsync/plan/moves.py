@@ -1,4 +1,4 @@
-"""Plan or target in, one `Case` a backend out: what would happen to each server, in plain values for promises.py."""
+"""Plan or target in, one `Case` for each backend out: the moves of its servers, in plain values for promises.py."""
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence, Set as AbstractSet
@@ -40,9 +40,9 @@ from hapsync.plan.target import TargetState
 
 @attrs.frozen
 class Facts:
-    """What is known where something is about to be done.
+    """The facts at the moment before changes are made.
 
-    `saved` and `mode` are what operators asked for and `agent.mode`; `now_seconds` is of the wall clock.
+    `saved` holds the operators' requests, and `mode` is `agent.mode`; `now_seconds` is of the wall clock.
     """
 
     desired: Desired
@@ -54,7 +54,7 @@ class Facts:
 
     @property
     def is_stopped(self) -> bool:
-        """Nothing may be changed: an operator froze it, it observes, or it cannot read what operators asked for."""
+        """No change may be made: by a freeze, in the mode `observe`, or with a state file of another version."""
         freeze = self.saved.freeze
         is_frozen = freeze is not None and (freeze.until is None or self.now_seconds < freeze.until)
         return is_frozen or self.mode == "observe" or self.saved.unread_version is not None
@@ -62,9 +62,9 @@ class Facts:
 
 @attrs.frozen
 class Move:
-    """One server: `before` as HAProxy shows it (None: there is none), and what it would be set to.
+    """One server: `before` as HAProxy shows it (None: a new server), and its state afterwards.
 
-    `admin` is None where it would be deleted. `change` is None where a target says so, not a change of a plan.
+    `admin` is None for a deletion. `change` is the change of a plan; None for a move of a target.
     """
 
     name: str
@@ -80,26 +80,26 @@ class Move:
 
     @property
     def was_in(self) -> bool:
-        """It was let in at this address before; where it has an agent check, the agent may have taken it out."""
+        """The server was let in at this address before; a server with an agent check counts in any state."""
         one = self.before
         return one is not None and one.address == self.address and (one.admin is AdminState.READY or one.agent != 0)
 
     @property
     def was_led(self) -> bool:
-        """Its agent check runs, and may change it at any moment; of a free slot it has nothing to say."""
+        """The agent check of the server runs, and may change it at any moment; a free slot does not count."""
         one = self.before
         return one is not None and one.agent & AGENT_RUNS == AGENT_RUNS and one.address != PLACEHOLDER
 
     @property
     def was_overridden(self) -> bool:
-        """An operator put it in maint or drain: it has a weight above 0 there, which no agent check gave it."""
+        """An operator put the server in maint or drain: its weight is above 0, and no running agent check set it."""
         one = self.before
         is_out = one is not None and one.admin is not AdminState.READY and one.weight > 0
         return is_out and self.was_at not in (None, PLACEHOLDER) and not self.was_led
 
     @property
     def was_quiet(self) -> bool:
-        """Nothing was on it; of one whose load was not read that is known where no instance was ever given to it."""
+        """The server had no load; with an unread load, only a server at the placeholder is known to have none."""
         load = self.before.load if self.before is not None else None
         if load is None:
             return self.was_at == PLACEHOLDER
@@ -107,23 +107,23 @@ class Move:
 
     @property
     def serves(self) -> bool:
-        """It would get new traffic as far as its state and weight say."""
+        """The server would get new traffic, by its state and weight."""
         return self.admin is AdminState.READY and self.weight > 0
 
     @property
     def is_leaving(self) -> bool:
-        """Its address gets less than before: no new traffic, or none at all. An operator's act is no leaving."""
+        """The address would get less traffic: no new traffic, or none. A `SetOverride` does not count."""
         was = self.before
         if was is None or isinstance(self.change, SetOverride):
             return False
         is_same = self.address is was.address or self.address == was.address
         if is_same and self.weight > 0 and self.admin is AdminState.READY:
-            return False  # most are so
+            return False  # the usual case, first
         return (_level(self.admin, self.weight) if is_same else 0) < _level(was.admin, was.weight)
 
     @property
     def is_out(self) -> bool:
-        """Its last address has it no more: in maint, deleted, or given to another one."""
+        """The server would not serve its last address any more: in maint, deleted, or at another address."""
         return self.admin in (None, AdminState.MAINT) or self.address != self.was_at
 
 
@@ -150,10 +150,10 @@ def is_dynamic(name: str) -> bool:
 
 @attrs.frozen
 class Case:
-    """One backend, what is known of it, and what would happen there, in this order.
+    """One backend, the facts about it, and the moves of its servers, in their order.
 
-    `wanted_if_short` is how many should serve where slots are short, else None. `is_new_worker`: the moves are made
-    by starting a HAProxy, on which nothing runs yet.
+    `wanted_if_short` is the number of servers that should serve where slots are short, else None. `is_new_worker`:
+    the moves happen by the start of a HAProxy without load.
     """
 
     name: str
@@ -168,13 +168,13 @@ class Case:
 
     @cached_property
     def given(self) -> AbstractSet[Address | None]:
-        """The addresses that should serve by Consul or the fallback list."""
+        """The addresses that should serve, by Consul or by the fallback list."""
         servers = self.want.servers if self.want is not None else ()
         return {one.address for one in servers if one.admin is AdminState.READY}
 
     @cached_property
     def entering(self) -> Sequence[Move]:
-        """The servers that would get traffic where they got none."""
+        """The servers that would begin to get traffic."""
         return [one for one in self.moves if one.serves and not one.was_in]
 
     @cached_property
@@ -185,7 +185,7 @@ class Case:
 
     @cached_property
     def listed(self) -> AbstractSet[Address | None]:
-        """The addresses that the catalog has something to say of."""
+        """The addresses of all desired servers, serving or not."""
         return {one.address for one in self.want.servers} if self.want is not None else set()
 
     @cached_property
@@ -196,23 +196,23 @@ class Case:
 
     @cached_property
     def leaving(self) -> Sequence[Move]:
-        """The servers that leave, but for an operator; of those that a new worker starts without only the ones up."""
+        """The leaving servers without those of operators; of a new worker's losses only servers that are up."""
         moves = [one for one in self.moves if one.is_leaving and one.was_at not in self.overridden]
         return [one for one in moves if not self.is_new_worker or (one.before is not None and one.before.is_up)]
 
     @cached_property
     def overridden(self) -> AbstractSet[Address | None]:
-        """The addresses that operators asked to be out."""
+        """The addresses that operators asked to be in maint or drain."""
         return {address for address, admin in self.overrides.items() if admin is not None}
 
     @cached_property
     def up(self) -> AbstractSet[Address | None]:
-        """The addresses that HAProxy sends to now."""
+        """The addresses to which HAProxy sends now."""
         return {one.address for one in self.have.slots if one.is_up and is_ready(one)}
 
     @cached_property
     def capacity(self) -> AbstractSet[Address | None]:
-        """Those of them that have passed a check."""
+        """The addresses to which HAProxy sends now, with a passed first check."""
         slots = (one for one in self.have.slots if one.first_check is FirstCheck.PASSED)
         return {one.address for one in slots if one.is_up and is_ready(one)}
 
@@ -224,7 +224,7 @@ class Case:
 
     @cached_property
     def serving(self) -> AbstractSet[Address | None]:
-        """The addresses that HAProxy can send to afterwards, before any further check of them."""
+        """The addresses to which HAProxy can send afterwards, before any further check."""
         kept = {one.address for one in self.unmoved if one.is_up and is_ready(one)}
         return kept | {one.address for one in self.moves if one.serves and self._is_up(one)}
 
@@ -235,9 +235,9 @@ class Case:
         return kept | {one.address for one in self.moves if not (one.is_out or one.is_leaving)}
 
     def count_ready(self) -> tuple[int, int]:
-        """Return how many servers may get new traffic before and after.
+        """Return the number of servers that may get new traffic, before and after.
 
-        Not counted are the servers that an operator takes out before, and those to be checked first after.
+        The first number omits servers that an operator takes out, the second one servers before their first check.
         """
         overridden = {one.name for one in self.moves if isinstance(one.change, SetOverride)}
         before = sum(is_ready(one) and one.name not in overridden for one in self.have.slots)
@@ -266,7 +266,7 @@ def plan_cases(plan: Plan, facts: Facts) -> Iterator[Case]:
 
 
 def target_cases(target: TargetState, facts: Facts) -> Iterator[Case]:
-    """Yield the backends of which a HAProxy started with `target` would not be what it is now."""
+    """Yield all backends of `target`, with the moves from the observed servers to a HAProxy started with it."""
     is_stopped = facts.is_stopped
     for name, later in target.backends.items():
         have = facts.observed.backends.get(name, Backend(name, exists=False))
@@ -324,6 +324,6 @@ def _move(change: Change, before: Server | None) -> Move:
             weight = 0
         case Delete():
             return Move(change.server, before, address, None, 0, change)
-        case _:  # sessions are ended, or an agent check is switched
+        case _:  # the end of sessions, or the switch of an agent check
             pass
     return Move(change.server, before, address, admin, weight, change)

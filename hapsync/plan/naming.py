@@ -1,8 +1,8 @@
-"""What a dynamic server is called, and which id it has in HAProxy.
+"""The names of dynamic servers, and their ids in HAProxy.
 
-Both follow from the instance and nothing else, so they are the same on every balancer, after every restart and after
-every reload: a consistent hash by id and the stick tables keep their clients. No other instance gets the same id but
-by chance, one in 2^28 a pair; within a backend that is looked at.
+Name and id follow from the instance alone, so they are the same on every balancer, after every restart and every
+reload: a consistent hash by id and the stick tables keep their clients. Two instances have the same id only by
+chance, one in 2^28 a pair; within a backend this is avoided.
 """
 
 import hashlib
@@ -12,16 +12,16 @@ from collections.abc import Collection
 from hapsync.plan.desired import DesiredServer
 
 FIRST_ID = 1 << 24
-"""Above the ids that HAProxy numbers the lines of a file with."""
+"""The first id, above the ids that HAProxy gives to the server lines of a file."""
 LAST_ID = (1 << 28) - 1
-"""A consistent hash takes the low 28 bits of an id (HAProxy's src/lb_chash.c)."""
+"""The last id: a consistent hash uses the low 28 bits of an id (HAProxy's src/lb_chash.c)."""
 _LABEL_LENGTH = 40
 
 
 def dynamic_name(server: DesiredServer, taken: Collection[int]) -> str:
-    """Return the name for `server`, with an id that is not in `taken`: `dyn-LABEL-ID`, LABEL its service id's signs.
+    """Return the name `dyn-LABEL-ID` of `server`, with an id that is not in `taken`; LABEL is made of its service id.
 
-    What HAProxy takes in no name becomes `_`, and a label ends after 40 signs.
+    A character that HAProxy does not take in names becomes `_`, and a label ends after 40 characters.
     """
     label = re.sub(r"[^A-Za-z0-9_.-]", "_", server.instance_id)[:_LABEL_LENGTH] or "_"
     turn = 0

@@ -1,7 +1,7 @@
-"""Readings over time in, which addresses a service lost to another one out.
+"""Readings over time in, the addresses that a service lost to another one out.
 
-While a service is gone, or Consul is in doubt about it, its servers are held. Whoever gives ports out anew (Nomad, a
-scheduler of containers) may meanwhile give such a port to another service, which then answers the requests.
+While a service has vanished, or its reading is in doubt, its servers stay in HAProxy. A scheduler of containers, such
+as Nomad, may meanwhile give such a port to another service, which then answers the requests.
 """
 
 from collections.abc import Iterable, Mapping
@@ -13,7 +13,7 @@ from hapsync.model.catalog import Reading
 from hapsync.model.server import Address, CheckStatus
 
 KEPT = 20_000
-"""So many lost addresses are remembered, of all services together, the newest."""
+"""The most lost addresses that are remembered, of all services together; the oldest are forgotten first."""
 _SERVING = frozenset({CheckStatus.PASSING, CheckStatus.WARNING})
 Lost = tuple[str, Address]
 Key = TypeVar("Key")
@@ -21,10 +21,10 @@ Key = TypeVar("Key")
 
 @attrs.frozen
 class Owners:
-    """What the readings said: the last of each service, and the addresses that a service named and names no more.
+    """The last reading of each service, and the addresses that a service had and has no more.
 
-    `shared` are of these the ones that another service named as well when one of the two ceased to: such a server is
-    in both on purpose, and that one of them still has it says nothing about the other.
+    `shared` are addresses that another service had as well when one of the two lost it. Such a server is in both
+    services on purpose, so the other service's registration is no evidence of a new owner.
     """
 
     readings: Mapping[str, Reading] = attrs.field(factory=dict)
@@ -33,9 +33,9 @@ class Owners:
     shared: Mapping[Address, None] = attrs.field(factory=dict)
 
     def noted(self, readings: Mapping[str, Reading]) -> "Owners":
-        """Return this with what `readings` say now, by service; a service that is not in them is forgotten.
+        """Return this value after new `readings`, by service; a service without a reading is forgotten.
 
-        No readings at all say nothing: somebody has work to do that is not about the catalog.
+        Empty `readings` change nothing: such a pass does not concern the catalog.
         """
         if not readings:
             return self
@@ -63,15 +63,15 @@ class Owners:
 
     @classmethod
     def of(cls, own: Iterable[Lost]) -> "Owners":
-        """Return what is known at the start: addresses that services lost before, and had for themselves."""
+        """Return the value at the start, from addresses that services owned alone and lost before."""
         return cls(lost=dict.fromkeys(own))
 
     def own(self, service: str) -> frozenset[Address]:
-        """Return the addresses that `service` had for itself, and names no more."""
+        """Return the addresses that `service` owned alone, and has lost."""
         return frozenset(address for name, address in self.lost if name == service and address not in self.shared)
 
     def taken(self, service: str) -> frozenset[Address]:
-        """Return the addresses that `service` had for itself, and that a trusted reading gives to another one."""
+        """Return the lost addresses of `service` that a trusted reading gives to another service."""
         lost = self.own(service)
         if not lost:
             return frozenset()

@@ -1,4 +1,4 @@
-"""Diff in, `Plan` out: the same changes in the order they are made, less the ones that must wait."""
+"""Diff in, `Plan` out: the same changes in their order, without the ones that must wait."""
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -33,11 +33,11 @@ from hapsync.text import plural
 
 @attrs.frozen
 class Plan:
-    """What one pass does: `incoming` first, then `outgoing`, so that capacity goes in before any goes out.
+    """The changes of one pass: `incoming` first, then `outgoing`, so that capacity goes in before any goes out.
 
-    `deferred` is due by the catalog and not done until its reason ends; it does not keep hapsync from being in sync.
-    `waiting` is due and will be done once its backend has slots again; `shortages` say which backends have to grow.
-    `defects` say which promises the changes of a backend would break; these changes are deferred.
+    `deferred` are due changes that wait until their reason ends; they do not make hapsync out of sync. `waiting` are
+    removals until their backend has slots again; `shortages` name the backends that have to grow. `defects` name the
+    promises that the changes of a backend would break; these changes are deferred.
     """
 
     incoming: tuple[Change, ...] = ()
@@ -53,19 +53,19 @@ class Plan:
 
     @property
     def is_empty(self) -> bool:
-        """Nothing to do: HAProxy is what the catalog wants, but for what is held back for its safety."""
+        """No change is due, apart from deferred ones."""
         is_stopped = any(
             one.reason in (Reason.FROZEN, Reason.OBSERVING, Reason.OTHER_VERSION) for one in self.deferred
         )
         return not (self.incoming or self.outgoing or self.waiting or self.shortages or self.defects or is_stopped)
 
     def stopped(self, reason: Reason) -> "Plan":
-        """Return the plan of which nothing is done, for one `reason`."""
+        """Return the plan with all changes deferred for one `reason`."""
         deferred = tuple(Deferred(change, reason) for change in self.changes)
         return Plan(deferred=(*deferred, *self.waiting, *self.deferred), shortages=self.shortages)
 
     def without(self, defects: tuple[Defect, ...]) -> "Plan":
-        """Return the plan in which nothing is done in the backends of `defects`."""
+        """Return the plan with all changes deferred in the backends of `defects`."""
         if not defects:
             return self
         names = {one.backend for one in defects}
@@ -88,10 +88,9 @@ class Plan:
 
 
 def make_plan(found: Diff, observed: Observed) -> Plan:
-    """Return `found` in the order it is done.
+    """Return the plan of `found`.
 
-    Where a backend is short of slots, as many of its servers stay as make half of what it should have, until their
-    replacements are in.
+    Where a backend is short of slots, half of its desired number of servers stays until their replacements are in.
     """
     incoming = [change for change in found.changes if _brings(change)]
     outgoing = [change for change in found.changes if not _brings(change)]
@@ -108,11 +107,11 @@ def make_plan(found: Diff, observed: Observed) -> Plan:
 def keep_half(
     outgoing: Iterable[Change], observed: Observed, wanted: Mapping[str, int], incoming: Iterable[Change]
 ) -> tuple[Sequence[Change], Sequence[Change]]:
-    """Split `outgoing` into what may go and what has to wait, in backends whose additions are not all in.
+    """Split `outgoing` into permitted changes and changes that wait for slots.
 
-    In each backend of `wanted`, no more go than leave half (rounded up) of the number given there ready, what is
-    `incoming` before them included, and what a person sets aside with them not; elsewhere everything goes. Half of
-    what is wanted, not of what is there: so passes may repeat and never halve it again.
+    `wanted` has the desired number of serving servers of each backend that is short of slots. Half of it (rounded up)
+    must stay ready there; `incoming` servers count as ready, and servers that an operator takes out do not. In other
+    backends all changes go. Half of the present number would be halved again by each pass.
     """
     outgoing = list(outgoing)
     left = {name: len(_ready(observed, name)) - math.ceil(number / 2) for name, number in wanted.items()}
@@ -181,7 +180,7 @@ def _order(change: Change) -> tuple[str, int, int, str]:
 
 
 def describe(change: Change) -> str:
-    """Return one line about `change`, as `hapsync plan` and the log show it."""
+    """Return one line about `change`, for `hapsync plan` and the log."""
     where = f"{change.backend}/{change.server} {change.address}"
     match change:
         case Add(weight=weight, reason=reason):
@@ -229,11 +228,11 @@ def describe_defect(defect: Defect) -> str:
 ALARMING = frozenset(
     {Reason.SERVICE_GONE, Reason.NO_LEADER, Reason.STALE, Reason.FILTERED, Reason.UNCONFIRMED, Reason.REFILLING}
 )
-"""What is held for one of these should be looked at by a person."""
+"""The reasons for which a deferral needs an operator's attention."""
 
 
 def alarms(plan: Plan) -> list[str]:
-    """Return what is held that a person should look at, a line for each backend; HAProxy is not in sync then."""
+    """Return the alarms, a line for each backend: deferrals that need an operator, and put HAProxy out of sync."""
     deferred: dict[tuple[str, str], int] = {}
     for one in plan.deferred:
         if one.reason in ALARMING:

@@ -1,6 +1,7 @@
-"""When HAProxy is brought to other settings or to more slots, as a value with its table of transitions.
+"""The way of HAProxy to other settings or more slots, as a value with its table of transitions.
 
-Times are seconds of one monotonic clock, which the caller reads. `S` are the operator's settings, compared only.
+Times are seconds of one monotonic clock, which the caller reads. `S` is the type of the operator's settings, which
+are only compared.
 """
 
 from collections.abc import Iterable, Mapping
@@ -19,20 +20,20 @@ S = TypeVar("S")
 EDITED = "the template or hapsync.toml changed"
 OLDER_FILE = "HAProxy may run with an older file"
 UNAVAILABLE_SECONDS = 2.0
-"""A reload that could not be begun is tried again after this long, or after the gap if that is longer."""
+"""The pause after a reload that could not begin; the reload gap, if longer."""
 LOSS_SECONDS = 10.0
-"""A reload that would lose foreign servers is tried again after this long: they may be in Consul by then."""
+"""The pause after a reload that would lose foreign servers; Consul may have them by then."""
 REFUSED_SECONDS = 60.0
 REFUSED_LIMIT_SECONDS = 3600.0
-"""A refused attempt is tried again after this long, then after twice as long each time, up to the limit: the check
-command may have complained of a certificate or a map that somebody is just replacing."""
+"""The pause after a refused attempt doubles each time up to the limit. The cause may be temporary, such as a
+certificate or a map in the middle of its replacement."""
 CHECKS = 3
-"""The target may change while a candidate is checked. After so many checks beside the passes the next one is waited
-for."""
+"""The target may change during a check. After this number of checks beside the passes, the passes wait for the next
+one."""
 
 
 class State(Enum):
-    """How far HAProxy is on its way to the settings at hand, and to enough slots."""
+    """The state of HAProxy on its way to the current settings and to enough slots."""
 
     SETTLED = "settled"
     DUE = "due"
@@ -44,7 +45,7 @@ class State(Enum):
 
 
 class Event(Enum):
-    """Everything that can happen to a rollout."""
+    """The events of a rollout."""
 
     ASKED = "slots are short, or the settings are not live"
     UNASKED = "neither of these any more"
@@ -67,7 +68,7 @@ class Event(Enum):
 
 
 class Do(Enum):
-    """What the agent does on a transition."""
+    """The action of the agent on a transition."""
 
     ASK_PERMIT = "ask the fleet for a permit"
     GIVE_BACK = "give the permit back"
@@ -78,7 +79,7 @@ class Do(Enum):
 
 @attrs.frozen
 class Transition:
-    """The state after an event, and what the agent does."""
+    """The state after an event, and the action of the agent."""
 
     next_state: State
     action: Do | None = None
@@ -117,12 +118,12 @@ TRANSITIONS: Mapping[tuple[State, Event], Transition] = {
     **_rows([State.DUE, State.WAITING, State.CHECKED, State.APPLYING], Event.AWAY, State.DUE, Do.GIVE_BACK),
     **_rows([State.REFUSED], Event.MENDED, State.DUE),
 }
-"""An event that a state has no row for changes nothing."""
+"""An event without a row for the present state changes nothing."""
 
 
 @attrs.frozen
 class Refusal(Generic[S]):
-    """The attempt that was refused last: the same again is made from `until_seconds` on.
+    """The last refused attempt; the same attempt is tried again from `until_seconds` on.
 
     `pause_seconds` is the pause after its next refusal.
     """
@@ -134,14 +135,14 @@ class Refusal(Generic[S]):
 
 @attrs.frozen
 class Rollout(Generic[S]):
-    """The settings at hand and how far HAProxy is with them; each method returns the value after an event.
+    """The current settings and the state of HAProxy with them; each method returns the value after an event.
 
-    `previous`: the settings that are live while others are on their way. `need`: the slots that ran out.
-    `settings_due_seconds`: not None while the settings are not live; the reload waits for the catalog until then.
-    `not_taken`: why settings were given up; only reading them again clears it. `error`: why those at hand failed.
-    `quarantined`: why backends keep their server_options, by name. `losing`, `given_up`: the foreign servers that
-    the last reload, and the settings given up, would take out. `is_doubted`: the worker may be older than the file.
-    `is_live_refused`: HAProxy refused whole backends, so these need a reload.
+    `previous`: the live settings while others are on their way. `need`: the shortages that wait for a reload.
+    `settings_due_seconds`: not None while the settings are not live; until then the reload waits for the catalog.
+    `not_taken`: why settings were given up; only a new reading of the files clears it. `error`: why the current
+    settings failed. `quarantined`: why backends keep their old server_options, by name. `losing`, `given_up`: the
+    foreign servers that the last reload, and the abandoned settings, would take out. `is_doubted`: the worker may be
+    older than the file. `is_live_refused`: HAProxy refused whole backends, so these need a reload.
     """
 
     settings: S
@@ -163,11 +164,11 @@ class Rollout(Generic[S]):
     losing_now: Mapping[str, frozenset[str]] = attrs.Factory(dict)
     given_up: Mapping[str, frozenset[str]] = attrs.Factory(dict)
 
-    # What it says
+    # Properties and questions
 
     @property
     def is_due(self) -> bool:
-        """Something asks for a reload, now or later."""
+        """A reload is needed, now or later."""
         return self.need is not None or self.settings_due_seconds is not None
 
     @property
@@ -177,12 +178,12 @@ class Rollout(Generic[S]):
 
     @property
     def losing(self) -> Mapping[str, frozenset[str]]:
-        """The foreign servers, by backend, for whose sake a due reload, or the settings given up, were not made."""
+        """The foreign servers, by backend, that a due reload, or the abandoned settings, would have taken out."""
         return {**self.given_up, **(self.losing_now if self.is_due else {})}
 
     @property
     def problem(self) -> str | None:
-        """Why the operator's settings are not live in whole, nor on their way; None where they are."""
+        """The reason why the operator's settings are neither live nor on their way; None without one."""
         error = self.not_taken or self.error
         if error:
             return f"settings not taken: {error}"
@@ -190,7 +191,7 @@ class Rollout(Generic[S]):
 
     @property
     def why(self) -> str:
-        """What asks for the reload, in words."""
+        """The cause of the reload, in words."""
         shortages = self.need.shortages if self.need else ()
         whys = [" ".join(describe_shortage(shortage).split()) for shortage in shortages]
         if self.settings_due_seconds is not None:
@@ -198,11 +199,11 @@ class Rollout(Generic[S]):
         return "; ".join(whys)
 
     def is_for_settings_because(self, why: str) -> bool:
-        """Whether settings that changed for this reason ask for a reload."""
+        """Return whether settings that changed for this reason need a reload."""
         return self.settings_due_seconds is not None and self.settings_why == why
 
     def attempt(self, wanted: Desired) -> tuple[Desired, S]:
-        """Return what a reload would be made for: the same again is refused again."""
+        """Return the attempt of a reload: a repeated attempt with the same values would be refused again."""
         if self.settings_due_seconds is not None or self.need is None:
             return wanted, self.settings
         return wanted.only(self.short), self.settings
@@ -210,9 +211,9 @@ class Rollout(Generic[S]):
     def due_seconds(
         self, now_seconds: float, attempt: tuple[Desired, S], gap_seconds: float, *, is_told: bool
     ) -> float | None:
-        """Return when to call `advanced`: once the need has settled, and not within the gap; None: not now.
+        """Return the time to call `advanced`: after the need has settled and the reload gap is over; None: not now.
 
-        `is_told`: all services were read, so changed settings need not wait for the catalog.
+        `is_told`: all services were read, so changed settings do not wait for the catalog.
         """
         if self.state is State.CHECKED:
             return now_seconds
@@ -225,73 +226,73 @@ class Rollout(Generic[S]):
             at = max(at, self.refusal.until_seconds)
         return at if self.reloaded_seconds is None else max(at, self.reloaded_seconds + gap_seconds)
 
-    # What asks for it
+    # Events that need a reload, or end the need
 
     def taken(self, settings: S, why: str, due_seconds: float | None) -> "Rollout[S]":
-        """Other settings are to be made live. Those that were live last stay the ones to go back to."""
+        """Take new settings, to be made live; the last live settings stay as `previous`."""
         if self.settings_due_seconds is not None:
             return self.moved_to(settings, due_seconds)
         return attrs.evolve(self, previous=self.settings, settings_why=why).moved_to(settings, due_seconds)
 
     def moved_to(self, settings: S, due_seconds: float | None) -> "Rollout[S]":
-        """The settings at hand are others, and HAProxy's shortages are read anew; `due_seconds` as `compared`."""
+        """Replace the current settings, and forget the shortages; `due_seconds` as in `compared`."""
         return _after(attrs.evolve(self, settings=settings, need=None), Event.AWAY).compared(due_seconds)
 
     def compared(self, due_seconds: float | None) -> "Rollout[S]":
-        """The settings were compared with the file: None where it was made from them, else when the reload is due."""
+        """Note a comparison of settings and file: None if the file is made from them, else the time of the reload."""
         error = self.error if due_seconds is not None else None
         return _settled(attrs.evolve(self, settings_due_seconds=due_seconds, is_live_refused=False, error=error))
 
     def not_accepted(self, why: str) -> "Rollout[S]":
-        """The operator's files, as they are by now, cannot be taken."""
+        """Note that the operator's present files cannot be used, and `why`."""
         return attrs.evolve(self, not_taken=why)
 
     def new_worker(self, now_seconds: float, *, is_half_reloaded: bool) -> "Rollout[S]":
-        """Another worker answers; `is_half_reloaded`: a killed agent left the file newer than it."""
+        """Note that another worker answers; `is_half_reloaded`: a killed agent left a file newer than the worker."""
         now = attrs.evolve(self, is_doubted=False)
         return now.doubted(now_seconds) if is_half_reloaded else now
 
     def doubted(self, now_seconds: float) -> "Rollout[S]":
-        """The worker may be older than the file, which proves nothing then."""
+        """Note that the worker may be older than the file, so the file proves nothing about the worker."""
         return _settled(
             attrs.evolve(self, is_doubted=True, settings_due_seconds=now_seconds, settings_why=OLDER_FILE)
         )
 
     def short_of(self, shortages: Iterable[Shortage], backends: set[str], now_seconds: float) -> "Rollout[S]":
-        """A pass over `backends` left these `shortages`."""
+        """Note the `shortages` after a pass over `backends`."""
         others = [one for one in (self.need.shortages if self.need else ()) if one.backend not in backends]
         found = sorted((*others, *shortages), key=lambda shortage: shortage.backend)
         return _settled(attrs.evolve(self, need=needed(self.need, found, now_seconds)))
 
     def away(self) -> "Rollout[S]":
-        """HAProxy is another, or away: what it lacks is read anew."""
+        """Note that HAProxy is away or was replaced; its shortages are read anew."""
         return _settled(_after(attrs.evolve(self, need=None), Event.AWAY))
 
     def mended(self) -> "Rollout[S]":
-        """What was refused may be accepted now."""
+        """Forget the refusal, because its cause may be mended."""
         now = attrs.evolve(self, refusal=None, not_before_seconds=0.0, is_live_refused=False)
         return _after(now, Event.MENDED)
 
     def read_again(self) -> "Rollout[S]":
-        """The operator's files are read anew: nothing that was said of the last reading stays."""
+        """Forget the errors of the last reading, because the operator's files are read anew."""
         return attrs.evolve(self.mended(), losing_now={}, given_up={}, not_taken=None, error=None, quarantined={})
 
-    # How it goes on
+    # Steps of the rollout
 
     def permit_came(self) -> "Rollout[S]":
-        """The reload may be made: by a permit of the fleet, or because none came within the acquire timeout."""
+        """Note the permit of the fleet, or the end of the acquire timeout; the reload may go on."""
         return _after(self, Event.PERMIT)
 
     def permit_lost(self) -> "Rollout[S]":
-        """The permit is another's by now, or no reload is to be made."""
+        """Note the loss of the permit, or the end of the need for a reload."""
         return _after(self, Event.PERMIT_LOST)
 
     def check_ended(self) -> "Rollout[S]":
-        """The check command has a verdict on the candidate."""
+        """Note that the check command has ended."""
         return _after(self, Event.CHECK_ENDED)
 
     def advanced(self, *, is_live: bool, needs_permit: bool, is_checked: bool) -> tuple["Rollout[S]", Do | None]:
-        """Return the value after the next step towards HAProxy, and what that step is.
+        """Return the value after the next step of the rollout, and the action of the step.
 
         `is_live`: no reload is needed. `is_checked`: the check command accepted this candidate.
         """
@@ -302,11 +303,11 @@ class Rollout(Generic[S]):
         return _transition(self, Event.LIVE if is_live else Event.RELOAD)
 
     def live_refused(self) -> "Rollout[S]":
-        """HAProxy does not take the whole backends; a reload brings them."""
+        """Note that HAProxy refused whole backends, so a reload has to bring them."""
         return _after(attrs.evolve(self, is_live_refused=True), Event.LIVE_REFUSED)
 
     def made(self, now_seconds: float, *, is_reload: bool) -> "Rollout[S]":
-        """The settings at hand are live; after a reload nothing asks for one any more."""
+        """Note that the current settings are live; after a reload no need is left."""
         now = attrs.evolve(
             self, previous=None, error=None, losing_now={}, settings_due_seconds=None, settings_why=EDITED, checks=0
         )
@@ -315,7 +316,7 @@ class Rollout(Generic[S]):
         return _settled(_after(now, Event.MADE))
 
     def partly(self, settings: S, why: Mapping[str, str], due_seconds: float | None) -> "Rollout[S]":
-        """HAProxy refused some backends' server_options; `settings` keep the old ones there."""
+        """Note that HAProxy refused the server_options of some backends; `settings` keep the old ones there."""
         now = attrs.evolve(self, quarantined={**self.quarantined, **why})
         return _after(now, Event.PARTLY).moved_to(settings, due_seconds)
 
@@ -327,10 +328,10 @@ class Rollout(Generic[S]):
         now_seconds: float,
         losing: Mapping[str, frozenset[str]],
     ) -> "Rollout[S]":
-        """HAProxy was not brought to `attempt`: `event` is UNAVAILABLE, WOULD_LOSE or REFUSED.
+        """Note that `attempt` failed: `event` is UNAVAILABLE, WOULD_LOSE or REFUSED.
 
-        The state is DUE then where it is tried again by itself. Where settings before these are live, the refused
-        ones are given up for them.
+        The state is DUE if the rollout tries again by itself. Where earlier settings are live, the refused ones are
+        given up for them.
         """
         is_settings = self.settings_due_seconds is not None
         goes_back = is_settings and self.previous is not None and event is not Event.UNAVAILABLE

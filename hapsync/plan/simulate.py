@@ -1,4 +1,4 @@
-"""A reading in, another one out: as it would be after some changes, on a new worker, or with more slots."""
+"""A reading in, a simulated one out: after some changes, on a new worker, or with more slots."""
 
 import math
 from collections.abc import Iterable, Sequence
@@ -26,7 +26,7 @@ from hapsync.plan.diff import assigned_slots, override_changes
 
 
 def after(observed: Observed, changes: Iterable[Change]) -> Observed:
-    """Return the reading HAProxy would give once `changes` were made and nothing else happened."""
+    """Return the reading that HAProxy would give after `changes` alone."""
     by_backend: dict[str, dict[str, Change]] = {}
     for change in changes:
         by_backend.setdefault(change.backend, {})[change.server] = change
@@ -72,7 +72,7 @@ def _changed(slot: Server, change: Change) -> Server:
             return slot.with_load(attrs.evolve(slot.load, sessions=0) if slot.load is not None else None)
         case SetAgent():
             return slot
-        case Create() | Delete():  # of the one there is no server yet, of the other none any more
+        case Create() | Delete():  # a server before its addition, or after its deletion
             return slot
 
 
@@ -82,8 +82,8 @@ FREE_SLOT = Server("srv0", PLACEHOLDER, AdminState.MAINT, 1, is_up=False, load=N
 def as_new_worker(observed: Observed) -> Observed:
     """Return `observed` as a new worker would start with it: the same servers, no session on any of them.
 
-    No agent has spoken there yet, so what an agent made of a server is not carried along: it will say it again. One
-    that it took out is ready, for a server that starts in maint stays there until its agent says `ready`.
+    Agent checks have not answered there yet, so their effects are left out. A server taken out by an agent check is
+    ready, because a server that starts in maint stays there until its agent says `ready`.
     """
     return Observed(
         {
@@ -104,10 +104,10 @@ def _started(slot: Server) -> Server:
 
 
 def grow(observed: Observed, desired: Desired, short: Iterable[str]) -> Observed:
-    """Return `observed` with free slots added, so that nothing is short.
+    """Return `observed` with enough free slots added to end the shortages.
 
-    The backends in `short` get at least twice their slots and one and a half times what they need; every backend
-    gets the slots its configuration asks for. Twice, so that a service which grows tenfold costs four reloads.
+    The backends in `short` get at least twice their slots and one and a half times their need; every backend gets at
+    least its configured number of slots. With the factor of two, a service that grows tenfold costs four reloads.
     """
     doubled = set(short)
 
@@ -123,7 +123,7 @@ def grow(observed: Observed, desired: Desired, short: Iterable[str]) -> Observed
                 server.address for server in want.servers if server.needs_slot and server.address not in assigned
             }
             need = len(wanted | on_slots)
-            # An idle slot that still has the address of a server that operators override is no free one.
+            # An idle slot with the address of an overridden server is not free.
             overridden = {one.server for one in override_changes(have, desired.overrides.get(name, {}))}
             occupied = sum(slot.is_slot and (not slot.is_idle or slot.name in overridden) for slot in others)
             count = max(want.slots, 2 * len(slots), math.ceil(1.5 * need), need + occupied)

@@ -1,8 +1,8 @@
-"""The target: the slots that a HAProxy started now should have.
+"""The target: the servers that a HAProxy started now should have.
 
-A target is a type of its own, so that none passes for a reading, nor a reading for a target. HAProxy started with
-the rendered target gives a reading with the same backends, except that a file cannot say drain: such a server is
-written `disabled`, to be set to drain on the new worker.
+A target has a type of its own, so that a target and a reading cannot be confused. A HAProxy started with the rendered
+target gives a reading with the same backends, except for drain, which a file cannot express: such a server is written
+`disabled` and set to drain on the new worker.
 """
 
 from collections import Counter
@@ -19,7 +19,7 @@ from hapsync.plan.simulate import after, as_new_worker, grow
 
 @attrs.frozen
 class TargetState:
-    """The `backends` of a new worker, by name; `target_now` and `target_grown` make them of a reading."""
+    """The `backends` of a new worker, by name, made of a reading by `target_now` or `target_grown`."""
 
     backends: Mapping[str, Backend]
 
@@ -33,16 +33,16 @@ def target_now(
 ) -> TargetState:
     """Return the target: `observed` as a new worker, with all due changes made but `deferred`.
 
-    On a new worker nothing runs, so a removal makes room at once for a server without a slot. A new worker counts
-    every server as up, and stick tables may have come with it (`peers`). Without `lets_in`, servers are left out that
-    must be checked first, are down now, or whose slot has to forget its last instance's clients. A pass lets them in,
-    and the servers that they replace stay until then.
+    A new worker has no load, so a removal frees its slot at once. A new worker counts every server as up, and may
+    have stick tables of the old one (`peers`). With `lets_in=False`, three kinds of servers are omitted: servers
+    before their first check, servers that are down, and servers in a slot whose stick table entries must be cleared.
+    A pass lets them in, and the servers that they replace stay until then.
     """
     return _target(desired, observed, deferred, _led(observed), lets_in=lets_in)
 
 
 def _led(observed: Observed) -> Collection[tuple[str, str]]:
-    """Return the servers whose weight a pass leaves to their agents."""
+    """Return the servers whose weight is set by their agent checks."""
     return {
         (name, slot.name) for name, one in observed.backends.items() for slot in one.slots if slot.is_led_by_agent
     }
@@ -61,9 +61,9 @@ def _target(
     released: set[tuple[str, str]] = set()
     for _ in ("the free slots", "those that the removals freed"):
         due = [change for change in diff(desired, started).changes if not stays.forbids(change)]
-        # The guard has not seen the removal of a server that was an operator's until now.
+        # The removal of a server that an operator released has not passed the guard yet.
         due = [one for one in due if not (takes_out(one) and (one.backend, one.server) in released)]
-        # Nor that a server's weight falls to 0 whose agent has the say.
+        # Neither has the fall to weight 0 of a server with a running agent check.
         due = [one for one in due if not _is_of_agent(one, led)]
         released = {(one.backend, one.server) for one in due if isinstance(one, ClearOverride)}
         started = after(started, due if lets_in else _without_live(due, started))
@@ -75,9 +75,9 @@ def _is_of_agent(change: Change, led: Collection[tuple[str, str]]) -> bool:
 
 
 def _without_down(desired: Desired, observed: Observed) -> Observed:
-    """Return `observed` with the servers in maint that are down and must be checked first, where others serve.
+    """Return `observed` with servers in maint that are down and need a first check, where others serve.
 
-    Two servers of one address stay as they are: with one of them in maint the other would leave as a duplicate.
+    Two servers of one address stay as they are: with one in maint, the other would leave as a duplicate.
     """
 
     def without(backend: Backend) -> Backend:
@@ -97,11 +97,11 @@ def _without_down(desired: Desired, observed: Observed) -> Observed:
 
 
 def _without_live(due: Sequence[Change], started: Observed) -> Sequence[Change]:
-    """Return `due` without what only a pass can do, and without the removals that wait for it."""
+    """Return `due` without entries that only a pass can make, and without the waiting removals."""
     forgetting = {
         name
         for name, backend in started.backends.items()
-        # While nothing serves, whoever may is let in at once.
+        # While no server serves, newcomers are let in at once.
         if backend.scaling.tables and any(slot.serves for slot in backend.slots)
     }
     live = [
@@ -122,21 +122,21 @@ def target_grown(
     *,
     lets_in: bool = True,
 ) -> TargetState:
-    """Return the target with slots for everything; `short` names the backends that need more of them."""
+    """Return the target with slots for all desired servers; `short` names the backends that need more slots."""
     grown = as_new_worker(grow(observed, desired, short))
     return _target(desired, grown, deferred, _led(observed), lets_in=lets_in)
 
 
 @attrs.frozen
 class Staying:
-    """What held changes forbid in any target: changes of the same server, and entries of the same address."""
+    """The changes that deferrals forbid in any target: those of the same server, and entries of the same address."""
 
     servers: frozenset[tuple[str, str]]
     addresses: frozenset[tuple[str, Address]]
 
     @classmethod
     def of(cls, deferred: Collection[Deferred]) -> "Staying":
-        """Return what `deferred` forbids."""
+        """Return the changes that `deferred` forbids."""
         entries = [one.change for one in deferred if isinstance(one.change, Entry)]
         others = [one.change for one in deferred if not isinstance(one.change, Add | Create)]
         return cls(
@@ -145,22 +145,22 @@ class Staying:
         )
 
     def forbids(self, change: Change) -> bool:
-        """Return whether `change` is deferred, on whatever slot it would be made."""
+        """Return whether `change` is deferred, in any slot."""
         is_entry = isinstance(change, Entry) and (change.backend, change.address) in self.addresses
         return is_entry or (change.backend, change.server) in self.servers
 
 
 def _tidy(started: Observed, desired: Desired) -> TargetState:
-    """Return `started` with slots without an instance at the placeholder, so that equal targets are equal texts.
+    """Return `started` with slots without an instance at the placeholder, so equal targets give equal texts.
 
-    Dynamic servers that no instance has are left out. What a person set aside stays as it is.
+    Dynamic servers without an instance are left out. Overridden servers stay as they are.
     """
 
     def tidy(backend: Backend) -> Backend:
         want = desired.backends.get(backend.name)
         if want is None:
             return backend
-        # The same choice as the next diff makes: what is held for an address is held on this slot.
+        # The next diff chooses the same slots, so a deferred change of an address concerns this slot.
         assigned, _ = assigned_slots(want.by_address, backend.slots)
         holding = {slot.name for slot in assigned.values()}
         slots = []

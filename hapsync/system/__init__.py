@@ -1,1 +1,1 @@
-"""The operating system: files, processes, the lists of its sockets."""
+"""The operating system: files, processes, and the kernel's lists of sockets."""

@@ -1,6 +1,6 @@
-"""Files: read a text, write one so that a reader sees all of it or nothing, hold a lock.
+"""Files: reads of texts, atomic writes, and locks.
 
-Nothing made here is open to others than owner and group, and what replaces a file is never more open than that was.
+A new file is only for its owner and group, and a replaced file never gets wider permissions.
 """
 
 import contextlib
@@ -20,25 +20,25 @@ from hapsync.system.lock_name import let_askers_go, name_holder, owners, take_na
 
 FILE_MODE = 0o640
 AGENT = b"hapsync agent"
-"""How the owner of a lock begins where it is an agent."""
+"""The beginning of an agent's text in a lock file."""
 FOLDER_MODE = 0o750
 
 
 def read_text(path: str) -> str:
     """Return the text of a file; raises OSError.
 
-    Bytes that are not UTF-8 (an old comment in Latin-1) are kept, and so are the line ends; this module writes both
-    back as they were.
+    Bytes that are not UTF-8 (an old comment in Latin-1) are kept, and so are line ends; this module writes both back
+    unchanged.
     """
     with os.fdopen(open_regular(path), encoding="utf-8", errors="surrogateescape", newline="") as file:
         return file.read()
 
 
 def open_regular(path: str, flags: int = os.O_RDONLY) -> int:
-    """Open a file, which must be a regular one, without ever waiting for anybody; return its descriptor.
+    """Open a regular file without any wait; return its descriptor.
 
-    This is the one door: a FIFO in a file's place would keep whoever opens it until somebody writes, and a device may
-    act on being opened. A file that `flags` make is for owner and group. Raises OSError, with what it is instead.
+    All files are opened here: the open of a FIFO in a file's place would wait for a writer, and a device may act on
+    an open. A file created by `flags` is for owner and group. Raises OSError, with the kind of any other file.
     """
     try:
         _ensure_regular(os.stat(path).st_mode, path)  # noqa: PTH116
@@ -47,7 +47,7 @@ def open_regular(path: str, flags: int = os.O_RDONLY) -> int:
             raise
     descriptor = os.open(path, flags | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC, FILE_MODE)
     try:
-        _ensure_regular(os.fstat(descriptor).st_mode, path)  # it may be another than a moment ago
+        _ensure_regular(os.fstat(descriptor).st_mode, path)  # the file may have been replaced since
     except OSError:
         os.close(descriptor)
         raise
@@ -55,7 +55,7 @@ def open_regular(path: str, flags: int = os.O_RDONLY) -> int:
 
 
 def ensure_regular(path: str) -> None:
-    """Raise OSError unless there is a regular file at `path`; for a library that opens it by its name."""
+    """Raise OSError unless `path` is a regular file; for a library that opens the file by its name."""
     os.close(open_regular(path))
 
 
@@ -79,7 +79,7 @@ def read_text_or_none(path: str) -> str | None:
 def make_folder(path: str) -> None:
     """Make the folder at `path` where it is missing, for owner and group only; raises OSError.
 
-    One that is there keeps its mode: it is the operator's, or systemd's.
+    An existing folder keeps its mode, for it belongs to the operator or to systemd.
     """
     folder = Path(path)
     try:
@@ -88,16 +88,16 @@ def make_folder(path: str) -> None:
         if not folder.is_dir():
             raise
     else:
-        folder.chmod(FOLDER_MODE)  # whatever the umask is
+        folder.chmod(FOLDER_MODE)  # independent of the umask
 
 
 def write_atomically(path: str, text: str, *, mode: int | None = None, durable: bool = True) -> None:
     """Replace the file at `path` in one step.
 
-    The file gets `mode`. With None it keeps its mode and owner, and a new one is `FILE_MODE`, of its folder's group.
-    With `durable` it is on the disk before it takes the old one's place.
+    The file gets `mode`. With None it keeps its mode and owner, and a new file gets `FILE_MODE` and its folder's
+    group. With `durable` the text is on the disk before it replaces the old file.
 
-    Raises OSError; then the old file stands.
+    Raises OSError; the old file then stays.
     """
     target = _real(path)
     with _beside(target, text, target if mode is None else mode, durable=durable) as candidate:
@@ -109,7 +109,7 @@ def write_atomically(path: str, text: str, *, mode: int | None = None, durable: 
 def write_in_folder(folder: str, name: str, text: str, *, durable: bool) -> None:
     """Write one of hapsync's own files, as `write_atomically` does, in a folder that may have been removed.
 
-    Raises OSError; then the old file stands.
+    Raises OSError; the old file then stays.
     """
     path = str(Path(folder, name))
     try:
@@ -121,7 +121,7 @@ def write_in_folder(folder: str, name: str, text: str, *, durable: bool) -> None
 
 @contextlib.contextmanager
 def candidate_file(path: str, text: str) -> Iterator[str]:
-    """Write `text` beside `path` and give its name; unless it was moved away, it is gone after the block.
+    """Write `text` to a candidate beside `path` and yield its name; after the block the candidate is deleted.
 
     The candidate has the mode and owner of `path`, or those of a new file there.
     """
@@ -138,7 +138,7 @@ def move_into_place(candidate: str, path: str) -> None:
 
 
 def keep_copy(path: str, suffix: str) -> str | None:
-    """Copy the file at `path` to `path` + `suffix` unless that is there already; return the copy's name."""
+    """Copy the file at `path` to `path` + `suffix` unless a copy exists; return the copy's name."""
     copy = Path(path + suffix)
     source = Path(path)
     if copy.exists() or not source.exists():
@@ -150,7 +150,7 @@ def keep_copy(path: str, suffix: str) -> str | None:
 
 
 def signature(path: str) -> tuple[int, int, int] | None:
-    """Return what changes when a file is replaced or written; None where there is none."""
+    """Return three numbers that differ after a write or a replacement of the file; None without a file."""
     try:
         found = os.stat(path)  # noqa: PTH116
     except OSError:
@@ -174,9 +174,9 @@ class HeldLock:
             raise
 
     def keep(self) -> bool:
-        """Make the file anew where it was removed; return whether that was done.
+        """Create the file again if it was removed; return whether it was.
 
-        Raises LockHeld when another process made it meanwhile, OSError when it cannot be made.
+        Raises LockHeld when another process created it meanwhile, OSError when it cannot be created.
         """
         if self._name is not None:
             let_askers_go(self._name)
@@ -202,11 +202,11 @@ class HeldLock:
 def lock(path: str, owner: str, trusted: Iterable[str] = ()) -> Iterator[HeldLock]:
     """Hold the lock file at `path` while the block runs; `owner` tells others who holds it.
 
-    The lock stays even where the file is removed: its path has a name in the kernel. The name counts where it is
-    root's, this user's, or of an owner of the file, its folder or the `trusted` paths, for any user may take such a
-    name.
+    The lock survives a removal of the file, because its path has a name in the kernel. Any user may take such a name,
+    so it counts only with a trusted holder: root, this user, or an owner of the file, its folder or the `trusted`
+    paths.
 
-    Raises LockHeld when another process does, and OSError where it cannot be made.
+    Raises LockHeld when another process holds the lock, and OSError when the file cannot be created.
     """
     held = HeldLock(path, owner, trusted)
     try:
@@ -223,7 +223,7 @@ def _lock_file(path: str, owner: str) -> int:
         except BlockingIOError:
             holder = os.read(descriptor, 200).decode("utf-8", "replace").strip() or "another hapsync"
             raise LockHeld(f"{holder} holds {path}; it keeps HAProxy in sync already") from None
-        with contextlib.suppress(OSError):  # a full disk: the lock holds all the same
+        with contextlib.suppress(OSError):  # with a full disk, the lock holds without the text
             os.pwrite(descriptor, owner.encode(), 0)
             os.ftruncate(descriptor, len(owner.encode()))
     except BaseException:
@@ -236,14 +236,14 @@ def _take_name(path: str, trusted: Iterable[str]) -> socket.socket | None:
     try:
         name = take_name(path)
     except OSError:
-        return None  # the file alone has to do
+        return None  # the file alone is the lock
     if name is None and (holder := _holder(path, trusted)) is not None:
         raise LockHeld(f"{holder} holds {path}, whose file was removed; it keeps HAProxy in sync already")
     return name
 
 
 def _holder(path: str, trusted: Iterable[str]) -> str | None:
-    """Return the holder of a lock file's name, as `lock_owner` does; None where nobody trusted holds it."""
+    """Return the holder of a lock file's name, as `lock_owner` does; None without a trusted holder."""
     holder = name_holder(path)
     if holder is None or (holder.uid is not None and holder.uid not in owners((path, *trusted))):
         return None
@@ -251,11 +251,11 @@ def _holder(path: str, trusted: Iterable[str]) -> str | None:
 
 
 def lock_owner(path: str, trusted: Iterable[str] = ()) -> str | None:
-    """Return the words about itself of the process with the lock file at `path`; None without a holder.
+    """Return the text that the holder of the lock at `path` wrote about itself; None without a holder.
 
-    Where the file was removed, it is `hapsync, pid N,`. `trusted` as in `lock`.
+    For a removed file the text is `hapsync, pid N,`. `trusted` as in `lock`.
 
-    Raises PermissionError where this user may not look.
+    Raises PermissionError where this user may not read the file.
     """
     return _file_owner(path) or _holder(path, trusted)
 
@@ -277,7 +277,7 @@ def _file_owner(path: str) -> str | None:
 
 
 def remove_leftovers(path: str) -> None:
-    """Remove candidates for `path` of a killed hapsync; only for the holder of the lock."""
+    """Remove a killed hapsync's candidates for `path`; only the holder of the lock may call this."""
     target = _real(path)
     for candidate in target.parent.glob(f".{glob.escape(target.name)}.*.hapsync"):
         with contextlib.suppress(OSError):
@@ -285,17 +285,17 @@ def remove_leftovers(path: str) -> None:
 
 
 def remove_leftovers_in(folder: str) -> None:
-    """Remove candidates for any file in one of hapsync's own folders; only for the holder of the lock."""
+    """Remove candidates for any file in one of hapsync's own folders; only the holder of the lock may call this."""
     for candidate in Path(folder).glob(".*.hapsync"):
         with contextlib.suppress(OSError):
             candidate.unlink()
 
 
 def _take_lock(descriptor: int) -> None:
-    """Raises BlockingIOError when it stays held.
+    """Take the lock on the open file; raises BlockingIOError when another process keeps it.
 
-    Somebody who only looks holds it for a moment, a command that changes hapsync's own files not for much longer. An
-    agent keeps it, and is not waited for.
+    A command that reads the owner holds the lock for a moment, and a change of hapsync's files not much longer. An
+    agent keeps the lock, so there is no wait for one.
     """
     for pause_seconds, is_long in ((0.02, False), (0.05, False), (0.1, False), *((0.2, True),) * 10):
         with contextlib.suppress(BlockingIOError):
@@ -308,9 +308,9 @@ def _take_lock(descriptor: int) -> None:
 
 @contextlib.contextmanager
 def _beside(target: Path, text: str, like: Path | int, *, durable: bool) -> Iterator[str]:
-    """Write `text` to a file in the folder of `target` and give its name; its mode is `like`, or that of `like`."""
+    """Write `text` to a file in the folder of `target` and yield its name; its mode is `like`, or that of `like`."""
     with _named(target):
-        # Hidden, and not ending in .cfg: a HAProxy that loads a whole folder must not load a candidate.
+        # The name is hidden and does not end in .cfg: a HAProxy that loads a whole folder must not load a candidate.
         descriptor, name = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".hapsync", dir=target.parent)
     try:
         with (
@@ -333,7 +333,7 @@ def _beside(target: Path, text: str, like: Path | int, *, durable: bool) -> Iter
 
 @contextlib.contextmanager
 def _named(target: Path) -> Iterator[None]:
-    """Have OSErrors name `target`: the candidate's name is another each time, and means nothing to anybody."""
+    """Put the name of `target` into OSErrors, instead of the random name of a candidate."""
     try:
         yield
     except OSError as error:
@@ -346,15 +346,15 @@ def _replace(candidate: str, target: Path) -> None:
 
 
 def _real(path: str) -> Path:
-    """Return the file itself where `path` is a link to it, so that the link stays; raises OSError for a loop."""
+    """Return the target of a link at `path`, so that a replacement keeps the link; raises OSError for a loop."""
     try:
         return Path(path).resolve()
-    except RuntimeError as error:  # Python up to 3.12 says a loop of links so
+    except RuntimeError as error:  # Python up to 3.12 reports a loop of links so
         raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), path) from error
 
 
 def _take_after(like: Path, descriptor: int) -> None:
-    """Give an open file owner, group and mode of `like`; where that is missing, what a new file gets there."""
+    """Give an open file the owner, group and mode of `like`; without `like`, those of a new file there."""
     try:
         old = like.stat()
         mode = old.st_mode & 0o777
@@ -366,7 +366,7 @@ def _take_after(like: Path, descriptor: int) -> None:
         os.fchown(descriptor, -1, group)
     except PermissionError:
         if old is not None:
-            mode &= 0o707 | (mode & 0o007) << 3  # what only the old group might do is not for another
+            mode &= 0o707 | (mode & 0o007) << 3  # the new group gets no right of the old group
     if old is not None:
         with contextlib.suppress(PermissionError):
             os.fchown(descriptor, old.st_uid, -1)

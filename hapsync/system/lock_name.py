@@ -1,8 +1,9 @@
-"""The second half of a lock file, safe from removal: a name in the kernel for the file's path.
+"""The name of a lock file's path in the kernel: the second half of the lock, safe from removal.
 
-A lock on a file is lost for everybody else once the file, or its folder, is removed: the next process makes another
-file there. A unix socket in the abstract namespace (unix(7)) has no file, and ends with its process. Such names are
-the network namespace's, so the root folder's identity is part of them: a container has another.
+A lock on a file ends for all other processes when the file, or its folder, is removed: the next process creates
+another file there. A unix socket in the abstract namespace (unix(7)) has no file, and ends with its process. Such
+names belong to a network namespace, so the identity of the root folder is part of the name: a container has another
+one.
 """
 
 import contextlib
@@ -17,7 +18,7 @@ import attrs
 from hapsync.system.sockdiag import peer_of
 
 _QUEUE = 128
-"""How many may ask who holds it between two times that the holder looks."""
+"""The most processes that may ask for the holder between two looks of the holder at its queue."""
 
 
 @attrs.frozen
@@ -29,9 +30,9 @@ class Holder:
 
 
 def take_name(path: str) -> socket.socket | None:
-    """Take the name of the lock file at `path` and return what holds it until it is closed; None where it is taken.
+    """Take the name of the lock file at `path`; return the socket that holds it until its close, None if taken.
 
-    Raises OSError where there is no such thing as a name.
+    Raises OSError on a system without such names.
     """
     holding = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
@@ -47,7 +48,7 @@ def take_name(path: str) -> socket.socket | None:
 
 
 def let_askers_go(holding: socket.socket) -> None:
-    """Empty the queue of those who asked who holds the name; at once, also while others fill it as fast."""
+    """Close the connections of processes that asked for the holder; returns at once, even if more keep coming."""
     with contextlib.suppress(OSError):
         for _ in range(_QUEUE):
             holding.accept()[0].close()
@@ -59,7 +60,7 @@ def name_holder(path: str) -> Holder | None:
         asking.setblocking(False)
         try:
             asking.connect(_name(path))
-        except BlockingIOError:  # so many have asked that the kernel queues no more
+        except BlockingIOError:  # the queue of the holder is full
             return Holder(None, None)
         except OSError:
             return None
@@ -67,7 +68,7 @@ def name_holder(path: str) -> Holder | None:
 
 
 def owners(paths: Iterable[str]) -> frozenset[int]:
-    """Return who owns the files at `paths`, or the nearest folder above where there is none; root and this user."""
+    """Return root, this user, and the owners of the files at `paths`, or of the nearest folders above them."""
     found = {0, os.geteuid()}
     for path in paths:
         at = os.path.abspath(path)  # noqa: PTH100

@@ -1,20 +1,20 @@
-"""Settings of the agent's own process: a small heap, a collector out of the way, enough descriptors."""
+"""Settings of the agent's own process: a small heap, a rare garbage collection, enough descriptors."""
 
 import ctypes
 import gc
 import resource
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8
-"""Of glibc's <malloc.h>, mallopt(3)."""
+"""Constants of glibc's <malloc.h>, mallopt(3)."""
 _SPARE_FILES = 16
-"""For all but Consul: HAProxy's sockets, the files written and the check command, a few requests."""
+"""The descriptors for all but Consul: HAProxy's sockets, written files, the check command, a few requests."""
 
 
 def return_free_heap() -> None:
-    """Let freed memory go back to the kernel; does nothing where the C library has no `mallopt`.
+    """Return freed memory to the kernel; does nothing with a C library without `mallopt`.
 
-    A hundred threads that each parse an answer now and then otherwise leave their arenas full of holes: 65 MB
-    instead of 57 with 100 services of 50 instances, measured after 200 changes.
+    Otherwise a hundred threads with occasional answers leave their arenas full of holes: 65 MB instead of 57 with 100
+    services of 50 instances, measured after 200 changes.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
@@ -34,18 +34,18 @@ def collect_seldom() -> None:
 
 
 def collect_never() -> None:
-    """Switch the collector off, for a command that ends within seconds."""
+    """Switch the garbage collector off, for a command that ends within seconds."""
     gc.disable()
 
 
 def allow_many_files() -> None:
-    """Raise the limit of open files as far as it may go: each watched service holds a connection."""
+    """Raise the limit of open files to the hard limit, because each watched service holds a connection."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def leaves_spare_files(descriptor: int) -> bool:
-    """Return whether a descriptor just opened leaves enough to go on with HAProxy.
+    """Return whether a new descriptor leaves enough others for the work with HAProxy.
 
     The kernel gives the lowest free number, so a number near the limit means that few are left.
     """

@@ -1,11 +1,12 @@
-"""The kernel's socket lists (sock_diag(7)), and the process at the other end of a socket.
+"""The kernel's lists of sockets (sock_diag(7)), and the process at the other end of a socket.
 
-Only numbers are read, no name: anybody may give a socket a name with line feeds, and /proc/net/unix shows it raw.
+The functions read numbers and no names: any user may give a socket a name with line feeds, and /proc/net/unix shows
+it raw.
 
-pyroute2's `DiagSocket` swallows errors of the kernel and then shows no socket at all (measured): wherever nothing is
-an answer, a socket of our own must be among what is shown. It also takes 75 us a socket with the interpreter locked
-(16,000 connections: 1.1 s) and 60 ms to import, so it reads the listeners that are shown to a person, and all else is
-read raw (22 ms).
+pyroute2's `DiagSocket` hides errors of the kernel and then shows no socket at all (measured). Where an empty list
+would be an answer, the list must therefore show a socket of hapsync's own. pyroute2 also takes 75 us a socket with
+the interpreter locked (16,000 connections: 1.1 s) and 60 ms to import. pyroute2 lists only the listeners shown to
+operators, and all other lists are read raw (22 ms).
 """
 
 import contextlib
@@ -28,9 +29,9 @@ _NLM_F_REQUEST, _NLM_F_DUMP, _NLM_F_DUMP_INTR = 0x01, 0x300, 0x10
 _ESTABLISHED, _LISTEN = 1, 10
 _REQ_BYTECODE = 1
 _PORT_GE, _PORT_LE = 4, 5
-"""INET_DIAG_BC_D_GE and _D_LE of the kernel's include/uapi/linux/inet_diag.h: of the port at the other end."""
+"""INET_DIAG_BC_D_GE and _D_LE of the kernel's include/uapi/linux/inet_diag.h: tests of the remote port."""
 _UDIAG_SHOW_VFS, _UNIX_DIAG_VFS = 2, 1
-"""Of the kernel's include/uapi/linux/unix_diag.h: the file that a unix socket was bound as."""
+"""Constants of the kernel's include/uapi/linux/unix_diag.h, for the file that a unix socket was bound as."""
 _HEADER = struct.Struct("=IHHII")
 _NUMBERS = struct.Struct("=IIII")
 _ATTRIBUTE = struct.Struct("=HH")
@@ -49,7 +50,7 @@ class _File(NamedTuple):
 
 
 class _Socket(NamedTuple):
-    """A socket in the kernel's list: where it leads (`_key`), what waits to be read or accepted, its inode."""
+    """A socket in the kernel's list: its remote end (`_key`), the number waiting for a read or accept, its inode."""
 
     far: bytes
     waiting: int
@@ -57,10 +58,10 @@ class _Socket(NamedTuple):
 
 
 def peer_of(connection: socket.socket) -> tuple[int | None, int | None]:
-    """Return pid and user id of the process at the other end of a unix socket, by the kernel's word (unix(7)).
+    """Return pid and user id of the process at the other end of a unix socket, from the kernel (unix(7)).
 
-    On the connecting side, the peer is the listening process. None where the kernel does not tell, or the process is
-    in another PID namespace.
+    On the connecting side, the peer is the listening process. A value is None where the kernel does not tell, or the
+    process is in another PID namespace.
     """
     form = "iII"
     try:
@@ -72,9 +73,9 @@ def peer_of(connection: socket.socket) -> tuple[int | None, int | None]:
 
 
 def socket_inodes(pid: int) -> set[int]:
-    """Return the inodes of the sockets that process `pid` holds; they are one place in the kernel's lists, too.
+    """Return the inodes of the sockets of process `pid`, by which the kernel's lists name sockets, too.
 
-    Raises HapsyncError when its descriptors may not be looked at by this user, or it has ended.
+    Raises HapsyncError when this user may not read its descriptors, or the process has ended.
     """
     inodes = set()
     try:
@@ -90,9 +91,9 @@ def socket_inodes(pid: int) -> set[int]:
 
 
 def has_waiting(pid: int) -> bool:
-    """Return whether connections wait to be accepted on any listener of process `pid`; in a millisecond.
+    """Return whether connections wait on any listener of process `pid`; takes a millisecond.
 
-    Raises HapsyncError when the process's descriptors may not be looked at, or the kernel does not tell.
+    Raises HapsyncError when this user may not read the process's descriptors, or the kernel does not tell.
     """
     inodes = socket_inodes(pid)
     with _told():
@@ -107,7 +108,7 @@ def has_waiting(pid: int) -> bool:
 def read_listen_queues(pid: int) -> tuple[ListenQueue, ...]:
     """Return the accept queues of the TCP listeners of process `pid`, the fullest first.
 
-    Raises HapsyncError when the kernel does not tell, or the process's descriptors may not be looked at.
+    Raises HapsyncError when this user may not read the process's descriptors, or the kernel does not tell.
     """
     from pyroute2 import DiagSocket  # noqa: PLC0415  (60 ms)
 
@@ -127,9 +128,9 @@ def read_listen_queues(pid: int) -> tuple[ListenQueue, ...]:
 
 
 def count_connections(pid: int, addresses: Collection[Address]) -> Mapping[Address, int]:
-    """Return how many established connections process `pid` has to each of `addresses`; those with none too.
+    """Return the number of established connections of process `pid` to each of `addresses`, zeros included.
 
-    Raises HapsyncError when the process's descriptors may not be looked at, or the kernel does not tell.
+    Raises HapsyncError when this user may not read the process's descriptors, or the kernel does not tell.
     """
     inodes = socket_inodes(pid)
     with _told():
@@ -142,15 +143,15 @@ def count_connections(pid: int, addresses: Collection[Address]) -> Mapping[Addre
 
 
 def count_kept(pid: int, socket_path: str, addresses: Collection[Address]) -> Mapping[Address, int]:
-    """Return how many established connections to each of `addresses` HAProxy has; 0 is a proof.
+    """Return the number of HAProxy's established connections to each of `addresses`; a 0 is certain.
 
-    `socket_path` is that of its Runtime API. Counted are those of its worker `pid`; where the descriptors of that
-    process may not be looked at (systemd's `ProtectProc`), those of everybody here: then another program's count,
-    too, and 0 still is a proof.
+    `socket_path` is the socket of the Runtime API. The numbers are those of the worker `pid`. Where this user may not
+    read the worker's descriptors (systemd's `ProtectProc`), connections of other programs count as well, and a 0 is
+    still certain.
 
-    Raises HapsyncError when the kernel does not tell, or HAProxy is in another network namespace, for connections
-    there are not listed here. Its socket is known by the file at the path, which the listener was bound as; Linux
-    lists unix sockets by network namespace, too.
+    Raises HapsyncError when the kernel does not tell, or when HAProxy is in another network namespace, whose
+    connections are not listed here. The file at the path identifies HAProxy's listener, for Linux lists unix sockets
+    by network namespace, too.
     """
     listeners = _listeners_at(socket_path)
     if not listeners:
@@ -162,12 +163,12 @@ def count_kept(pid: int, socket_path: str, addresses: Collection[Address]) -> Ma
     there = [one for one in _connections(addresses) if one.far in by_key]
     found = dict.fromkeys(addresses, 0)
     if not there:
-        return found  # nobody's; the descriptors of a process with 16,000 take 75 ms
+        return found  # the descriptors of a process with 16,000 take 75 ms
     try:
         inodes = socket_inodes(pid)
     except HapsyncError:
         inodes = set()
-    is_worker = not listeners.isdisjoint(inodes)  # else `pid` is another process, of another pid namespace than ours
+    is_worker = not listeners.isdisjoint(inodes)  # else `pid` is of another PID namespace
     for one in there:
         if not is_worker or one.inode in inodes:
             found[by_key[one.far]] += 1
@@ -175,9 +176,9 @@ def count_kept(pid: int, socket_path: str, addresses: Collection[Address]) -> Ma
 
 
 def _listeners_at(path: str) -> set[int]:
-    """Return the inodes of the unix sockets in this network namespace that listen as the file at `path`.
+    """Return the inodes of the listening unix sockets bound as the file at `path`, in this network namespace.
 
-    HAProxy binds to PATH.PID.tmp and renames that to PATH; it stays the same file.
+    HAProxy binds to PATH.PID.tmp and renames it to PATH, so the file stays the same.
     """
     with _told(f"HAProxy's socket {path} cannot be looked at"):
         wanted = _file_at(path)
@@ -186,7 +187,7 @@ def _listeners_at(path: str) -> set[int]:
 
 
 def _file_at(path: str) -> _File:
-    """Return the file at `path`; its device is the mount's, for stat(2) may name another (overlay, measured)."""
+    """Return the file at `path`, with the device of its mount, for stat(2) may name another (overlay, measured)."""
     descriptor = os.open(path, os.O_PATH | os.O_CLOEXEC)
     try:
         inode = os.fstat(descriptor).st_ino
@@ -203,7 +204,7 @@ def _file_at(path: str) -> _File:
 
 @contextlib.contextmanager
 def _told(what: str = "the kernel's socket diagnostics do not answer") -> Iterator[None]:
-    """Raise HapsyncError, `what` and why, for whatever goes wrong while the kernel is asked."""
+    """Raise HapsyncError, with `what` and the reason, for any error of a question to the kernel."""
     try:
         yield
     except (OSError, ValueError, IndexError, struct.error) as error:
@@ -212,10 +213,10 @@ def _told(what: str = "the kernel's socket diagnostics do not answer") -> Iterat
 
 
 def _connections(addresses: Collection[Address]) -> list[_Socket]:
-    """Return all connections of this machine to the ports of `addresses`, and perhaps to others."""
+    """Return all connections of this machine to the ports of `addresses`, perhaps with others."""
     with _told(), _own_connection() as (own_port, own_inode):
         wanted = {(socket.AF_INET, own_port), *((_family(one), one.port) for one in addresses)}
-        # Each list walks the kernel's whole table: 11 ms with 100,000 connections, of another family too.
+        # Each list walks the kernel's whole table of both families: 11 ms with 100,000 connections.
         filters: list[tuple[int, int | None]] = sorted(wanted)
         if len(wanted) > _FILTERED_PORTS:
             filters = [(family, None) for family in {family for family, _ in wanted}]
@@ -244,7 +245,7 @@ def _whole_list(request: bytes, parsed: Callable[[bytes, int, int], _Parsed]) ->
 
 
 def _list(request: bytes, parsed: Callable[[bytes, int, int], _Parsed]) -> tuple[list[_Parsed], bool]:
-    """Return what `parsed` makes of each entry, which stands between two places, and whether the list is whole."""
+    """Return the values of `parsed` for each entry, given by its two ends, and whether the list is whole."""
     found: list[_Parsed] = []
     is_whole = True
     with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, _NETLINK_SOCK_DIAG) as connection:
@@ -272,7 +273,8 @@ def _request(family: int, port: int | None, state: int) -> bytes:
     """Return a request for a list (struct inet_diag_req_v2): TCP of `family` in `state`, to `port` if given."""
     body = struct.pack("=BBBBI48x", family, socket.IPPROTO_TCP, 0, 0, 1 << state)
     if port is not None:
-        # Two tests, each of an operation and its port: code, bytes on if true, bytes on if not (past the end: no).
+        # Each of the two tests has an operation and a port: the code, the jump if true, the jump if false (past the
+        # end: no match).
         tests = struct.pack("=BBH2xH", _PORT_GE, 8, 20, port) + struct.pack("=BBH2xH", _PORT_LE, 8, 12, port)
         body += struct.pack("=HH", 4 + len(tests), _REQ_BYTECODE) + tests
     return _dump(body)
@@ -288,7 +290,7 @@ def _dump(body: bytes) -> bytes:
 
 
 def _unix_parsed(chunk: bytes, start: int, end: int) -> tuple[int, _File | None]:
-    """Return the inode of a socket, and the file it was bound as: struct unix_diag_msg, 16 bytes, and attributes."""
+    """Return a socket's inode, and the file it was bound as: struct unix_diag_msg, 16 bytes, and attributes."""
     (inode,) = struct.unpack_from("=I", chunk, start + 4)
     place = start + 16
     while place + _ATTRIBUTE.size <= end:
@@ -302,14 +304,14 @@ def _unix_parsed(chunk: bytes, start: int, end: int) -> tuple[int, _File | None]
 
 
 def _parsed(chunk: bytes, start: int, _end: int) -> _Socket:
-    """Return what stands at `start`: struct inet_diag_msg, 72 bytes."""
+    """Return the socket at `start`: struct inet_diag_msg, 72 bytes."""
     end = start + (28 if chunk[start] == socket.AF_INET else 40)
     waiting, _, _, inode = _NUMBERS.unpack_from(chunk, start + 56)
     return _Socket(chunk[start + 6 : start + 8] + chunk[start + 24 : end], waiting, inode)
 
 
 def _key(address: Address) -> bytes:
-    """Return an address as the kernel's list has it: port and address in network order (thousands are compared)."""
+    """Return an address in the kernel's form, port and address in network order, for a fast comparison."""
     return struct.pack("!H", address.port) + socket.inet_pton(_family(address), address.host)
 
 
