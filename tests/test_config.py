@@ -3,10 +3,12 @@
 import re
 import tomllib
 from ipaddress import ip_network
+from pathlib import Path
 
 import attrs
 import pytest
 
+from hapsync.agent.settings import read_config
 from hapsync.config.schema import (
     RENAMED,
     AgentConfig,
@@ -694,6 +696,17 @@ def test_a_key_may_have_the_name_it_had_in_0_1_and_the_reader_is_told_the_new_on
         "discover.apps.each.hold_down_seconds is called damping_seconds now; the old name is read until hapsync 0.3",
         "fleet.patience_seconds is called acquire_timeout_seconds now; the old name is read until hapsync 0.3",
     )
+
+
+def test_a_command_that_reads_a_file_twice_warns_of_an_old_name_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "hapsync.toml"
+    path.write_text(OLD_NAMES)
+    read_config(str(path))
+    read_config(str(path))
+
+    assert caplog.text.count("backends.web.means is called scaling now") == 1
 
 
 def test_a_key_with_both_of_its_names_is_a_problem() -> None:

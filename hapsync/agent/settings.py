@@ -1,6 +1,7 @@
 """Reads the operator's two files: hapsync.toml and the template named in it."""
 
 import contextlib
+import functools
 import logging
 
 import attrs
@@ -57,6 +58,12 @@ class Settings:
         return attrs.evolve(self, config=attrs.evolve(self.config, agent=kept))
 
 
+@functools.cache
+def _warn_once(path: str, line: str) -> None:
+    """Log a warning about the file at `path`; a command reads it twice, and a person reads the warning once."""
+    log.warning("%s: %s", path, line)
+
+
 def read_config(path: str) -> Config:
     """Return the configuration in the file at `path`, with the discovered backends that haproxy.cfg names.
 
@@ -70,7 +77,7 @@ def read_config(path: str) -> Config:
         raise ConfigError(path, (f"cannot be read ({reason(error)}); name another with --config",)) from error
     config = parse_config(text, path)
     for line in renamed_keys(text):
-        log.warning("%s: %s", path, line)
+        _warn_once(path, line)
     if config.discover:
         with contextlib.suppress(OSError, ValueError):  # `read_settings` reports it where it counts
             config = with_discovered(config, discovered_in(config, read_text_or_none(config.haproxy.config)))

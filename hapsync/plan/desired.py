@@ -140,7 +140,7 @@ def desired_backend(
 ) -> DesiredBackend:
     """Return the desired servers of the backend `name`, by the `reading` of its service.
 
-    Of several instances on one address, the healthiest counts (then the first by node and id). The others are
+    The healthiest of several instances on one address counts (then the first by node and id). The others are
     quarantined, because HAProxy can only check the address. Instances outside `networks` are quarantined, too. Of
     more than `max_servers` instances, serving ones (`served`) stay first, then the healthiest (then the first by node
     and id), so unknown registrants push no serving instance out.
@@ -289,7 +289,7 @@ def _by_address(chosen: tuple[Address, Instance]) -> tuple[str, int]:
 def weight_limit(instances: Iterable[Instance], ratio: int) -> int:
     """Return the largest weight that counts: `ratio` times the median of the passing weights of serving instances.
 
-    Of two middle weights the larger counts, so either of two instances may have any weight. A registrant of few among
+    The larger of two middle weights counts, so either of two instances may have any weight. A registrant of few among
     many instances cannot move a median.
     """
     weights = sorted(

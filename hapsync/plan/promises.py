@@ -1,4 +1,4 @@
-"""What hapsync promises, each promise once: its docstring is the sentence, its body whether a case keeps it.
+"""The promises of hapsync, one function each: its docstring is the sentence, its body says if a case keeps it.
 
 The judge of diff, guard and plan: it calls nothing of theirs and reads the servers' raw fields.
 """
