@@ -31,7 +31,7 @@ from hapsync.model.overrides import SavedState
 from hapsync.model.server import HAProxyProcess, ListenQueue
 from hapsync.plan.assessment import Assessment
 from hapsync.system.files import read_text_or_none
-from hapsync.system.sockdiag import has_waiting, read_listen_queues
+from hapsync.system.sockdiag import read_listen_queues
 
 STALE_FACTOR = 3
 """A report older than this many resyncs comes from an agent that hangs."""
@@ -114,14 +114,11 @@ def read_queues(
 ) -> tuple[tuple[ListenQueue, ...] | None, str | None]:
     """Return the accept queues of the live worker, the fullest first, and why they could not be read.
 
-    Without `all_of_them` the result has only queues with waiting connections; while there are none, the reading takes
-    a millisecond. Without `all_of_them` no error is returned, either.
+    Without `all_of_them` the result has only queues with waiting connections, and no error is returned.
     """
     if process is None:
         return None, None
     try:
-        if not all_of_them and not has_waiting(process.pid):
-            return (), None
         queues = read_listen_queues(process.pid)
     except HapsyncError as error:
         return None, str(error) if all_of_them else None

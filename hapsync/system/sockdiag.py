@@ -3,10 +3,9 @@
 The functions read numbers and no names: any user may give a socket a name with line feeds, and /proc/net/unix shows
 it raw.
 
-pyroute2's `DiagSocket` hides errors of the kernel and then shows no socket at all (measured). Where an empty list
-would be an answer, the list must therefore show a socket of hapsync's own. pyroute2 also takes 75 us a socket with
-the interpreter locked (16,000 connections: 1.1 s) and 60 ms to import. pyroute2 lists only the listeners shown to
-operators, and all other lists are read raw (22 ms).
+The lists are read raw, without pyroute2. Its `DiagSocket` hides errors of the kernel and then shows no socket at all,
+takes 75 us a socket with the interpreter locked (16,000 connections: 1.1 s instead of 22 ms), and 60 ms to import
+(measured with pyroute2 0.9.7).
 """
 
 import contextlib
@@ -33,7 +32,7 @@ _PORT_GE, _PORT_LE = 4, 5
 _UDIAG_SHOW_VFS, _UNIX_DIAG_VFS = 2, 1
 """Constants of the kernel's include/uapi/linux/unix_diag.h, for the file that a unix socket was bound as."""
 _HEADER = struct.Struct("=IHHII")
-_NUMBERS = struct.Struct("=IIII")
+_NUMBER = struct.Struct("=I")
 _ATTRIBUTE = struct.Struct("=HH")
 _FILE = struct.Struct("=II")
 _FILTERED_PORTS = 16
@@ -49,11 +48,10 @@ class _File(NamedTuple):
     device: int
 
 
-class _Socket(NamedTuple):
-    """A socket in the kernel's list: its remote end (`_key`), the number waiting for a read or accept, its inode."""
+class _Connection(NamedTuple):
+    """A connection in the kernel's list: its remote end (`_key`), and the inode of its socket."""
 
     far: bytes
-    waiting: int
     inode: int
 
 
@@ -90,41 +88,20 @@ def socket_inodes(pid: int) -> set[int]:
     return inodes
 
 
-def has_waiting(pid: int) -> bool:
-    """Return whether connections wait on any listener of process `pid`; takes a millisecond.
+def read_listen_queues(pid: int) -> tuple[ListenQueue, ...]:
+    """Return the accept queues of the TCP listeners of process `pid`, the fullest first; takes a millisecond.
 
     Raises HapsyncError when this user may not read the process's descriptors, or the kernel does not tell.
     """
     inodes = socket_inodes(pid)
     with _told():
-        listeners = [
-            one
+        found = [
+            queue
             for family in (socket.AF_INET, socket.AF_INET6)
-            for one in _whole_list(_request(family, None, _LISTEN), _parsed)
+            for inode, queue in _whole_list(_request(family, None, _LISTEN), _listener)
+            if inode in inodes
         ]
-    return any(one.waiting and one.inode in inodes for one in listeners)
-
-
-def read_listen_queues(pid: int) -> tuple[ListenQueue, ...]:
-    """Return the accept queues of the TCP listeners of process `pid`, the fullest first.
-
-    Raises HapsyncError when this user may not read the process's descriptors, or the kernel does not tell.
-    """
-    from pyroute2 import DiagSocket  # noqa: PLC0415  (60 ms)
-
-    inodes = socket_inodes(pid)
-    with socket.create_server(("127.0.0.1", 0)) as ours, DiagSocket() as diag:
-        own = os.fstat(ours.fileno()).st_ino
-        families = (socket.AF_INET, socket.AF_INET6)
-        found = [one for family in families for one in diag.get_sock_stats(family=family, states=1 << _LISTEN)]
-    if all(one["idiag_inode"] != own for one in found):
-        raise HapsyncError("the kernel's socket diagnostics show no listener at all; is inet_diag available?")
-    queues = [
-        ListenQueue(one["idiag_src"], one["idiag_sport"], one["idiag_rqueue"], one["idiag_wqueue"])
-        for one in found
-        if one["idiag_inode"] in inodes
-    ]
-    return tuple(sorted(queues, key=lambda one: (-one.waiting, one.port, one.host)))
+    return tuple(sorted(found, key=lambda one: (-one.waiting, one.port, one.host)))
 
 
 def count_connections(pid: int, addresses: Collection[Address]) -> Mapping[Address, int]:
@@ -212,7 +189,7 @@ def _told(what: str = "the kernel's socket diagnostics do not answer") -> Iterat
         raise HapsyncError(f"{what}: {why}") from error
 
 
-def _connections(addresses: Collection[Address]) -> list[_Socket]:
+def _connections(addresses: Collection[Address]) -> list[_Connection]:
     """Return all connections of this machine to the ports of `addresses`, perhaps with others."""
     with _told(), _own_connection() as (own_port, own_inode):
         wanted = {(socket.AF_INET, own_port), *((_family(one), one.port) for one in addresses)}
@@ -291,7 +268,7 @@ def _dump(body: bytes) -> bytes:
 
 def _unix_parsed(chunk: bytes, start: int, end: int) -> tuple[int, _File | None]:
     """Return a socket's inode, and the file it was bound as: struct unix_diag_msg, 16 bytes, and attributes."""
-    (inode,) = struct.unpack_from("=I", chunk, start + 4)
+    (inode,) = _NUMBER.unpack_from(chunk, start + 4)
     place = start + 16
     while place + _ATTRIBUTE.size <= end:
         length, kind = _ATTRIBUTE.unpack_from(chunk, place)
@@ -303,11 +280,19 @@ def _unix_parsed(chunk: bytes, start: int, end: int) -> tuple[int, _File | None]
     return inode, None
 
 
-def _parsed(chunk: bytes, start: int, _end: int) -> _Socket:
-    """Return the socket at `start`: struct inet_diag_msg, 72 bytes."""
+def _parsed(chunk: bytes, start: int, _end: int) -> _Connection:
+    """Return the connection at `start`: struct inet_diag_msg, 72 bytes."""
     end = start + (28 if chunk[start] == socket.AF_INET else 40)
-    waiting, _, _, inode = _NUMBERS.unpack_from(chunk, start + 56)
-    return _Socket(chunk[start + 6 : start + 8] + chunk[start + 24 : end], waiting, inode)
+    (inode,) = _NUMBER.unpack_from(chunk, start + 68)
+    return _Connection(chunk[start + 6 : start + 8] + chunk[start + 24 : end], inode)
+
+
+def _listener(chunk: bytes, start: int, _end: int) -> tuple[int, ListenQueue]:
+    """Return the inode and the queue of the listener at `start`: struct inet_diag_msg, as above."""
+    end = start + (12 if chunk[start] == socket.AF_INET else 24)
+    host = socket.inet_ntop(chunk[start], chunk[start + 8 : end])
+    waiting, limit, _, inode = struct.unpack_from("=IIII", chunk, start + 56)
+    return inode, ListenQueue(host, int.from_bytes(chunk[start + 4 : start + 6]), waiting, limit)
 
 
 def _key(address: Address) -> bytes:

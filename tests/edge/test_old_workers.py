@@ -14,10 +14,10 @@ import pytest
 from hapsync.errors import HapsyncError, RuntimeAPIError
 from hapsync.haproxy.ask_old_workers import end_sessions, read_old_workers
 from hapsync.haproxy.master import ask_worker, read_processes
-from hapsync.model.server import Address, Backend
+from hapsync.model.server import Address, Backend, ListenQueue
 from hapsync.plan.desired import Desired, DesiredBackend
 from hapsync.system import sockdiag
-from hapsync.system.sockdiag import count_connections, has_waiting
+from hapsync.system.sockdiag import count_connections, read_listen_queues
 from tests.harness.haproxy import HAProxy, minimal_config
 from tests.harness.origins import Origins
 from tests.harness.ports import free_ports
@@ -189,11 +189,21 @@ except HapsyncError as error:
     assert f"worker {pid()} may not be looked at" in done.stdout
 
 
-def test_a_listener_whose_queue_fills_is_noticed() -> None:
-    with socket.create_server(("127.0.0.1", 0), backlog=5) as listener:
-        before = has_waiting(os.getpid())
-        with socket.create_connection(listener.getsockname()):
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
+def test_a_listener_whose_queue_fills_is_noticed(host: str) -> None:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.create_server((host, 0), family=family, backlog=5) as listener:
+        port = listener.getsockname()[1]
+        before = read_listen_queues(os.getpid())
+        with socket.create_connection((host, port)):
             time.sleep(0.05)
-            after = has_waiting(os.getpid())
+            after = read_listen_queues(os.getpid())
 
-    assert (before, after) == (False, True)
+    assert (before, after) == ((ListenQueue(host, port, 0, 5),), (ListenQueue(host, port, 1, 5),))
+
+
+def test_the_listeners_of_another_process_are_not_shown() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+        assert port in {one.port for one in read_listen_queues(os.getpid())}
+        assert port not in {one.port for one in read_listen_queues(os.getppid())}
