@@ -19,9 +19,8 @@ from hapsync.config.schema import BackendConfig, parse_config
 from hapsync.consul.health import parse_reading
 from hapsync.haproxy.commands import address_commands, state_commands
 from hapsync.haproxy.show import (
-    parse_first_checks,
-    parse_loads,
     parse_servers_state,
+    parse_stat,
     with_first_checks,
     with_loads,
     with_scaling,
@@ -65,11 +64,9 @@ def facts_and_plan(scenario: Path) -> tuple[Facts, Plan]:
         for service, answer in read(scenario, "catalog.json").items()
     }
     state = parse_servers_state((scenario / "servers_state.txt").read_text(), tuple(config.backends))
-    stat = (scenario / "stat.csv").read_text()
+    stat = parse_stat([(scenario / "stat.csv").read_text()], config.backends)
     scaling = {name: Scaling(**one) for name, one in read(scenario, "scaling.json").items()}
-    observed = with_scaling(
-        with_first_checks(with_loads(state, parse_loads(stat)), parse_first_checks(stat)), scaling
-    )
+    observed = with_scaling(with_first_checks(with_loads(state, stat.loads), stat.first_checks), scaling)
     overrides = {
         name: {address(text): AdminState(to) if to else None for text, to in asked.items()}
         for name, asked in guard_state.get("overrides", {}).items()

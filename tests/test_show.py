@@ -1,5 +1,6 @@
 """HAProxy's own words are read by the names of their columns."""
 
+from collections.abc import Collection
 from pathlib import Path
 
 import attrs
@@ -9,13 +10,11 @@ from hapsync.errors import RuntimeAPIError
 from hapsync.haproxy.show import (
     FIRST_CHECK_SECONDS,
     Health,
+    Stat,
     is_learning,
-    parse_first_checks,
-    parse_health,
     parse_info,
-    parse_loads,
     parse_servers_state,
-    unread_counters,
+    parse_stat,
     with_first_checks,
     with_loads,
 )
@@ -43,6 +42,17 @@ _COLUMNS = (
     "srv_time_since_last_change srv_check_result srv_check_state srv_port"
 )
 ONE = f"1\n# {_COLUMNS}\n3 web 7 srv1 10.0.0.1 2 {{admin}} 1 9 0 0 8080\n"
+
+
+def stat(text: str, only: Collection[tuple[str, str]] | None = None) -> Stat:
+    return parse_stat([text], ("api", "checked", "web"), only)
+
+
+def rows(*lines: str, columns: str) -> str:
+    """Return an answer to `show stat` with `columns`; the columns after them are empty."""
+    names = columns.split(",")
+    others = [name for name in STAT.removeprefix("# ").split("\n")[0].split(",") if name and name not in names]
+    return "\n".join((f"# {','.join((*names, *others))},", *(line + "," * len(others) for line in lines), ""))
 
 
 def backend(text: str, name: str = "web") -> Backend:
@@ -79,9 +89,22 @@ def test_of_a_reading_only_some_servers_can_be_taken() -> None:
 def test_of_the_counters_only_those_of_some_servers_can_be_taken() -> None:
     some = {("api", "srv1"), ("web", "srv2"), ("web", "srv99")}
 
-    for parse in (parse_loads, parse_first_checks):
-        assert parse(STAT, some) == {name: one for name, one in parse(STAT).items() if name in some}
-        assert len(parse(STAT, some)) == 2
+    for part in ("loads", "first_checks", "health"):
+        found, whole = getattr(stat(STAT, some), part), getattr(stat(STAT), part)
+        assert found == {name: one for name, one in whole.items() if name in some}
+        assert len(found) == 2
+
+
+def test_of_the_counters_only_those_of_some_backends_can_be_taken() -> None:
+    assert {backend for backend, _ in parse_stat([STAT], ["api"]).loads} == {"api"}
+
+
+def test_counters_are_taken_from_each_of_several_answers() -> None:
+    whole = stat(STAT)
+    header, *lines = STAT.split("\n")
+    apart = parse_stat([f"{header}\n{line}\n" for line in lines if line], ("api", "checked", "web"))
+
+    assert apart == whole
 
 
 @pytest.mark.parametrize(("port", "admin", "is_free"), [("1", 1, True), ("1", 0, False), ("8080", 1, False)])
@@ -221,7 +244,7 @@ def test_what_is_said_of_a_line_or_row_that_cannot_be_read_is_short_and_ascii() 
 
     for said in (
         parse_servers_state(ONE.format(admin=odd), ("web",)).unread["web"],
-        unread_counters(f"{STAT.rstrip()}\n{row}\n", ("web",))["web"],
+        stat(f"{STAT.rstrip()}\n{row}\n").unread["web"],
     ):
         assert "invalid literal" in said
         assert said.isascii()
@@ -244,7 +267,7 @@ def test_a_server_without_an_ip_address_has_none(address: str) -> None:
 
 
 def test_loads_are_read_from_a_real_answer() -> None:
-    loads = parse_loads(STAT)
+    loads = stat(STAT).loads
 
     assert loads["api", "srv1"] == Load(sessions=1, queued=0, used_connections=0, idle_connections=0)
     assert loads["web", "srv1"] == NO_LOAD
@@ -252,32 +275,31 @@ def test_loads_are_read_from_a_real_answer() -> None:
 
 
 def test_each_kind_of_load_is_read_from_its_column() -> None:
-    text = "# pxname,svname,qcur,scur,type,idle_conn_cur,used_conn_cur,\nweb,srv1,2,1,2,4,3,\n"
+    text = rows("web,srv1,2,1,2,4,3", columns="pxname,svname,qcur,scur,type,idle_conn_cur,used_conn_cur")
 
-    assert parse_loads(text) == {("web", "srv1"): Load(1, 2, 3, 4)}
+    assert stat(text).loads == {("web", "srv1"): Load(1, 2, 3, 4)}
 
 
 def test_a_count_that_is_empty_is_zero() -> None:
-    text = "# pxname,svname,qcur,scur,type,idle_conn_cur,used_conn_cur,\nweb,srv1,,,2,,,\n"
+    found = stat(rows("web,srv1,2", columns="pxname,svname,type"))
 
-    assert parse_loads(text) == {("web", "srv1"): NO_LOAD}
+    assert found == Stat(
+        {("web", "srv1"): NO_LOAD}, {("web", "srv1"): FirstCheck.PASSED}, {("web", "srv1"): Health("", "", 0)}, {}
+    )
 
 
 def test_frontends_and_backends_are_passed_over() -> None:
-    text = (
-        "# pxname,svname,qcur,scur,type,idle_conn_cur,used_conn_cur,\nweb,FRONTEND,0,1,0,,,\nweb,BACKEND,0,1,1,,,\n"
-    )
+    text = rows("web,FRONTEND,0,1", "web,BACKEND,1,1", "web,srv1,0,odd", columns="pxname,svname,type,scur")
 
-    assert parse_loads(text) == {}
+    assert stat(text) == Stat({}, {}, {}, {})
 
 
 def test_no_line_at_all_is_no_load() -> None:
-    assert parse_loads("") == {}
-    assert parse_loads("\n") == {}
+    assert stat("") == stat("\n") == Stat({}, {}, {}, {})
 
 
 def test_the_last_check_of_a_server_is_read_from_a_real_answer() -> None:
-    health = parse_health(STAT)
+    health = stat(STAT).health
 
     assert health["checked", "srv1"] == Health("DOWN", "L7STS Layer7 wrong status", 3)
     assert health["web", "srv1"] == Health("MAINT", "", 3)
@@ -286,8 +308,8 @@ def test_the_last_check_of_a_server_is_read_from_a_real_answer() -> None:
 
 def test_fields_in_quotes_are_read_whole() -> None:
     assert ',"a,b ""q""",' in STAT
-    assert parse_health(STAT)["checked", "srv2"] == Health("DOWN", "L7STS Layer7 wrong status", 3)
-    assert parse_loads(STAT)["checked", "srv2"] == NO_LOAD
+    assert stat(STAT).health["checked", "srv2"] == Health("DOWN", "L7STS Layer7 wrong status", 3)
+    assert stat(STAT).loads["checked", "srv2"] == NO_LOAD
 
 
 @pytest.mark.parametrize(
@@ -315,8 +337,8 @@ def test_what_an_origin_answers_to_a_check_never_spoils_the_reading(odd: str) ->
     # HAProxy 2.6.12 prints the reason phrase of a failed check (last_chk) as it came.
     text = STAT.replace(",Plain,", f',"Not{odd}web,srv9,1,1,1,1{odd}Well",')
 
-    assert parse_loads(STAT) == parse_loads(text)
-    assert parse_health(STAT) == parse_health(text)
+    assert stat(STAT).loads == stat(text).loads
+    assert stat(STAT).health == stat(text).health
 
 
 @pytest.mark.parametrize(
@@ -326,16 +348,15 @@ def test_what_an_origin_answers_to_a_check_never_spoils_the_reading(odd: str) ->
         "Permission denied\n",
         STAT.replace("pxname", "name"),
         STAT.replace(",type,", ",kind,"),
-        STAT.replace(",scur,", ",sessions,")
-        .replace(",check_desc,", ",description,")
-        .replace(",check_rise,", ",rise,"),
+        STAT.replace(",scur,", ",sessions,"),
+        STAT.replace(",check_desc,", ",description,"),
+        STAT.replace(",check_rise,", ",rise,"),
     ],
     ids=lambda text: repr(text[:24]),
 )
 def test_a_damaged_statistic_is_an_error(text: str) -> None:
-    for parse in (parse_loads, parse_health, parse_first_checks):
-        with pytest.raises(RuntimeAPIError, match="show stat"):
-            parse(text)
+    with pytest.raises(RuntimeAPIError, match="show stat"):
+        stat(text)
 
 
 @pytest.mark.parametrize(
@@ -344,11 +365,10 @@ def test_a_damaged_statistic_is_an_error(text: str) -> None:
 def test_a_row_that_cannot_be_read_is_left_out_and_told_of_its_own_backend(row: str) -> None:
     text = f"{STAT.rstrip()}\n{row}\n"
 
-    assert parse_loads(text) == parse_loads(STAT)
-    assert parse_health(text).keys() - {("web", "srv9")} == parse_health(STAT).keys()
-    assert list(unread_counters(text, ("web", "api"))) == ["web"]
-    assert unread_counters(text, ("api",)) == {}
-    assert unread_counters(STAT, ("web", "api")) == {}
+    assert attrs.evolve(stat(text), unread={}) == stat(STAT)
+    assert list(stat(text).unread) == ["web"]
+    assert parse_stat([text], ("api",)).unread == {}
+    assert stat(STAT).unread == {}
 
 
 @pytest.mark.parametrize(
@@ -390,16 +410,14 @@ def test_what_the_state_tells_of_a_servers_first_check(
 def test_the_counters_tell_whether_the_first_check_passed(
     health: object, rise: object, fall: object, since: object, first_check: FirstCheck
 ) -> None:
-    text = (
-        "# pxname,svname,type,lastchg,check_rise,check_fall,check_health,\n"
-        f"web,srv1,2,{since},{rise},{fall},{health},\nweb,BACKEND,1,1,1,1,1,\n"
-    )
+    columns = "pxname,svname,type,lastchg,check_rise,check_fall,check_health"
+    text = rows(f"web,srv1,2,{since},{rise},{fall},{health}", "web,BACKEND,1,1,1,1,1", columns=columns)
 
-    assert parse_first_checks(text) == {("web", "srv1"): first_check}
+    assert stat(text).first_checks == {("web", "srv1"): first_check}
 
 
 def test_the_first_checks_are_read_from_a_real_answer() -> None:
-    first_checks = parse_first_checks(STAT)
+    first_checks = stat(STAT).first_checks
 
     assert first_checks["web", "srv2"] is FirstCheck.PASSED
     assert first_checks["checked", "srv1"] is FirstCheck.MISSING

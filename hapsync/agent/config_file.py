@@ -79,7 +79,7 @@ def with_filed(settings: Settings, seen: Seen) -> Seen:
     text = read_text_or_none(settings.config.haproxy.config) or ""
     filed = foreign_on_file(text, observed_from_file(text, names))
     kept = (Deferred(change, Reason.UNREAD) for change in diff(seen.desired.only(names), filed).changes)
-    both = observed.with_backends({**observed.backends, **filed.backends})
+    both = attrs.evolve(observed, backends={**observed.backends, **filed.backends})
     return attrs.evolve(seen, observed=both, deferred=(*seen.deferred, *kept))
 
 

@@ -175,8 +175,7 @@ def _delete(session: RuntimeSession, name: str) -> bool:
     _close(session, session.read_backend(name))
     have = session.read_backend(name)
     if have.exists:  # HAProxy has no counters for a backend without a server
-        loads, _, _ = session.read_stats((have,))
-        have = with_loads(Observed({name: have}), loads).backends[name]
+        have = with_loads(Observed({name: have}), session.read_stats((have,)).loads).backends[name]
     if have.foreign or not all(_is_at_rest(slot) for slot in have.slots):
         return False
     replies = session.ask(deletion_commands(name, [slot.name for slot in have.slots]))

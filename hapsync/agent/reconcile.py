@@ -28,15 +28,7 @@ from hapsync.haproxy.commands import SHOW_STAT_SERVERS, Refusal
 from hapsync.haproxy.foreign import refuse
 from hapsync.haproxy.probe import Probe
 from hapsync.haproxy.reload import install
-from hapsync.haproxy.show import (
-    Health,
-    parse_first_checks,
-    parse_health,
-    parse_loads,
-    unread_counters,
-    with_first_checks,
-    with_loads,
-)
+from hapsync.haproxy.show import Health, parse_stat, with_first_checks, with_loads
 from hapsync.haproxy.socket import RuntimeSession, open_session
 from hapsync.haproxy.uncounted import with_all_loads
 from hapsync.model.catalog import Catalog
@@ -140,12 +132,12 @@ class Reconciler:
         with self._session() as session:
             process, observed = session.read_all(names)
             observed = self.probe.attach(session, process, observed)
-            (dump,) = session.ask((SHOW_STAT_SERVERS,))
-        observed = with_loads(observed, parse_loads(dump))
+            stat = parse_stat(session.ask((SHOW_STAT_SERVERS,)), names)
+        observed = with_loads(observed, stat.loads)
         observed = with_all_loads(observed, process, self.settings.config.haproxy.socket, desired)
-        observed = with_first_checks(observed, parse_first_checks(dump))
-        observed = attrs.evolve(observed, unread={**unread_counters(dump, names), **observed.unread})
-        return assess(process, observed, desired, self.guard_state.rules(desired, names)), parse_health(dump)
+        observed = with_first_checks(observed, stat.first_checks)
+        observed = attrs.evolve(observed, unread={**stat.unread, **observed.unread})
+        return assess(process, observed, desired, self.guard_state.rules(desired, names)), stat.health
 
     def apply(
         self,
@@ -373,11 +365,11 @@ def _read_what_decides(
         else needs_first_checks(found, observed, rules.cautions)
     )
     if short or unchecked:
-        loads, first_checks, unread = session.read_stats([observed.backends[name] for name in {*short, *unchecked}])
+        stat = session.read_stats([observed.backends[name] for name in {*short, *unchecked}])
         if short:
-            observed = with_all_loads(with_loads(observed, loads), process, session.path, wanted)
-        observed = with_first_checks(observed, first_checks)
-        observed = attrs.evolve(observed, unread={**observed.unread, **unread}) if unread else observed
+            observed = with_all_loads(with_loads(observed, stat.loads), process, session.path, wanted)
+        observed = with_first_checks(observed, stat.first_checks)
+        observed = attrs.evolve(observed, unread={**observed.unread, **stat.unread}) if stat.unread else observed
         found = diff(wanted, observed)
     return observed, found
 

@@ -7,9 +7,8 @@ Columns are found by name, never by position: `show servers state` has 20 column
 import csv
 import io
 import re
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import lru_cache
-from typing import TypeVar
 
 import attrs
 
@@ -72,9 +71,46 @@ _STATE_COLUMNS = (
     "srv_check_result",
     "srv_check_state",
 )
-_FIRST_CHECK_COLUMNS = ("check_health", "check_rise", "check_fall", "lastchg")
-_LOAD_COLUMNS = ("scur", "qcur", "used_conn_cur", "idle_conn_cur")
-_HEALTH_COLUMNS = ("status", "check_status", "check_desc", "lastchg")
+_STAT_COLUMNS = (
+    *("pxname", "svname", "type", "status", "check_status", "check_desc"),
+    *("scur", "qcur", "used_conn_cur", "idle_conn_cur", "check_health", "check_rise", "check_fall", "lastchg"),
+)
+_SERVER_ROW = "2"
+"""The type of a server's row; 0 is a frontend, 1 a backend."""
+_PLACEHOLDER = (PLACEHOLDER.host, str(PLACEHOLDER.port))
+
+
+@attrs.frozen
+class Health:
+    """HAProxy's view of a server, for operators: its status, and the result of its last check."""
+
+    status: str
+    check: str
+    since_seconds: int
+
+
+@attrs.frozen
+class Stat:
+    """The counters of servers (`show stat`), by backend and name.
+
+    `unread` has the backends with unreadable rows, and why; such a row is left out of the rest.
+    """
+
+    loads: Mapping[tuple[str, str], Load]
+    first_checks: Mapping[tuple[str, str], FirstCheck]
+    health: Mapping[tuple[str, str], Health]
+    unread: Mapping[str, str]
+
+
+def places(command: str, text: str, columns: Sequence[str], wanted: Sequence[str]) -> Sequence[int]:
+    """Return the places of the `wanted` columns among `columns`, the header in `text`, the reply to `command`.
+
+    Raises RuntimeAPIError when a column is missing.
+    """
+    try:
+        return [columns.index(name) for name in wanted]
+    except ValueError as error:
+        raise RuntimeAPIError(f"`{command}` answered {text[:80]!r}, not a reading: {error}") from error
 
 
 def parse_servers_state(
@@ -95,12 +131,9 @@ def parse_servers_state(
     if next(lines, "") != "1":
         raise RuntimeAPIError(f"`show servers state` answered {text[:80]!r}, not a reading of version 1")
     columns = next(lines, "").removeprefix("# ").split(" ")
-    try:
-        proxy_id, name, server_id, server, address, port, op_state, admin, weight, since, result, checks = map(
-            columns.index, _STATE_COLUMNS
-        )
-    except ValueError as error:
-        raise RuntimeAPIError(f"`show servers state` answered {text[:80]!r}, not a reading: {error}") from error
+    proxy_id, name, server_id, server, address, port, op_state, admin, weight, since, result, checks = places(
+        "show servers state", text, columns, _STATE_COLUMNS
+    )
     agent = columns.index("srv_agent_state") if "srv_agent_state" in columns else None
     for line in lines:
         fields = line.split(" ")
@@ -116,7 +149,7 @@ def parse_servers_state(
         try:
             ids[fields[name]] = int(fields[proxy_id])
             state = _admin(fields[admin])
-            if state is AdminState.MAINT and _is_placeholder(fields[address], fields[port]):
+            if state is AdminState.MAINT and (fields[address], fields[port]) == _PLACEHOLDER:
                 one = _free(fields[server], fields[op_state], fields[server_id], said)
             else:
                 one = Server(
@@ -125,7 +158,9 @@ def parse_servers_state(
                     state,
                     int(fields[weight]),
                     is_up=fields[op_state] != "0",
-                    first_check=_first_check(fields[since], fields[result], fields[checks]),
+                    first_check=_first_check(
+                        fields[result], fields[checks], int(fields[since]) < FIRST_CHECK_SECONDS
+                    ),
                     since_seconds=int(fields[since]),
                     id=int(fields[server_id]),
                     agent=int(said) & _AGENT_BITS,
@@ -143,51 +178,49 @@ def parse_servers_state(
     )
 
 
-def parse_loads(text: str, only: Collection[tuple[str, str]] | None = None) -> Mapping[tuple[str, str], Load]:
-    """Return the load of each server in `text`, the reply to `show stat`, by backend and server.
+def parse_stat(
+    texts: Iterable[str], backends: Iterable[str], only: Collection[tuple[str, str]] | None = None
+) -> Stat:
+    """Return the counters of the servers of `backends` in `texts`, replies to `show stat`.
 
-    With `only`, the result has these servers alone. An unreadable row is left out; see `unread_counters`.
+    Other backends are ignored. With `only`, all servers but these, by backend and name, are ignored.
 
-    Raises RuntimeAPIError when the text is not such a reply.
+    Raises RuntimeAPIError when a text is not such a reply.
     """
-    return _parsed(text, _LOAD_COLUMNS, _load, only)[0]
+    names = frozenset(backends)
+    loads, first_checks, health, unread = {}, {}, {}, dict[str, str]()
+    for text in filter(str.strip, texts):
+        header, _, body = text.lstrip("\n").partition("\n")
+        at = places("show stat", text, header.removeprefix("# ").split(","), _STAT_COLUMNS)
+        for row in _rows(body, only):
+            if len(row) <= max(at[:2]):
+                continue
+            key = row[at[0]], row[at[1]]
+            if key[0] not in names or (only is not None and key not in only):
+                continue
+            try:
+                kind, status, check, description, *counts = (row[place] for place in at[2:])
+                if kind != _SERVER_ROW:
+                    continue
+                sessions, queued, used, idle, *checked, since = (int(one or 0) for one in counts)
+            except (ValueError, IndexError) as error:
+                unread[key[0]] = f"{_UNREADABLE_COUNTERS}{shown(','.join(row))}: {shown(str(error))}"
+                continue
+            loads[key] = Load(sessions, queued, used, idle)
+            first_checks[key] = _first_check_by_counter(checked, since, has_check=counts[4] != "")
+            health[key] = Health(status, " ".join(filter(None, (check, description))), since)
+    return Stat(loads, first_checks, health, unread)
 
 
-def _load(texts: Sequence[str]) -> Load:
-    sessions, queued, used, idle = map(_count, texts)
-    return Load(sessions, queued, used, idle)
+def _first_check_by_counter(checked: Sequence[int], since_seconds: int, *, has_check: bool) -> FirstCheck:
+    """Return whether a server's first check has passed, by its check counter, `rise` and `fall`.
 
-
-def parse_first_checks(
-    text: str, only: Collection[tuple[str, str]] | None = None
-) -> Mapping[tuple[str, str], FirstCheck]:
-    """Return whether the first check of each server has passed, from the reply to `show stat`; with `only`, of these.
-
-    At the entry, a server's check counter is at `rise`, and the first passed check lifts it to `rise + fall - 1`
-    (2.6.12). With `fall 1` both are the same, and only time shows a first check. An unreadable row is left out.
-
-    Raises RuntimeAPIError when the text is not such a reply.
+    At the entry, the counter is at `rise`, and the first passed check lifts it to `rise + fall - 1` (2.6.12). With
+    `fall 1` both are the same, and only time shows a first check.
     """
-    return _parsed(text, _FIRST_CHECK_COLUMNS, _first_check_in, only)[0]
-
-
-def _first_check_in(texts: Sequence[str]) -> FirstCheck:
-    health, rise, fall, since = map(_count, texts)
-    has_passed = not texts[0] or since >= FIRST_CHECK_SECONDS or (fall > 1 and health >= rise + fall - 1)
+    counter, rise, fall = checked
+    has_passed = not has_check or since_seconds >= FIRST_CHECK_SECONDS or (fall > 1 and counter >= rise + fall - 1)
     return FirstCheck.PASSED if has_passed else FirstCheck.MISSING
-
-
-def unread_counters(text: str, backends: Collection[str]) -> Mapping[str, str]:
-    """Return the `backends` with unreadable rows in `text`, the reply to `show stat`, and why.
-
-    Raises RuntimeAPIError when the text is not such a reply.
-    """
-    found = {
-        **_parsed(text, _HEALTH_COLUMNS, _health)[1],
-        **_parsed(text, _FIRST_CHECK_COLUMNS, _first_check_in)[1],
-        **_parsed(text, _LOAD_COLUMNS, _load)[1],
-    }
-    return {name: why for name, why in found.items() if name in backends}
 
 
 def with_first_checks(observed: Observed, first_checks: Mapping[tuple[str, str], FirstCheck]) -> Observed:
@@ -204,31 +237,7 @@ def with_first_checks(observed: Observed, first_checks: Mapping[tuple[str, str],
         )
         return attrs.evolve(backend, slots=slots)
 
-    return observed.with_backends({name: first_checked(backend) for name, backend in observed.backends.items()})
-
-
-@attrs.frozen
-class Health:
-    """HAProxy's view of a server, for operators: its status, and the result of its last check."""
-
-    status: str
-    check: str
-    since_seconds: int
-
-
-def parse_health(text: str) -> Mapping[tuple[str, str], Health]:
-    """Return HAProxy's check result of each server in `text`, the reply to `show stat`, without unreadable rows.
-
-    A row that cannot be read is left out.
-
-    Raises RuntimeAPIError when the text is not such a reply.
-    """
-    return _parsed(text, _HEALTH_COLUMNS, _health)[0]
-
-
-def _health(texts: Sequence[str]) -> Health:
-    status, check, description, changed = texts
-    return Health(status, " ".join(filter(None, (check, description))), _count(changed))
+    return observed.mapped(first_checked)
 
 
 def with_loads(observed: Observed, loads: Mapping[tuple[str, str], Load]) -> Observed:
@@ -240,17 +249,12 @@ def with_loads(observed: Observed, loads: Mapping[tuple[str, str], Load]) -> Obs
 
         return attrs.evolve(backend, slots=loaded(backend.slots), foreign=loaded(backend.foreign))
 
-    return observed.with_backends({name: filled(backend) for name, backend in observed.backends.items()})
+    return observed.mapped(filled)
 
 
 def with_scaling(observed: Observed, scaling: Mapping[str, Scaling]) -> Observed:
     """Return `observed` with the scaling of each backend; a backend missing in `scaling` has its slots only."""
-    return observed.with_backends(
-        {
-            name: attrs.evolve(backend, scaling=scaling.get(name, SLOTS_ONLY))
-            for name, backend in observed.backends.items()
-        }
-    )
+    return observed.mapped(lambda backend: attrs.evolve(backend, scaling=scaling.get(backend.name, SLOTS_ONLY)))
 
 
 def is_learning(peers: str, uptime_seconds: int) -> bool:
@@ -307,13 +311,6 @@ def _free(name: str, op_state: str, server_id: str, agent: str) -> Server:
     )
 
 
-def _is_placeholder(host: str, port: str) -> bool:
-    return port == _PLACEHOLDER_PORT and host == PLACEHOLDER.host
-
-
-_PLACEHOLDER_PORT = str(PLACEHOLDER.port)
-
-
 @lru_cache(maxsize=65536)
 def address_of(host: str, port: str) -> Address | None:
     """Return the address of a server; None for a name, a socket or a variable instead of an IP literal."""
@@ -323,24 +320,14 @@ def address_of(host: str, port: str) -> Address | None:
         return None
 
 
-def _first_check(since: str, result: str, checks: str) -> FirstCheck:
-    first_check = _result(result, checks)
-    return (
-        FirstCheck.UNREAD
-        if first_check is FirstCheck.PASSED and int(since) < FIRST_CHECK_SECONDS and _is_checked(checks)
-        else first_check
-    )
-
-
 @lru_cache(maxsize=256)
-def _result(result: str, checks: str) -> FirstCheck:
+def _first_check(result: str, checks: str, is_young: bool) -> FirstCheck:  # noqa: FBT001  (a key of the cache)
     # A server without checks counts as checked once it is ready; HAProxy has no more evidence.
-    return FirstCheck.PASSED if not _is_checked(checks) or result in PASSED_RESULTS else FirstCheck.MISSING
-
-
-@lru_cache(maxsize=256)
-def _is_checked(checks: str) -> bool:
-    return int(checks) & CHECK_BITS == CHECK_BITS
+    if int(checks) & CHECK_BITS != CHECK_BITS:
+        return FirstCheck.PASSED
+    if result not in PASSED_RESULTS:
+        return FirstCheck.MISSING
+    return FirstCheck.UNREAD if is_young else FirstCheck.PASSED
 
 
 @lru_cache(maxsize=256)
@@ -349,46 +336,6 @@ def _admin(text: str) -> AdminState:
     if bits & MAINT_BITS:
         return AdminState.MAINT
     return AdminState.DRAIN if bits & DRAIN_BITS else AdminState.READY
-
-
-Value = TypeVar("Value")
-
-
-def _parsed(
-    text: str,
-    wanted: Sequence[str],
-    make: Callable[[Sequence[str]], Value],
-    only: Collection[tuple[str, str]] | None = None,
-) -> tuple[dict[tuple[str, str], Value], dict[str, str]]:
-    """Return the value of `make` for the columns `wanted` of each server's row, and why rows could not be read.
-
-    The values are by backend and server, the reasons by backend. `make` raises ValueError for unreadable columns.
-
-    Raises RuntimeAPIError when `text` is no reply to `show stat`.
-    """
-    found: dict[tuple[str, str], Value] = {}
-    unread: dict[str, str] = {}
-    if text.strip() == "":
-        return found, unread
-    header, _, body = text.lstrip("\n").partition("\n")
-    columns = header.removeprefix("# ").split(",")
-    try:
-        places = [columns.index(name) for name in wanted]
-        backend, server, kind = map(columns.index, ("pxname", "svname", "type"))
-    except ValueError as error:
-        raise RuntimeAPIError(f"`show stat` answered {text[:80]!r}, not a reading: {error}") from error
-    for row in _rows(body, only):
-        if len(row) <= max(backend, server) or (only is not None and (row[backend], row[server]) not in only):
-            continue
-        if len(row) <= max(*places, kind):
-            unread[row[backend]] = f"{_UNREADABLE_COUNTERS}{shown(','.join(row))}"
-            continue
-        try:
-            if row[kind] == "2":  # type 2 is a server, 0 a frontend, 1 a backend
-                found[row[backend], row[server]] = make([row[place] for place in places])
-        except ValueError as error:
-            unread[row[backend]] = f"{_UNREADABLE_COUNTERS}{shown(','.join(row))}: {shown(str(error))}"
-    return found, unread
 
 
 def _rows(body: str, only: Collection[tuple[str, str]] | None) -> Iterable[Sequence[str]]:
@@ -404,7 +351,3 @@ def _rows(body: str, only: Collection[tuple[str, str]] | None) -> Iterable[Seque
     # Without quotes each row is a line, which costs a third; most rows of a large backend are not wanted anyway.
     lines = body.split("\n")
     return (line.split(",") for line in lines if only is None or tuple(line.split(",", 2)[:2]) in only)
-
-
-def _count(text: str) -> int:
-    return int(text or 0)

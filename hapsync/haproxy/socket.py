@@ -17,7 +17,9 @@ import contextlib
 import select
 import socket
 import time
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Sequence
+
+import attrs
 
 from hapsync.errors import RuntimeAPIError
 from hapsync.haproxy.commands import (
@@ -30,13 +32,12 @@ from hapsync.haproxy.commands import (
 )
 from hapsync.haproxy.show import (
     NO_SUCH_BACKEND,
-    parse_first_checks,
+    Stat,
     parse_info,
-    parse_loads,
     parse_servers_state,
-    unread_counters,
+    parse_stat,
 )
-from hapsync.model.server import Backend, FirstCheck, HAProxyProcess, Load, Observed
+from hapsync.model.server import Backend, HAProxyProcess, Observed
 from hapsync.text import quoted
 
 _END_OF_REPLY = b"\n> "
@@ -134,12 +135,8 @@ class RuntimeSession:
         replies = self.ask((*commands, *_state_commands(backends)))
         return replies[: len(commands)], _parse_servers(backends, replies[len(commands) :], servers)
 
-    def read_stats(
-        self, backends: Collection[Backend]
-    ) -> tuple[Mapping[tuple[str, str], Load], Mapping[tuple[str, str], FirstCheck], Mapping[str, str]]:
-        """Return the load and the first check of each server of `backends`, a recent reading on this connection.
-
-        The third value has the backends with unreadable counters, and why.
+    def read_stats(self, backends: Collection[Backend]) -> Stat:
+        """Return the counters of the servers of `backends`, a recent reading on this connection.
 
         Free slots are left out: they have no load, and may be most slots of a large backend.
 
@@ -152,18 +149,12 @@ class RuntimeSession:
         only = {
             (one.name, server.name) for one in backends for server in (*one.slots, *one.foreign) if not server.is_free
         }
-        loads: dict[tuple[str, str], Load] = {}
-        first_checks: dict[tuple[str, str], FirstCheck] = {}
-        for dump in dumps:
-            loads.update(parse_loads(dump, only))
-            first_checks.update(parse_first_checks(dump, only))
         names = {one.name for one in backends}
-        unread = (
-            {}
-            if only <= loads.keys() & first_checks.keys()
-            else {name: why for dump in dumps for name, why in unread_counters(dump, names).items()}
-        )
-        return loads, first_checks, unread
+        stat = parse_stat(dumps, names, only)
+        if only <= stat.loads.keys():
+            return stat
+        # A row that is cut off may hide the name of its server.
+        return attrs.evolve(stat, unread=parse_stat(dumps, names).unread)
 
     def _exchange(self, lines: Sequence[bytes]) -> Sequence[str]:
         opening = () if self._is_prompting else (b"prompt\n",)
@@ -235,18 +226,15 @@ def _parse_servers(
         return parse_servers_state(dumps[0], backends, only)
     found = Observed({})
     for name, dump in zip(backends, dumps, strict=True):
-        text = "1\n# " + _NO_COLUMNS if dump.strip() == NO_SUCH_BACKEND else dump
-        try:
-            found = found.updated(parse_servers_state(text, (name,), only))
-        except RuntimeAPIError as error:
-            found = found.updated(Observed({}, {name: str(error)}))
+        if dump.strip() == NO_SUCH_BACKEND:
+            one = Observed({name: Backend(name, exists=False)})
+        else:
+            try:
+                one = parse_servers_state(dump, (name,), only)
+            except RuntimeAPIError as error:
+                one = Observed({}, {name: str(error)})
+        found = found.updated(one)
     return found
-
-
-_NO_COLUMNS = (
-    "be_id be_name srv_id srv_name srv_addr srv_port srv_op_state srv_admin_state srv_uweight "
-    "srv_time_since_last_change srv_check_result srv_check_state\n"
-)
 
 
 def _serving(process: HAProxyProcess, path: str) -> HAProxyProcess:

@@ -7,7 +7,7 @@ import attrs
 
 from hapsync.errors import HapsyncError
 from hapsync.haproxy.capabilities import COUNTS_ALL, version_of
-from hapsync.model.server import Address, AdminState, HAProxyProcess, Load, Observed, Server
+from hapsync.model.server import Address, AdminState, Backend, HAProxyProcess, Load, Observed, Server
 from hapsync.plan.desired import Desired
 from hapsync.system.sockdiag import count_kept
 
@@ -30,16 +30,17 @@ def with_all_loads(observed: Observed, process: HAProxyProcess, socket_path: str
     """
     if counts_all(process):
         return observed
-    seen = {name: one for name, one in observed.backends.items() if not _leads_elsewhere(name, wanted)}
-    addresses = at_rest(observed.with_backends(seen))
+    seen = [backend for name, backend in observed.backends.items() if not _leads_elsewhere(name, wanted)]
+    addresses = {slot.address for backend in seen for slot in backend.slots if slot.address and _is_at_rest(slot)}
+    kept: Mapping[Address, int] | None = {}
     try:
-        kept = count_kept(process.pid, socket_path, addresses) if addresses else {}
+        if addresses:
+            kept = count_kept(process.pid, socket_path, addresses)
     except HapsyncError as error:
         log.debug("connections that HAProxy does not count are not known: %s", error)
-        return with_kept(observed, None)
-    told = with_kept(observed.with_backends(seen), kept)
-    rest = with_kept(observed, None)
-    return attrs.evolve(observed, backends={**rest.backends, **told.backends})
+        kept = None
+    names = {backend.name for backend in seen}
+    return observed.mapped(lambda backend: with_kept(backend, kept if backend.name in names else None))
 
 
 def _leads_elsewhere(name: str, wanted: Desired) -> bool:
@@ -47,38 +48,24 @@ def _leads_elsewhere(name: str, wanted: Desired) -> bool:
     return want is not None and not _ELSEWHERE.isdisjoint(want.server_options.split())
 
 
-def at_rest(observed: Observed) -> frozenset[Address]:
-    """Return the addresses of servers in maint for which HAProxy counts no load."""
-    return frozenset(
-        slot.address
-        for backend in observed.backends.values()
-        for slot in backend.slots
-        if slot.admin is AdminState.MAINT
-        and slot.address is not None
-        and not slot.is_free
-        and slot.load is not None
-        and slot.load.is_zero
-    )
+def _is_at_rest(slot: Server) -> bool:
+    """Return whether `slot` is in maint after an instance, and HAProxy counts no load on it."""
+    is_out = slot.admin is AdminState.MAINT and not slot.is_free
+    return is_out and slot.address is not None and slot.load is not None and slot.load.is_zero
 
 
-def with_kept(observed: Observed, kept: Mapping[Address, int] | None) -> Observed:
-    """Return `observed` with the connections that HAProxy does not count, but `kept` does, on servers at rest.
+def with_kept(backend: Backend, kept: Mapping[Address, int] | None) -> Backend:
+    """Return `backend` with the connections that HAProxy does not count, but `kept` does, on servers at rest.
 
     With `kept` None these connections are unknown, and so is the load of the servers at rest.
     """
 
     def loaded(slot: Server) -> Server:
-        is_at_rest = slot.admin is AdminState.MAINT and slot.load is not None and slot.load.is_zero
-        if not is_at_rest or slot.is_free or slot.address is None:
+        if slot.address is None or not _is_at_rest(slot):
             return slot
         if kept is None:
             return slot.with_load(None)
         count = kept.get(slot.address, 0)
         return slot.with_load(Load(0, 0, count, 0)) if count else slot
 
-    return observed.with_backends(
-        {
-            name: attrs.evolve(backend, slots=tuple(map(loaded, backend.slots)))
-            for name, backend in observed.backends.items()
-        }
-    )
+    return attrs.evolve(backend, slots=tuple(map(loaded, backend.slots)))

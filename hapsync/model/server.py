@@ -8,7 +8,7 @@ touched.
 import enum
 import ipaddress
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import lru_cache
 
 import attrs
@@ -279,9 +279,9 @@ class Observed:
     backends: Mapping[str, Backend]
     unread: Mapping[str, str] = attrs.field(factory=dict, eq=False)
 
-    def with_backends(self, backends: Mapping[str, Backend]) -> "Observed":
-        """Return this reading with other `backends`."""
-        return Observed(backends, self.unread)
+    def mapped(self, change: Callable[[Backend], Backend]) -> "Observed":
+        """Return this reading with each backend replaced by what `change` makes of it."""
+        return Observed({name: change(one) for name, one in self.backends.items()}, self.unread)
 
     def updated(self, other: "Observed") -> "Observed":
         """Return this reading updated with `other`, a later reading of some of the same backends."""

@@ -165,10 +165,10 @@ def test_a_frontend_of_the_same_name_does_not_hide_a_backends_loads(work: Path) 
     config.write_text(text + f"\nfrontend app\n    bind 127.0.0.1:{free_port()}\n    default_backend app\n")
     with HAProxy(config, work), open_session(str(work / "admin.sock"), 5) as session:
         observed = session.read_servers(("app",))
-        loads, first_checks, _ = session.read_stats(list(observed.backends.values()))
+        stat = session.read_stats(list(observed.backends.values()))
 
-    assert loads == {("app", "srv1"): NO_LOAD}
-    assert first_checks == {("app", "srv1"): FirstCheck.PASSED}
+    assert stat.loads == {("app", "srv1"): NO_LOAD}
+    assert stat.first_checks == {("app", "srv1"): FirstCheck.PASSED}
 
 
 QUOTED = '# pxname,svname,last_chk,type,\napp,srv1,"bad""\n> \n\n> 1\n# be_id\n> ",2,\n\n'
