@@ -9,7 +9,7 @@ from hapsync.agent.guard_state import operator_overrides
 from hapsync.agent.report_file import Report
 from hapsync.config.schema import BackendConfig, Config
 from hapsync.haproxy.show import Health
-from hapsync.inspect.status import View, make_view, view_to_json
+from hapsync.inspect.status import View, view_to_json
 from hapsync.model.catalog import Catalog, Doubt, Instance, Quarantined, Reading
 from hapsync.model.changes import Defect, Reason
 from hapsync.model.overrides import Freeze, Override, SavedState
@@ -85,14 +85,13 @@ def view(
     saved: SavedState = NOTHING_ASKED,
 ) -> View:
     wanted = attrs.evolve(desired(catalog or Catalog({}), config), overrides=operator_overrides(saved))
-    rules = Rules(cautions, stopped)
-    return make_view(
+    rules = Rules(cautions, stopped, saved=saved)
+    return View(
         config=config,
         seen=assess(PROCESS, observed, wanted, rules) if observed is not None else None,
         desired=wanted,
         has_catalog=catalog is not None,
         rules=rules,
-        saved=saved,
         catalog_from="consul",
         catalog_age_seconds=0.5,
         health=health,
@@ -172,7 +171,7 @@ def test_what_the_guard_keeps_for_a_while_or_is_quarantined_does_not_put_it_out_
     assert [(deferred.change.server, deferred.reason) for deferred in found.plan.deferred] == [
         ("srv2", Reason.MIN_READY)
     ]
-    assert found.backends[0].quarantined == (left_out,)
+    assert found.backends[0].want.quarantined == (left_out,)
 
 
 def test_it_cannot_tell_without_haproxy() -> None:
@@ -181,7 +180,7 @@ def test_it_cannot_tell_without_haproxy() -> None:
     assert found.verdict is Verdict.CANNOT_TELL
     assert found.reasons == ("HAProxy's socket /x: does not exist",)
     assert found.haproxy is None
-    assert found.backends[0].without_slot != ()
+    assert found.backends[0].without_slot
 
 
 def test_it_cannot_tell_without_a_catalog() -> None:
@@ -215,7 +214,7 @@ def test_every_server_stands_beside_what_is_desired_of_it() -> None:
         ("srv10", "used", "web-2"),
         ("mine", "foreign", None),
     ]
-    assert (backend.slots_used, backend.slots_free, backend.slots_emptying) == (3, 1, 1)
+    assert (backend.slots_used, backend.slots("free"), backend.slots("emptying")) == (3, 1, 1)
     assert [one.instance_id for one in backend.without_slot] == ["web-5"]
 
 
@@ -228,7 +227,7 @@ def test_of_two_slots_with_one_address_the_one_that_serves_is_shown_as_desired()
 def test_a_backend_that_haproxy_lacks_is_shown_with_all_its_instances() -> None:
     (backend,) = view(catalog(*BOTH), Observed({"web": Backend("web", exists=False)})).backends
 
-    assert not backend.exists
+    assert not backend.have.exists
     assert [one.instance_id for one in backend.without_slot] == ["web-1", "web-2"]
 
 
@@ -351,7 +350,7 @@ def test_a_server_held_by_hand_is_shown_so_and_breaks_nothing() -> None:
     assert found.verdict is Verdict.IN_SYNC
     assert [row.use for row in found.backends[0].rows] == ["used", "overridden", "free"]
     assert [deferred.reason for deferred in found.plan.deferred] == [Reason.OVERRIDDEN]
-    assert (found.backends[0].slots_used, found.backends[0].slots_free) == (2, 1)
+    assert (found.backends[0].slots_used, found.backends[0].slots("free")) == (2, 1)
 
 
 HOLD = Override("web", at(2), MAINT, 5.0, None, "ann", "a disk")
@@ -364,7 +363,7 @@ def test_what_persons_asked_for_is_shown() -> None:
     )
     tree = json.loads(view_to_json(found))
 
-    assert (found.freeze, found.overrides) == (FREEZE, (HOLD,))
+    assert (found.rules.saved.freeze, found.rules.saved.holds) == (FREEZE, (HOLD,))
     assert tree["freeze"] == {"at": 6.0, "until": None, "who": "bob", "reason": "a migration"}
     assert tree["overrides"] == [
         {
@@ -400,4 +399,5 @@ def test_what_the_guard_goes_by_is_shown() -> None:
     assert found.verdict is Verdict.CANNOT_TELL
     assert found.reasons == ('service "web": Consul does not answer', *found.reasons[1:])
     assert [deferred.reason for deferred in found.plan.deferred] == [Reason.AWAY]
-    assert (backend.doubt, backend.capacity, backend.floor, backend.is_refilling) == (Doubt.AWAY.value, 2, 5, True)
+    assert (backend.want.doubt, backend.capacity, backend.floor) == (Doubt.AWAY, 2, 5)
+    assert backend.caution.is_refilling

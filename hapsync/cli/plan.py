@@ -8,8 +8,6 @@ import click
 from hapsync.cli.options import CONTEXT, config_option
 
 if TYPE_CHECKING:
-    from hapsync.model.changes import Reason
-    from hapsync.model.overrides import SavedState
     from hapsync.model.server import Observed
     from hapsync.plan.plan import Plan
 
@@ -35,6 +33,7 @@ def command(config_path: str, commands: bool) -> int:  # noqa: FBT001
     from hapsync.cli.reading import discover_aloud, read_catalog_aloud  # noqa: PLC0415
     from hapsync.haproxy.compare import says_the_same  # noqa: PLC0415
     from hapsync.inspect.collect import read_known, read_report  # noqa: PLC0415
+    from hapsync.model.overrides import stopped_words  # noqa: PLC0415
     from hapsync.plan.assessment import Verdict, judge  # noqa: PLC0415
     from hapsync.system.files import read_text_or_none  # noqa: PLC0415
 
@@ -53,7 +52,7 @@ def command(config_path: str, commands: bool) -> int:  # noqa: FBT001
     seen = known.reconciler.assess()
     plan, found = seen.plan, judge(config, seen)
     if seen.rules.stopped is not None:
-        _echo_stopped(seen.rules.stopped, known.guard_state.saved)
+        click.echo(f"stopped {stopped_words(seen.rules.stopped, seen.rules.saved)}")
     _echo(*str(plan).splitlines())
     if commands:
         _echo(*_commands(plan, seen.observed))
@@ -96,9 +95,3 @@ def _commands(plan: "Plan", observed: "Observed") -> Iterator[str]:
 def _echo(*lines: str) -> None:
     for line in lines:
         click.echo(line)
-
-
-def _echo_stopped(stopped: "Reason", saved: "SavedState") -> None:
-    from hapsync.model.overrides import stopped_words  # noqa: PLC0415
-
-    click.echo(f"stopped {stopped_words(stopped, saved)}")

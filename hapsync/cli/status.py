@@ -27,10 +27,8 @@ def command(config_path: str, as_json: bool, all_queues: bool, backends: tuple[s
     HAProxy is read live. The catalog is the running agent's, or Consul's own
     where no agent runs.
     """
-    import attrs  # noqa: PLC0415
-
     from hapsync.agent.settings import read_config  # noqa: PLC0415
-    from hapsync.inspect.collect import collect, read_queues  # noqa: PLC0415
+    from hapsync.inspect.collect import collect  # noqa: PLC0415
     from hapsync.inspect.status import view_to_json  # noqa: PLC0415
 
     config = read_config(config_path)
@@ -39,17 +37,13 @@ def command(config_path: str, as_json: bool, all_queues: bool, backends: tuple[s
         raise click.UsageError(
             f"no such backend: {', '.join(unknown)}; {config_path} has {', '.join(sorted(config.backends))}"
         )
-    view = collect(config)
-    queues, queues_error = read_queues(view.haproxy, all_of_them=all_queues)
-    view = attrs.evolve(view, queues=queues)
-    if backends:
-        view = attrs.evolve(view, backends=tuple(one for one in view.backends if one.name in backends))
+    view = collect(config, set(backends), all_queues=all_queues)
     if as_json:
         click.echo(view_to_json(view))
     else:
         from hapsync.cli.tables import print_view  # noqa: PLC0415
 
         print_view(view)
-    if queues_error is not None:
-        click.echo(f"hapsync: {queues_error}", err=True)
+    if view.queues_error is not None:
+        click.echo(f"hapsync: {view.queues_error}", err=True)
     return view.verdict.value

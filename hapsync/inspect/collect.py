@@ -1,7 +1,7 @@
 """The readings of `hapsync status`; a missing answer is a problem in words, and raises nothing."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 import attrs
@@ -24,11 +24,11 @@ from hapsync.errors import CatalogError, HapsyncError, RuntimeAPIError
 from hapsync.haproxy.ask_old_workers import read_old_workers
 from hapsync.haproxy.old_workers import NOT_LOOKED, OldWorkers
 from hapsync.haproxy.show import Health
-from hapsync.inspect.status import View, make_view
+from hapsync.inspect.status import View
 from hapsync.model.catalog import Catalog
 from hapsync.model.json_file import other_version
 from hapsync.model.overrides import SavedState
-from hapsync.model.server import HAProxyProcess, ListenQueue
+from hapsync.model.server import ListenQueue
 from hapsync.plan.assessment import Assessment
 from hapsync.system.files import read_text_or_none
 from hapsync.system.sockdiag import read_listen_queues
@@ -52,10 +52,6 @@ class Known:
     catalog_age_seconds: float | None
     problems: list[str]
 
-    @property
-    def guard_state(self) -> GuardState:
-        return self.reconciler.guard_state
-
 
 def read_known(settings: Settings, catalog: Catalog | None = None) -> Known:
     """Return the basis of a command that changes nothing; `catalog` where Consul was asked already.
@@ -74,52 +70,57 @@ def read_known(settings: Settings, catalog: Catalog | None = None) -> Known:
     return Known(reconciler, report, catalog, source, age, problems)
 
 
-def collect(config: Config) -> View:
-    """Read HAProxy, the file, and the catalog: the running agent's, else Consul's own."""
+def collect(config: Config, names: Collection[str] = (), *, all_queues: bool = False) -> View:
+    """Read HAProxy, the file, and the catalog: the running agent's, else Consul's own.
+
+    Only the backends in `names` are shown; all are where it is empty. `all_queues`: of the accept queues the empty
+    ones are shown, too.
+    """
     known = read_known(Settings(config, Template(config.haproxy.template, "")))  # nothing is rendered
-    reconciler, report, problems = known.reconciler, known.report, known.problems
+    reconciler, problems = known.reconciler, known.problems
     seen: Assessment | None = None
     health: Mapping[tuple[str, str], Health] = {}
     try:
         seen, health = reconciler.assess_all()
     except RuntimeAPIError as error:
         problems.append(str(error))
+    file_text, file_is_readable = None, True
     try:
         file_text = read_text_or_none(config.haproxy.config)
-        file_is_readable = True
     except OSError as error:
         problems.append(f"{config.haproxy.config} cannot be read: {error.strerror}")
-        file_text, file_is_readable = None, False
+        file_is_readable = False
     desired = seen.desired if seen is not None else reconciler.desired()
-    view = make_view(
+    queues, queues_error = (
+        _read_queues(seen.process.pid, all_of_them=all_queues) if seen is not None else (None, None)
+    )
+    return View(
         config=config,
-        seen=seen,
         desired=desired,
-        has_catalog=known.catalog is not None,
-        rules=seen.rules if seen is not None else known.guard_state.rules(desired, config.backends),
-        saved=known.guard_state.saved,
-        catalog_from=known.catalog_from,
-        catalog_age_seconds=known.catalog_age_seconds,
+        rules=seen.rules if seen is not None else reconciler.guard_state.rules(desired, config.backends),
+        seen=seen,
         health=health,
         file_text=file_text,
         file_is_readable=file_is_readable,
-        report=report,
-        problems=tuple(problems),
+        has_catalog=known.catalog is not None,
+        catalog_from=known.catalog_from,
+        catalog_age_seconds=known.catalog_age_seconds,
+        report=known.report,
+        problems=problems,
+        old_workers=_read_old_workers(config, known.report, seen),
+        queues=queues,
+        queues_error=queues_error,
+        names=names,
     )
-    return attrs.evolve(view, old_workers=_read_old_workers(config, report, seen))
 
 
-def read_queues(
-    process: HAProxyProcess | None, *, all_of_them: bool
-) -> tuple[tuple[ListenQueue, ...] | None, str | None]:
-    """Return the accept queues of the live worker, the fullest first, and why they could not be read.
+def _read_queues(pid: int, *, all_of_them: bool) -> tuple[tuple[ListenQueue, ...] | None, str | None]:
+    """Return the accept queues of the worker `pid`, the fullest first, and why they could not be read.
 
     Without `all_of_them` the result has only queues with waiting connections, and no error is returned.
     """
-    if process is None:
-        return None, None
     try:
-        queues = read_listen_queues(process.pid)
+        queues = read_listen_queues(pid)
     except HapsyncError as error:
         return None, str(error) if all_of_them else None
     return tuple(one for one in queues if all_of_them or one.waiting), None

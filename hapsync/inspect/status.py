@@ -1,10 +1,11 @@
-"""The view of `hapsync status` on one HAProxy: from all readings to a `View`, and from the `View` to JSON.
+"""The view of `hapsync status` on one HAProxy: all readings, the answers that follow from them, and the JSON.
 
 The JSON of `hapsync status --json` is a contract; docs/commands.md lists its fields.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
+from functools import cached_property
 
 import attrs
 
@@ -14,21 +15,11 @@ from hapsync.haproxy.compare import says_the_same
 from hapsync.haproxy.old_workers import NOT_LOOKED, OldWorkers
 from hapsync.haproxy.show import Health
 from hapsync.model.catalog import Quarantined
-from hapsync.model.changes import Defect, Reason
-from hapsync.model.overrides import Freeze, Lost, Override, SavedState, lost_words, stopped_words
-from hapsync.model.server import (
-    SLOTS_ONLY,
-    AdminState,
-    Backend,
-    HAProxyProcess,
-    ListenQueue,
-    Observed,
-    Scaling,
-    Server,
-    server_order,
-)
+from hapsync.model.changes import Defect, Deferred
+from hapsync.model.overrides import Freeze, Override, lost_words, stopped_words
+from hapsync.model.server import Address, AdminState, Backend, HAProxyProcess, ListenQueue, Server, server_order
 from hapsync.plan.assessment import Assessment, Judgement, Rules, Verdict, defect_line, judge, unread_lines, untold
-from hapsync.plan.desired import Desired, DesiredServer
+from hapsync.plan.desired import Desired, DesiredBackend, DesiredServer
 from hapsync.plan.guard import Caution, capacity
 from hapsync.plan.plan import Plan, describe
 from hapsync.text import one_line
@@ -41,7 +32,8 @@ VERSION = 2
 class ServerRow:
     """One of HAProxy's servers, beside the desired server at its address.
 
-    `desired` is None where the catalog asks nothing of the server's address.
+    `desired` is None where the catalog asks nothing of the server's address. `use` is one of used, overridden, free,
+    emptying and foreign.
     """
 
     server: Server
@@ -52,180 +44,188 @@ class ServerRow:
 
 @attrs.frozen
 class BackendView:
-    """One backend: its servers, the instances without a slot, and the quarantined ones.
+    """One backend: what HAProxy has (`have`), beside what is wanted (`want`, empty unless `is_known`).
 
-    `dynamic` is the number of dynamic servers in use; `scaling` says how more of them could come in. `unread` is the
-    reason why HAProxy's answer about the backend could not be read, None where it could.
+    `unread` is the reason why HAProxy's answer about the backend could not be read, None where it could.
     """
 
     name: str
     service: str
-    exists: bool
-    rows: tuple[ServerRow, ...]
-    without_slot: tuple[DesiredServer, ...]
-    quarantined: tuple[Quarantined, ...]
+    have: Backend
+    want: DesiredBackend
     is_known: bool
-    slots_used: int
-    slots_free: int
-    slots_emptying: int
-    doubt: str | None
-    capacity: int
-    floor: int
-    is_refilling: bool
-    dynamic: int = 0
-    scaling: Scaling = SLOTS_ONLY
-    unread: str | None = None
+    caution: Caution
+    rows: tuple[ServerRow, ...]
+    unread: str | None
 
     @property
-    def stale_overrides(self) -> tuple[Server, ...]:
+    def without_slot(self) -> Sequence[DesiredServer]:
+        """The instances that no server of HAProxy's has the address of."""
+        there = {row.desired.address for row in self.rows if row.desired is not None}
+        return [one for one in self.want.servers if one.address not in there]
+
+    @property
+    def stale_overrides(self) -> Sequence[Server]:
         """The overridden servers that Consul lacks; each keeps its slot until its release."""
-        if not self.is_known:
-            return ()
-        return tuple(row.server for row in self.rows if row.use == "overridden" and row.desired is None)
+        stale = [row.server for row in self.rows if row.use == "overridden" and row.desired is None]
+        return stale if self.is_known else ()
+
+    def slots(self, *uses: str) -> int:
+        """Return the number of slots with one of `uses`."""
+        return sum(row.server.is_slot for row in self.rows if row.use in uses)
+
+    @property
+    def slots_used(self) -> int:
+        return self.slots("used", "overridden")
+
+    @property
+    def fullness(self) -> float:
+        """The part of the slots that is in use, from 0 to 1."""
+        total = self.slots("used", "overridden", "free", "emptying")
+        return self.slots_used / total if total else 0.0
+
+    @property
+    def dynamic(self) -> int:
+        """The number of dynamic servers in use."""
+        return sum(row.server.is_dynamic for row in self.rows if row.use in ("used", "overridden"))
+
+    @property
+    def capacity(self) -> int:
+        return capacity(self.have)
+
+    @property
+    def floor(self) -> int:
+        return self.caution.floor(self.capacity)
 
 
-@attrs.frozen
+@attrs.frozen(kw_only=True)
 class View:
-    """Everything that `hapsync status` shows; `queues` is None where they were not read, or could not be."""
+    """All readings for `hapsync status`, and the answers that follow from them.
 
-    verdict: Verdict
-    reasons: tuple[str, ...]
-    haproxy: HAProxyProcess | None
-    backends: tuple[BackendView, ...]
-    plan: Plan
-    report: Report | None
+    `seen` has the loads and first checks of all servers, and is None where HAProxy does not answer. `catalog_from`
+    names the source of the catalog. Without a catalog (`has_catalog` is false) `desired` has only overrides.
+    `problems` name the sources that could not be read. `queues` is None where they were not read, or could not be
+    (`queues_error`). Only the backends in `names` are shown; all are where it is empty.
+    """
+
+    config: Config
+    desired: Desired
+    rules: Rules
+    seen: Assessment | None
+    health: Mapping[tuple[str, str], Health]
+    file_text: str | None
+    file_is_readable: bool = True
+    has_catalog: bool
     catalog_from: str
     catalog_age_seconds: float | None
-    freeze: Freeze | None = None
-    overrides: tuple[Override, ...] = ()
-    stopped: Reason | None = None
-    lost: Lost | None = None
-    other_version: str | None = None
+    report: Report | None
+    problems: Sequence[str]
     old_workers: OldWorkers = NOT_LOOKED
     queues: tuple[ListenQueue, ...] | None = None
-    defects: tuple[Defect, ...] = ()
+    queues_error: str | None = None
+    names: Collection[str] = ()
+
+    @property
+    def haproxy(self) -> HAProxyProcess | None:
+        return self.seen.process if self.seen is not None else None
+
+    @property
+    def plan(self) -> Plan:
+        return self.seen.plan if self.seen is not None else Plan()
+
+    @property
+    def deferred(self) -> Sequence[Deferred]:
+        """The changes that wait: for the guard or an operator, or for their replacements."""
+        return (*self.plan.deferred, *self.plan.waiting)
+
+    @property
+    def defects(self) -> Sequence[Defect]:
+        """The defects of hapsync that the agent reports, and those of this plan."""
+        return tuple(dict.fromkeys((*(self.report.defects if self.report else ()), *self.plan.defects)))
+
+    @cached_property
+    def _judgement(self) -> Judgement:
+        if self.seen is None:
+            return Judgement(unknown=tuple(untold(self.config, self.desired)))
+        return judge(self.config, self.seen)
+
+    @property
+    def verdict(self) -> Verdict:
+        if self.seen is None or self._judgement.unknown or not self.file_is_readable:
+            return Verdict.CANNOT_TELL
+        return Verdict.OUT_OF_SYNC if self.reasons else Verdict.IN_SYNC
+
+    @cached_property
+    def reasons(self) -> Sequence[str]:
+        """Why HAProxy is not in sync, or why its state is unknown, a line each."""
+        found, saved = self._judgement, self.rules.saved
+        reasons = list(self.problems)
+        if self.rules.stopped is not None:
+            reasons.append(f"nothing is changed: {stopped_words(self.rules.stopped, saved)}")
+        if saved.lost is not None:
+            reasons.append(lost_words(saved.lost))
+        if self.has_catalog:
+            reasons += found.unknown
+        elif self.seen is not None:
+            reasons += unread_lines(self.seen.observed)
+        reasons += found.due
+        if self.seen is not None and self.file_is_readable:
+            if self.file_text is None:
+                reasons.append(f"{self.config.haproxy.config} does not exist yet")
+            elif not says_the_same(self.file_text, self.seen.target):
+                reasons.append(f"{self.config.haproxy.config} differs from the running HAProxy")
+        reasons += found.worrying
+        return tuple(reasons + [line for line in map(defect_line, self.defects) if line not in reasons])
+
+    @cached_property
+    def backends(self) -> Sequence[BackendView]:
+        """The backends, by name."""
+        return tuple(self._backend(name) for name in sorted(self.names or self.config.backends))
+
+    def _backend(self, name: str) -> BackendView:
+        observed = self.seen.observed if self.seen is not None else None
+        absent = Backend(name, exists=False)
+        have = observed.backends.get(name, absent) if observed is not None else absent
+        want = self.desired.backends.get(name)
+        return BackendView(
+            name,
+            self.config.backends[name].service,
+            have,
+            want or DesiredBackend(name, 0),
+            want is not None,
+            self.rules.cautions.get(name, Caution()),
+            tuple(_rows(have, want.by_address if want else {}, self.health)),
+            observed.unread.get(name) if observed is not None else None,
+        )
+
+    @property
+    def quarantined(self) -> Sequence[Quarantined]:
+        """The quarantined instances of all backends shown."""
+        return [one for backend in self.backends for one in backend.want.quarantined]
 
 
-def make_view(
-    *,
-    config: Config,
-    seen: Assessment | None,
-    desired: Desired,
-    has_catalog: bool,
-    rules: Rules,
-    saved: SavedState,
-    catalog_from: str,
-    catalog_age_seconds: float | None,
-    health: Mapping[tuple[str, str], Health],
-    file_text: str | None,
-    file_is_readable: bool = True,
-    report: Report | None,
-    problems: tuple[str, ...],
-) -> View:
-    """Return the view of all readings; `problems` name the sources that could not be read.
-
-    `seen` carries the loads and first checks of all servers, and is None where HAProxy does not answer. `desired` has
-    only overrides where no catalog could be read (`has_catalog` is false).
-    """
-    stopped, observed = rules.stopped, seen.observed if seen is not None else None
-    found = judge(config, seen) if seen is not None else Judgement(unknown=tuple(untold(config, desired)))
-    reasons = list(problems)
-    if stopped is not None:
-        reasons.append(f"nothing is changed: {stopped_words(stopped, saved)}")
-    if saved.lost is not None:
-        reasons.append(lost_words(saved.lost))
-    if has_catalog:
-        reasons += found.unknown
-    elif observed is not None:
-        reasons += unread_lines(observed)
-    reasons += found.due
-    if seen is not None and file_is_readable:
-        if file_text is None:
-            reasons.append(f"{config.haproxy.config} does not exist yet")
-        elif not says_the_same(file_text, seen.target):
-            reasons.append(f"{config.haproxy.config} differs from the running HAProxy")
-    reasons += found.worrying
-    defects = tuple(dict.fromkeys((*(report.defects if report else ()), *(seen.plan.defects if seen else ()))))
-    reasons += [line for line in map(defect_line, defects) if line not in reasons]
-    verdict = Verdict.OUT_OF_SYNC if reasons else Verdict.IN_SYNC
-    if seen is None or found.unknown or not file_is_readable:
-        verdict = Verdict.CANNOT_TELL
-    return View(
-        verdict,
-        tuple(reasons),
-        seen.process if seen is not None else None,
-        tuple(
-            _backend_view(name, config.backends[name].service, desired, observed, health, rules.cautions.get(name))
-            for name in sorted(config.backends)
-        ),
-        seen.plan if seen is not None else Plan(),
-        report,
-        catalog_from,
-        catalog_age_seconds,
-        saved.freeze,
-        saved.holds,
-        stopped,
-        saved.lost,
-        saved.unread_version,
-        defects=defects,
-    )
-
-
-def _backend_view(
-    name: str,
-    service: str,
-    wanted: Desired,
-    observed: Observed | None,
-    health: Mapping[tuple[str, str], Health],
-    caution: Caution | None,
-) -> BackendView:
-    want = wanted.backends.get(name)
-    have = observed.backends.get(name, Backend(name, exists=False)) if observed else Backend(name, exists=False)
-    by_address = want.by_address if want else {}
+def _rows(
+    have: Backend, by_address: Mapping[Address, DesiredServer], health: Mapping[tuple[str, str], Health]
+) -> list[ServerRow]:
+    """Return a row for each server of `have`; of two slots with one address, the serving one is the desired one."""
     rows = []
-    used = free = emptying = dynamic = 0
-    shown_addresses = set()
+    left = dict(by_address)
     for slot in sorted(have.slots, key=lambda slot: slot.admin is AdminState.MAINT):
-        due = by_address.get(slot.address) if slot.address and slot.address not in shown_addresses else None
-        if due is not None:
-            shown_addresses.add(slot.address)
+        due = left.pop(slot.address, None) if slot.address else None
         if slot.is_overridden:
             use = "overridden"
         elif due is not None or slot.admin is not AdminState.MAINT:
             use = "used"
-        elif slot.is_slot and slot.is_idle:
-            use, free = "free", free + 1
         else:
-            use, emptying = "emptying", emptying + slot.is_slot
-        if use in ("overridden", "used"):
-            used, dynamic = used + slot.is_slot, dynamic + slot.is_dynamic
-        rows.append(ServerRow(slot, due, health.get((name, slot.name)), use))
+            use = "free" if slot.is_slot and slot.is_idle else "emptying"
+        rows.append(ServerRow(slot, due, health.get((have.name, slot.name)), use))
     rows.sort(key=lambda row: server_order(row.server.name))
-    rows += [ServerRow(one, None, health.get((name, one.name)), "foreign") for one in have.foreign]
-    return BackendView(
-        name,
-        service,
-        have.exists,
-        tuple(rows),
-        tuple(one for one in (want.servers if want else ()) if one.address not in shown_addresses),
-        want.quarantined if want else (),
-        want is not None,
-        used,
-        free,
-        emptying,
-        want.doubt.value if want and want.doubt else None,
-        capacity(have),
-        (caution or Caution()).floor(capacity(have)),
-        caution is not None and caution.is_refilling,
-        dynamic,
-        have.scaling,
-        observed.unread.get(name) if observed else None,
-    )
+    return rows + [ServerRow(one, None, health.get((have.name, one.name)), "foreign") for one in have.foreign]
 
 
 def view_to_json(view: View) -> str:
     """Return the JSON of `hapsync status --json`; docs/commands.md documents each field."""
-    report = view.report
+    saved, stopped = view.rules.saved, view.rules.stopped
     return json.dumps(
         {
             "version": VERSION,
@@ -233,12 +233,9 @@ def view_to_json(view: View) -> str:
                 "verdict": view.verdict.name.lower(),
                 "reasons": [one_line(reason, length=500) for reason in view.reasons],
             },
-            "haproxy": attrs.asdict(view.haproxy) if view.haproxy else None,
+            "haproxy": _json(view.haproxy),
             "catalog": {"from": view.catalog_from, "age_seconds": view.catalog_age_seconds},
-            "counts": {
-                "deferred": len(view.plan.deferred),
-                "quarantined": sum(len(backend.quarantined) for backend in view.backends),
-            },
+            "counts": {"deferred": len(view.plan.deferred), "quarantined": len(view.quarantined)},
             "backends": {backend.name: _backend_json(backend) for backend in view.backends},
             "deferred": [
                 {
@@ -247,9 +244,9 @@ def view_to_json(view: View) -> str:
                     "change": " ".join(describe(deferred.change).split()),
                     "reason": deferred.reason.value,
                 }
-                for deferred in (*view.plan.deferred, *view.plan.waiting)
+                for deferred in view.deferred
             ],
-            "freeze": _request_json(view.freeze) if view.freeze else None,
+            "freeze": _request_json(saved.freeze) if saved.freeze else None,
             "overrides": [
                 {
                     "backend": override.backend,
@@ -258,34 +255,32 @@ def view_to_json(view: View) -> str:
                     "is_releasing": override.is_releasing,
                     **_request_json(override),
                 }
-                for override in view.overrides
+                for override in saved.holds
             ],
-            "state_file": {
-                "lost": attrs.asdict(view.lost) if view.lost else None,
-                "other_version": view.other_version,
-            },
-            "stopped": view.stopped.value if view.stopped else None,
-            "old_workers": _old_json(view.old_workers),
-            "queues": [attrs.asdict(one) for one in view.queues] if view.queues is not None else None,
-            "defects": [attrs.asdict(one) for one in view.defects],
-            "agent": _agent_json(report) if report else None,
+            "state_file": {"lost": _json(saved.lost), "other_version": saved.unread_version},
+            "stopped": stopped.value if stopped else None,
+            "old_workers": _json(view.old_workers),
+            "queues": [_json(one) for one in view.queues] if view.queues is not None else None,
+            "defects": [_json(one) for one in view.defects],
+            # Freeze, overrides and guard state are in the fields above, whether an agent runs or not.
+            "agent": _json(
+                view.report,
+                *("freeze", "overrides", "lost", "unread_version", "cautions", "old_workers", "defects"),
+            ),
         },
         indent=2,
     )
 
 
-def _agent_json(report: Report) -> Mapping[str, object]:
-    # Freeze, overrides and guard state are in the fields above, whether an agent runs or not.
-    left_out = {"freeze", "overrides", "lost", "unread_version", "cautions", "old_workers", "defects"}
-    return attrs.asdict(report, filter=lambda field, _value: field.name not in left_out)
-
-
-def _old_json(old: OldWorkers) -> Mapping[str, object]:
-    tree = attrs.asdict(old)
-    for worker, worker_tree in zip(old.workers, tree["workers"], strict=True):
-        for gone, gone_tree in zip(worker.gone, worker_tree["gone"], strict=True):
-            gone_tree["address"] = str(gone.address)
-    return tree
+def _json(value: attrs.AttrsInstance | None, *left_out: str) -> Mapping[str, object] | None:
+    """Return the fields of `value` but those `left_out`; an address is a text."""
+    if value is None:
+        return None
+    return attrs.asdict(
+        value,
+        filter=lambda field, _: field.name not in left_out,
+        value_serializer=lambda _, _field, one: str(one) if isinstance(one, Address) else one,
+    )
 
 
 def _request_json(asked: Freeze | Override) -> Mapping[str, object]:
@@ -293,22 +288,23 @@ def _request_json(asked: Freeze | Override) -> Mapping[str, object]:
 
 
 def _backend_json(backend: BackendView) -> Mapping[str, object]:
+    scaling, doubt = backend.have.scaling, backend.want.doubt
     return {
         "service": backend.service,
-        "exists": backend.exists,
+        "exists": backend.have.exists,
         "known": backend.is_known,
-        "doubt": backend.doubt,
+        "doubt": doubt.value if doubt else None,
         "capacity": backend.capacity,
         "floor": backend.floor,
-        "refilling": backend.is_refilling,
+        "refilling": backend.caution.is_refilling,
         "unread": backend.unread,
         "slots": {
             "used": backend.slots_used,
-            "free": backend.slots_free,
-            "emptying": backend.slots_emptying,
+            "free": backend.slots("free"),
+            "emptying": backend.slots("emptying"),
         },
         "dynamic": backend.dynamic,
-        "scaling": {"dynamic": backend.scaling.can_add, "why_not": backend.scaling.why or None},
+        "scaling": {"dynamic": scaling.can_add, "why_not": scaling.why or None},
         "stale_overrides": [
             {
                 "server": one.name,
@@ -321,7 +317,8 @@ def _backend_json(backend: BackendView) -> Mapping[str, object]:
         "servers": [_row_json(row) for row in backend.rows],
         "without_slot": [_desired_json(one) for one in backend.without_slot],
         "quarantined": [
-            {"node": one.node, "service_id": one.instance_id, "reason": one.reason} for one in backend.quarantined
+            {"node": one.node, "service_id": one.instance_id, "reason": one.reason}
+            for one in backend.want.quarantined
         ],
     }
 

@@ -21,9 +21,8 @@ from hapsync.config.schema import AgentConfig, BackendConfig, Config, Template
 from hapsync.consul.health import parse_reading
 from hapsync.haproxy.commands import Refusal, address_commands, state_commands
 from hapsync.haproxy.render import labels_of, render
-from hapsync.inspect.status import View, make_view, view_to_json
+from hapsync.inspect.status import View, view_to_json
 from hapsync.model.catalog import Catalog, Reading
-from hapsync.model.overrides import SavedState
 from hapsync.model.server import Address, AdminState, Backend, HAProxyProcess, Observed, Server
 from hapsync.plan.assessment import Assessment, Rules, assess
 from hapsync.plan.desired import Desired, desired
@@ -163,13 +162,12 @@ class WholePath:
 
     def _status(self, wanted: Desired, file_text: str) -> None:
         observed = Observed({"web": attrs.evolve(self._observed.backends["web"], foreign=(CANARY,))})
-        self._view = view = make_view(
+        self._view = view = View(
             config=CONFIG,
             seen=assess(PROCESS, observed, wanted, Rules()),
             desired=wanted,
             has_catalog=True,
             rules=Rules(),
-            saved=SavedState(),
             catalog_from="agent",
             catalog_age_seconds=1.0,
             health={},
