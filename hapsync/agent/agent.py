@@ -4,7 +4,7 @@ One thread owns all state of the agent, and it alone speaks to the live HAProxy'
 queue. Three kinds of threads run beside it, and none of them writes into the agent's state:
 
 - the watches of Consul and the request for a permit: each owns its data, and puts a name on the queue;
-- the thread of the agent's own socket: it puts an operator's request on the queue, and waits for the answer;
+- the threads of the agent's own socket: each puts an operator's request on the queue, and waits for the answer;
 - work that takes longer than a change may wait (`Executor`): the check of a candidate, the file, questions about old
   workers. Each is a function of values. Its result is a future, and the agent's thread finds it done when the queue
   wakes it.

@@ -48,7 +48,7 @@ def ask_agent(
             wait.pid = peer_of(connection)[0]
             with contextlib.suppress(BrokenPipeError):  # the agent may have sent the reason before it closed
                 connection.sendall(request_to_json(request).encode("ascii") + b"\n")
-            line = _read_line(connection, wait)
+            line = read_line(connection, MAX_REPLY_BYTES, wait.step_seconds)
         except TimeoutError:
             why = f"no answer within {timeout_seconds:g} s; {WITHDRAWN}"
             raise AgentError(f"{_agent(path, wait.pid)}: {why}") from None
@@ -105,10 +105,7 @@ class _Wait:
 
     def step_seconds(self) -> float:
         """Return the longest time of the next wait, in seconds; raises TimeoutError when all time is over."""
-        now = time.monotonic()
-        left = self.deadline - now
-        if left <= 0:
-            raise TimeoutError
+        now, left = time.monotonic(), seconds_until(self.deadline)
         if self._tell_at is not None and now >= self._tell_at:
             self._tell_at = None
             self._on_silence(_silence(self._path, self.pid, left))
@@ -153,10 +150,23 @@ def _connect(connection: socket.socket, path: str, wait: _Wait) -> bool:
             return True
 
 
-def _read_line(connection: socket.socket, wait: _Wait) -> bytes:
+def seconds_until(deadline: float) -> float:
+    """Return the seconds from now until `deadline`, of the monotonic clock; raises TimeoutError when it is over."""
+    left = deadline - time.monotonic()
+    if left <= 0:
+        raise TimeoutError
+    return left
+
+
+def read_line(connection: socket.socket, most_bytes: int, step_seconds: Callable[[], float]) -> bytes:
+    """Return the bytes up to the first line feed, to the end, or to the first ones beyond `most_bytes`.
+
+    `step_seconds` returns the longest time of the next wait, and raises TimeoutError when all time is over. Raises
+    OSError.
+    """
     received = bytearray()
-    while b"\n" not in received and len(received) < MAX_REPLY_BYTES:
-        connection.settimeout(wait.step_seconds())
+    while b"\n" not in received and len(received) <= most_bytes:
+        connection.settimeout(step_seconds())
         try:
             chunk = connection.recv(262144)
         except TimeoutError:

@@ -1,11 +1,10 @@
 """The agent's own socket: a command sends a request, and gets a reply, one line of JSON each.
 
-The socket's mode lets root, the agent's user and its group ask. The kernel names the user. One thread serves all
-clients and does nothing else, so neither a slow nor a hostile client disturbs the agent.
+The socket's mode lets root, the agent's user and its group ask. The kernel names the user. Each client has a thread
+of its own, and few are served at once, so neither a slow nor a hostile client disturbs the agent.
 """
 
 import contextlib
-import enum
 import logging
 import os
 import queue
@@ -20,7 +19,7 @@ from pathlib import Path
 
 import attrs
 
-from hapsync.api.client import must_fit, user_name
+from hapsync.api.client import must_fit, read_line, seconds_until, user_name
 from hapsync.api.messages import MAX_REQUEST_BYTES, BadRequest, Reply, Request, reply_to_json, request_from_json
 from hapsync.system.sockdiag import peer_of
 
@@ -37,21 +36,24 @@ _QUEUE = 128
 """The most connections that wait to be accepted: more than are served, for the others get a refusal in words."""
 _REST_SECONDS = 0.25
 """The pause after a failure of the machine (no descriptor left, say), instead of a busy loop."""
+_GLANCE_SECONDS = 0.2
+"""The pause between two looks at whether a client still waits for the agent's reply."""
 _CHECK_SECONDS = 2.0
-"""The pause between two checks that the socket still has its name: an operator may have cleared the folder."""
+"""The longest pause between checks that the socket still has its name: an operator may have cleared the folder."""
 _TEMPORARY = re.compile(r"\.[0-9]+\.hs")
 
 
+@attrs.frozen(eq=False)
 class Pending:
-    """A request that waits for its reply."""
+    """A request, with its `who`, that waits for its reply.
 
-    def __init__(
-        self, request: Request, answer: Callable[[Reply], None], is_waiting: Callable[[], bool] = lambda: True
-    ) -> None:
-        """Take the request with its `who`, the function for the reply, and a test whether the client waits."""
-        self.request = request
-        self._answer: Callable[[Reply], None] | None = answer
-        self._is_waiting = is_waiting
+    `respond` may be called from any thread, at once. The first reply counts, and a reply for a client that left is
+    dropped.
+    """
+
+    request: Request
+    respond: Callable[[Reply], None]
+    _is_waiting: Callable[[], bool]
 
     @property
     def who(self) -> str:
@@ -67,71 +69,94 @@ class Pending:
         deadline = self.request.deadline
         return (deadline is None or time.monotonic() < deadline) and self._is_waiting()
 
-    def respond(self, reply: Reply) -> None:
-        """Reply, from any thread, at once. The first reply counts, and a reply for a client that left is dropped."""
-        answer, self._answer = self._answer, None
-        if answer is not None:
-            answer(reply)
 
+class _Client(threading.Thread):
+    """One connection, and the thread that serves it: from the client's request to its reply, then the end."""
 
-class _State(enum.Enum):
-    """The state of a connection, as its events of poll(2); a lost client always shows, too."""
-
-    READING = select.POLLIN
-    WAITING = 0
-    WRITING = select.POLLOUT
-
-
-class _Client:
-    """One connection."""
-
-    def __init__(self, connection: socket.socket) -> None:
-        self.socket = connection
-        self.uid = peer_of(connection)[1]
-        self.state = _State.READING
-        self.deadline = time.monotonic() + CLIENT_SECONDS
-        self.received = bytearray()
-        self.unsent = b""
+    def __init__(self, connection: socket.socket, on_request: Callable[[Pending], None]) -> None:
+        super().__init__(name="request", daemon=True)
+        self._socket = connection
+        self._uid = peer_of(connection)[1]
+        self._on_request = on_request
+        self._replies: queue.SimpleQueue[Reply] = queue.SimpleQueue()
+        self._is_answered = False
         self._lock = threading.Lock()
 
-    @property
-    def is_waiting(self) -> bool:
+    def run(self) -> None:
+        try:
+            self.send(self._reply(), CLIENT_SECONDS)
+        except OSError:
+            pass  # the client left
+        except Exception:
+            log.exception("a defect of hapsync, please report it; a command of uid %s is dropped", self._uid)
+        finally:
+            self.close()
+
+    def send(self, reply: Reply, timeout_seconds: float) -> None:
+        """Send `reply`. Raises OSError when the client left, or does not take it in time."""
+        self._is_answered = True
+        self._socket.settimeout(timeout_seconds)
+        self._socket.sendall(reply_to_json(reply).encode("ascii") + b"\n")
+
+    def stop(self) -> None:
+        """End the wait for the request, or for the agent's reply."""
+        self._replies.put(Reply.cannot_tell("the agent is stopping; ask again when it runs"))
+        with contextlib.suppress(OSError):
+            self._socket.shutdown(socket.SHUT_RD)
+
+    def close(self) -> None:
+        with self._lock:
+            self._socket.close()
+
+    def _reply(self) -> Reply:
+        """Return the reply to the client's request. Raises OSError when the client left without one."""
+        deadline = time.monotonic() + CLIENT_SECONDS
+        try:
+            received = read_line(self._socket, MAX_REQUEST_BYTES, lambda: seconds_until(deadline))
+        except TimeoutError:
+            return Reply.wrong(f"no request within {CLIENT_SECONDS:g} s")
+        line, end, _ = received.partition(b"\n")
+        if len(line) > MAX_REQUEST_BYTES:
+            return Reply.wrong(f"a request has at most {MAX_REQUEST_BYTES} bytes")
+        if not end:
+            try:
+                return self._replies.get_nowait()  # the agent stops
+            except queue.Empty:
+                raise ConnectionResetError from None
+        request = request_from_json(line.decode("utf-8", "replace"))
+        if isinstance(request, BadRequest):
+            return Reply.wrong(f"not understood: {request.why}")
+        request = attrs.evolve(request, who=user_name(self._uid, request.who))
+        try:
+            self._on_request(Pending(request, self._replies.put, self._is_waiting))
+        except Exception:
+            log.exception("a defect of hapsync, please report it; not done: %s", request)
+            return Reply.cannot_tell("a defect of hapsync, please report it; the agent's log has more")
+        deadline = time.monotonic() + ANSWER_SECONDS
+        while self._is_waiting() and time.monotonic() < deadline:
+            with contextlib.suppress(queue.Empty):
+                return self._replies.get(timeout=_GLANCE_SECONDS)
+        return Reply.cannot_tell("the agent has not answered; see its log")
+
+    def _is_waiting(self) -> bool:
         """Whether the client waits for the agent's reply, and its end of the connection is open; from any thread.
 
         poll(2) gives POLLHUP for a unix socket once its peer has closed it. A peer that only ended its own side (as
         `nc -N` does) still reads.
         """
         with self._lock:  # otherwise the descriptor could be another file's by now
-            if self.state is not _State.WAITING or self.socket.fileno() < 0:
+            if self._is_answered or self._socket.fileno() < 0:
                 return False
             poll = select.poll()
-            poll.register(self.socket, 0)
+            poll.register(self._socket, 0)
             return not poll.poll(0)
-
-    def close(self) -> None:
-        with self._lock:
-            self.socket.close()
-
-    def wait_for_agent(self) -> None:
-        self.state, self.deadline = _State.WAITING, time.monotonic() + ANSWER_SECONDS
-
-    def write(self, reply: Reply) -> None:
-        """Make the thread send `reply`, then close the connection."""
-        self.unsent = reply_to_json(reply).encode("ascii") + b"\n"
-        self.state, self.deadline = _State.WRITING, time.monotonic() + CLIENT_SECONDS
-
-    def send(self) -> bool:
-        """Send as much as the socket takes; return whether nothing is left. Raises OSError when the client left."""
-        with contextlib.suppress(BlockingIOError):
-            self.unsent = self.unsent[self.socket.send(self.unsent) :]
-        return not self.unsent
 
 
 class Requests:
-    """The socket and its thread; `close` ends both."""
+    """The socket and the thread that listens; `close` ends both."""
 
     def __init__(self, path: str, on_request: Callable[[Pending], None]) -> None:
-        """Listen at `path`; `on_request` gets each request in the socket's own thread and should return at once.
+        """Listen at `path`; `on_request` gets each request in a thread of its client, and should return at once.
 
         A file at `path` is replaced: the caller holds the lock, so the agent it belonged to is dead.
 
@@ -139,16 +164,10 @@ class Requests:
         """
         self._path = path
         self._on_request = on_request
-        self._answers: queue.SimpleQueue[tuple[_Client, Reply]] = queue.SimpleQueue()
         self._clients: list[_Client] = []
-        self._accept_at = 0.0
-        self._check_at = time.monotonic() + _CHECK_SECONDS
         self._is_closing = False
         self._listener = _listen(path)
         self._made = _identity(path)
-        self._woken, self._waker = socket.socketpair()
-        for end in (self._woken, self._waker):
-            end.setblocking(False)
         self._thread = threading.Thread(target=self._run, name="requests", daemon=True)
         self._thread.start()
 
@@ -160,54 +179,24 @@ class Requests:
             with contextlib.suppress(OSError):
                 Path(self._path).unlink()
         self._is_closing = True
-        self._wake()
+        with contextlib.suppress(OSError):
+            self._listener.shutdown(socket.SHUT_RDWR)  # ends a waiting accept(2)
         self._thread.join(CLIENT_SECONDS)
-
-    def _wake(self) -> None:
-        with contextlib.suppress(OSError):  # full: the thread is awake; closed: no client waits any more
-            self._waker.send(b"\0")
 
     def _run(self) -> None:
         while not self._is_closing:
             try:
-                self._serve_once()
+                self._listen_again()
+                self._accept()
             except Exception:
                 log.exception("a defect of hapsync, please report it; commands may have to be given again")
                 time.sleep(_REST_SECONDS)
-        with contextlib.suppress(Exception):
-            self._take_answers()
-        for client in list(self._clients):
-            with contextlib.suppress(Exception):
-                if client.state is not _State.WRITING:
-                    client.write(Reply.cannot_tell("the agent is stopping; ask again when it runs"))
-                client.send()
-            self._drop(client)
-        for end in (self._listener, self._woken, self._waker):
-            end.close()
-
-    def _serve_once(self) -> None:
-        """Wait for an event, and do the work due."""
-        now = time.monotonic()
-        poll = select.poll()
-        poll.register(self._woken, select.POLLIN)
-        if now >= self._accept_at:
-            poll.register(self._listener, select.POLLIN)
+        self._listener.close()
         for client in self._clients:
-            poll.register(client.socket, client.state.value)
-        due = [self._check_at, *(client.deadline for client in self._clients)]
-        due += [self._accept_at] if now < self._accept_at else []
-        happened = dict(poll.poll(max(0.0, min(due) - now) * 1000 + 1))
-        if self._woken.fileno() in happened:
-            self._woken.recv(4096)
-        for client in list(self._clients):
-            event = happened.get(client.socket.fileno(), 0)
-            self._serve_safely(client, event)
-        self._take_answers()
-        if self._listener.fileno() in happened:
-            self._accept()
-        if time.monotonic() >= self._check_at:
-            self._check_at = time.monotonic() + _CHECK_SECONDS
-            self._listen_again()
+            client.stop()
+        deadline = time.monotonic() + _REST_SECONDS
+        for client in self._clients:
+            client.join(max(0.0, deadline - time.monotonic()))
 
     def _listen_again(self) -> None:
         """Make the socket again where no file has its name any more."""
@@ -221,98 +210,26 @@ class Requests:
         self._listener, self._made = listener, _identity(self._path)
         log.warning("socket %s was removed; made again", self._path)
 
-    def _take_answers(self) -> None:
-        with contextlib.suppress(queue.Empty):
-            while True:
-                client, reply = self._answers.get_nowait()
-                if client in self._clients and client.state is _State.WAITING:
-                    client.write(reply)
-
     def _accept(self) -> None:
-        for _ in range(_QUEUE):
-            try:
-                connection = self._listener.accept()[0]
-            except (BlockingIOError, ConnectionError, InterruptedError):
+        """Wait for the next client, `_CHECK_SECONDS` at most, and begin to serve it."""
+        client = None
+        try:
+            client = _Client(self._listener.accept()[0], self._on_request)
+            self._clients = [one for one in self._clients if one.is_alive()]
+            if len(self._clients) < MAX_CLIENTS:
+                client.start()
+                self._clients.append(client)
                 return
-            except OSError as error:
+            busy = f"the agent serves {MAX_CLIENTS} commands already; try again in a moment"
+            client.send(Reply.cannot_tell(busy), 0.0)
+        except (TimeoutError, ConnectionError, BlockingIOError):
+            pass
+        except (OSError, RuntimeError) as error:  # no descriptor or no thread is left
+            if not self._is_closing:
                 log.warning("a command was not heard: %s", error)
-                self._accept_at = time.monotonic() + _REST_SECONDS
-                return
-            self._greet(connection)
-
-    def _greet(self, connection: socket.socket) -> None:
-        connection.setblocking(False)
-        client = _Client(connection)
-        if len(self._clients) < MAX_CLIENTS:
-            self._clients.append(client)
-            return
-        client.write(Reply.cannot_tell(f"the agent serves {MAX_CLIENTS} commands already; try again in a moment"))
-        with contextlib.suppress(OSError):
-            client.send()
-        connection.close()
-
-    def _serve_safely(self, client: _Client, event: int) -> None:
-        try:
-            self._serve(client, event)
-        except OSError:
-            self._drop(client)  # the client left
-        except Exception:
-            log.exception("a defect of hapsync, please report it; a command of uid %s is dropped", client.uid)
-            self._drop(client)
-
-    def _serve(self, client: _Client, event: int) -> None:
-        if time.monotonic() >= client.deadline:  # checked first: a client may send a byte now and then for ever
-            match client.state:
-                case _State.READING:
-                    client.write(Reply.wrong(f"no request within {CLIENT_SECONDS:g} s"))
-                case _State.WAITING:
-                    client.write(Reply.cannot_tell("the agent has not answered; see its log"))
-                case _State.WRITING:
-                    self._drop(client)
-        elif event:
-            match client.state:
-                case _State.READING:
-                    self._read(client)
-                case _State.WAITING:
-                    self._drop(client)  # the client left
-                case _State.WRITING:
-                    if client.send():
-                        self._drop(client)
-
-    def _read(self, client: _Client) -> None:
-        chunk = client.socket.recv(MAX_REQUEST_BYTES)
-        if not chunk:
-            self._drop(client)
-            return
-        client.received += chunk
-        line, end, _ = client.received.partition(b"\n")
-        if len(line) > MAX_REQUEST_BYTES:
-            client.write(Reply.wrong(f"a request has at most {MAX_REQUEST_BYTES} bytes"))
-        elif end:
-            self._hand_over(client, line.decode("utf-8", "replace"))
-
-    def _hand_over(self, client: _Client, line: str) -> None:
-        request = request_from_json(line)
-        if isinstance(request, BadRequest):
-            client.write(Reply.wrong(f"not understood: {request.why}"))
-            return
-        request = attrs.evolve(request, who=user_name(client.uid, request.who))
-        client.wait_for_agent()
-
-        def answer(reply: Reply) -> None:
-            self._answers.put((client, reply))
-            self._wake()
-
-        try:
-            self._on_request(Pending(request, answer, lambda: client.is_waiting))
-        except Exception:
-            log.exception("a defect of hapsync, please report it; not done: %s", request)
-            client.write(Reply.cannot_tell("a defect of hapsync, please report it; the agent's log has more"))
-
-    def _drop(self, client: _Client) -> None:
-        with contextlib.suppress(ValueError):
-            self._clients.remove(client)
-        client.close()
+                time.sleep(_REST_SECONDS)
+        if client is not None:
+            client.close()
 
 
 def _listen(path: str) -> socket.socket:
@@ -329,7 +246,7 @@ def _listen(path: str) -> socket.socket:
         try:
             temporary.chmod(_MODE)
             listener.listen(_QUEUE)
-            listener.setblocking(False)
+            listener.settimeout(_CHECK_SECONDS)
             temporary.replace(path)
         except BaseException:
             temporary.unlink(missing_ok=True)

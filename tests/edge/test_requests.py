@@ -434,7 +434,7 @@ def test_a_client_that_takes_no_answer_is_let_go(agent: Agent) -> None:
     agent.answer = lambda _: Reply.done("x" * 4_000_000)
     with agent.connect() as client:
         client.sendall(b'{"ask": "thaw"}\n')
-        wait_until(lambda: not agent.requests._clients, 10, "the client to be dropped")
+        wait_until(lambda: not any(one.is_alive() for one in agent.requests._clients), 10, "the client to be dropped")
     assert works(agent)
 
 
@@ -452,7 +452,7 @@ def test_an_answer_to_a_client_that_left_is_dropped(agent: Agent) -> None:
     with agent.connect() as client:
         client.sendall(b'{"ask": "thaw"}\n')
         pending = agent.kept.get(timeout=10)
-    wait_until(lambda: not agent.requests._clients, 10, "the client to be dropped")
+    wait_until(lambda: not any(one.is_alive() for one in agent.requests._clients), 10, "the client to be dropped")
     pending.respond(Reply.done("too late"))
 
     assert works(agent)
@@ -510,7 +510,7 @@ def test_a_defect_of_the_socket_itself_does_not_end_its_thread(
             client.sendall(b'{"ask": "thaw"}\n')
             assert client.recv(1) == b""
     with monkeypatch.context() as patched:
-        patched.setattr(agent.requests, "_take_answers", lambda: broken(""))
+        patched.setattr(agent.requests, "_listen_again", lambda: broken(""))
         wait_until(lambda: ask_and_forget(agent) or caplog.text.count("not thought of") > 1, 10, "the defect")
 
     assert works(agent)
@@ -538,7 +538,6 @@ def test_when_no_descriptor_is_left_the_thread_rests_and_goes_on(
 
     with monkeypatch.context() as patched:
         patched.setattr(agent.requests, "_listener", Full())
-        agent.requests._wake()
         with agent.connect():
             wait_until(lambda: len(calls) >= 3, 10, "three tries")
 
