@@ -18,7 +18,7 @@ from hapsync.api.server import Pending, Requests
 from hapsync.cli import COMMANDS, asking, run
 from hapsync.model.overrides import Freeze, Override, SavedState, state_from_json, state_to_json, with_override
 from hapsync.model.server import Address, AdminState
-from hapsync.system.files import lock
+from hapsync.system.lock import lock
 from tests.demo.fleet import Fleet
 from tests.demo.stage import HAPSYNC, Stage
 from tests.harness.ports import free_port

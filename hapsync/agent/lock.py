@@ -8,7 +8,8 @@ from pathlib import Path
 
 from hapsync.config.schema import Config
 from hapsync.errors import ConfigError, LockHeld
-from hapsync.system.files import HeldLock, lock, lock_owner, make_folder, remove_leftovers, remove_leftovers_in
+from hapsync.system.files import make_folder, remove_leftovers
+from hapsync.system.lock import HeldLock, lock, lock_owner
 from hapsync.text import reason
 
 log = logging.getLogger(__name__)
@@ -93,10 +94,9 @@ def locked(config: Config, where: str, command: str) -> Iterator[Locks]:
             held.append(stack.enter_context(lock(file_lock(config), owner, trusted)))
         except OSError as error:
             log.warning("no lock beside %s: %s; see to it that no other hapsync keeps this HAProxy", file, error)
-        with contextlib.suppress(OSError):  # a loop of links: reading the file reports it
-            remove_leftovers(file)
+        remove_leftovers(*os.path.split(os.path.realpath(file)))
         for folder in (state_dir, config.agent.runtime_dir):
-            remove_leftovers_in(folder)
+            remove_leftovers(folder)
         yield Locks(state_dir, held)
 
 

@@ -1,26 +1,18 @@
-"""Files: reads of texts, atomic writes, and locks.
+"""Files: reads of texts, and atomic writes.
 
 A new file is only for its owner and group, and a replaced file never gets wider permissions.
 """
 
 import contextlib
 import errno
-import fcntl
 import glob
 import os
-import socket
 import stat
 import tempfile
-import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
-from hapsync.errors import LockHeld
-from hapsync.system.lock_name import let_askers_go, name_holder, owners, take_name
-
 FILE_MODE = 0o640
-AGENT = b"hapsync agent"
-"""The beginning of an agent's text in a lock file."""
 FOLDER_MODE = 0o750
 
 
@@ -101,9 +93,7 @@ def write_atomically(path: str, text: str, *, mode: int | None = None, durable: 
     """
     target = _real(path)
     with _beside(target, text, target if mode is None else mode, durable=durable) as candidate:
-        _replace(candidate, target)
-    if durable:
-        _sync_folder(target.parent)
+        _replace(candidate, target, durable=durable)
 
 
 def write_in_folder(folder: str, name: str, text: str, *, durable: bool) -> None:
@@ -132,20 +122,16 @@ def candidate_file(path: str, text: str) -> Iterator[str]:
 
 def move_into_place(candidate: str, path: str) -> None:
     """Let the file `candidate` take the place of `path` in one step; raises OSError."""
-    target = _real(path)
-    _replace(candidate, target)
-    _sync_folder(target.parent)
+    _replace(candidate, _real(path))
 
 
 def keep_copy(path: str, suffix: str) -> str | None:
     """Copy the file at `path` to `path` + `suffix` unless a copy exists; return the copy's name."""
-    copy = Path(path + suffix)
-    source = Path(path)
+    copy, source = Path(path + suffix), Path(path)
     if copy.exists() or not source.exists():
         return None
     with _beside(copy, read_text(path), source, durable=True) as candidate:
         _replace(candidate, copy)
-    _sync_folder(copy.parent)
     return str(copy)
 
 
@@ -158,152 +144,14 @@ def signature(path: str) -> tuple[int, int, int] | None:
     return found.st_ino, found.st_size, found.st_mtime_ns
 
 
-class HeldLock:
-    """A held lock file, and its name in the kernel (`lock_name`)."""
+def remove_leftovers(folder: str, name: str = "") -> None:
+    """Remove a killed hapsync's candidates in `folder`, for the file `name` or for any file.
 
-    def __init__(self, path: str, owner: str, trusted: Iterable[str]) -> None:
-        """Take the lock; arguments and errors are those of `lock`."""
-        self._path = path
-        self._owner = owner
-        self._descriptor = _lock_file(path, owner)
-        self._name: socket.socket | None = None
-        try:
-            self._name = _take_name(path, trusted)
-        except BaseException:
-            os.close(self._descriptor)
-            raise
-
-    def keep(self) -> bool:
-        """Create the file again if it was removed; return whether it was.
-
-        Raises LockHeld when another process created it meanwhile, OSError when it cannot be created.
-        """
-        if self._name is not None:
-            let_askers_go(self._name)
-        mine = os.fstat(self._descriptor)
-        try:
-            there = os.lstat(self._path)
-        except FileNotFoundError:
-            pass
-        else:
-            if (there.st_dev, there.st_ino) == (mine.st_dev, mine.st_ino):
-                return False
-        old, self._descriptor = self._descriptor, _lock_file(self._path, self._owner)
-        os.close(old)
-        return True
-
-    def close(self) -> None:
-        os.close(self._descriptor)
-        if self._name is not None:
-            self._name.close()
-
-
-@contextlib.contextmanager
-def lock(path: str, owner: str, trusted: Iterable[str] = ()) -> Iterator[HeldLock]:
-    """Hold the lock file at `path` while the block runs; `owner` tells others who holds it.
-
-    The lock survives a removal of the file, because its path has a name in the kernel. Any user may take such a name,
-    so it counts only with a trusted holder: root, this user, or an owner of the file, its folder or the `trusted`
-    paths.
-
-    Raises LockHeld when another process holds the lock, and OSError when the file cannot be created.
+    Only the holder of the lock may call this.
     """
-    held = HeldLock(path, owner, trusted)
-    try:
-        yield held
-    finally:
-        held.close()
-
-
-def _lock_file(path: str, owner: str) -> int:
-    descriptor = open_regular(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW)
-    try:
-        try:
-            _take_lock(descriptor)
-        except BlockingIOError:
-            holder = os.read(descriptor, 200).decode("utf-8", "replace").strip() or "another hapsync"
-            raise LockHeld(f"{holder} holds {path}; it keeps HAProxy in sync already") from None
-        with contextlib.suppress(OSError):  # with a full disk, the lock holds without the text
-            os.pwrite(descriptor, owner.encode(), 0)
-            os.ftruncate(descriptor, len(owner.encode()))
-    except BaseException:
-        os.close(descriptor)
-        raise
-    return descriptor
-
-
-def _take_name(path: str, trusted: Iterable[str]) -> socket.socket | None:
-    try:
-        name = take_name(path)
-    except OSError:
-        return None  # the file alone is the lock
-    if name is None and (holder := _holder(path, trusted)) is not None:
-        raise LockHeld(f"{holder} holds {path}, whose file was removed; it keeps HAProxy in sync already")
-    return name
-
-
-def _holder(path: str, trusted: Iterable[str]) -> str | None:
-    """Return the holder of a lock file's name, as `lock_owner` does; None without a trusted holder."""
-    holder = name_holder(path)
-    if holder is None or (holder.uid is not None and holder.uid not in owners((path, *trusted))):
-        return None
-    return "hapsync" if holder.pid is None else f"hapsync, pid {holder.pid},"
-
-
-def lock_owner(path: str, trusted: Iterable[str] = ()) -> str | None:
-    """Return the text that the holder of the lock at `path` wrote about itself; None without a holder.
-
-    For a removed file the text is `hapsync, pid N,`. `trusted` as in `lock`.
-
-    Raises PermissionError where this user may not read the file.
-    """
-    return _file_owner(path) or _holder(path, trusted)
-
-
-def _file_owner(path: str) -> str | None:
-    try:
-        descriptor = open_regular(path)
-    except PermissionError:
-        raise
-    except OSError:
-        return None
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return os.read(descriptor, 200).decode("utf-8", "replace")
-    finally:
-        os.close(descriptor)
-    return None
-
-
-def remove_leftovers(path: str) -> None:
-    """Remove a killed hapsync's candidates for `path`; only the holder of the lock may call this."""
-    target = _real(path)
-    for candidate in target.parent.glob(f".{glob.escape(target.name)}.*.hapsync"):
+    for candidate in Path(folder).glob(f".{glob.escape(name) or '*'}.*.hapsync"):
         with contextlib.suppress(OSError):
             candidate.unlink()
-
-
-def remove_leftovers_in(folder: str) -> None:
-    """Remove candidates for any file in one of hapsync's own folders; only the holder of the lock may call this."""
-    for candidate in Path(folder).glob(".*.hapsync"):
-        with contextlib.suppress(OSError):
-            candidate.unlink()
-
-
-def _take_lock(descriptor: int) -> None:
-    """Take the lock on the open file; raises BlockingIOError when another process keeps it.
-
-    A command that reads the owner holds the lock for a moment, and a change of hapsync's files not much longer. An
-    agent keeps the lock, so there is no wait for one.
-    """
-    for pause_seconds, is_long in ((0.02, False), (0.05, False), (0.1, False), *((0.2, True),) * 10):
-        with contextlib.suppress(BlockingIOError):
-            return fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        if is_long and os.pread(descriptor, len(AGENT), 0) == AGENT:
-            break
-        time.sleep(pause_seconds)
-    return fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 @contextlib.contextmanager
@@ -340,9 +188,15 @@ def _named(target: Path) -> Iterator[None]:
         raise OSError(error.errno, error.strerror, str(target)) from error
 
 
-def _replace(candidate: str, target: Path) -> None:
+def _replace(candidate: str, target: Path, *, durable: bool = True) -> None:
     with _named(target):
         Path(candidate).replace(target)
+    if durable:
+        folder = os.open(target.parent, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
 
 
 def _real(path: str) -> Path:
@@ -371,11 +225,3 @@ def _take_after(like: Path, descriptor: int) -> None:
         with contextlib.suppress(PermissionError):
             os.fchown(descriptor, old.st_uid, -1)
     os.fchmod(descriptor, mode)
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

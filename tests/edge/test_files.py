@@ -11,17 +11,15 @@ import pytest
 
 from hapsync.errors import LockHeld
 from hapsync.system.files import (
-    HeldLock,
     candidate_file,
     keep_copy,
-    lock,
-    lock_owner,
     make_folder,
     move_into_place,
     read_text,
     read_text_or_none,
     write_atomically,
 )
+from hapsync.system.lock import HeldLock, lock, lock_owner
 
 NOBODY = 65534
 """A user and a group that have no rights, by their numbers."""
@@ -321,7 +319,7 @@ def test_who_may_not_look_is_told_so_and_not_that_nobody_holds_the_lock(work: Pa
     work.chmod(0o755)
     state = work / "state"
     make_folder(str(state))
-    look = "import sys\nfrom hapsync.system.files import lock_owner\nlock_owner(sys.argv[1])"
+    look = "import sys\nfrom hapsync.system.lock import lock_owner\nlock_owner(sys.argv[1])"
     as_nobody = ("setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups", "--inh-caps=-all")
     with lock(str(state / "lock"), "me"):
         done = subprocess.run(

@@ -17,8 +17,9 @@ import pytest
 from hapsync.config.schema import ConsulConfig
 from hapsync.consul.endpoint import endpoint, read_token
 from hapsync.errors import CatalogError, LockHeld
-from hapsync.system import lock_name
-from hapsync.system.files import ensure_regular, lock, lock_owner, open_regular, read_text, write_atomically
+from hapsync.system import lock as lock_module
+from hapsync.system.files import ensure_regular, open_regular, read_text, write_atomically
+from hapsync.system.lock import lock, lock_owner
 from tests.demo.stage import HAPSYNC
 from tests.harness.ports import free_port
 
@@ -162,7 +163,7 @@ def test_many_may_ask_who_holds_a_lock(work: Path) -> None:
     path = str(work / "lock")
     with lock(path, OWNER) as deferred:
         Path(path).unlink()
-        asked = {lock_owner(path) for _ in range(2 * lock_name._QUEUE)}
+        asked = {lock_owner(path) for _ in range(2 * lock_module._QUEUE)}
         assert asked == {f"hapsync, pid {os.getpid()},", "hapsync"}
         deferred.keep()
         Path(path).unlink()
@@ -177,15 +178,15 @@ def test_whoever_asks_who_holds_a_lock_again_and_again_keeps_nobody_busy() -> No
 
         def accept(self) -> tuple["Endless", None]:
             self.asked += 1
-            assert self.asked < 10 * lock_name._QUEUE
+            assert self.asked < 10 * lock_module._QUEUE
             return self, None
 
         def close(self) -> None:
             pass
 
     asking = Endless()
-    lock_name.let_askers_go(cast("socket.socket", asking))
-    assert asking.asked >= lock_name._QUEUE
+    lock_module._let_askers_go(cast("socket.socket", asking))
+    assert asking.asked >= lock_module._QUEUE
 
 
 def test_a_stranger_who_takes_the_name_of_a_lock_keeps_nobody_out(work: Path) -> None:
@@ -195,7 +196,7 @@ def test_a_stranger_who_takes_the_name_of_a_lock_keeps_nobody_out(work: Path) ->
         "import os, socket, sys; os.setuid(65534); one = socket.socket(socket.AF_UNIX); "
         "one.bind(bytes.fromhex(sys.argv[1])); one.listen(5); print('taken', flush=True); sys.stdin.read()"
     )
-    command = [sys.executable, "-S", "-c", script, lock_name._name(path).hex()]
+    command = [sys.executable, "-S", "-c", script, lock_module._name(path).hex()]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as stranger:
         assert stranger.stdout is not None
         assert stranger.stdout.readline() == "taken\n"

@@ -11,7 +11,7 @@ from hapsync.config.schema import AgentConfig, Config, HAProxyConfig
 from hapsync.inspect.collect import read_report
 from hapsync.model.catalog import Instance, Reading
 from hapsync.model.server import Address, CheckStatus
-from hapsync.system.files import lock
+from hapsync.system.lock import lock
 
 
 @pytest.fixture
