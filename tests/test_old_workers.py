@@ -10,7 +10,6 @@ from hapsync.errors import RuntimeAPIError
 from hapsync.haproxy.old_workers import (
     LONG_SECONDS,
     MANY,
-    Gone,
     Graces,
     Listed,
     OldWorker,
@@ -45,7 +44,7 @@ SESSIONS = """\
 """
 
 
-def on(address: Address | None, used: int = 1, server: str = "srv1") -> OnServer:
+def on(address: Address, used: int = 1, server: str = "srv1") -> OnServer:
     return OnServer("web", server, address, used)
 
 
@@ -97,7 +96,6 @@ def test_connections_are_read_by_the_names_of_the_columns() -> None:
     assert parse_connections(CONNECTIONS) == (
         on(LEFT, 2),
         on(Address("::1", 8080), 0, "srv2"),
-        on(None, 1, "srv3"),
     )
 
 
@@ -133,7 +131,6 @@ def test_a_server_that_neither_consul_nor_haproxy_names_any_more_is_gone() -> No
         (on(LEFT), catalog(HERE), live(Server("srv3", LEFT, AdminState.MAINT, 5))),
         (on(LEFT), catalog(HERE), live(FREE, foreign=(Server("own", LEFT, AdminState.READY, 1),))),
         (on(LEFT, server="own"), catalog(HERE), live(FREE)),
-        (on(None), catalog(HERE), live(FREE)),
         (on(LEFT), catalog(HERE, doubt=Doubt.AWAY), live(FREE)),
         (on(LEFT), Desired({}), live(FREE)),
         (on(LEFT), catalog(HERE), {}),
@@ -142,7 +139,7 @@ def test_a_server_that_neither_consul_nor_haproxy_names_any_more_is_gone() -> No
     ],
     ids=[
         *("nothing on it", "critical", "ready", "drained", "in maint by hand", "foreign now", "foreign then"),
-        *("no address", "doubt", "not read", "live not read", "no backend", "held"),
+        *("doubt", "not read", "live not read", "no backend", "held"),
     ],
 )
 def test_a_server_is_not_gone_while(servers: OnServer, wanted: Desired, have: Mapping[str, Backend]) -> None:
@@ -150,7 +147,7 @@ def test_a_server_is_not_gone_while(servers: OnServer, wanted: Desired, have: Ma
 
 
 def old(*addresses: Address, sessions: int | None = 1) -> OldWorker:
-    return OldWorker(7, 60, 600, sessions, tuple(Gone("web", "srv1", one, 1) for one in addresses))
+    return OldWorker(7, 60, 600, sessions, tuple(OnServer("web", "srv1", one, 1) for one in addresses))
 
 
 def test_the_grace_begins_anew_where_a_server_was_back_meanwhile() -> None:

@@ -18,13 +18,14 @@ from hapsync.agent.live_backends import WholeBackends, can_have
 from hapsync.agent.liveness import Liveness, Unread
 from hapsync.agent.old_workers import OldWorkersWatch
 from hapsync.agent.reachable import tried, where_haproxy_is
-from hapsync.agent.reconcile import Outcome, Reconciler, check_alive
+from hapsync.agent.reconcile import Outcome, Reconciler
 from hapsync.agent.report import Reporter
 from hapsync.agent.rollout import NotMade, Quarantine, Reloads, is_half_done
 from hapsync.agent.schedule import DUE, FileDue, Finding, Follower, Soon
 from hapsync.agent.settings import Settings
 from hapsync.errors import HapsyncError, RuntimeAPIError
 from hapsync.haproxy.cfg_diff import Difference
+from hapsync.haproxy.socket import check_alive
 from hapsync.model.overrides import SavedState
 from hapsync.model.server import HAProxyProcess
 from hapsync.plan.assessment import untold

@@ -372,9 +372,3 @@ def _read_what_decides(
         observed = attrs.evolve(observed, unread={**observed.unread, **stat.unread}) if stat.unread else observed
         found = diff(wanted, observed)
     return observed, found
-
-
-def check_alive(socket: str, timeout_seconds: float) -> HAProxyProcess:
-    """Ask HAProxy the cheapest question that reveals a restart or a reload; raises RuntimeAPIError."""
-    with open_session(socket, timeout_seconds) as session:
-        return session.read_process()

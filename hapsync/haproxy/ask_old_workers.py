@@ -13,9 +13,9 @@ from hapsync.errors import HapsyncError, RuntimeAPIError
 from hapsync.haproxy.master import ask_worker, read_processes
 from hapsync.haproxy.old_workers import (
     CUTS,
-    Gone,
     OldWorker,
     OldWorkers,
+    OnServer,
     gone_among,
     old_among,
     parse_connections,
@@ -58,21 +58,15 @@ def _looked_at(master: str, worker: OldWorker, wanted: Desired, live: Mapping[st
     try:
         sessions = parse_session_count(ask_worker(master, worker.pid, "show info", TIMEOUT_SECONDS))
         servers = parse_connections(ask_worker(master, worker.pid, "show servers conn", TIMEOUT_SECONDS))
-    except RuntimeAPIError as error:
-        return attrs.evolve(worker, error=str(error))
-    gone = gone_among(servers, wanted, live)
-    worker = attrs.evolve(worker, sessions=sessions, gone=gone)
-    if not gone:
-        return worker
-    try:
-        counts = count_connections(worker.pid, {one.address for one in gone})
+        worker = attrs.evolve(worker, sessions=sessions, gone=gone_among(servers, wanted, live))
+        counts = count_connections(worker.pid, {one.address for one in worker.gone}) if worker.gone else {}
     except HapsyncError as error:
         return attrs.evolve(worker, error=str(error))
-    return attrs.evolve(worker, gone=tuple(attrs.evolve(one, connections=counts[one.address]) for one in gone))
+    return attrs.evolve(worker, gone=tuple(attrs.evolve(one, connections=counts[one.address]) for one in worker.gone))
 
 
 def end_sessions(
-    master: str, worker: OldWorker, gone: Gone, may_go_on: Callable[[], bool], at_most: int = CUTS
+    master: str, worker: OldWorker, gone: OnServer, may_go_on: Callable[[], bool], at_most: int = CUTS
 ) -> int:
     """End sessions of `worker` on the server `gone`, `at_most` of them; return how many.
 

@@ -1,10 +1,4 @@
-"""HAProxy's answers to the probe in, each backend's scaling out, with the reason why it is not better.
-
-The probe adds a server under an existing name: HAProxy first checks the level of the socket, the load balancing
-algorithm and the mode, and only then answers that the server exists (2.6 to 3.4, `add server`). The probe therefore
-changes nothing. Before 3.4 it puts an alert into HAProxy's log, so hapsync then probes only backends whose lines in
-the file are not conclusive.
-"""
+"""HAProxy's version and the lines of a backend in, the backend's scaling out, and the reason why it is not better."""
 
 import re
 from collections.abc import Iterable
@@ -43,12 +37,15 @@ a server without traffic up to 2.8."""
 QUIET_PROBE = (3, 4)
 """The first version without an `[ALERT]` in HAProxy's log for each refusal of `add server`, a taken name included
 (measured: one a probe on 2.6.12 to 3.2.26, none on 3.4.7)."""
-_EXISTS = "Already exists a server with the same name in backend"
 
 
-def probe_command(backend: Backend) -> Command | None:
-    """Return the probe of `backend` for dynamic servers; None where it has no server of hapsync's to name."""
-    return Command(f"add server {backend.name}/{backend.slots[0].name} 127.0.0.1:1") if backend.slots else None
+def probe_command(backend: Backend) -> Command:
+    """Return the probe of `backend`, which has slots, for dynamic servers: a server is added under an existing name.
+
+    HAProxy first checks the level of the socket, the load balancing algorithm and the mode, and only then answers
+    that the server exists (2.6 to 3.4, `add server`). The probe therefore changes nothing.
+    """
+    return Command(f"add server {backend.name}/{backend.slots[0].name} 127.0.0.1:1")
 
 
 def version_of(text: str) -> tuple[int, int]:
@@ -57,35 +54,24 @@ def version_of(text: str) -> tuple[int, int]:
     return (int(numbers[1]), int(numbers[2])) if numbers else (0, 0)
 
 
-def taken_by(
-    version: tuple[int, int], config: BackendConfig, given: Iterable[str], tables: Iterable[str], danger: str
-) -> Scaling:
-    """Return the scaling of a backend that takes servers by its balance and mode; see `scaling_of`."""
-    return scaling_of(version, config, _EXISTS, given, tables, danger)
-
-
 def scaling_of(
     version: tuple[int, int],
     config: BackendConfig,
-    reply: str | None,
     default_servers: Iterable[str] = (),
     tables: Iterable[str] = (),
     danger: str = "",
 ) -> Scaling:
-    """Return the scaling of a backend whose HAProxy, of this `version`, gave `reply` to the probe; None: not probed.
+    """Return the scaling of a backend in a HAProxy of this `version`, if its balance and mode take servers.
 
     `default_servers` are the words of the `default-server` lines in force there, and `tables` the stick tables that
     lead to its servers. `danger` is the reason why an added server might kill HAProxy, or empty.
     """
-    why = "" if reply is None else _why_not(version, config, reply, tuple(default_servers), danger)
-    can_add = reply is not None and not why
-    implied = spelled_out(version, config.server_options) if can_add else ()
-    return Scaling(can_add, version >= HAS_WAIT, why, tuple(tables), implied)
+    why = _why_not(version, config, tuple(default_servers), danger)
+    implied = () if why else spelled_out(version, config.server_options)
+    return Scaling(not why, version >= HAS_WAIT, why, tuple(tables), implied)
 
 
-def _why_not(
-    version: tuple[int, int], config: BackendConfig, reply: str, default_servers: tuple[str, ...], danger: str
-) -> str:
+def _why_not(version: tuple[int, int], config: BackendConfig, default_servers: tuple[str, ...], danger: str) -> str:
     words = config.server_options.split()
     if config.scaling == "slots":
         return 'scaling = "slots"'
@@ -105,8 +91,6 @@ def _why_not(
         return danger
     if "check-alpn" in words and DIES_OF_ALPN[0] <= version < DIES_OF_ALPN[1]:
         return "server_options has check-alpn, and this HAProxy may die when such a server is deleted"
-    if _EXISTS not in reply:
-        return f"HAProxy says: {shown(reply.strip())}"
     if never := sorted(_NEVER & set(words)):
         return f"server_options has {', '.join(never)}, which `add server` does not take"
     if not re.fullmatch(f"[{OPTION_SIGNS}]*", config.server_options):
@@ -142,8 +126,3 @@ def spelled_out(version: tuple[int, int], options: str) -> tuple[str, ...]:
 _KEEPS = ("pool-max-conn -1", "pool-purge-delay 5s")
 """The defaults of a server line in a file (manual, section 5.2)."""
 _PROXY = frozenset({"send-proxy", "send-proxy-v2", "send-proxy-v2-ssl", "send-proxy-v2-ssl-cn"})
-
-
-def refused(reply: str) -> Scaling | None:
-    """Return the scaling of a backend that refused `add server` with `reply`; None for another reply."""
-    return None if _EXISTS in reply else Scaling(why=f"HAProxy refused `add server`: {shown(reply)}")

@@ -270,7 +270,7 @@ def deletion_commands(backend: str, servers: Iterable[str]) -> Sequence[Command]
 
 
 def is_gone(reply: str) -> bool:
-    """Return whether `reply`, to a command that adds a backend or a server, means a taken name."""
+    """Return whether `reply`, to a command about a backend, means that there is no such backend any more."""
     return any(line in ("Backend deleted.", "No such backend.") for line in reply.strip().split("\n"))
 
 

@@ -27,7 +27,6 @@ class Processes:
 
     failed_reloads: int
     listed: tuple[Listed, ...]
-    reloads: int
 
     @property
     def workers(self) -> tuple[int, ...]:
@@ -50,18 +49,17 @@ def parse_processes(text: str, path: str) -> Processes:
     """
     failed = _FAILED.search(text)
     workers = []
-    reloads = None
+    has_master = False
     for line in text.split("\n"):
         words = line.split()
         if len(words) > 2 and words[0].isdigit():  # noqa: PLR2004
-            if words[1] == "master":
-                reloads = int(words[2])
-            elif words[1] == "worker":
+            has_master = has_master or words[1] == "master"
+            if words[1] == "worker":
                 uptime = uptime_seconds(words[3]) if len(words) > 3 else 0  # noqa: PLR2004
                 workers.append(Listed(int(words[0]), int(words[2]), uptime))
-    if reloads is None:
+    if not has_master:
         raise RuntimeAPIError(f"HAProxy's master socket {path}: `show proc` answered {text[:80]!r}")
-    return Processes(int(failed[1]) if failed else 0, tuple(workers), reloads)
+    return Processes(int(failed[1]) if failed else 0, tuple(workers))
 
 
 def ask_worker(path: str, pid: int, command: str, timeout_seconds: float) -> str:

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 import attrs
 
 from hapsync.errors import RuntimeAPIError
-from hapsync.haproxy.show import address_of
+from hapsync.haproxy.show import address_of, places
 from hapsync.model.server import Address, AdminState, Backend, is_ours
 from hapsync.plan.desired import Desired
 from hapsync.text import plural
@@ -37,17 +37,7 @@ class Listed:
 
 @attrs.frozen
 class OnServer:
-    """A worker's load on one server: the address (None where it is no IP literal), and the connections in use."""
-
-    backend: str
-    server: str
-    address: Address | None
-    used: int
-
-
-@attrs.frozen
-class Gone:
-    """A gone server with connections of an old worker.
+    """The connections of a worker to one server.
 
     `used`: connections in use, counted by HAProxy. `connections`: established connections, idle ones included,
     counted by the kernel; None without its answer (`OldWorker.error` has the reason).
@@ -64,14 +54,15 @@ class Gone:
 class OldWorker:
     """One old worker, `age_seconds` after another one replaced it.
 
-    `sessions` is the number of its client connections, None without its answer; `error` names missing facts, and why.
+    `sessions` is the number of its client connections, None without its answer. `gone` are the gone servers with
+    connections of it. `error` names missing facts, and why.
     """
 
     pid: int
     age_seconds: int
     uptime_seconds: int
     sessions: int | None = None
-    gone: tuple[Gone, ...] = ()
+    gone: tuple[OnServer, ...] = ()
     error: str | None = None
 
 
@@ -121,19 +112,20 @@ def old_among(listed: Iterable[Listed], live_pid: int) -> tuple[OldWorker, ...]:
 
 
 def parse_connections(text: str) -> tuple[OnServer, ...]:
-    """Return a worker's load on each of its servers, from the reply to `show servers conn`.
+    """Return a worker's connections to each of its servers with an IP address, from the reply to `show servers conn`.
 
     Raises RuntimeAPIError when the text is not such a reply.
     """
     lines = text.strip("\n").split("\n")
     header = lines[0].removeprefix("# ").split()
+    columns = ("bkname/svname", "addr", "port", "used_cur")
+    names, host, port, used = places("show servers conn", text, header, columns)
+    found = []
     try:
-        names, address, port, used = map(header.index, ("bkname/svname", "addr", "port", "used_cur"))
-        found = []
-        for line in filter(None, lines[1:]):
-            fields = line.split()
+        for fields in map(str.split, filter(None, lines[1:])):
             backend, server = fields[names].split("/")
-            found.append(OnServer(backend, server, address_of(fields[address], fields[port]), int(fields[used])))
+            if (address := address_of(fields[host], fields[port])) is not None:
+                found.append(OnServer(backend, server, address, int(fields[used])))
     except (ValueError, IndexError) as error:
         raise RuntimeAPIError(f"`show servers conn` answered {text[:80]!r}, which is no list: {error}") from error
     return tuple(found)
@@ -165,7 +157,7 @@ def parse_sessions(text: str) -> tuple[tuple[str, str, str], ...]:
     return tuple(sessions)
 
 
-def gone_among(servers: Iterable[OnServer], wanted: Desired, live: Mapping[str, Backend]) -> tuple[Gone, ...]:
+def gone_among(servers: Iterable[OnServer], wanted: Desired, live: Mapping[str, Backend]) -> tuple[OnServer, ...]:
     """Return the gone servers among an old worker's `servers` to which it has connections in use.
 
     A server of hapsync's is gone if its address is not in the catalog any more, and the `live` worker has it in no
@@ -175,7 +167,7 @@ def gone_among(servers: Iterable[OnServer], wanted: Desired, live: Mapping[str, 
     found = []
     for one in servers:
         want, have = wanted.backends.get(one.backend), live.get(one.backend)
-        if not one.used or one.address is None or not is_ours(one.server) or have is None or not have.exists:
+        if not one.used or not is_ours(one.server) or have is None or not have.exists:
             continue
         if want is None or want.doubt is not None:
             continue
@@ -187,7 +179,7 @@ def gone_among(servers: Iterable[OnServer], wanted: Desired, live: Mapping[str, 
         overrides = wanted.overrides.get(one.backend, {})
         if one.address in want.by_address or one.address in points_there or one.address in overrides:
             continue
-        found.append(Gone(one.backend, one.server, one.address, one.used))
+        found.append(one)
     return tuple(found)
 
 
@@ -211,7 +203,7 @@ class Graces:
                 since[key] = self.since.get(key, now)
         return Graces(since)
 
-    def is_over(self, worker: OldWorker, gone: Gone, now: float, grace_seconds: float) -> bool:
+    def is_over(self, worker: OldWorker, gone: OnServer, now: float, grace_seconds: float) -> bool:
         """Return whether the sessions on `gone` may be ended; a grace of 0 means never."""
         since = self.since.get((worker.pid, gone.backend, gone.address))
         return grace_seconds > 0 and since is not None and now - since >= grace_seconds

@@ -6,15 +6,16 @@ from collections.abc import Iterable, Mapping, Sequence
 import attrs
 
 from hapsync.config.schema import Config
-from hapsync.haproxy.capabilities import QUIET_PROBE, probe_command, refused, scaling_of, taken_by, version_of
+from hapsync.haproxy.capabilities import QUIET_PROBE, probe_command, scaling_of, version_of
 from hapsync.haproxy.cfg import Section, default_server_words, parse_sections, stick_tables
-from hapsync.haproxy.commands import Command, Refusal
+from hapsync.haproxy.commands import Refusal, is_there
 from hapsync.haproxy.dangers import fatal_addition, takes_servers
 from hapsync.haproxy.running_cfg import read_in_force
 from hapsync.haproxy.show import with_scaling
 from hapsync.haproxy.socket import RuntimeSession
 from hapsync.model.changes import Create
 from hapsync.model.server import Backend, HAProxyProcess, Observed, Scaling
+from hapsync.text import shown
 
 AGAIN_SECONDS = 5.0
 """The interval at which HAProxy's files are read again while they are not conclusive."""
@@ -67,7 +68,10 @@ class Probe:
         return with_scaling(observed, self._scaling)
 
     def _probe(self, session: RuntimeSession, process: HAProxyProcess, backends: Iterable[Backend]) -> None:
-        """Find out the scaling of `backends`; HAProxy is asked only where the lines of a file are not conclusive.
+        """Find out the scaling of `backends`.
+
+        Before 3.4 the probe puts an alert into HAProxy's log, so only backends are probed whose lines in the file are
+        not conclusive.
 
         Raises RuntimeAPIError.
         """
@@ -76,20 +80,20 @@ class Probe:
         sections = parse_sections(files.text)
         given, tables = default_server_words(sections), stick_tables(sections)
         sure = takes_servers(sections) if version < QUIET_PROBE and not files.unknown else ()
-        asked: list[tuple[str, Command]] = []
+        found: dict[str, Scaling] = {}
+        asked: list[Backend] = []
         for backend in backends:
-            name, config = backend.name, self._config.backends[backend.name]
+            name = backend.name
             danger = self._danger(sections, files.unknown, name)
-            scaling = taken_by(version, config, given.get(name, ()), tables.get(name, ()), danger)
-            command = probe_command(backend)
-            if scaling.can_add and name not in sure and command is not None:
-                asked.append((name, command))
-            else:
-                self._scaling[name] = scaling
-        replies = session.ask([command for _, command in asked])
-        for (name, _), reply in zip(asked, replies, strict=True):
-            config = self._config.backends[name]
-            self._scaling[name] = scaling_of(version, config, reply, given.get(name, ()), tables.get(name, ()))
+            lines = given.get(name, ()), tables.get(name, ())
+            found[name] = scaling_of(version, self._config.backends[name], *lines, danger)
+            asked += [backend] if found[name].can_add and name not in sure else []
+        replies = session.ask([probe_command(backend) for backend in asked])
+        for backend, reply in zip(asked, replies, strict=True):
+            if not is_there(reply):
+                why = f"HAProxy says: {shown(reply.strip())}"
+                found[backend.name] = attrs.evolve(found[backend.name], can_add=False, why=why, implied=())
+        self._scaling |= found
 
     def _danger(self, sections: Sequence[Section], unknown: str, name: str) -> str:
         """Return why a server added to the backend `name` might kill HAProxy; empty without a danger."""
@@ -102,9 +106,8 @@ class Probe:
     def note(self, refusals: Iterable[Refusal]) -> None:
         """Note the backends that refused a server, until another worker answers."""
         for one in refusals:
-            if isinstance(one.change, Create) and one.command.line.startswith("add server "):
-                found = refused(one.reply)
-                if found is not None:
-                    known = self._scaling.get(one.change.backend, found)
-                    self._scaling[one.change.backend] = attrs.evolve(known, can_add=False, why=found.why)
-                    self._why_unknown.discard(one.change.backend)
+            is_addition = isinstance(one.change, Create) and one.command.line.startswith("add server ")
+            if is_addition and not is_there(one.reply):
+                name, why = one.change.backend, f"HAProxy refused `add server`: {shown(one.reply)}"
+                self._scaling[name] = attrs.evolve(self._scaling.get(name, Scaling()), can_add=False, why=why)
+                self._why_unknown.discard(name)

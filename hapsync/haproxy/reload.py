@@ -9,7 +9,7 @@ import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import attrs
@@ -20,7 +20,7 @@ from hapsync.haproxy.cfg import HEADER, is_sealed
 from hapsync.haproxy.commands import drain_commands
 from hapsync.haproxy.compare import shows
 from hapsync.haproxy.master import Processes, read_processes, start_reload
-from hapsync.haproxy.socket import RuntimeSession, open_session
+from hapsync.haproxy.socket import RuntimeSession, check_alive, open_session
 from hapsync.model.server import HAProxyProcess
 from hapsync.plan.target import TargetState
 from hapsync.system.files import candidate_file, keep_copy, move_into_place, read_text_or_none, write_atomically
@@ -63,11 +63,8 @@ def check_text(config: HAProxyConfig, text: str) -> None:
 
     Raises ReloadError (ConfigRefused after a refusal, ReloadUnavailable where the check could not run).
     """
-    try:
-        with candidate_file(config.config, text) as candidate:
-            check_candidate(config, candidate)
-    except (OSError, ValueError) as error:
-        raise _cannot_write(config, error) from error
+    with _candidate(config, text) as candidate:
+        check_candidate(config, candidate)
 
 
 def install(
@@ -80,23 +77,26 @@ def install(
 
     Raises ReloadError (ConfigRefused after a refusal); the old file then stays.
     """
-    try:
-        with candidate_file(config.config, text) as candidate:
-            if not is_checked:
-                check_candidate(config, candidate)
-            if not is_wanted():
-                return False
-            _keep_edits(config, read_text_or_none(config.config))
-            move_into_place(candidate, config.config)
-    except (OSError, ValueError) as error:
-        raise _cannot_write(config, error) from error
+    with _candidate(config, text) as candidate:
+        if not is_checked:
+            check_candidate(config, candidate)
+        if not is_wanted():
+            return False
+        _keep_edits(config, read_text_or_none(config.config))
+        move_into_place(candidate, config.config)
     return True
 
 
-def _cannot_write(config: HAProxyConfig, error: Exception) -> ReloadUnavailable:
-    return ReloadUnavailable(
-        f"{config.config} cannot be written: {error}; hapsync writes a new file beside it, then renames it"
-    )
+@contextlib.contextmanager
+def _candidate(config: HAProxyConfig, text: str) -> Iterator[str]:
+    """Yield the name of a candidate that holds `text`; raises ReloadUnavailable where a file cannot be written."""
+    try:
+        with candidate_file(config.config, text) as candidate:
+            yield candidate
+    except (OSError, ValueError) as error:
+        raise ReloadUnavailable(
+            f"{config.config} cannot be written: {error}; hapsync writes a new file beside it, then renames it"
+        ) from error
 
 
 def _keep_edits(config: HAProxyConfig, old: str | None) -> None:
@@ -128,8 +128,7 @@ def reload_into(
     reloaded into the old file. ReloadUnavailable is raised before any change.
     """
     after = attrs.evolve(config, socket=next_socket or config.socket)
-    with open_session(config.socket, config.timeout_seconds) as session:
-        before = session.read_process()
+    before = check_alive(config.socket, config.timeout_seconds)
     try:
         master = read_processes(config.master, config.timeout_seconds) if config.master else None
     except RuntimeAPIError as error:
@@ -208,17 +207,13 @@ def _raise_if_failed(config: HAProxyConfig, master: Processes | None) -> None:
 def _reload_back(config: HAProxyConfig, after: HAProxyConfig, before: HAProxyProcess) -> str:
     """Reload into the old file if a new worker has the refused one; return the message about it."""
     try:
-        if any(_pid_at(one) == before.pid for one in ((config,) if config == after else (config, after))):
+        sockets = dict.fromkeys((config.socket, after.socket))
+        if any(check_alive(one, config.timeout_seconds).pid == before.pid for one in sockets):
             return ""
         _start(config)
     except (ReloadError, RuntimeAPIError, OSError) as error:
         return f", but HAProxy could not be reloaded into it ({error})"
     return " and HAProxy was reloaded into it"
-
-
-def _pid_at(config: HAProxyConfig) -> int:
-    with open_session(config.socket, config.timeout_seconds) as session:
-        return session.read_process().pid
 
 
 def _put_back(config: HAProxyConfig, old: str | None) -> None:

@@ -272,6 +272,15 @@ def open_session(path: str, timeout_seconds: float) -> Iterator[RuntimeSession]:
         connection.close()
 
 
+def check_alive(path: str, timeout_seconds: float) -> HAProxyProcess:
+    """Return the process behind the socket at `path`: the cheapest question that reveals a restart or a reload.
+
+    Raises RuntimeAPIError.
+    """
+    with open_session(path, timeout_seconds) as session:
+        return session.read_process()
+
+
 def _words(error: OSError) -> str:
     match error:
         case FileNotFoundError():
