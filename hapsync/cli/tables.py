@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from hapsync.agent.report_file import Report
-from hapsync.haproxy.old_workers import Gone, OldWorkers
+from hapsync.haproxy.old_workers import OldWorkers, OnServer
 from hapsync.inspect.status import BackendView, ServerRow, View
 from hapsync.model.catalog import Quarantined
 from hapsync.model.changes import Deferred, Reason, takes_out
@@ -298,7 +298,7 @@ def _old_workers(old: OldWorkers) -> Iterator[str]:
         yield f"old workers: {plural(old.ended, 'session')} to servers that were gone ended"
 
 
-def _gone(gone: Gone) -> str:
+def _gone(gone: OnServer) -> str:
     count = gone.used if gone.connections is None else gone.connections
     return f"  {plural(count, 'connection')} to {gone.backend}/{gone.server} {gone.address}, which is gone"
 
