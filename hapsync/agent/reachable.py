@@ -14,7 +14,6 @@ from hapsync.agent.executor import Executor
 from hapsync.agent.settings import Settings, free_slots
 from hapsync.config.schema import Config, ConsulConfig, HAProxyConfig
 from hapsync.consul.client import ConsulClient
-from hapsync.consul.endpoint import endpoint, read_token
 from hapsync.consul.health import parse_reading
 from hapsync.errors import CatalogError, ConfigError, HapsyncError, RuntimeAPIError, TooLarge
 from hapsync.haproxy.cfg import stats_sockets
@@ -168,12 +167,9 @@ def _about_consul(config: Config, running: ConsulConfig, known: Collection[str])
     if _reach(consul) == _reach(running):
         return
     try:
-        agent = ConsulClient(consul, endpoint(consul), read_token(consul))
-        try:
+        with ConsulClient(consul) as agent:
             agent.read_leader()
             yield from _about_token(agent, config, known)
-        finally:
-            agent.close()
     except CatalogError as error:
         yield f"consul: {error}"
 

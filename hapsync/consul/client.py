@@ -1,8 +1,8 @@
 """The client of Consul's HTTP API: python-consul2 over hapsync's own transport.
 
-python-consul2 builds the requests, and its endpoints and error classes stay in use. `CONSUL_HTTP_*` variables would
-override its arguments, so they are hidden from it. The transport is made of `http.client`: TCP, TLS or a unix socket,
-one kept-alive connection for a thread, and one deadline for a whole answer (`consul/connection.py`).
+python-consul2 builds the requests that write, and its error classes are in use. Its own client class is not made,
+because `CONSUL_HTTP_*` variables override the arguments of that. The transport is made of `http.client`: TCP, TLS or
+a unix socket, one kept-alive connection for a thread, and one deadline for a whole answer (`consul/connection.py`).
 """
 
 import contextlib
@@ -15,13 +15,13 @@ import time
 import types
 import urllib.parse
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, Self
 
 import attrs
 
 from hapsync.config.schema import ConsulConfig
 from hapsync.consul.connection import Connection
-from hapsync.consul.endpoint import Endpoint, without_environment
+from hapsync.consul.endpoint import Endpoint, endpoint
 from hapsync.consul.network_errors import SPEAKS_TLS, is_told_to_speak_tls, words
 from hapsync.errors import CatalogError, CutShort, TooLarge, TooManyConnections
 from hapsync.system.process import leaves_spare_files
@@ -71,18 +71,25 @@ class Answer:
     body: bytes = attrs.field(repr=False)
 
 
-class ConsulClient(base.Consul):  # type: ignore[misc]  # the library has no types
-    """A client of one Consul agent, for one thread at a time."""
+class ConsulClient:
+    """A client of one Consul agent, for one thread at a time; a `with` block closes its connection.
 
-    def __init__(self, config: ConsulConfig, where: Endpoint, token: str) -> None:
+    `kv` and `session` are the library's endpoints, which find the transport, the token and the datacenter here.
+    """
+
+    def __init__(self, config: ConsulConfig, where: Endpoint | None = None) -> None:
+        """Take the endpoint; None stands for that of `config`. Raises CatalogError when one of its files is unfit."""
         self._config = config
-        self._where = where
-        with without_environment():
-            super().__init__(token=token or None, dc=config.datacenter or None)
+        self._where = endpoint(config) if where is None else where
+        self.token, self.dc = self._where.token, config.datacenter
+        self.http = AgentHTTP(self._where, config.address, config.timeout_seconds)
+        self.kv, self.session = base.Consul.KV(self), base.Consul.Session(self)
 
-    def http_connect(self, *_args: object, **_kwargs: object) -> "AgentHTTP":
-        """Return our transport; the library calls this in its constructor."""
-        return AgentHTTP(self._where, self._config.address, self._config.timeout_seconds)
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     def read_health(
         self,
@@ -164,9 +171,9 @@ class ConsulClient(base.Consul):  # type: ignore[misc]  # the library has no typ
             raise CatalogError(_refused(self._config.address, what, answer))
         return answer
 
-    def is_current(self, where: Endpoint, token: str) -> bool:
-        """Return whether this client was made for exactly `where` and `token`."""
-        return self._where is where and (self.token or "") == token
+    def is_for(self, where: Endpoint) -> bool:
+        """Return whether this client was made for exactly `where`."""
+        return self._where == where
 
     def read_leader(self) -> str:
         """Return the address of the servers' leader, empty while there is none; raises CatalogError."""

@@ -1,13 +1,10 @@
 """The agent as `[consul]` describes it: its address, the TLS context, the client certificate and the token."""
 
-import contextlib
 import os
 import re
 import ssl
 import threading
 import urllib.parse
-import warnings
-from collections.abc import Iterator
 from pathlib import Path
 
 import attrs
@@ -17,15 +14,12 @@ from hapsync.consul.network_errors import file_words
 from hapsync.errors import CatalogError
 from hapsync.system.files import ensure_regular, read_text
 
-_environment = threading.Lock()
-"""This lock guards the `CONSUL_HTTP_*` variables, for every watch has a thread of its own."""
-
 
 @attrs.frozen
 class Endpoint:
-    """The agent's address; on a unix socket, `unix_path` replaces host and port.
+    """The agent's address and the token for it; on a unix socket, `unix_path` replaces host and port.
 
-    `has_certificate`: with TLS, hapsync presents a client certificate.
+    `has_certificate`: with TLS, hapsync presents a client certificate. The `token` is empty where there is none.
     """
 
     host: str
@@ -33,13 +27,18 @@ class Endpoint:
     unix_path: str | None
     tls: ssl.SSLContext | None
     has_certificate: bool = False
+    token: str = attrs.field(default="", repr=False)
 
 
 def endpoint(config: ConsulConfig) -> Endpoint:
-    """Return the endpoint that `[consul]` names.
+    """Return the endpoint that `[consul]` names, with its token.
 
-    Raises CatalogError when a certificate file cannot be used.
+    Raises CatalogError when a certificate file or the token file cannot be used.
     """
+    return Endpoints(config).current()
+
+
+def _without_token(config: ConsulConfig) -> Endpoint:
     if config.address.startswith("unix://"):
         return Endpoint("localhost", 0, config.address.removeprefix("unix://"), None)
     parts = urllib.parse.urlsplit(config.address)
@@ -51,23 +50,21 @@ def endpoint(config: ConsulConfig) -> Endpoint:
 
 
 def _tls_context(config: ConsulConfig) -> ssl.SSLContext:
-    for key, path in (("ca_file", config.ca_file), ("cert_file", config.cert_file), ("key_file", config.key_file)):
-        try:
+    files = {"ca_file": config.ca_file, "cert_file": config.cert_file, "key_file": config.key_file}
+    key = ""
+    try:
+        for key, path in files.items():  # noqa: B007  # an error names it
             if path is not None:
                 ensure_regular(path)
-        except OSError as error:
-            raise CatalogError(file_words(error, key, path or "")) from error
-    try:
+        key = "ca_file"
         tls = ssl.create_default_context(cafile=config.ca_file)
-    except OSError as error:
-        raise CatalogError(file_words(error, "ca_file", config.ca_file or "")) from error
-    if config.cert_file is not None:
-        try:
+        if config.cert_file is not None:
+            key = "cert_file"
             tls.load_cert_chain(config.cert_file, config.key_file, password=_no_password)
-        except OSError as error:
-            is_key = isinstance(error, ssl.SSLError) and error.reason == "KEY_VALUES_MISMATCH"
-            key, path = ("key_file", config.key_file) if is_key else ("cert_file", config.cert_file)
-            raise CatalogError(file_words(error, key, path or "")) from error
+    except OSError as error:
+        if isinstance(error, ssl.SSLError) and error.reason == "KEY_VALUES_MISMATCH":
+            key = "key_file"
+        raise CatalogError(file_words(error, key, files[key] or "")) from error
     return tls
 
 
@@ -77,7 +74,7 @@ def _no_password() -> str:
 
 
 class Endpoints:
-    """The endpoint that `[consul]` names, for all threads; made anew when a certificate file has changed.
+    """The endpoint that `[consul]` names, for all threads; current when a certificate or the token has changed.
 
     Consul's own certificates live for days (`auto_encrypt`, Vault), so a renewal must need no restart.
     """
@@ -87,16 +84,19 @@ class Endpoints:
         self._config = config
         self._lock = threading.Lock()
         self._stamps = self._look()
-        self._where = endpoint(config)
+        self._where = _without_token(config)
 
     def current(self) -> Endpoint:
-        """Return the endpoint as the files are now; raises CatalogError when one cannot be used."""
+        """Return the endpoint as the files are now: equal to the one before, if none has changed.
+
+        Raises CatalogError when a file cannot be used.
+        """
         with self._lock:
             stamps = self._look()
             if stamps != self._stamps:
-                self._where = endpoint(self._config)
+                self._where = _without_token(self._config)
                 self._stamps = stamps
-            return self._where
+            return attrs.evolve(self._where, token=read_token(self._config))
 
     def _look(self) -> tuple[tuple[int, int, int] | None, ...]:
         if not self._config.address.startswith("https:"):
@@ -116,18 +116,6 @@ def _stamp(path: str) -> tuple[int, int, int] | None:
     return status.st_mtime_ns, status.st_size, status.st_ino
 
 
-@contextlib.contextmanager
-def without_environment() -> Iterator[None]:
-    """Keep `CONSUL_HTTP_*` from python-consul2, which lets them override its arguments."""
-    with _environment, warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)
-        hidden = {name: os.environ.pop(name) for name in list(os.environ) if name.startswith("CONSUL_HTTP_")}
-        try:
-            yield
-        finally:
-            os.environ.update(hidden)
-
-
 def read_token(config: ConsulConfig) -> str:
     """Return the token: the first line of the file, else the configured token, else the one in CONSUL_HTTP_TOKEN.
 
@@ -143,8 +131,7 @@ def read_token(config: ConsulConfig) -> str:
         if not token:
             raise CatalogError(f"[consul] token_file {config.token_file}: no token in its first line")
     else:
-        with _environment:
-            token = config.token or os.environ.get("CONSUL_HTTP_TOKEN", "")
+        token = config.token or os.environ.get("CONSUL_HTTP_TOKEN", "")
     if not re.fullmatch(r"[\x21-\x7e]*", token):
         where = f"token_file {config.token_file}" if config.token_file else "CONSUL_HTTP_TOKEN"
         raise CatalogError(f"[consul] {where}: not a token; it must be printable ASCII without spaces")

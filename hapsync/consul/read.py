@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from hapsync.config.schema import ConsulConfig
 from hapsync.consul.client import Answer, ConsulClient
 from hapsync.consul.connection_limit import ConnectionLimit
-from hapsync.consul.endpoint import Endpoints, read_token
+from hapsync.consul.endpoint import Endpoints
 from hapsync.consul.evidence import Finding, age_seconds, evidence, is_streamed
 from hapsync.consul.health import parse_reading
 from hapsync.consul.rate_limit import CACHED, UNCACHED, Budget, Burst, Pace
@@ -275,7 +275,7 @@ class Reader:
                 if blocks:
                     raise Interrupted
             if self._agent is None:
-                self._agent = ConsulClient(self._config, self._where.current(), read_token(self._config))
+                self._agent = ConsulClient(self._config, self._where.current())
             return self._agent
 
     @property
@@ -285,7 +285,7 @@ class Reader:
 
     def renew(self) -> None:
         """Close the connection if the token or a certificate in the files has changed; raises CatalogError."""
-        if self._agent is not None and not self._agent.is_current(self._where.current(), read_token(self._config)):
+        if self._agent is not None and not self._agent.is_for(self._where.current()):
             self.hang_up()
 
     def hang_up(self) -> None:

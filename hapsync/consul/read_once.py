@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from threading import local
 from types import MappingProxyType
 
@@ -9,7 +10,7 @@ import attrs
 
 from hapsync.config.schema import ConsulConfig
 from hapsync.consul.client import ConsulClient
-from hapsync.consul.endpoint import endpoint, read_token
+from hapsync.consul.endpoint import Endpoint, endpoint
 from hapsync.consul.evidence import evidence
 from hapsync.consul.health import parse_reading
 from hapsync.consul.read import index_of, is_alive
@@ -35,15 +36,13 @@ def read_catalog(
     Raises CatalogError when no read is possible at all (token file, certificates).
     """
     where = endpoint(config)
-    token = read_token(config)
     consistency = "default" if config.consistency == "default" else "stale"
     mine = local()
-    agents: list[ConsulClient] = []
+    agents = ExitStack()
 
     def read(service: str) -> Reading | CatalogError:
         if not hasattr(mine, "agent"):
-            mine.agent = ConsulClient(config, where, token)
-            agents.append(mine.agent)
+            mine.agent = agents.enter_context(ConsulClient(config, where))
         try:
             answer = mine.agent.read_health(service, consistency=consistency, max_servers=max_servers.get(service))
             index_of(f"service {quoted(service)}", answer)
@@ -55,27 +54,24 @@ def read_catalog(
     wanted = tuple(services)
     readings: dict[str, Reading] = {}
     errors: dict[str, str] = {}
-    with ThreadPoolExecutor(min(AT_ONCE, max(1, len(wanted)))) as pool:
+    with agents, ThreadPoolExecutor(min(AT_ONCE, max(1, len(wanted)))) as pool:
         for service, found in zip(wanted, pool.map(read, wanted), strict=True):
             if isinstance(found, Reading):
                 readings[service] = found
             else:
                 errors[service] = str(found)
-    for agent in agents:
-        agent.close()
     empty = [service for service, reading in readings.items() if reading.is_empty and reading.doubt is None]
-    if empty and not _canary_lives(ConsulClient(config, where, token), config.canary, consistency):
+    if empty and not _canary_lives(config, where, consistency):
         for service in empty:
             readings[service] = attrs.evolve(readings[service], doubt=Doubt.UNCONFIRMED)
     return Catalog(readings), errors
 
 
-def _canary_lives(agent: ConsulClient, canary: str, consistency: str) -> bool:
-    if not canary:
+def _canary_lives(config: ConsulConfig, where: Endpoint, consistency: str) -> bool:
+    if not config.canary:
         return True
     try:
-        return is_alive(canary, agent.read_health(canary, consistency=consistency))
+        with ConsulClient(config, where) as agent:
+            return is_alive(config.canary, agent.read_health(config.canary, consistency=consistency))
     except CatalogError:
         return False
-    finally:
-        agent.close()

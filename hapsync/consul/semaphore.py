@@ -27,7 +27,6 @@ import attrs
 
 from hapsync.config.schema import ConsulConfig
 from hapsync.consul.client import ConsulClient, ConsulException
-from hapsync.consul.endpoint import endpoint, read_token
 from hapsync.errors import CatalogError
 from hapsync.text import quoted, shown
 
@@ -303,55 +302,45 @@ class PermitRequest(threading.Thread):
 
         Raises CatalogError when Consul is away or refuses.
         """
-        agent = self._agent()
         session = ""
         permit: Permit | None = None
         index = 0
-        try:
-            session = open_session(agent)
-            renewed_at = time.monotonic()
-            while not acquire_timeout.is_over and not self._given_back.is_set():
-                index = wait_for_change(agent, self._group, index, min(LOOK_SECONDS, acquire_timeout.left_seconds))
-                found = try_acquire(agent, session, self._group, self._at_once, self._value)
-                if isinstance(found, Permit):
-                    self.waits_for, permit = "", found
-                    return permit
-                holders = ", ".join(found.holders) or "a holder that has just left"
-                self.waits_for = f"a reload permit of group {shown(self._group)} held by {holders}"
-                acquire_timeout.held_by(found.sessions)
-                if not found.sessions:  # Consul refuses a lost holder's key for a while
-                    self._given_back.wait(min(AGAIN_SECONDS, acquire_timeout.left_seconds))
-                if time.monotonic() - renewed_at > TTL_SECONDS / 3:
-                    renew(agent, Permit("", session))
-                    renewed_at = time.monotonic()
-            return None
-        finally:
-            if permit is None and session:
-                close_session(agent, session)
-            agent.close()
+        with ConsulClient(self._consul) as agent:
+            try:
+                session = open_session(agent)
+                renewed_at = time.monotonic()
+                while not acquire_timeout.is_over and not self._given_back.is_set():
+                    wait_seconds = min(LOOK_SECONDS, acquire_timeout.left_seconds)
+                    index = wait_for_change(agent, self._group, index, wait_seconds)
+                    found = try_acquire(agent, session, self._group, self._at_once, self._value)
+                    if isinstance(found, Permit):
+                        self.waits_for, permit = "", found
+                        return permit
+                    holders = ", ".join(found.holders) or "a holder that has just left"
+                    self.waits_for = f"a reload permit of group {shown(self._group)} held by {holders}"
+                    acquire_timeout.held_by(found.sessions)
+                    if not found.sessions:  # Consul refuses a lost holder's key for a while
+                        self._given_back.wait(min(AGAIN_SECONDS, acquire_timeout.left_seconds))
+                    if time.monotonic() - renewed_at > TTL_SECONDS / 3:
+                        renew(agent, Permit("", session))
+                        renewed_at = time.monotonic()
+                return None
+            finally:
+                if permit is None and session:
+                    close_session(agent, session)
 
     def _keep(self, permit: Permit) -> None:
         renewed_at = time.monotonic()
         while not self._given_back.wait(AGAIN_SECONDS):
             try:
-                agent = self._agent()
-                try:
+                with ConsulClient(self._consul) as agent:
                     if not is_held(agent, permit):
                         self._is_lost.set()
                         return
                     if time.monotonic() - renewed_at > TTL_SECONDS / 3:
                         renew(agent, permit)
                         renewed_at = time.monotonic()
-                finally:
-                    agent.close()
             except CatalogError as error:
                 log.debug("reload permit not renewed: %s", error)
-        try:
-            agent = self._agent()
-        except CatalogError:
-            return  # the TTL ends the session
-        release(agent, permit)
-        agent.close()
-
-    def _agent(self) -> ConsulClient:
-        return ConsulClient(self._consul, endpoint(self._consul), read_token(self._consul))
+        with contextlib.suppress(CatalogError), ConsulClient(self._consul) as agent:  # else the TTL ends the session
+            release(agent, permit)

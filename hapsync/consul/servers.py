@@ -12,7 +12,7 @@ from typing import Protocol
 
 from hapsync.config.schema import ConsulConfig
 from hapsync.consul.client import ConsulClient
-from hapsync.consul.endpoint import Endpoints, read_token
+from hapsync.consul.endpoint import Endpoints
 from hapsync.consul.evidence import evidence
 from hapsync.consul.rate_limit import UNCACHED, Budget, Pace
 from hapsync.consul.read import index_of
@@ -99,11 +99,11 @@ class ServersWatch(threading.Thread):
         self._hang_up()
 
     def _turn(self) -> float:
-        where, token = self._where.current(), read_token(self._config)
-        if self._agent is not None and not self._agent.is_current(where, token):
+        where = self._where.current()
+        if self._agent is not None and not self._agent.is_for(where):
             self._hang_up()
         if self._agent is None:
-            self._agent = ConsulClient(self._config, where, token)
+            self._agent = ConsulClient(self._config, where)
         self._agent.open()
         if self._stopped.is_set():
             return 0.0

@@ -10,7 +10,7 @@ import attrs
 from hapsync.config.schema import ConsulConfig
 from hapsync.consul.client import ConsulClient
 from hapsync.consul.discovery import Listing, parse_listing
-from hapsync.consul.endpoint import Endpoint, Endpoints, read_token
+from hapsync.consul.endpoint import Endpoint, Endpoints
 from hapsync.consul.evidence import evidence
 from hapsync.consul.rate_limit import Pace, Rate
 from hapsync.consul.read import index_of
@@ -28,11 +28,8 @@ _WHAT = "the list of services"
 
 def read_listing(config: ConsulConfig) -> Listing:
     """Read the listing once; raises CatalogError."""
-    agent = ConsulClient(config, Endpoints(config).current(), read_token(config))
-    try:
+    with ConsulClient(config) as agent:
         return _read(agent, config)[0]
-    finally:
-        agent.close()
 
 
 def _read(
@@ -87,13 +84,13 @@ class ListingWatch(threading.Thread):
             self._agent.close()
 
     def _turn(self) -> None:
-        where, token = self._where.current(), read_token(self._config)
-        if self._agent is None or not self._agent.is_current(where, token):
+        where = self._where.current()
+        if self._agent is None or not self._agent.is_for(where):
             if self._agent is not None:
                 self._agent.close()
-            self._agent = ConsulClient(self._config, where, token)
+            self._agent = ConsulClient(self._config, where)
             self._index = 0
-        listing, index = self._read(self._agent, where, token)
+        listing, index = self._read(self._agent, where)
         if self.error is not None:
             log.info("consul %s: answers again", _WHAT)
             self.error = None
@@ -104,14 +101,14 @@ class ListingWatch(threading.Thread):
             self.listing = listing
             self._on_change()
 
-    def _read(self, agent: ConsulClient, where: Endpoint, token: str) -> tuple[Listing, int]:
+    def _read(self, agent: ConsulClient, where: Endpoint) -> tuple[Listing, int]:
         try:
             answer = _read(agent, self._config, self._index, self._wait_limit.at_most(UNCACHED_SECONDS))
         except CutShort as cut:
             if cut.held_seconds < SHORTEST_SECONDS or self._stopped.is_set():
                 raise
             agent.close()
-            self._agent = again = ConsulClient(self._config, where, token)
+            self._agent = again = ConsulClient(self._config, where)
             self._index = 0
             answer = _read(again, self._config)
             self._cuts.note(cut)

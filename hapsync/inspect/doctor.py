@@ -16,7 +16,6 @@ from hapsync.consul.acl_policy import asked, missing_rights, missing_words, need
 from hapsync.consul.client import ConsulClient
 from hapsync.consul.connection_limit import connection_advice
 from hapsync.consul.discovery import discover, members
-from hapsync.consul.endpoint import endpoint, read_token
 from hapsync.consul.read_once import read_catalog
 from hapsync.consul.semaphore import try_permit
 from hapsync.consul.services import read_listing
@@ -239,10 +238,8 @@ def _reload_ways(settings: Settings) -> Iterator[Finding]:
 
 def _consul(settings: Settings) -> Iterator[Finding]:
     config: Config = settings.config
-    where = endpoint(config.consul)
-    agent = ConsulClient(config.consul, where, read_token(config.consul))
-    leader = agent.read_leader()
-    agent.close()
+    with ConsulClient(config.consul) as agent:
+        leader = agent.read_leader()
     if leader:
         yield _good(f"consul.address {config.consul.address}: the agent answers, leader {leader}")
     else:
@@ -300,12 +297,9 @@ def _connections(config: Config) -> Iterator[Finding]:
 
 def _rights(config: Config) -> Iterator[Finding]:
     """Ask Consul for the token's rights: no other answer shows that a token may not see a part of it."""
-    agent = ConsulClient(config.consul, endpoint(config.consul), read_token(config.consul))
-    try:
-        rights = needed_rights(config)
+    rights = needed_rights(config)
+    with ConsulClient(config.consul) as agent:
         missing = missing_rights(rights, *agent.authorize(asked(rights)))
-    finally:
-        agent.close()
     if missing:
         yield _bad(missing_words(missing, config))
     elif missing is not None:
@@ -335,9 +329,6 @@ def _fleet(settings: Settings) -> Iterator[Finding]:
     config = settings.config
     if config.fleet is None:
         return
-    agent = ConsulClient(config.consul, endpoint(config.consul), read_token(config.consul))
-    try:
+    with ConsulClient(config.consul) as agent:
         try_permit(agent, config.fleet.group)
-    finally:
-        agent.close()
     yield _good(f"fleet.group {config.fleet.group}: Consul gives reload permits")

@@ -8,7 +8,6 @@ import pytest
 from hapsync.config.schema import Config, ConsulConfig, parse_config
 from hapsync.consul.acl_policy import Right, asked, missing_rights, needed_rights, policy
 from hapsync.consul.client import ConsulClient
-from hapsync.consul.endpoint import endpoint
 from hapsync.errors import CatalogError
 from tests.demo.stage import HAPSYNC
 from tests.harness.consul import AclConsul, Consul, acl_consul
@@ -57,12 +56,9 @@ def check(config: Path, token: str) -> str:
 
 def missing(consul: Consul, token: str, config: Config) -> tuple[Right, ...] | None:
     wanted = ConsulConfig(address=consul.url, token=token)
-    agent = ConsulClient(wanted, endpoint(wanted), token)
-    try:
-        rights = needed_rights(config)
+    rights = needed_rights(config)
+    with ConsulClient(wanted) as agent:
         return missing_rights(rights, *agent.authorize(asked(rights)))
-    finally:
-        agent.close()
 
 
 def token_with(consul: AclConsul, *rules: str) -> str:

@@ -19,7 +19,7 @@ import pytest
 from hapsync.config.schema import ConsulConfig
 from hapsync.consul import read as reader
 from hapsync.consul.client import ConsulClient, bytes_for
-from hapsync.consul.endpoint import Endpoints, endpoint, read_token
+from hapsync.consul.endpoint import Endpoints, read_token
 from hapsync.consul.health import parse_reading
 from hapsync.consul.read_once import read_catalog
 from hapsync.consul.watch import Watches
@@ -32,16 +32,6 @@ from tests.harness.consul import Consul
 from tests.harness.ports import free_port, free_ports
 from tests.harness.processes import Process, wait_until
 from tests.harness.tools import consul_path, unused_consul_ports
-
-
-@contextmanager
-def agent_of(config: ConsulConfig) -> Iterator[ConsulClient]:
-    agent = ConsulClient(config, endpoint(config), read_token(config))
-    try:
-        yield agent
-    finally:
-        agent.close()
-
 
 HURRIED_SECONDS = 0.5
 """For those whose answer does not come in time; whatever comes has all the time that a busy machine needs."""
@@ -89,7 +79,7 @@ def reply(
 
 
 def check_contract(config: ConsulConfig) -> None:
-    with agent_of(config) as agent:
+    with ConsulClient(config) as agent:
         answer = agent.read_health("nosuch", consistency="default")
 
     assert (answer.status, parse_reading("nosuch", answer.body).instances) == (200, ())
@@ -121,7 +111,7 @@ def test_a_token_goes_in_the_header_and_nowhere_else(tmp_path: Path) -> None:
 
     token_file = tmp_path / "token"
     token_file.write_text("s3cret\n")
-    with nonsense(answer) as config, agent_of(attrs.evolve(config, token_file=str(token_file))) as agent:
+    with nonsense(answer) as config, ConsulClient(attrs.evolve(config, token_file=str(token_file))) as agent:
         agent.read_health("web", consistency="stale")
 
     assert seen == [("/v1/health/service/web?stale=", "s3cret")]
@@ -133,7 +123,7 @@ def test_a_unix_socket_is_spoken_to_as_well(work: Path) -> None:
         consul.put("web", "w1", node="n1", address="10.0.0.1", port=80)
         config = ConsulConfig(address=f"unix://{path}")
 
-        with agent_of(config) as agent:
+        with ConsulClient(config) as agent:
             answer = agent.read_health("web", consistency="cached")
 
     assert [one.instance_id for one in parse_reading("web", answer.body).instances] == ["w1"]
@@ -171,7 +161,7 @@ def test_tls_is_verified_and_a_client_certificate_shown(work: Path) -> None:
         )
 
         def has_leader() -> bool:
-            with agent_of(config) as agent:
+            with ConsulClient(config) as agent:
                 return bool(agent.read_leader())
 
         wait_until(has_leader, 20, "a leader over TLS", process=process)
@@ -202,7 +192,7 @@ def test_whatever_is_not_a_whole_answer_is_an_error_that_says_so(
     timeout_seconds = HURRIED_SECONDS if "in time" in said else 20.0
     with (
         nonsense(answer, timeout_seconds) as config,
-        agent_of(config) as agent,
+        ConsulClient(config) as agent,
         pytest.raises(CatalogError, match=said),
     ):
         agent.read_health("web", consistency="cached")
@@ -211,20 +201,20 @@ def test_whatever_is_not_a_whole_answer_is_an_error_that_says_so(
 def test_nobody_listening_is_said_so() -> None:
     config = ConsulConfig(address=f"http://127.0.0.1:{free_port()}")
 
-    with agent_of(config) as agent, pytest.raises(CatalogError, match="refuses the connection"):
+    with ConsulClient(config) as agent, pytest.raises(CatalogError, match="refuses the connection"):
         agent.read_health("web", consistency="cached")
 
 
 def test_a_host_name_that_can_be_none_is_said_so() -> None:
     config = ConsulConfig(address=f"http://{'a' * 70}.example")
 
-    with agent_of(config) as agent, pytest.raises(CatalogError, match="is no host name"):
+    with ConsulClient(config) as agent, pytest.raises(CatalogError, match="is no host name"):
         agent.read_health("web", consistency="cached")
 
 
 def test_a_blocking_query_may_be_held_longer_than_the_timeout_of_a_plain_one(shared_consul: Consul) -> None:
     shared_consul.put("held", "h1", node="n1", address="10.0.0.1", port=80)
-    with agent_of(ConsulConfig(address=shared_consul.url, timeout_seconds=1.5)) as agent:
+    with ConsulClient(ConsulConfig(address=shared_consul.url, timeout_seconds=1.5)) as agent:
         index = int(agent.read_health("held", consistency="default").headers["x-consul-index"])
         begin = time.monotonic()
 
@@ -236,7 +226,7 @@ def test_a_blocking_query_may_be_held_longer_than_the_timeout_of_a_plain_one(sha
 
 def test_a_blocked_query_ends_at_once_when_it_is_aborted(shared_consul: Consul) -> None:
     shared_consul.put("aborted", "a1", node="n1", address="10.0.0.1", port=80)
-    with agent_of(ConsulConfig(address=shared_consul.url)) as agent:
+    with ConsulClient(ConsulConfig(address=shared_consul.url)) as agent:
         index = int(agent.read_health("aborted", consistency="default").headers["x-consul-index"])
         timer = threading.Timer(0.2, agent.abort)
         timer.start()
@@ -266,7 +256,7 @@ def test_a_service_name_cannot_change_the_question() -> None:
         seen.append(handler.path)
         reply(200, b"[]")(handler)
 
-    with nonsense(answer) as config, agent_of(config) as agent:
+    with nonsense(answer) as config, ConsulClient(config) as agent:
         agent.read_health("a/b?stale c%", consistency="default")
 
     assert seen == ["/v1/health/service/a%2Fb%3Fstale%20c%25"]
@@ -282,7 +272,7 @@ def test_an_answer_that_drips_is_given_up_after_the_timeout() -> None:
             except OSError:
                 return
 
-    with nonsense(drip, HURRIED_SECONDS) as config, agent_of(config) as agent:
+    with nonsense(drip, HURRIED_SECONDS) as config, ConsulClient(config) as agent:
         begin = time.monotonic()
         with pytest.raises(CatalogError, match="gave no answer in time"):
             agent.read_health("web", consistency="stale")
@@ -325,7 +315,7 @@ def dripping(
 @pytest.mark.parametrize("what", DRIPS)
 def test_an_answer_has_one_deadline_whatever_part_of_it_drips(what: str) -> None:
     given_up: list[bool] = []
-    with nonsense(dripping(DRIPS[what], 5, given_up), HURRIED_SECONDS) as config, agent_of(config) as agent:
+    with nonsense(dripping(DRIPS[what], 5, given_up), HURRIED_SECONDS) as config, ConsulClient(config) as agent:
         with pytest.raises(CatalogError, match="gave no answer in time"):
             agent.read_health("web", consistency="stale")
         wait_until(lambda: given_up, 10, "the agent to see that nobody reads on")
@@ -334,7 +324,7 @@ def test_an_answer_has_one_deadline_whatever_part_of_it_drips(what: str) -> None
 def test_a_blocking_query_whose_answer_has_begun_has_no_more_time_than_any_other() -> None:
     with (
         nonsense(dripping(DRIPS["a header"], 5), HURRIED_SECONDS) as config,
-        agent_of(config) as agent,
+        ConsulClient(config) as agent,
         pytest.raises(CatalogError, match="gave no answer in time"),
     ):
         agent.read_health("web", consistency="stale", index=7, wait_seconds=300)
@@ -367,7 +357,7 @@ def test_a_large_answer_comes_whole_and_the_connection_serves_again(is_chunked: 
             handler.wfile.write(b"%x\r\n%s\r\n" % (len(chunk), chunk))
         handler.wfile.write(b"0\r\n\r\n")
 
-    with nonsense(answer) as config, agent_of(attrs.evolve(config, timeout_seconds=10)) as agent:
+    with nonsense(answer) as config, ConsulClient(attrs.evolve(config, timeout_seconds=10)) as agent:
         for _ in range(3):
             assert agent.read_health("web", consistency="stale").body == body
             assert agent.is_open
@@ -386,7 +376,7 @@ def test_a_kept_connection_that_breaks_is_tried_once_more_but_never_under_a_bloc
         else:
             reply(200, b"[]")(handler)
 
-    with nonsense(answer) as config, agent_of(config) as agent:
+    with nonsense(answer) as config, ConsulClient(config) as agent:
         agent.read_health("web", consistency="stale")
         if wait_seconds:
             with pytest.raises(CatalogError, match="closed the connection"):
@@ -405,7 +395,7 @@ def test_an_agent_that_keeps_no_connection_is_asked_on_a_new_one_each_time() -> 
         handler.end_headers()
         handler.wfile.write(b"[]")
 
-    with nonsense(answer) as config, agent_of(config) as agent:
+    with nonsense(answer) as config, ConsulClient(config) as agent:
         for _ in range(3):
             assert agent.read_health("web", consistency="stale").body == b"[]"
             assert not agent.is_open
@@ -455,14 +445,14 @@ def test_a_renewed_certificate_is_used_without_a_restart(work: Path) -> None:
     )
     where = Endpoints(config)
     first = where.current()
-    assert where.current() is first
+    assert where.current() == first
 
     (work / "cert.pem").write_bytes((work / "dc1-client-two-0.pem").read_bytes())
     with pytest.raises(CatalogError, match="cert_file"):
         where.current()
     (work / "key.pem").write_bytes((work / "dc1-client-two-0-key.pem").read_bytes())
 
-    assert where.current() is not first
+    assert where.current() != first
     with pytest.raises(CatalogError, match=r"key_file /.*/nosuch: No such file"):
         Endpoints(attrs.evolve(config, key_file=str(work / "nosuch")))
 
@@ -487,7 +477,7 @@ def test_an_answer_is_read_as_far_as_max_servers_can_need_and_no_further(is_chun
 
     with (
         nonsense(answer) as config,
-        agent_of(attrs.evolve(config, timeout_seconds=30)) as agent,
+        ConsulClient(attrs.evolve(config, timeout_seconds=30)) as agent,
         pytest.raises(TooLarge, match="more than its max_servers can need"),
     ):
         agent.read_health("web", consistency="stale", max_servers=10)

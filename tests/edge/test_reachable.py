@@ -116,7 +116,7 @@ def test_a_defect_in_a_trial_is_told_as_one(work: Path, monkeypatch: pytest.Monk
     def wrong(*_: object) -> None:
         raise KeyError("wrong")
 
-    monkeypatch.setattr(reachable, "endpoint", wrong)
+    monkeypatch.setattr(reachable, "ConsulClient", wrong)
     running = settings(work)
     with pytest.raises(KeyError):
         tried(at_consul(running, "http://127.0.0.1:2"), running, ["web"])

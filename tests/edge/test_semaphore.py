@@ -10,7 +10,6 @@ import pytest
 
 from hapsync.config.schema import ConsulConfig
 from hapsync.consul.client import ConsulClient
-from hapsync.consul.endpoint import endpoint
 from hapsync.consul.semaphore import (
     RIGHTS,
     Busy,
@@ -31,12 +30,8 @@ from tests.harness.processes import wait_until
 
 @contextmanager
 def balancer(url: str) -> Iterator[ConsulClient]:
-    config = ConsulConfig(address=url, timeout_seconds=5)
-    agent = ConsulClient(config, endpoint(config), "")
-    try:
+    with ConsulClient(ConsulConfig(address=url, timeout_seconds=5)) as agent:
         yield agent
-    finally:
-        agent.close()
 
 
 def taken(agent: ConsulClient, group: str, at_once: int = 1, value: str = "one") -> Permit:
@@ -106,16 +101,13 @@ def test_a_token_needs_the_rights_that_the_message_names_and_no_others(work: Pat
         consul.set_policy("all", 'key_prefix "hapsync/" { policy = "write" } session_prefix "" { policy = "write" }')
         for policy in ("none", "all"):
             config = ConsulConfig(address=consul.url, token=consul.token(policy))
-            agent = ConsulClient(config, endpoint(config), config.token)
-            try:
+            with ConsulClient(config) as agent:
                 if policy == "none":
                     with pytest.raises(CatalogError, match=re.escape(RIGHTS)):
                         try_permit(agent, "lbs")
                 else:
                     try_permit(agent, "lbs")
                     assert isinstance(acquire_permit(agent, "lbs", 1, "one"), Permit)
-            finally:
-                agent.close()
 
 
 def test_a_slot_that_is_given_back_is_free_at_once_and_who_waits_for_it_is_woken(shared_consul: Consul) -> None:

@@ -13,7 +13,7 @@ import pytest
 from hapsync.config.schema import ConsulConfig
 from hapsync.consul import network_errors
 from hapsync.consul.client import ConsulClient
-from hapsync.consul.endpoint import Endpoint, endpoint
+from hapsync.consul.endpoint import Endpoint
 from hapsync.errors import CatalogError
 from tests.harness.ports import free_ports
 from tests.harness.processes import Process, short_folder, wait_until
@@ -42,11 +42,8 @@ def started(folder: Path, name: str) -> Process:
 
 
 def leader(config: ConsulConfig) -> str:
-    agent = ConsulClient(config, endpoint(config), "")
-    try:
+    with ConsulClient(config) as agent:
         return agent.read_leader()
-    finally:
-        agent.close()
 
 
 def said(config: ConsulConfig) -> str:
@@ -159,11 +156,8 @@ def test_an_agent_with_auto_encrypt_is_trusted_after_doing_what_the_error_says(s
     config = attrs.evolve(stage.server, address=f"https://localhost:{stage.encrypted}", cert_file=None, key_file=None)
     wait_until(lambda: "/v1/connect/ca/roots?pem=1" in said(config), 30, "the agent to have its certificate")
 
-    server = ConsulClient(stage.server, endpoint(stage.server), "")
-    try:
+    with ConsulClient(stage.server) as server:
         answer = server.http.get(lambda given: given, "/v1/connect/ca/roots", [("pem", "1")])
-    finally:
-        server.close()
     roots = work / "roots.pem"
     roots.write_bytes(answer.content)
 

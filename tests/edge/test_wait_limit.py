@@ -10,7 +10,6 @@ import pytest
 from hapsync.config.schema import ConsulConfig
 from hapsync.consul import wait_limit
 from hapsync.consul.client import ConsulClient
-from hapsync.consul.endpoint import endpoint
 from hapsync.consul.services import ListingWatch
 from hapsync.consul.wait_limit import JITTER, Cuts, WaitLimit
 from hapsync.consul.watch import Watches
@@ -118,7 +117,7 @@ def test_of_what_a_proxy_answers_in_consuls_place_a_502_says_nothing_of_a_timeou
         answering = threading.Thread(target=answer)
         answering.start()
         config = ConsulConfig(address=f"http://127.0.0.1:{server.getsockname()[1]}", timeout_seconds=5)
-        agent = ConsulClient(config, endpoint(config), "")
+        agent = ConsulClient(config)
         with pytest.raises(CutShort) as raised:
             agent.read_health("web", consistency="stale", index=7, wait_seconds=60)
         answering.join()

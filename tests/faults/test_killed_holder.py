@@ -2,17 +2,14 @@
 
 from hapsync.config.schema import ConsulConfig
 from hapsync.consul.client import ConsulClient
-from hapsync.consul.endpoint import endpoint
 from hapsync.consul.semaphore import Permit, acquire_permit
 from tests.edge.test_permit import turn
 from tests.harness.consul import Consul
 
 
 def test_a_killed_holder_frees_the_slot(shared_consul: Consul) -> None:
-    config = ConsulConfig(address=shared_consul.url)
-    agent = ConsulClient(config, endpoint(config), "")
-    assert isinstance(acquire_permit(agent, "killed", 1, "lb1"), Permit)
-    agent.close()  # nobody renews it, as after SIGKILL
+    with ConsulClient(ConsulConfig(address=shared_consul.url)) as agent:  # nobody renews it, as after SIGKILL
+        assert isinstance(acquire_permit(agent, "killed", 1, "lb1"), Permit)
 
     heir = turn(shared_consul.url, "killed", name="lb2", acquire_timeout_seconds=90)
 

@@ -8,7 +8,6 @@ import attrs
 
 from hapsync.config.schema import ConsulConfig
 from hapsync.consul.client import ConsulClient
-from hapsync.consul.endpoint import endpoint
 from hapsync.consul.semaphore import Permit, acquire_permit, release
 from tests.demo.fleet import Fleet
 from tests.demo.stage import Stage
@@ -33,15 +32,13 @@ def staged(acquire_timeout_seconds: float) -> Iterator[tuple[Stage, Fleet]]:
 @contextmanager
 def another_reloads(stage: Stage) -> Iterator[None]:
     """Another balancer of the group holds its only slot meanwhile."""
-    config = ConsulConfig(address=stage.consul.url)
-    agent = ConsulClient(config, endpoint(config), "")
-    permit = acquire_permit(agent, "lbs", 1, "lb9 pid 7: more slots")
-    assert isinstance(permit, Permit)
-    try:
-        yield
-    finally:
-        release(agent, permit)
-        agent.close()
+    with ConsulClient(ConsulConfig(address=stage.consul.url)) as agent:
+        permit = acquire_permit(agent, "lbs", 1, "lb9 pid 7: more slots")
+        assert isinstance(permit, Permit)
+        try:
+            yield
+        finally:
+            release(agent, permit)
 
 
 def test_a_reload_waits_for_its_turn_while_changes_go_on_and_status_says_for_whom() -> None:
@@ -60,11 +57,10 @@ def test_a_reload_waits_for_its_turn_while_changes_go_on_and_status_says_for_who
         stage.wait_equal(timeout_seconds=20)
         assert stage.reloads() == 1
         wait_until(lambda: stage.status()["agent"]["reload_waits_for"] is None, 10, "the wait to be over")
-        free_again = ConsulClient(config := ConsulConfig(address=stage.consul.url), endpoint(config), "")
-        wait_until(
-            lambda: isinstance(acquire_permit(free_again, "lbs", 1, "lb9"), Permit), 20, "the slot to be given back"
-        )
-        free_again.close()
+        with ConsulClient(ConsulConfig(address=stage.consul.url)) as agent:
+            wait_until(
+                lambda: isinstance(acquire_permit(agent, "lbs", 1, "lb9"), Permit), 20, "the slot to be given back"
+            )
 
 
 def test_a_reload_is_made_without_a_turn_when_patience_ends() -> None:
