@@ -62,9 +62,7 @@ class Watches:
         shared.max_servers = dict(max_servers)
         shared.connections.expect(len(wanted))
         if wanted and self._servers is None:
-            self._servers = ServersWatch(
-                self._config, shared.where, shared.budget, shared.wait_limit, self._look_afresh
-            )
+            self._servers = ServersWatch(self._config, shared, self._look_afresh)
             self._servers.start()
         for service in sorted(set(self._watches) - wanted):
             self._watches.pop(service).stop()
@@ -104,11 +102,6 @@ class Watches:
             watch = self._watches.get(reading.service)
             if watch is not None:
                 watch.acknowledge(reading)
-
-    @property
-    def minds_servers(self) -> bool:
-        """The watch of Consul's servers is waiting, so no later event there is missed."""
-        return self._servers is not None and self._servers.is_waiting
 
     def states(self) -> Mapping[str, WatchState]:
         """Return the state of each watch, by service."""

@@ -7,10 +7,11 @@ import attrs
 import pytest
 
 from hapsync.config.schema import ConsulConfig
-from hapsync.consul.endpoint import Endpoints
-from hapsync.consul.rate_limit import Budget
+from hapsync.consul.client import Answer, ConsulClient
+from hapsync.consul.read import Shared
 from hapsync.consul.servers import ServersWatch
-from hapsync.consul.wait_limit import MOST_IN_A_ROW, Holding, WaitLimit
+from hapsync.consul.wait_limit import ALIKE_SHORT, MOST_IN_A_ROW, SHORTEST_SECONDS, Holding
+from hapsync.errors import CutShort
 from tests.edge.fake_consul import FakeConsul, fake_consul
 from tests.harness.processes import wait_until
 
@@ -24,7 +25,7 @@ class Told:
     seen: list[bool]
 
     def waits(self) -> None:
-        wait_until(lambda: self.watch.is_waiting, 10, "a blocking query")
+        wait_until(lambda: self.watch._index, 10, "a blocking query")
 
     def change(self, **fields: object) -> None:
         self.fake.change_servers(**fields)
@@ -35,9 +36,7 @@ def watching() -> Iterator[Told]:
     seen: list[bool] = []
     with fake_consul() as fake:
         config = ConsulConfig(address=fake.url, timeout_seconds=2)
-        watch = ServersWatch(
-            config, Endpoints(config), Budget(), WaitLimit(60), lambda *, is_rewound: seen.append(is_rewound)
-        )
+        watch = ServersWatch(config, Shared(config), lambda *, is_rewound: seen.append(is_rewound))
         watch.start()
         told = Told(fake, watch, seen)
         try:
@@ -128,3 +127,22 @@ def test_it_ends_at_once_in_the_middle_of_a_query() -> None:
         told.watch.join(20)
 
         assert not told.watch.is_alive()
+
+
+def test_queries_cut_within_a_second_are_failures_and_no_timeout_of_a_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
+    cuts: list[CutShort] = []
+    ask = ServersWatch._ask
+
+    def cut(watch: ServersWatch, agent: ConsulClient, wait_seconds: float) -> Answer:
+        if watch._index:
+            cuts.append(CutShort("cut", SHORTEST_SECONDS / 2))
+            raise cuts[-1]
+        return ask(watch, agent, wait_seconds)
+
+    with watching() as told:
+        monkeypatch.setattr(ServersWatch, "RETRY_SECONDS", (0.0, 0.0))
+        monkeypatch.setattr(ServersWatch, "_ask", cut)
+        told.change(index=8)
+        wait_until(lambda: len(cuts) > ALIKE_SHORT, 20, "cuts enough")
+
+        assert told.watch._shared.wait_limit.longest_seconds() == ConsulConfig().wait_seconds

@@ -9,7 +9,7 @@ import pytest
 
 from hapsync.config.schema import ConsulConfig
 from hapsync.consul.discovery import Listing
-from hapsync.consul.services import RATE, ListingWatch, read_listing
+from hapsync.consul.services import ListingWatch, read_listing
 from hapsync.errors import CatalogError
 from tests.harness.chaos import Chaos, http_answer
 from tests.harness.consul import Consul, acl_consul
@@ -134,7 +134,7 @@ def test_a_busy_catalog_is_read_ten_times_at_once_and_then_seldom(shared_consul:
             time.sleep(0.05)
 
         asked, seconds = chaos.seen().asked[LIST], time.monotonic() - began
-        assert asked <= RATE.burst + RATE.per_second * (seconds + 10) + 1
+        assert asked <= ListingWatch.RATE.burst + ListingWatch.RATE.per_second * (seconds + 10) + 1
 
 
 def test_a_consul_that_is_away_is_an_error() -> None:

@@ -134,7 +134,9 @@ def test_a_server_that_stops_and_starts_again_is_no_restored_snapshot(work: Path
         config = ConsulConfig(address=cluster.client.url, consistency=consistency)  # type: ignore[arg-type]
         with watching(config) as web:
             web.wait(*EIGHT)
-            wait_until(lambda: web.watches.minds_servers, 10, "the servers to be watched, too")
+            wait_until(
+                lambda: web.watches._servers and web.watches._servers._index, 10, "the servers to be watched, too"
+            )
 
             cluster.servers[1].stop()
             web.wait(*EIGHT, doubt=Doubt.AWAY, seconds=30)
@@ -210,7 +212,11 @@ def test_what_leaves_after_an_early_end_that_took_nothing_leaves_in_the_ordinary
         fake.show(*EIGHT, at=22)
         with watching(attrs.evolve(of(fake), consistency=consistency)) as web:  # type: ignore[arg-type]
             web.wait(*EIGHT)
-            wait_until(lambda: web.watches.minds_servers and fake.servers_reads > 1, 10, "the servers to be watched")
+            wait_until(
+                lambda: web.watches._servers and web.watches._servers._index and fake.servers_reads > 1,
+                10,
+                "the servers to be watched",
+            )
             if not has_leader:
                 fake.show(*EIGHT, at=22, only="consistent", status=500)
             fake.restore()
@@ -238,7 +244,11 @@ def test_a_stream_that_gives_the_old_state_after_the_new_one_is_not_believed(con
         fake.show(*EIGHT, at=22)
         with watching(attrs.evolve(of(fake), consistency=consistency)) as web:  # type: ignore[arg-type]
             web.wait(*EIGHT)
-            wait_until(lambda: web.watches.minds_servers and fake.servers_reads > 1, 10, "the servers to be watched")
+            wait_until(
+                lambda: web.watches._servers and web.watches._servers._index and fake.servers_reads > 1,
+                10,
+                "the servers to be watched",
+            )
             for name in ("stale", "default", "consistent"):
                 fake.show(1, at=21, only=name)
             fake.restore()
@@ -328,7 +338,9 @@ def test_another_datacenter_that_lost_its_state_is_followed_at_once(work: Path) 
         put(far.client, *OLD)
         with watching(ConsulConfig(address=near.client.url, datacenter="dc2")) as web:
             web.wait(*OLD)
-            wait_until(lambda: web.watches.minds_servers, 10, "the servers to be watched, too")
+            wait_until(
+                lambda: web.watches._servers and web.watches._servers._index, 10, "the servers to be watched, too"
+            )
 
             far.wipe_all_servers()
             web.wait(*OLD, doubt=Doubt.AWAY)
