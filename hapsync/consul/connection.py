@@ -1,24 +1,59 @@
-"""One HTTP connection to Consul's agent, over TCP, TLS or a unix socket, on which every answer has a deadline.
+"""The transport: HTTP to Consul's agent, over TCP, TLS or a unix socket, in which every answer has a deadline.
 
 The timeout of `http.client` holds for each read of the socket alone, so an agent that sends a byte a second never
 reaches it. Here one deadline holds for the whole answer: status line, headers, sizes of chunks, and body.
 """
 
+import contextlib
+import errno
 import functools
+import http
 import http.client
 import io
+import math
 import socket
 import sys
 import time
-from typing import TYPE_CHECKING
+import urllib.parse
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import attrs
 
 from hapsync.consul.endpoint import Endpoint
+from hapsync.consul.network_errors import SPEAKS_TLS, is_told_to_speak_tls, words
+from hapsync.consul.wait_limit import JITTER
+from hapsync.errors import CatalogError, CutShort, TooLarge
+from hapsync.system.process import leaves_spare_files
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
 
+MAX_BODY_BYTES = 64 * 1024 * 1024
+"""The default limit of a body: a larger one is a fault, and must not fill the memory."""
+CHUNK_BYTES = 1024 * 1024
+_GATEWAY = {
+    http.HTTPStatus.REQUEST_TIMEOUT,
+    http.HTTPStatus.BAD_GATEWAY,
+    http.HTTPStatus.GATEWAY_TIMEOUT,
+}
+"""The statuses of a proxy whose timeout has passed; Consul's agent sends none of them (agent/http.go)."""
+_LATE = {http.HTTPStatus.REQUEST_TIMEOUT, http.HTTPStatus.GATEWAY_TIMEOUT}
+"""The statuses that mean a timeout and nothing else; a proxy sends 502 also while Consul restarts."""
 KEEPALIVE_AFTER_SECONDS = 15
 """A firewall or NAT on the way forgets a connection that is silent for minutes, as a blocked query is."""
+
+
+@attrs.frozen
+class Answer:
+    """An answer of Consul: the status code, the headers by lower-case name, and the whole body.
+
+    python-consul2 reads `code` and `body`.
+    """
+
+    code: int
+    headers: Mapping[str, str] = attrs.field(repr=False)
+    body: bytes = attrs.field(repr=False)
 
 
 class Connection(http.client.HTTPConnection):
@@ -117,3 +152,176 @@ class _Timed(io.RawIOBase):
         if not self.closed:
             self._raw.close()
         super().close()
+
+
+class AgentHTTP:
+    """One kept-alive connection to the agent, for one thread; `abort` may be called from any other.
+
+    This class replaces the transport of python-consul2. The library's has no deadline for blocking queries and no
+    unix socket, follows proxy variables, and hides headers that a watch needs. Errors of the network and of HTTP
+    become CatalogError.
+    """
+
+    def __init__(self, where: Endpoint, name: str, timeout_seconds: float) -> None:
+        """Take the `name` of the agent in messages, and the longest time for an answer."""
+        self._where = where
+        self._name = name
+        self._timeout_seconds = timeout_seconds
+        self._connection: Connection | None = None
+        self._has_answered = False
+        self._aborted = False
+
+    def request(
+        self,
+        method: str,
+        path: str,
+        params: Sequence[tuple[str, object]] | None = None,
+        headers: Mapping[str, str] | None = None,
+        body: str | bytes = "",
+        *,
+        wait_seconds: float = 0.0,
+        timeout_seconds: float = math.inf,
+        max_bytes: int = MAX_BODY_BYTES,
+    ) -> Answer:
+        """Request `path`; `wait_seconds` is the wait that the request asks Consul for.
+
+        Beyond the wait, the whole answer may take `timeout_seconds`, and never longer than the configured timeout,
+        from the first byte of its status line to the last byte of its body.
+
+        Raises CatalogError, CutShort where a blocking query ended without Consul's answer, and TooLarge for a body of
+        more than `max_bytes`.
+        """
+        request = (method, _uri(path, params), body or None, dict(headers or {}))
+        grace_seconds = min(timeout_seconds, self._timeout_seconds)
+        was_idle = self._connection is not None and self._has_answered
+        begin = time.monotonic()
+        try:
+            answer = self._send(request, wait_seconds, grace_seconds, max_bytes)
+        except (OSError, http.client.HTTPException) as error:
+            self.close()
+            # The agent may have closed a kept-alive connection while it was idle: only then the request is sent
+            # again. A blocking query is not: the agent may have restarted, and an older index would only block. Nor
+            # is a write, for the result of a cut write is unknown.
+            if was_idle and method == "GET" and not wait_seconds and not self._aborted and _was_closed(error):
+                with contextlib.suppress(OSError, http.client.HTTPException):
+                    return self._send(request, 0.0, grace_seconds, max_bytes)
+                self.close()
+            if isinstance(error, _TooLongError):
+                said = f"the answer is larger than {max_bytes // 2**20} MB"
+                raise TooLarge(f"Consul at {self._name}: {said}") from error
+            if wait_seconds and _never_came(error):
+                raise CutShort(self._words(error), time.monotonic() - begin) from error
+            raise CatalogError(self._words(error)) from error
+        if wait_seconds and answer.code in _GATEWAY:
+            said = f"a proxy on the way answered {answer.code} in its place"
+            raise CutShort(f"Consul at {self._name}: {said}", time.monotonic() - begin, is_said=answer.code in _LATE)
+        if self._where.tls is None and is_told_to_speak_tls(answer.code, answer.body):
+            raise CatalogError(f"Consul at {self._name}: {SPEAKS_TLS}")
+        return answer
+
+    def put(self, callback: Any, path: str, params: Any = None, data: Any = "", headers: Any = None) -> Any:
+        """Write to `path` for python-consul2, once; only the reload semaphore writes."""
+        return callback(self.request("PUT", path, params, headers, data))
+
+    @property
+    def is_open(self) -> bool:
+        """The connection exists, and no error has occurred on it."""
+        return self._connection is not None
+
+    def open(self, timeout_seconds: float = math.inf) -> None:
+        """Open the connection if there is none, so that the next request goes out at once; raises CatalogError."""
+        if self._connection is not None:
+            return
+        timeout_seconds = min(timeout_seconds, self._timeout_seconds)
+        connection = Connection(self._where)
+        connection.begin(time.monotonic() + timeout_seconds, timeout_seconds)
+        # The connection is published before it connects, so `abort` finds it; `_aborted` is read again afterwards.
+        self._connection = connection
+        self._has_answered = False
+        try:
+            connection.connect()
+            if not leaves_spare_files(connection.sock.fileno()):
+                raise OSError(errno.EMFILE, "too many open files")  # noqa: TRY301  # one message for both
+        except (OSError, UnicodeError) as error:
+            self.close()
+            raise CatalogError(self._words(error)) from error
+
+    def abort(self) -> None:
+        """End the running request and allow no other one; the thread of the request gets CatalogError."""
+        self._aborted = True
+        connection = self._connection
+        sock = connection.sock if connection is not None else None
+        if sock is not None:
+            with contextlib.suppress(OSError):
+                sock.shutdown(socket.SHUT_RDWR)
+
+    def close(self) -> None:
+        """Close the connection; the next request opens another."""
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+    def _send(
+        self,
+        request: tuple[str, str, str | bytes | None, dict[str, str]],
+        wait_seconds: float,
+        grace_seconds: float,
+        max_bytes: int,
+    ) -> Answer:
+        deadline = time.monotonic() + wait_seconds * JITTER + grace_seconds
+        self.open(grace_seconds)
+        connection = self._connection
+        if self._aborted or connection is None:
+            raise ConnectionAbortedError("stopped")
+        connection.begin(deadline, grace_seconds)
+        connection.request(*request)
+        response = connection.getresponse()
+        try:
+            body = _read_body(response, max_bytes)
+        finally:
+            response.close()
+        if connection.sock is None:  # the agent keeps no connection; the next request connects within its own timeout
+            self._connection = None
+        self._has_answered = True
+        return Answer(response.status, {name.lower(): value for name, value in response.getheaders()}, body)
+
+    def _words(self, error: Exception) -> str:
+        return f"Consul at {self._name}: {words(error, self._where)}"
+
+
+def _uri(path: str, params: Sequence[tuple[str, object]] | None) -> str:
+    """Return `path` with `params`; percent-encoded text stays as it is, which the library would encode again."""
+    query = f"?{urllib.parse.urlencode(params)}" if params else ""
+    return urllib.parse.quote(path, safe="/:%") + query
+
+
+class _TooLongError(http.client.HTTPException):
+    pass
+
+
+def _read_body(response: http.client.HTTPResponse, max_bytes: int) -> bytes:
+    """Return the whole body; raises TimeoutError, OSError and HTTPException."""
+    chunks: list[bytes] = []
+    size = 0
+    while response.length != 0:
+        # `read1` reports a truncated chunked answer as an error, but not a truncated one with a Content-Length.
+        if not (chunk := response.read1(CHUNK_BYTES)):
+            if response.length:
+                raise http.client.IncompleteRead(b"", response.length)
+            break
+        chunks.append(chunk)
+        size += len(chunk)
+        if size + (response.length or 0) > max_bytes:
+            raise _TooLongError
+    return b"".join(chunks)
+
+
+def _was_closed(error: Exception) -> bool:
+    return isinstance(error, (ConnectionError, http.client.RemoteDisconnected)) and not isinstance(
+        error, ConnectionRefusedError
+    )
+
+
+def _never_came(error: Exception) -> bool:
+    """Return whether `error` looks like a proxy or a firewall that ended, or forgot, an idle connection."""
+    return _was_closed(error) or isinstance(error, TimeoutError)

@@ -8,7 +8,8 @@ from abc import ABC, abstractmethod
 from typing import ClassVar
 
 from hapsync.config.schema import ConsulConfig
-from hapsync.consul.client import Answer, ConsulClient
+from hapsync.consul.client import ConsulClient
+from hapsync.consul.connection import Answer
 from hapsync.consul.rate_limit import Pace, Rate
 from hapsync.consul.read import Shared
 from hapsync.consul.wait_limit import SHORTEST_SECONDS, Cuts

@@ -12,7 +12,8 @@ import time
 from collections.abc import Mapping
 
 from hapsync.config.schema import ConsulConfig
-from hapsync.consul.client import Answer, ConsulClient
+from hapsync.consul.client import ConsulClient
+from hapsync.consul.connection import Answer
 from hapsync.consul.connection_limit import ConnectionLimit
 from hapsync.consul.endpoint import Endpoints
 from hapsync.consul.evidence import Finding, age_seconds, evidence, is_streamed
@@ -221,7 +222,6 @@ class Reader:
         if self._is_too_large or (consistency != "consistent" and not is_confirming):
             delay_seconds = max(delay_seconds, self._rest_until - time.monotonic())
         self._wait(delay_seconds)
-        timeout_seconds = min(timeout_seconds, self._config.timeout_seconds)
         is_new = False
         try:
             agent = self._current(blocks=index > 0)

@@ -127,19 +127,8 @@ def wait_for_change(agent: ConsulClient, group: str, index: int, wait_seconds: f
 
     With an `index` of 0 the call returns at once. Raises CatalogError when Consul is away or refuses.
     """
-    params: list[tuple[str, object]] = [("keys", "")]
-    if agent.dc:
-        params.append(("dc", agent.dc))
-    if index > 0:
-        params += [("index", index), ("wait", f"{wait_seconds * 1000:.0f}ms")]
-    headers = {"X-Consul-Token": agent.token} if agent.token else {}
-    answer = agent.http.get(
-        lambda response: response,
-        f"/v1/kv/hapsync/{group}/reload/",
-        params,
-        headers,
-        wait_seconds=wait_seconds if index > 0 else 0.0,
-    )
+    path = f"/v1/kv/hapsync/{group}/reload/"
+    answer = agent.ask(path, [("keys", "")], index=index, wait_seconds=wait_seconds)
     if answer.code not in {http.HTTPStatus.OK, http.HTTPStatus.NOT_FOUND}:
         raise CatalogError(f"Consul: the reload permits of group {quoted(group)}: answered {answer.code}; {RIGHTS}")
     text = answer.headers.get("x-consul-index", "")
@@ -178,11 +167,7 @@ def release(agent: ConsulClient, permit: Permit) -> None:
 
 def _read(agent: ConsulClient, key: str) -> tuple[str, str] | None:
     """Return the session that holds `key` (empty: none) and the key's value, safe to show; None without the key."""
-    params: list[tuple[str, object]] = [("consistent", "")]
-    if agent.dc:
-        params.append(("dc", agent.dc))
-    headers = {"X-Consul-Token": agent.token} if agent.token else {}
-    answer = agent.http.get(lambda response: response, f"/v1/kv/{key}", params, headers)
+    answer = agent.ask(f"/v1/kv/{key}", [("consistent", "")])
     if answer.code == http.HTTPStatus.NOT_FOUND:
         return None
     if answer.code != http.HTTPStatus.OK:

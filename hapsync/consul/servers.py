@@ -9,7 +9,8 @@ import random
 from typing import Protocol
 
 from hapsync.config.schema import ConsulConfig
-from hapsync.consul.client import Answer, ConsulClient
+from hapsync.consul.client import ConsulClient
+from hapsync.consul.connection import Answer
 from hapsync.consul.evidence import evidence
 from hapsync.consul.list_watch import ListWatch
 from hapsync.consul.rate_limit import UNCACHED

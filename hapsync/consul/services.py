@@ -6,7 +6,8 @@ from collections.abc import Callable
 import attrs
 
 from hapsync.config.schema import ConsulConfig
-from hapsync.consul.client import Answer, ConsulClient
+from hapsync.consul.client import ConsulClient
+from hapsync.consul.connection import Answer
 from hapsync.consul.discovery import Listing, parse_listing
 from hapsync.consul.evidence import evidence
 from hapsync.consul.list_watch import ListWatch

@@ -1,6 +1,7 @@
 """The budget on Consul is fair: by service, and services without instances last."""
 
 import functools
+import math
 import threading
 from collections.abc import Mapping
 from pathlib import Path
@@ -8,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from hapsync.config.schema import ConsulConfig
-from hapsync.consul.client import Answer, ConsulClient
+from hapsync.consul.client import ConsulClient
+from hapsync.consul.connection import Answer
 from hapsync.consul.rate_limit import ALL_PER_SECOND, LAST_IN_WINDOW, Budget
 from hapsync.consul.watch import Watches
 from tests.harness.consul import Consul
@@ -91,7 +93,7 @@ def test_a_hundred_services_without_instances_hold_up_none_of_those_that_have_so
     behind: list[int] = []
     opened, read = ConsulClient.open, ConsulClient.read_health
 
-    def open_(agent: ConsulClient, timeout_seconds: float | None = None) -> None:
+    def open_(agent: ConsulClient, timeout_seconds: float = math.inf) -> None:
         opened(agent, timeout_seconds)
         with lock:
             asked_at[threading.current_thread().name] = len(reads)

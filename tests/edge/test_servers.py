@@ -7,7 +7,8 @@ import attrs
 import pytest
 
 from hapsync.config.schema import ConsulConfig
-from hapsync.consul.client import Answer, ConsulClient
+from hapsync.consul.client import ConsulClient
+from hapsync.consul.connection import Answer
 from hapsync.consul.read import Shared
 from hapsync.consul.servers import ServersWatch
 from hapsync.consul.wait_limit import ALIKE_SHORT, MOST_IN_A_ROW, SHORTEST_SECONDS, Holding
