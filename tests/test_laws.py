@@ -49,7 +49,7 @@ from hapsync.plan.plan import Plan, make_plan
 from hapsync.plan.promises import (
     capacity_in_before_out,
     capacity_stays_above_its_floor,
-    command_says_its_change,
+    commands_say_their_changes,
     no_busy_server_given_away,
     no_server_leaves_on_a_doubt,
     only_overdue_sessions_ended,
@@ -455,7 +455,7 @@ def test_only_plain_commands_are_ever_made_whatever_consul_answers(world: World,
     for change in plan.changes:
         for command in commands_of(change):
             assert COMMAND.fullmatch(command.line)
-            assert command_says_its_change(change, command.line)
+            assert commands_say_their_changes([(change, command.line)])
 
     assert breaking(only_plain_values, world, plan) == []
 
@@ -466,13 +466,18 @@ def test_a_change_leads_where_after_and_the_page_say(world: World) -> None:
     plan = planned(world)
     later = on_paper(applied(world.observed, plan))
     facts = Facts(world.desired, world.observed, world.cautions)
-    judged = {(case.name, one.name): one for case in plan_cases(plan, facts) for one in case.moves}
+    cases, before = list(plan_cases(plan, facts)), on_paper(world.observed)
+    moved = {(case.name, one.name): one for case in cases for one in case.moves}
+    reweighed = {(case.name, name): weight for case in cases for name, weight in case.reweighed.items()}
 
     assert later == on_paper(after(world.observed, plan.changes))
-    for where, move in judged.items():
+    for where, move in moved.items():
         assert later.get(where) == (None if move.admin is None else (move.address, move.admin, move.weight))
-    changed = on_paper(world.observed).items() - later.items()
-    assert {where for where, _ in changed} <= judged.keys()
+    for where, weight in reweighed.items():
+        address, admin, _ = before[where]
+        assert later[where] == (address, admin, weight)
+    changed = before.items() - later.items()
+    assert {where for where, _ in changed} <= {*moved, *reweighed}
 
 
 @laws

@@ -27,7 +27,12 @@ from hapsync.plan import (
 )
 from hapsync.plan.desired import Desired, DesiredBackend, DesiredServer
 from hapsync.plan.guard import Caution
-from tests import strategies, test_laws as laws, test_laws_over_time as laws_over_time
+from tests import (
+    strategies,
+    test_laws as laws,
+    test_laws_over_time as laws_over_time,
+    test_promises as laws_of_promises,
+)
 from tests.strategies import worlds
 
 Patch = pytest.MonkeyPatch
@@ -439,13 +444,29 @@ def after_forgets_that_a_drained_server_is_drained(patch: Patch) -> None:
 
 
 def a_weight_that_changes_is_not_judged(patch: Patch) -> None:
+    cases = moves_module.plan_cases
+    patch.setattr(laws, "plan_cases", lambda *of: [attrs.evolve(case, reweighed={}) for case in cases(*of)])
+
+
+def a_weight_of_zero_is_judged_as_the_old_one(patch: Patch) -> None:
     move = moves_module._move
 
     def broken(change: Change, before: Server | None) -> moves_module.Move:
         found = move(change, before)
-        return attrs.evolve(found, weight=change.was) if isinstance(change, Reweigh) else found
+        return found._replace(weight=change.was) if isinstance(change, Reweigh) else found
 
     patch.setattr(moves_module, "_move", broken)
+
+
+def addresses_are_sent_with_the_next_port(patch: Patch) -> None:
+    lines = runtime._address_lines
+
+    def broken(change: Change, agents: runtime.Agents) -> tuple[str, ...]:
+        if isinstance(change, Add):
+            change = attrs.evolve(change, address=attrs.evolve(change.address, port=change.address.port + 1))
+        return lines(change, agents)
+
+    patch.setattr(runtime, "_address_lines", broken)
 
 
 def disabled_is_not_written(patch: Patch) -> None:
@@ -586,6 +607,7 @@ MISTAKES: Mapping[Callable[..., None], Sequence[Callable[[Patch], None]]] = {
     laws.test_a_change_leads_where_after_and_the_page_say: (
         after_forgets_that_a_drained_server_is_drained,
         a_weight_that_changes_is_not_judged,
+        a_weight_of_zero_is_judged_as_the_old_one,
         drains_disable,
     ),
     laws.test_a_file_that_is_rendered_says_what_the_picture_says: (
@@ -663,6 +685,21 @@ MISTAKES: Mapping[Callable[..., None], Sequence[Callable[[Patch], None]]] = {
         refills_never_end,
         peaks_never_fade,
     ),
+    laws_of_promises.test_no_plan_breaks_a_promise: (
+        in_use_is_idle,
+        what_goes_out_goes_first,
+        doubts_are_passed_over,
+        the_floor_is_one_too_low,
+        a_hand_on_a_server_is_not_seen,
+        sessions_are_ended_at_once,
+        addresses_are_sent_with_the_next_port,
+    ),
+    laws_of_promises.test_no_target_breaks_a_promise: (
+        doubts_are_passed_over,
+        the_floor_is_one_too_low,
+        pictures_make_what_is_held,
+        a_hand_on_a_server_is_not_seen,
+    ),
 }
 MORE: Mapping[Callable[..., None], st.SearchStrategy[Any]] = {
     laws.test_the_order_of_what_is_read_never_matters: laws.orders,
@@ -737,8 +774,8 @@ def test_a_mistake_breaks_its_law(
 def test_every_law_has_a_mistake_that_breaks_it() -> None:
     named = {
         one
-        for name, one in {**vars(laws), **vars(laws_over_time)}.items()
-        if name.startswith("test_") and name != "test_the_worlds_are_of_every_kind"
+        for name, one in {**vars(laws), **vars(laws_over_time), **vars(laws_of_promises)}.items()
+        if hasattr(one, "hypothesis") and name != "test_the_worlds_are_of_every_kind"
     }
 
     assert named == set(MISTAKES)

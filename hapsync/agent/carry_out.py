@@ -77,7 +77,7 @@ class _Gate:
 
     def sound(self, commands: Sequence[tuple[Change, Command]]) -> Sequence[tuple[Change, Command]]:
         """Check `commands` against the promises, and return those of backends without a defect."""
-        self.defects += broken_by_commands((change, command.line) for change, command in commands)
+        self.defects += broken_by_commands([(change, command.line) for change, command in commands])
         names = {one.backend for one in self.defects}
         return [one for one in commands if one[0].backend not in names] if names else commands
 

@@ -1,8 +1,12 @@
 """Plan or target in, one `Case` for each backend out: the moves of its servers, in plain values for promises.py."""
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence, Set as AbstractSet
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set as AbstractSet
 from functools import cached_property, lru_cache
+from itertools import groupby
+from operator import attrgetter
+from types import MappingProxyType
+from typing import NamedTuple
 
 import attrs
 
@@ -60,11 +64,11 @@ class Facts:
         return is_frozen or self.mode == "observe" or self.saved.unread_version is not None
 
 
-@attrs.frozen
-class Move:
+class Move(NamedTuple):
     """One server: `before` as HAProxy shows it (None: a new server), and its state afterwards.
 
-    `admin` is None for a deletion. `change` is the change of a plan; None for a move of a target.
+    `admin` is None for a deletion. `change` is the change of a plan; None for a move of a target. A named tuple is
+    made in half the time of an attrs class, and a plan may have thousands of moves.
     """
 
     name: str
@@ -79,12 +83,6 @@ class Move:
         return self.before.address if self.before is not None else None
 
     @property
-    def was_in(self) -> bool:
-        """The server was let in at this address before; a server with an agent check counts in any state."""
-        one = self.before
-        return one is not None and one.address == self.address and (one.admin is AdminState.READY or one.agent != 0)
-
-    @property
     def was_led(self) -> bool:
         """The agent check of the server runs, and may change it at any moment; a free slot does not count."""
         one = self.before
@@ -94,32 +92,28 @@ class Move:
     def was_overridden(self) -> bool:
         """An operator put the server in maint or drain: its weight is above 0, and no running agent check set it."""
         one = self.before
-        is_out = one is not None and one.admin is not AdminState.READY and one.weight > 0
-        return is_out and self.was_at not in (None, PLACEHOLDER) and not self.was_led
+        if one is None or one.admin is AdminState.READY or one.weight <= 0:
+            return False
+        return one.address not in (PLACEHOLDER, None) and not self.was_led
 
     @property
-    def was_quiet(self) -> bool:
-        """The server had no load; with an unread load, only a server at the placeholder is known to have none."""
-        load = self.before.load if self.before is not None else None
-        if load is None:
-            return self.was_at == PLACEHOLDER
-        return not (load.sessions or load.queued or load.used_connections or load.idle_connections)
+    def was_in_use(self) -> bool:
+        """The server may have been in use: by HAProxy, an operator or an agent check.
+
+        With an unread load, only a slot at the placeholder is known to have none.
+        """
+        one, load = self.before, self.before.load if self.before is not None else None
+        if one is None or one.admin is not AdminState.MAINT:
+            return one is not None
+        if load is not None and (load.sessions or load.queued or load.used_connections or load.idle_connections):
+            return True
+        is_free = one.address is PLACEHOLDER or one.address == PLACEHOLDER
+        return not is_free and (load is None or self.was_led or self.was_overridden)
 
     @property
     def serves(self) -> bool:
         """The server would get new traffic, by its state and weight."""
         return self.admin is AdminState.READY and self.weight > 0
-
-    @property
-    def is_leaving(self) -> bool:
-        """The address would get less traffic: no new traffic, or none. A `SetOverride` does not count."""
-        was = self.before
-        if was is None or isinstance(self.change, SetOverride):
-            return False
-        is_same = self.address is was.address or self.address == was.address
-        if is_same and self.weight > 0 and self.admin is AdminState.READY:
-            return False  # the usual case, first
-        return (_level(self.admin, self.weight) if is_same else 0) < _level(was.admin, was.weight)
 
     @property
     def is_out(self) -> bool:
@@ -148,10 +142,59 @@ def is_dynamic(name: str) -> bool:
     return DYNAMIC_NAME.fullmatch(name) is not None
 
 
+@lru_cache(maxsize=65536)
+def is_own(name: str) -> bool:
+    """Return whether a server of this name is hapsync's."""
+    return is_slot(name) or is_dynamic(name)
+
+
+OF_OPERATOR = (SetOverride, ClearOverride)
+
+
+@attrs.define
+class Effects:
+    """Some moves by their effect, each kind in its order.
+
+    `entering` begin to get traffic, and `leaving` get less: no new traffic, or none. `given_away` get another address
+    or are deleted. `overriding` concern an override: they set, end or break it. `is_out_before_in`: a server leaves
+    before another one enters.
+    """
+
+    entering: list[Move] = attrs.Factory(list)
+    leaving: list[Move] = attrs.Factory(list)
+    given_away: list[Move] = attrs.Factory(list)
+    overriding: list[Move] = attrs.Factory(list)
+    is_out_before_in: bool = False
+
+
+def _effects(moves: Iterable[Move]) -> Effects:
+    """Sort `moves` in one turn, for a plan may have thousands."""
+    found = Effects()
+    for one in moves:
+        _, was, address, admin, weight, change = one
+        is_of_operator = isinstance(change, OF_OPERATOR)
+        is_same = was is not None and (address is was.address or address == was.address)
+        serves = admin is AdminState.READY and weight > 0
+        if is_of_operator or one.was_overridden:
+            found.overriding.append(one)
+        if not is_same or admin is None:
+            found.given_away.append(one)
+        # A server with an agent check counts as let in before, in any state.
+        if serves and not (is_same and was is not None and (was.admin is AdminState.READY or was.agent != 0)):
+            found.entering.append(one)
+            found.is_out_before_in = bool(found.leaving)
+        # An operator's maint or drain is no loss.
+        before = 0 if was is None or isinstance(change, SetOverride) else _level(was.admin, was.weight)
+        if before and before > (_level(admin, weight) if is_same else 0):
+            found.leaving.append(one)
+    return found
+
+
 @attrs.frozen
 class Case:
     """One backend, the facts about it, and the moves of its servers, in their order.
 
+    `reweighed` are the servers that get another weight above 0 and go on to serve, by name; that is no move.
     `wanted_if_short` is the number of servers that should serve where slots are short, else None. `is_new_worker`:
     the moves happen by the start of a HAProxy without load.
     """
@@ -162,6 +205,7 @@ class Case:
     overrides: Mapping[Address, AdminState | None]
     caution: Caution
     moves: Sequence[Move]
+    reweighed: Mapping[str, int] = attrs.Factory(dict)
     is_stopped: bool = False
     wanted_if_short: int | None = None
     is_new_worker: bool = False
@@ -173,15 +217,9 @@ class Case:
         return {one.address for one in servers if one.admin is AdminState.READY}
 
     @cached_property
-    def entering(self) -> Sequence[Move]:
-        """The servers that would begin to get traffic."""
-        return [one for one in self.moves if one.serves and not one.was_in]
-
-    @cached_property
-    def is_out_before_in(self) -> bool:
-        """A server leaves before another one is let in."""
-        last_in = max((at for at, one in enumerate(self.moves) if one.serves and not one.was_in), default=0)
-        return any(one.is_leaving for one in self.moves[:last_in])
+    def effects(self) -> Effects:
+        """The moves by their effect."""
+        return _effects(self.moves)
 
     @cached_property
     def listed(self) -> AbstractSet[Address | None]:
@@ -197,7 +235,7 @@ class Case:
     @cached_property
     def leaving(self) -> Sequence[Move]:
         """The leaving servers without those of operators; of a new worker's losses only servers that are up."""
-        moves = [one for one in self.moves if one.is_leaving and one.was_at not in self.overridden]
+        moves = [one for one in self.effects.leaving if one.was_at not in self.overridden]
         return [one for one in moves if not self.is_new_worker or (one.before is not None and one.before.is_up)]
 
     @cached_property
@@ -232,7 +270,8 @@ class Case:
     def staying(self) -> AbstractSet[Address | None]:
         """The addresses of servers that do not leave, in drain or serving."""
         kept = {one.address for one in self.unmoved if one.admin is not AdminState.MAINT}
-        return kept | {one.address for one in self.moves if not (one.is_out or one.is_leaving)}
+        leaving = {one.name for one in self.effects.leaving}
+        return kept | {one.address for one in self.moves if not (one.is_out or one.name in leaving)}
 
     def count_ready(self) -> tuple[int, int]:
         """Return the number of servers that may get new traffic, before and after.
@@ -253,16 +292,21 @@ class Case:
 def plan_cases(plan: Plan, facts: Facts) -> Iterator[Case]:
     """Yield the backends that `plan` changes."""
     changes: dict[str, list[Change]] = {}
-    for change in plan.changes:
-        changes.setdefault(change.backend, []).append(change)
+    for name, some in groupby(plan.changes, attrgetter("backend")):
+        changes.setdefault(name, []).extend(some)
     short = {one.backend: one.wanted for one in plan.shortages}
     is_stopped = facts.is_stopped if changes else False
-    for name, some in changes.items():
+    for name, due in changes.items():
         have = facts.observed.backends.get(name, Backend(name, exists=False))
-        named = {one.server for one in some}
-        servers = {one.name: one for one in (*have.slots, *have.foreign) if one.name in named}
-        moves = [_move(one, servers.get(one.server)) for one in some]
-        yield _case(facts, have, moves, is_stopped=is_stopped, wanted_if_short=short.get(name))
+        servers = {one.name: one for one in (*have.slots, *have.foreign)}
+        moves, reweighed = [], {}
+        for change in due:
+            before = servers.get(change.server)
+            if isinstance(change, Reweigh) and change.weight > 0 and before is not None and is_ready(before):
+                reweighed[change.server] = change.weight
+            else:
+                moves.append(_move(change, before))
+        yield _case(facts, have, moves, reweighed, is_stopped=is_stopped, wanted_if_short=short.get(name))
 
 
 def target_cases(target: TargetState, facts: Facts) -> Iterator[Case]:
@@ -288,6 +332,7 @@ def _case(
     facts: Facts,
     have: Backend,
     moves: Sequence[Move],
+    reweighed: Mapping[str, int] = MappingProxyType({}),
     *,
     is_stopped: bool,
     wanted_if_short: int | None = None,
@@ -300,6 +345,7 @@ def _case(
         facts.desired.overrides.get(have.name, {}),
         facts.cautions.get(have.name) or Caution(),
         moves,
+        reweighed,
         is_stopped,
         wanted_if_short,
         is_new_worker,
@@ -310,14 +356,14 @@ def _move(change: Change, before: Server | None) -> Move:
     admin, weight = (before.admin, before.weight) if before is not None else (AdminState.MAINT, 0)
     address = before.address if before is not None else None
     match change:
-        case Add() | Create() | Enable():
-            return Move(change.server, before, change.address, AdminState.READY, change.weight, change)
         case Reweigh():
             weight = change.weight
-        case Drain():
-            admin, weight = AdminState.DRAIN, 0
+        case Add() | Create() | Enable():
+            address, admin, weight = change.address, AdminState.READY, change.weight
         case Disable() | Remove():
             admin, weight = AdminState.MAINT, 0
+        case Drain():
+            admin, weight = AdminState.DRAIN, 0
         case SetOverride():
             admin, weight = change.admin, change.weight
         case ClearOverride():

@@ -4,64 +4,67 @@ The judge of diff, guard and plan: it calls nothing of theirs and reads the serv
 """
 
 import math
-import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from string import ascii_letters, digits
 
 from hapsync.model.catalog import Doubt
 from hapsync.model.changes import Change, ClearOverride, Create, EndSessions, SetOverride
 from hapsync.model.server import HAPROXY_NAME, MAX_WEIGHT, AdminState as Is, Observed
-from hapsync.plan.moves import Case, is_dynamic, is_ready, is_slot
+from hapsync.plan.moves import OF_OPERATOR, Case, is_dynamic, is_own, is_ready, is_slot
 
-_HOST = re.compile(r"[0-9a-f:.]{2,45}")
-_LINE = re.compile(r"[A-Za-z0-9_:./ ,=%()@+*\[\]-]{1,1024}")
+_HOST_SIGNS = b"0123456789abcdef:."
+_LINE_SIGNS = f"{ascii_letters}{digits}_:./ ,=%()@+*[]-".encode()
 _REST_SECONDS = 3
 
 
 def nothing_while_stopped(case: Case) -> bool:
     """Nothing is changed while frozen, while observing, or while the state file is of another version."""
-    return not (case.is_stopped and (case.moves or case.is_new_worker))
+    return not (case.is_stopped and (case.moves or case.reweighed or case.is_new_worker))
 
 
 def only_own_servers(case: Case) -> bool:
     """Only hapsync's own servers, in backends that it cares for, are changed; a foreign server never."""
-    foreign = {one.name for one in case.have.foreign}
-    return all(
-        (is_slot(one.name) or is_dynamic(one.name))
-        and one.name not in foreign
-        and (one.change is None or (one.before is None) is isinstance(one.change, Create))
-        and (one.change is None or case.want is not None or isinstance(one.change, SetOverride | ClearOverride))
-        for one in case.moves
-    )
+    names = [*case.reweighed, *(one.name for one in case.moves)]
+    if not all(map(is_own, names)) or not {one.name for one in case.have.foreign}.isdisjoint(names):
+        return False
+    if case.want is None and (case.reweighed or not all(isinstance(one.change, OF_OPERATOR) for one in case.moves)):
+        return case.is_new_worker
+    return case.is_new_worker or all((one.before is None) is isinstance(one.change, Create) for one in case.moves)
 
 
 def only_plain_values(case: Case) -> bool:
     """No name, address, port or weight outside the whitelist reaches a command or haproxy.cfg."""
-    return HAPROXY_NAME.fullmatch(case.name) is not None and all(
-        0 <= one.weight <= MAX_WEIGHT
-        and (
-            one.address in (None, one.was_at)
-            or (_HOST.fullmatch(one.address.host) and 0 < one.address.port < 1 << 16)
-        )
-        for one in case.moves
+    weights = [*case.reweighed.values(), *(one.weight for one in case.moves)]
+    addresses = [one.address for one in case.effects.given_away if one.admin and one.address]
+    return (
+        HAPROXY_NAME.fullmatch(case.name) is not None
+        and 0 <= min(weights, default=0) <= max(weights, default=0) <= MAX_WEIGHT
+        and _are_plain([one.host for one in addresses], _HOST_SIGNS, 2, 45)
+        and all(0 < one.port < 1 << 16 for one in addresses)
     )
 
 
 def only_given_addresses(case: Case) -> bool:
     """No server gets traffic at an address that neither Consul nor the fallback list gave its backend."""
-    return not case.entering or case.given >= {one.address for one in case.entering}
+    entering = case.effects.entering
+    return not entering or case.given >= {one.address for one in entering}
 
 
 def no_busy_server_given_away(case: Case) -> bool:
     """No server that may be in use gets another address, and none is deleted before it is idle and unwanted."""
-    for one in () if case.is_new_worker else case.moves:  # nothing runs on a new worker
+    for one in () if case.is_new_worker else case.effects.given_away:  # nothing runs on a new worker
         was = one.before
-        if was is None or (one.admin is not None and one.address == was.address):
+        if was is None:
             continue
-        if was.admin is not Is.MAINT or one.was_overridden or one.was_led or not one.was_quiet:
+        if one.was_in_use:
             return False
+        if one.admin is not None:
+            if not is_slot(was.name):
+                return False
+            continue
         is_ripe = is_dynamic(was.name) and was.load is not None and was.since_seconds >= _REST_SECONDS
         is_unwanted = was.address in case.twice or was.address not in case.listed
-        if not (is_slot(was.name) if one.admin is not None else is_ripe and is_unwanted):
+        if not (is_ripe and is_unwanted):
             return False
     return True
 
@@ -105,36 +108,57 @@ def capacity_in_before_out(case: Case) -> bool:
     if case.is_new_worker or not case.leaving:
         return True
     before, after = case.count_ready()
-    return not case.is_out_before_in and after >= min(before, math.ceil((case.wanted_if_short or 0) / 2))
+    return not case.effects.is_out_before_in and after >= min(before, math.ceil((case.wanted_if_short or 0) / 2))
 
 
 def operators_have_the_last_word(case: Case) -> bool:
     """A server that an operator put in maint or drain stays so until an operator releases it."""
     asked = case.overrides
-    for one in case.moves:
-        is_allowed = not one.was_overridden or (one.change is None and one.was_at in asked)
-        if isinstance(one.change, SetOverride | ClearOverride):
-            to = one.change.admin if isinstance(one.change, SetOverride) else None
-            is_allowed = one.change.address in asked and asked[one.change.address] is to
-        if not is_allowed or (one.serves and one.address in case.overridden):
+    for one in case.effects.overriding:
+        match one.change:
+            case SetOverride(address=address, admin=admin):
+                is_asked = asked.get(address) is admin
+            case ClearOverride(address=address):
+                is_asked = address in asked and asked[address] is None
+            case change:
+                is_asked = change is None and one.was_at in asked
+        if not is_asked:
             return False
-    return True
+    return not case.overridden or not any(one.serves and one.address in case.overridden for one in case.moves)
 
 
 def fallback_only_where_nothing_serves(case: Case) -> bool:
     """The fallback list lets nobody in while others serve."""
     is_fallback = case.want is not None and case.want.doubt is Doubt.FALLBACK and not case.caution.is_released
-    return case.is_new_worker or not is_fallback or case.up <= case.given or not case.entering
+    return case.is_new_worker or not is_fallback or case.up <= case.given or not case.effects.entering
 
 
-def command_says_its_change(change: Change, line: str) -> bool:
+def commands_say_their_changes(commands: Sequence[tuple[Change, str]]) -> bool:
     """A command is one line of the whitelist, and names exactly the server and the address of its change."""
-    words, where, address = line.split(" "), f"{change.backend}/{change.server}", change.address
-    if not _LINE.fullmatch(line) or (where not in words and words[0] != "clear"):
+    lines = [line for _, line in commands]
+    if not _are_plain(lines, _LINE_SIGNS, 1, 1024):
         return False
-    if words[0] == "set" and "addr" in words and address is not None:  # `addr` is a word of server_options, too
-        return words[-4:] == ["addr", address.host, "port", str(address.port)]
-    return words[0] != "add" or words[3] == str(address)
+    names = [f" {change.backend}/{change.server} " for change, _ in commands]
+    unnamed = [line for name, line in zip(names, lines, strict=True) if name not in line and name not in f"{line} "]
+    text = "\n".join(lines)
+    with_address = commands if " addr " in text or "add server " in text else ()
+    return all(line.startswith("clear ") for line in unnamed) and all(
+        line.split(" ")[3] == str(change.address)
+        if line.startswith("add ")
+        else change.address is None or line.endswith(f" addr {change.address.host} port {change.address.port}")
+        for change, line in with_address
+        if line.startswith("add ") or (line.startswith("set ") and " addr " in line)
+    )
+
+
+def _are_plain(texts: Sequence[str], signs: bytes, least: int, most: int) -> bool:
+    """Return whether each of `texts` has `least` to `most` characters, all of them in `signs`.
+
+    The check of all in one takes a quarter of the time of a regular expression for each.
+    """
+    lengths = {*map(len, texts)}
+    is_long_enough = not lengths or least <= min(lengths) <= max(lengths) <= most
+    return is_long_enough and not "".join(texts).encode("ascii", "replace").translate(None, signs)
 
 
 def emptied(observed: Observed, enabled: Mapping[str, int]) -> tuple[str, ...]:
