@@ -463,7 +463,7 @@ def addresses_are_sent_with_the_next_port(patch: Patch) -> None:
 
     def broken(change: Change, agents: runtime.Agents) -> tuple[str, ...]:
         if isinstance(change, Add):
-            change = attrs.evolve(change, address=attrs.evolve(change.address, port=change.address.port + 1))
+            change = attrs.evolve(change, address=change.address._replace(port=change.address.port + 1))
         return lines(change, agents)
 
     patch.setattr(runtime, "_address_lines", broken)

@@ -7,10 +7,14 @@ from typing import TypeVar
 
 import cattrs
 
+from hapsync.model.server import Address
+
 Kind = TypeVar("Kind")
 
 _VERSION = re.compile(r"[A-Za-z0-9.]{1,20}")
 _CONVERTER = cattrs.Converter(forbid_extra_keys=False, unstruct_collection_overrides={frozenset: list})
+_CONVERTER.register_unstructure_hook(Address, lambda address: address._asdict())
+_CONVERTER.register_structure_hook(Address, lambda tree, _: Address(str(tree["host"]), int(tree["port"])))
 _DAMAGE = (
     ValueError,
     KeyError,

@@ -89,7 +89,7 @@ def without_source() -> None:
     def beside(found: Diff, observed: model.Observed) -> Plan:
         plan = make_plan(found, observed)
         moved = (
-            evolve(one, address=evolve(one.address, port=one.address.port + 1)) if isinstance(one, Add) else one
+            evolve(one, address=one.address._replace(port=one.address.port + 1)) if isinstance(one, Add) else one
             for one in plan.incoming
         )
         return evolve(plan, incoming=tuple(moved))
