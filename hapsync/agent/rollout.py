@@ -220,10 +220,8 @@ class Reloads:
             return None
         asked = PermitRequest(
             settings.config.consul,
-            fleet.group,
-            fleet.reloads_at_once,
+            fleet,
             value=f"{socket.gethostname()} pid {os.getpid()}: {self._rollout.why}",
-            acquire_timeout_seconds=fleet.acquire_timeout_seconds,
             when_come=self._wake,
         )
         asked.start()

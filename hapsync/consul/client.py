@@ -131,6 +131,8 @@ class ConsulClient(AgentHTTP):
             raise TooManyConnections(_refused(self._name, what, answer))
         if answer.code != http.HTTPStatus.OK:
             raise CatalogError(_refused(self._name, what, answer))
+        if answer.index < 0:
+            raise CatalogError(f"{what}: Consul's answer has no index; is it Consul?")
         return answer
 
     def ask(

@@ -11,6 +11,7 @@ import http
 import http.client
 import io
 import math
+import re
 import socket
 import sys
 import time
@@ -54,6 +55,12 @@ class Answer:
     code: int
     headers: Mapping[str, str] = attrs.field(repr=False)
     body: bytes = attrs.field(repr=False)
+
+    @property
+    def index(self) -> int:
+        """Consul's index; -1 without one, as in an answer of another program."""
+        text = self.headers.get("x-consul-index", "")
+        return int(text) if re.fullmatch(r"[0-9]{1,20}", text) else -1
 
 
 class Connection(http.client.HTTPConnection):

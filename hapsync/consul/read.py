@@ -6,7 +6,6 @@ import hashlib
 import logging
 import math
 import random
-import re
 import threading
 import time
 from collections.abc import Mapping
@@ -23,7 +22,6 @@ from hapsync.consul.wait_limit import SHORTEST_SECONDS, Cuts, Holding, WaitLimit
 from hapsync.consul.watch_state import CONFIRM_AGAIN_SECONDS, CONFIRM_SECONDS
 from hapsync.errors import CatalogError, CutShort, TooLarge, TooManyConnections
 from hapsync.model.catalog import Reading
-from hapsync.text import quoted
 
 log = logging.getLogger(__name__)
 
@@ -116,11 +114,10 @@ class Reader:
         if index:
             self._cuts.answered()
         is_cached, is_in_view = "x-cache" in answer.headers, is_streamed(answer.headers)
-        found = index_of(f"service {quoted(self._service)}", answer)
-        is_unchanged = bool(index) and found == index and not is_cached and not is_in_view
+        is_unchanged = bool(index) and answer.index == index and not is_cached and not is_in_view
         return Finding(
             self._parse(answer.body),
-            found,
+            answer.index,
             evidence(answer.headers, is_cached),
             is_cached,
             age_seconds(answer.headers) if is_cached else 0.0,
@@ -341,14 +338,6 @@ class Reader:
     def _wait(self, seconds: float) -> None:
         if self._stopped.wait(seconds):
             raise Stopped
-
-
-def index_of(what: str, answer: Answer) -> int:
-    """Return Consul's index in an `answer` about `what`; raises CatalogError without one, as from another program."""
-    text = answer.headers.get("x-consul-index", "")
-    if not re.fullmatch(r"[0-9]{1,20}", text):
-        raise CatalogError(f"{what}: Consul's answer has no index; is it Consul?")
-    return int(text)
 
 
 def is_alive(canary: str, answer: Answer) -> bool:

@@ -13,10 +13,9 @@ from hapsync.consul.client import ConsulClient
 from hapsync.consul.endpoint import Endpoint, endpoint
 from hapsync.consul.evidence import evidence
 from hapsync.consul.health import parse_reading
-from hapsync.consul.read import index_of, is_alive
+from hapsync.consul.read import is_alive
 from hapsync.errors import CatalogError
 from hapsync.model.catalog import Catalog, Doubt, Reading
-from hapsync.text import quoted
 
 AT_ONCE = 20
 
@@ -45,7 +44,6 @@ def read_catalog(
             mine.agent = agents.enter_context(ConsulClient(config, where))
         try:
             answer = mine.agent.read_health(service, consistency=consistency, max_servers=max_servers.get(service))
-            index_of(f"service {quoted(service)}", answer)
             doubt = evidence(answer.headers, "x-cache" in answer.headers)
             return attrs.evolve(parse_reading(service, answer.body), doubt=doubt)
         except CatalogError as error:

@@ -20,12 +20,11 @@ import logging
 import random
 import threading
 import time
-from collections.abc import Callable
-from typing import TypeVar
+from collections.abc import Callable, Iterator
 
 import attrs
 
-from hapsync.config.schema import ConsulConfig
+from hapsync.config.schema import ConsulConfig, FleetConfig
 from hapsync.consul.client import ConsulClient, ConsulException
 from hapsync.errors import CatalogError
 from hapsync.text import quoted, shown
@@ -47,10 +46,6 @@ SPREAD = 0.5
 """The largest random extension of the acquire timeout, as a part of it."""
 LONGEST = 10
 """The longest wait, in acquire timeouts, however often the holders change."""
-
-_INDEX_DIGITS = 20
-
-Given = TypeVar("Given")
 
 
 @attrs.frozen
@@ -79,18 +74,18 @@ def key_of(group: str, number: int) -> str:
 
 def open_session(agent: ConsulClient) -> str:
     """Return a new session, which ends `TTL_SECONDS` after its last renewal; raises CatalogError."""
-    return _asked(
-        lambda: str(
+    with _refusals():
+        return str(
             agent.session.create(
                 name="hapsync reload", ttl=TTL_SECONDS, lock_delay=LOCK_DELAY_SECONDS, behavior="delete"
             )
         )
-    )
 
 
 def close_session(agent: ConsulClient, session: str) -> None:
     """End `session` and release its keys; where Consul is away, the TTL does so."""
-    _destroy_quietly(agent, session)
+    with contextlib.suppress(CatalogError), _refusals():
+        agent.session.destroy(session)
 
 
 def try_acquire(agent: ConsulClient, session: str, group: str, at_once: int, value: str) -> Permit | Busy:
@@ -99,9 +94,10 @@ def try_acquire(agent: ConsulClient, session: str, group: str, at_once: int, val
     This function never waits for a permit. Raises CatalogError when Consul is away or refuses.
     """
     keys = tuple(key_of(group, number) for number in range(at_once))
-    for key in keys:
-        if _asked(lambda key=key: agent.kv.put(key, value, acquire=session)) is True:  # type: ignore[misc]
-            return Permit(key, session)
+    with _refusals():
+        for key in keys:
+            if agent.kv.put(key, value, acquire=session) is True:
+                return Permit(key, session)
     found = [one for key in keys if (one := _read(agent, key)) is not None and one[0]]
     return Busy(tuple(value for _, value in found), frozenset(holder for holder, _ in found))
 
@@ -112,14 +108,12 @@ def acquire_permit(agent: ConsulClient, group: str, at_once: int, value: str) ->
     Raises CatalogError when Consul is away or refuses; no permit is then held beyond the TTL.
     """
     session = open_session(agent)
-    try:
+    with contextlib.ExitStack() as without_permit:
+        without_permit.callback(close_session, agent, session)
         found = try_acquire(agent, session, group, at_once, value)
-    except CatalogError:
-        _destroy_quietly(agent, session)
-        raise
-    if isinstance(found, Busy):
-        _destroy_quietly(agent, session)
-    return found
+        if isinstance(found, Permit):
+            without_permit.pop_all()
+        return found
 
 
 def wait_for_change(agent: ConsulClient, group: str, index: int, wait_seconds: float) -> int:
@@ -131,9 +125,7 @@ def wait_for_change(agent: ConsulClient, group: str, index: int, wait_seconds: f
     answer = agent.ask(path, [("keys", "")], index=index, wait_seconds=wait_seconds)
     if answer.code not in {http.HTTPStatus.OK, http.HTTPStatus.NOT_FOUND}:
         raise CatalogError(f"Consul: the reload permits of group {quoted(group)}: answered {answer.code}; {RIGHTS}")
-    text = answer.headers.get("x-consul-index", "")
-    found = int(text) if text.isdecimal() and len(text) < _INDEX_DIGITS else 0
-    return found if found >= index else 0
+    return answer.index if answer.index >= index else 0
 
 
 def try_permit(agent: ConsulClient, group: str) -> None:
@@ -143,9 +135,10 @@ def try_permit(agent: ConsulClient, group: str) -> None:
         release(agent, found)
 
 
-def renew(agent: ConsulClient, permit: Permit) -> None:
-    """Renew the permit for another `TTL_SECONDS`; raises CatalogError when the renewal fails."""
-    _asked(lambda: agent.session.renew(permit.session))
+def renew(agent: ConsulClient, session: str) -> None:
+    """Renew `session` for another `TTL_SECONDS`; raises CatalogError when the renewal fails."""
+    with _refusals():
+        agent.session.renew(session)
 
 
 def is_held(agent: ConsulClient, permit: Permit) -> bool:
@@ -160,9 +153,9 @@ def release(agent: ConsulClient, permit: Permit) -> None:
     The key is released before its session ends: Consul refuses a key for `LOCK_DELAY_SECONDS` after the loss of its
     session, and a released key is free at once (Consul's manual, sessions).
     """
-    with contextlib.suppress(CatalogError):
-        _asked(lambda: agent.kv.put(permit.key, "", release=permit.session))
-    _destroy_quietly(agent, permit.session)
+    with contextlib.suppress(CatalogError), _refusals():
+        agent.kv.put(permit.key, "", release=permit.session)
+    close_session(agent, permit.session)
 
 
 def _read(agent: ConsulClient, key: str) -> tuple[str, str] | None:
@@ -180,17 +173,11 @@ def _read(agent: ConsulClient, key: str) -> tuple[str, str] | None:
         raise CatalogError(f"Consul: key {quoted(key)}: not an answer of a key") from error
 
 
-def _destroy_quietly(agent: ConsulClient, session: str) -> None:
+@contextlib.contextmanager
+def _refusals() -> Iterator[None]:
+    """Raise CatalogError for a refusal, or for an answer that the library cannot read."""
     try:
-        _asked(lambda: agent.session.destroy(session))
-    except CatalogError:
-        return  # the TTL ends the session
-
-
-def _asked(ask: Callable[[], Given]) -> Given:
-    """Return Consul's answer to `ask`; raises CatalogError, also for a refusal."""
-    try:
-        return ask()
+        yield
     except ConsulException as error:
         hint = f"; {RIGHTS}" if "denied" in str(error).lower() else ""
         raise CatalogError(f"Consul refuses a reload permit: {shown(str(error))}{hint}") from error
@@ -236,22 +223,18 @@ class PermitRequest(threading.Thread):
     def __init__(
         self,
         consul: ConsulConfig,
-        group: str,
-        at_once: int,
+        fleet: FleetConfig,
         *,
         value: str,
-        acquire_timeout_seconds: float,
         when_come: Callable[[], None],
     ) -> None:
-        """Take the group, its number of permits, the text for waiting balancers, and the callback for the agent."""
+        """Take `[consul]` and `[fleet]`, the text for waiting balancers, and the callback for the agent."""
         super().__init__(name="reload permit", daemon=True)
         self.is_come = threading.Event()
         self.waits_for = ""
         self._consul = consul
-        self._group = group
-        self._at_once = at_once
+        self._fleet = fleet
         self._value = value
-        self._acquire_timeout_seconds = acquire_timeout_seconds
         self._when_come = when_come
         self._given_back = threading.Event()
         self._is_lost = threading.Event()
@@ -267,7 +250,7 @@ class PermitRequest(threading.Thread):
 
     def run(self) -> None:
         """Ask until the permit is acquired or the acquire timeout ends; then keep the permit."""
-        acquire_timeout = Waiting(self._acquire_timeout_seconds)
+        acquire_timeout = Waiting(self._fleet.acquire_timeout_seconds)
         permit: Permit | None = None
         while permit is None and not acquire_timeout.is_over and not self._given_back.is_set():
             try:
@@ -276,7 +259,7 @@ class PermitRequest(threading.Thread):
                 self.waits_for = str(error)
                 self._given_back.wait(min(AGAIN_SECONDS, acquire_timeout.left_seconds))
         if permit is None and not self._given_back.is_set():
-            log.warning("reload without a permit of group %s: %s", self._group, self.waits_for)
+            log.warning("reload without a permit of group %s: %s", self._fleet.group, self.waits_for)
         self.is_come.set()
         self._when_come()
         if permit is not None:
@@ -287,32 +270,28 @@ class PermitRequest(threading.Thread):
 
         Raises CatalogError when Consul is away or refuses.
         """
-        session = ""
-        permit: Permit | None = None
+        group, at_once = self._fleet.group, self._fleet.reloads_at_once
         index = 0
-        with ConsulClient(self._consul) as agent:
-            try:
-                session = open_session(agent)
-                renewed_at = time.monotonic()
-                while not acquire_timeout.is_over and not self._given_back.is_set():
-                    wait_seconds = min(LOOK_SECONDS, acquire_timeout.left_seconds)
-                    index = wait_for_change(agent, self._group, index, wait_seconds)
-                    found = try_acquire(agent, session, self._group, self._at_once, self._value)
-                    if isinstance(found, Permit):
-                        self.waits_for, permit = "", found
-                        return permit
-                    holders = ", ".join(found.holders) or "a holder that has just left"
-                    self.waits_for = f"a reload permit of group {shown(self._group)} held by {holders}"
-                    acquire_timeout.held_by(found.sessions)
-                    if not found.sessions:  # Consul refuses a lost holder's key for a while
-                        self._given_back.wait(min(AGAIN_SECONDS, acquire_timeout.left_seconds))
-                    if time.monotonic() - renewed_at > TTL_SECONDS / 3:
-                        renew(agent, Permit("", session))
-                        renewed_at = time.monotonic()
-                return None
-            finally:
-                if permit is None and session:
-                    close_session(agent, session)
+        with ConsulClient(self._consul) as agent, contextlib.ExitStack() as without_permit:
+            session = open_session(agent)
+            without_permit.callback(close_session, agent, session)
+            renewed_at = time.monotonic()
+            while not acquire_timeout.is_over and not self._given_back.is_set():
+                index = wait_for_change(agent, group, index, min(LOOK_SECONDS, acquire_timeout.left_seconds))
+                found = try_acquire(agent, session, group, at_once, self._value)
+                if isinstance(found, Permit):
+                    without_permit.pop_all()
+                    self.waits_for = ""
+                    return found
+                holders = ", ".join(found.holders) or "a holder that has just left"
+                self.waits_for = f"a reload permit of group {shown(group)} held by {holders}"
+                acquire_timeout.held_by(found.sessions)
+                if not found.sessions:  # Consul refuses a lost holder's key for a while
+                    self._given_back.wait(min(AGAIN_SECONDS, acquire_timeout.left_seconds))
+                if time.monotonic() - renewed_at > TTL_SECONDS / 3:
+                    renew(agent, session)
+                    renewed_at = time.monotonic()
+        return None
 
     def _keep(self, permit: Permit) -> None:
         renewed_at = time.monotonic()
@@ -323,7 +302,7 @@ class PermitRequest(threading.Thread):
                         self._is_lost.set()
                         return
                     if time.monotonic() - renewed_at > TTL_SECONDS / 3:
-                        renew(agent, permit)
+                        renew(agent, permit.session)
                         renewed_at = time.monotonic()
             except CatalogError as error:
                 log.debug("reload permit not renewed: %s", error)

@@ -14,7 +14,7 @@ from hapsync.consul.connection import Answer
 from hapsync.consul.evidence import evidence
 from hapsync.consul.list_watch import ListWatch
 from hapsync.consul.rate_limit import UNCACHED
-from hapsync.consul.read import Shared, index_of
+from hapsync.consul.read import Shared
 from hapsync.consul.wait_limit import Holding
 from hapsync.errors import CatalogError
 from hapsync.model.catalog import Doubt
@@ -59,22 +59,21 @@ class ServersWatch(ListWatch):
         return agent.read_members(SERVERS, index=self._index, wait_seconds=wait_seconds)
 
     def _take(self, answer: Answer, seconds: float, wait_seconds: float) -> float:
-        index = index_of(f"service {quoted(SERVERS)}", answer)
         if not answer.body.lstrip().startswith(b"["):
             raise CatalogError(f"service {quoted(SERVERS)}: Consul's answer is no list; is it Consul?")
         doubt = evidence(answer.headers, is_cached=False)
         doubt = None if doubt is Doubt.FILTERED else doubt  # they prove nothing about other services
-        is_early = bool(self._index) and index == self._index and self._holding.is_early(seconds, wait_seconds)
-        is_lower = index < self._last_index
+        is_early = bool(self._index) and answer.index == self._index and self._holding.is_early(seconds, wait_seconds)
+        is_lower = answer.index < self._last_index
         is_doubted = doubt is not None and self._doubt is None
         is_back = self._is_away and doubt is None
         if is_early or is_lower or is_doubted or is_back:
             log.debug("consul servers: early %s, index lower %s, %s, back %s", is_early, is_lower, doubt, is_back)
             self._on_trouble(is_rewound=is_early)
         self._is_away, self._doubt = self._is_away and not is_back, doubt
-        self._last_index = 0 if is_early else index  # a lower index was reported already
+        self._last_index = 0 if is_early else answer.index  # a lower index was reported already
         # A blocking query at a server without a leader would only wait.
-        self._index = max(index, 1) if doubt is None and not is_early and not is_lower else 0
+        self._index = max(answer.index, 1) if doubt is None and not is_early and not is_lower else 0
         return 0.0 if doubt is None else random.uniform(*self.RETRY_SECONDS)  # noqa: S311
 
     def _fail(self, error: str, *, has_answered: bool) -> None:

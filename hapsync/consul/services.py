@@ -12,12 +12,10 @@ from hapsync.consul.discovery import Listing, parse_listing
 from hapsync.consul.evidence import evidence
 from hapsync.consul.list_watch import ListWatch
 from hapsync.consul.rate_limit import Rate
-from hapsync.consul.read import Shared, index_of
+from hapsync.consul.read import Shared
 from hapsync.consul.watch_state import UNCACHED_SECONDS
 
 log = logging.getLogger(__name__)
-
-_WHAT = "the list of services"
 
 
 def read_listing(config: ConsulConfig) -> Listing:
@@ -57,13 +55,13 @@ class ListingWatch(ListWatch):
         return _ask(agent, self._config, self._index, wait_seconds)
 
     def _take(self, answer: Answer, seconds: float, wait_seconds: float) -> float:  # noqa: ARG002
-        listing, index = _listing(answer, self._config), index_of(_WHAT, answer)
+        listing = _listing(answer, self._config)
         if self.error is not None:
-            log.info("consul %s: answers again", _WHAT)
+            log.info("consul the list of services: answers again")
             self.error = None
         # After a rollback of Consul's state the index falls, or the query ends with the old index, which the servers
         # may not reach for long. The next read does not block.
-        self._index = index if index > self._index else 0
+        self._index = answer.index if answer.index > self._index else 0
         if listing != self.listing:
             self.listing = listing
             self._on_change()

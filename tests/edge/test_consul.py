@@ -350,6 +350,7 @@ def test_a_large_answer_comes_whole_and_the_connection_serves_again(is_chunked: 
             reply(200, body)(handler)
             return
         handler.send_response(200)
+        handler.send_header("X-Consul-Index", "7")
         handler.send_header("Transfer-Encoding", "chunked")
         handler.end_headers()
         for at in range(0, len(body), 700_000):

@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from hapsync.config.schema import ConsulConfig
+from hapsync.config.schema import ConsulConfig, FleetConfig
 from hapsync.consul.semaphore import LONGEST, SPREAD, PermitRequest, Waiting, key_of
 from tests.harness.consul import Consul
 from tests.harness.ports import free_port
@@ -14,10 +14,8 @@ from tests.harness.processes import wait_until
 def turn(url: str, group: str, *, name: str = "lb1", acquire_timeout_seconds: float = 30) -> PermitRequest:
     made = PermitRequest(
         ConsulConfig(address=url, timeout_seconds=5),
-        group,
-        1,
+        FleetConfig(group=group, acquire_timeout_seconds=acquire_timeout_seconds),
         value=name,
-        acquire_timeout_seconds=acquire_timeout_seconds,
         when_come=lambda: None,
     )
     made.start()

@@ -66,7 +66,7 @@ def test_groups_do_not_wait_for_each_other(shared_consul: Consul) -> None:
 def test_a_slot_that_was_given_back_can_be_taken(shared_consul: Consul) -> None:
     with balancer(shared_consul.url) as one, balancer(shared_consul.url) as two:
         permit = taken(one, "back")
-        renew(one, permit)
+        renew(one, permit.session)
         release(one, permit)
 
         wait_until(lambda: isinstance(acquire_permit(two, "back", 1, "two"), Permit), 10, "the slot to be free")
@@ -80,7 +80,7 @@ def test_a_lost_session_is_noticed(shared_consul: Consul) -> None:
 
         assert not is_held(agent, permit)
         with pytest.raises(CatalogError):
-            renew(agent, permit)
+            renew(agent, permit.session)
 
 
 def test_a_value_is_safe_to_show(shared_consul: Consul) -> None:
