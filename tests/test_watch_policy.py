@@ -233,7 +233,8 @@ def _found(watching: Watching, read: Read | None, choice: Choice) -> Found:
         choice.doubt,
         is_cached=is_cached,
         age_seconds=7.0 if is_cached and choice.is_behind else 0.0,
-        is_streamed=choice.is_streamed and (is_cached or read.index > 0 or choice.kind >= LYING),
+        is_streamed=choice.is_streamed
+        and (is_cached or (read.index > 0 and not read.avoids_stream) or choice.kind >= LYING),
         is_early=choice.kind == 3 and read.index > 0 and not is_cached,
     )
 
@@ -332,7 +333,7 @@ def test_after_failures_cache_and_servers_are_asked_by_turns(sequence: Sequence_
         if turn.step.hangs_up and was.consistency == "cached":
             since = at if since is None else since
             is_noticed = at - since > watch_policy.CACHE_NOTICES_SECONDS
-            assert now.is_through_cache is (not was.is_through_cache and is_noticed)
+            assert now.is_through_cache is (not (was.is_through_cache or was.is_past_stream) and is_noticed)
         if now.state.error is None:
             since = None
 
@@ -350,6 +351,34 @@ def test_after_trouble_nothing_is_told_before_the_servers_were_read_past_cache_a
             assert turn.step.read is not None
             assert (turn.step.read.consistency, turn.step.read.index) != ("cached", 0)
             assert turn.step.read.index == 0
+
+
+@given(sequences)
+def test_no_query_waits_for_a_stream_that_may_have_lost_the_servers(sequence: Sequence_) -> None:
+    for turn in turns(sequence):
+        read, now = turn.step.read, turn.step.watching
+        if read is None or now.activity is not Activity.FOLLOW or not now.is_streamed:
+            continue
+        if isinstance(turn.found, Rested):
+            assert read.avoids_stream is now.trust.is_wary(turn.at.seconds)
+        if read.avoids_stream:
+            assert read.consistency != "cached"
+
+
+@given(sequences)
+def test_a_query_never_waits_for_the_index_of_another_source(sequence: Sequence_) -> None:
+    avoided: bool | None = None
+    given: set[int] = set()
+    for turn in turns(sequence):
+        read = turn.step.read
+        if turn.before.activity is Activity.FOLLOW:
+            given.clear()
+        elif isinstance(turn.found, Finding):
+            given.add(turn.found.index)
+        if read is not None and turn.step.watching.activity is Activity.FOLLOW:
+            if avoided is not None and read.avoids_stream is not avoided:
+                assert read.index <= 1 or read.index in given
+            avoided = read.avoids_stream
 
 
 # -- each law is able to fail ---------------------------------------------------------------------------------
@@ -404,6 +433,21 @@ def doubt_blocks(patch: Patch) -> None:
     patch.setattr(Watching, "read", lambda self, at: attrs.evolve(read(self, at), index=7))
 
 
+def a_lost_stream_is_followed(patch: Patch) -> None:
+    read = Watching.read
+    patch.setattr(Watching, "read", lambda self, at: attrs.evolve(read(self, at), avoids_stream=False))
+
+
+def the_index_outlives_its_source(patch: Patch) -> None:
+    due = watch_policy._due
+
+    def kept(watching: Watching, at: Moment) -> tuple[Event, Watching]:
+        event, then = due(watching, at)
+        return event, attrs.evolve(then, index=watching.index)
+
+    patch.setattr(watch_policy, "_due", kept)
+
+
 def the_cache_is_never_left(patch: Patch) -> None:
     patch.setattr(Watching, "past_cache", lambda self, _now: self)
 
@@ -452,6 +496,8 @@ MISTAKES: dict[Callable[[Sequence_], None], tuple[Callable[[Patch], None], ...]]
         trouble_is_not_minded,
         trouble_is_read_in_the_ordinary_way,
     ),
+    test_no_query_waits_for_a_stream_that_may_have_lost_the_servers: (a_lost_stream_is_followed,),
+    test_a_query_never_waits_for_the_index_of_another_source: (the_index_outlives_its_source,),
 }
 
 

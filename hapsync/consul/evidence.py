@@ -19,11 +19,17 @@ MAX_LAST_CONTACT_MS = 10_000.0
 """An answer is too old when its server last heard of the leader longer ago than this."""
 LIVE_AGE_SECONDS = 1.0
 """From this `Age` on, the agent's cache is out of touch with the servers; a live cache says 0."""
-WARY_SECONDS = 60.0
-"""For so long after a rollback of Consul's state, or an absence of its servers, a streamed change needs confirmation.
+WARY_SECONDS = 120.0
+"""For so long after a rollback of Consul's state, or an absence of its servers, a stream is not followed, and a
+streamed change needs confirmation.
 
-Agents of 1.14.11 streamed the old state for 0.7 s after the servers had lost it (measured).
+Agents of 1.14.11 streamed the old state for 0.7 s after the servers had lost it (measured). After an absence of 20 s
+an agent subscribed again as late as 16 s after the servers were back (measured), and gave the old content meanwhile.
+Its pauses between two tries double up to 60 s, and up to twice as much is added to chance (agent/submatview and
+lib/retry of 1.14.11: `MaxWait`, `Jitter`).
 """
+REWOUND_SECONDS = 60.0
+"""For so long after a snapshot may have been restored, a missing instance counts as an older state."""
 MAX_LOSS_FRACTION = 0.3
 MIN_LOSS = 2
 _SERVING = frozenset({CheckStatus.PASSING, CheckStatus.WARNING})
@@ -172,7 +178,7 @@ class Trust:
         wary_until = now + WARY_SECONDS
         if not is_rewound:
             return attrs.evolve(self, wary_until=wary_until)
-        return attrs.evolve(self, wary_until=wary_until, rewound_until=wary_until, is_unheard=True)
+        return attrs.evolve(self, wary_until=wary_until, rewound_until=now + REWOUND_SECONDS, is_unheard=True)
 
     def is_wary(self, now: float) -> bool:
         """Consul's state may have gone back a short time ago."""

@@ -90,6 +90,7 @@ class Reader:
         wait_seconds: float = 0.0,
         timeout_seconds: float = math.inf,
         is_confirming: bool = False,
+        avoids_stream: bool = False,
     ) -> Finding:
         """Read the service once pace and budget allow it; the arguments are those of `ConsulClient.read_health`.
 
@@ -100,7 +101,7 @@ class Reader:
         Raises CatalogError when there is no whole answer, Interrupted, and Stopped.
         """
         wait_seconds = self._wait_limit.at_most(wait_seconds)
-        ask = functools.partial(self._ask_unless_refused, consistency, timeout_seconds)
+        ask = functools.partial(self._ask_unless_refused, consistency, timeout_seconds, avoids_stream=avoids_stream)
         try:
             answer, seconds = ask(index=index, wait_seconds=wait_seconds, is_confirming=is_confirming)
         except CutShort as cut:
@@ -133,6 +134,7 @@ class Reader:
         index: int = 0,
         wait_seconds: float = 0.0,
         is_confirming: bool = False,
+        avoids_stream: bool = False,
     ) -> tuple[Answer, float]:
         """Ask for the service, and retry where the agent takes no more connections."""
         deadline = time.monotonic() + self._config.timeout_seconds
@@ -145,6 +147,7 @@ class Reader:
                     wait_seconds=wait_seconds,
                     timeout_seconds=timeout_seconds,
                     is_confirming=is_confirming,
+                    avoids_stream=avoids_stream,
                 )
             except TooManyConnections as error:
                 self.hang_up()
@@ -204,6 +207,7 @@ class Reader:
         wait_seconds: float = 0.0,
         timeout_seconds: float = math.inf,
         is_confirming: bool = False,
+        avoids_stream: bool = False,
     ) -> tuple[Answer, float]:
         """Return the answer, and the seconds it took."""
         # A confirming read must not delay the next change, so it has the pace of the answer that it confirms.
@@ -236,6 +240,7 @@ class Reader:
                 wait_seconds=wait_seconds,
                 timeout_seconds=timeout_seconds,
                 max_servers=self._shared.max_servers.get(service),
+                avoids_stream=avoids_stream,
             )
         except CatalogError as error:
             self._connections.failed(self._service)

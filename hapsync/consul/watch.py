@@ -211,6 +211,7 @@ class Watch(threading.Thread):
                 wait_seconds=read.wait_seconds,
                 timeout_seconds=read.timeout_seconds,
                 is_confirming=read.is_confirming,
+                avoids_stream=read.avoids_stream,
             )
         found = self._reader.confirm(read.confirms, is_again=read.is_again)
         return found if found is not None else Failed("the leader does not confirm it", self._reader.is_open)

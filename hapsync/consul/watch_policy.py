@@ -216,7 +216,7 @@ def _answered(watching: Watching, found: Finding, at: Moment) -> tuple[Event, Wa
         case Activity.LOOK_AFRESH:
             return _unless_same(watching, found, at)
         case Activity.TRY_CACHE:
-            return Event.SAME, _tried_cache(watching, found)
+            return Event.SAME, watching.tried_cache(found)
         case Activity.CHECK if not watching.trust.is_news(found, watching.state.reading):
             return Event.SAME, watching
         case Activity.CHECK:  # only the leader can confirm an older state, for the server may lag
@@ -238,7 +238,18 @@ def _due(watching: Watching, at: Moment) -> tuple[Event, Watching]:
     trust = watching.trust.warned(now, is_rewound=watching.is_rewound) if is_alarmed else watching.trust
     if watching.doubt is Doubt.FILTERED:  # the leader cannot confirm a token's rights
         trust = attrs.evolve(trust, is_unheard=False)
-    then = attrs.evolve(watching, trust=trust, is_alarmed=False, is_rewound=False, is_told=is_alarmed)
+    is_past = watching.is_streamed and trust.is_wary(now)
+    # The index of another source might only block; an index of 1 returns the content at once.
+    index = watching.index if is_past is watching.is_past_stream else min(watching.index, 1)
+    then = attrs.evolve(
+        watching,
+        trust=trust,
+        is_alarmed=False,
+        is_rewound=False,
+        is_told=is_alarmed,
+        is_past_stream=is_past,
+        index=index,
+    )
     if watching.state.reading is not None and trust.is_rewind_open(now):
         return Event.RESTORED, then
     if is_alarmed:
@@ -283,23 +294,10 @@ def _missed(watching: Watching, found: Failed, at: Moment) -> tuple[Event, Watch
 def _unless_same(watching: Watching, found: Finding, at: Moment) -> tuple[Event, Watching]:
     is_working = watching.state.error is None and watching.doubt is None
     if is_working and not watching.trust.is_news(found, watching.state.reading):
-        index = 0 if watching.is_through_cache else 1 if watching.is_streamed else max(found.index, 1)
+        is_other_index = watching.is_streamed and not watching.is_past_stream
+        index = 0 if watching.is_through_cache else 1 if is_other_index else max(found.index, 1)
         return Event.SAME, attrs.evolve(watching, index=index)
     return _settle(watching.past_cache(at.seconds), found, at)
-
-
-def _tried_cache(watching: Watching, found: Finding) -> Watching:
-    """Go back to the agent's cache if it is in touch again and agrees with the servers."""
-    if not found.is_cached:
-        return attrs.evolve(watching, cache_at=math.inf)  # this agent has no cache
-    reading = watching.state.reading
-    is_live = not found.is_behind and found.doubt is None
-    is_same = reading is not None and same_content(found.reading, reading)
-    # An index above the servers' index would only block: their state went back, and the agent has not noticed.
-    if not (is_live and is_same and found.index <= watching.trust.index):
-        return watching
-    state = attrs.evolve(watching.state, is_cached=True)
-    return attrs.evolve(watching, state=state, is_direct=False, index=max(found.index, 1))
 
 
 # -- evidence of answers ------------------------------------------------------------------------------
@@ -365,7 +363,7 @@ def _kept(watching: Watching, at: Moment) -> Step:
     index = max(found.index, 1)
     if asked.is_streamed:  # the next query waits for the stream's own index, whatever the servers' index
         index = 1 if is_refuted else max(asked.index, 1)
-    elif watching.is_streamed and not watching.index:
+    elif watching.is_streamed and not (watching.is_past_stream or watching.index):
         index = 1  # an index of 1 returns the view at once
     then = attrs.evolve(
         watching,

@@ -5,7 +5,7 @@ import math
 
 import attrs
 
-from hapsync.consul.evidence import Finding, Trust
+from hapsync.consul.evidence import Finding, Trust, same_content
 from hapsync.model.catalog import Doubt, Reading
 from hapsync.text import quoted
 
@@ -14,8 +14,6 @@ CACHED_SECONDS = 60.0
 UNCACHED_SECONDS = 300.0
 FILTERED_WAIT_SECONDS = 10.0
 """The longest wait while the token may not read all, because a change of rights ends no blocking query."""
-WARY_WAIT_SECONDS = 5.0
-"""The longest wait after trouble: an agent that lost its stream may wait forever for an index lost by Consul."""
 OPEN_WAIT_SECONDS = 1.0
 """The longest wait until the leader has said whether a snapshot was restored."""
 FIRST_READ_SECONDS = 3.0
@@ -69,7 +67,8 @@ class Moment:
 class Read:
     """A read of Consul: a question to the leader about the reading `confirms`, or the arguments of `Reader.read`.
 
-    `renews`: token and certificates are read again first, for they may have been replaced.
+    `renews`: token and certificates are read again first, for they may have been replaced. `avoids_stream`: a
+    blocking query goes to Consul's servers, also where the agent has a stream.
     """
 
     consistency: str = "stale"
@@ -80,6 +79,7 @@ class Read:
     confirms: Reading | None = None
     is_again: bool = False
     renews: bool = False
+    avoids_stream: bool = False
 
 
 @attrs.frozen
@@ -88,8 +88,7 @@ class WatchState:
 
     `confirmed_at` is the time of Consul's last answer with this reading, in seconds of the wall clock; None before
     the first. `error` is why the last try failed, None while the watch works. `trusted` is the last reading without a
-    doubt, None before the first. `error` is why the last try failed, None while the watch works. `trusted` is the
-    last reading without a doubt, None before the first.
+    doubt, None before the first.
     """
 
     reading: Reading | None = None
@@ -162,6 +161,8 @@ class Watching:
     """The index of the next blocking query; 0 for a query that does not block."""
     is_streamed: bool = False
     """The last answer was from a stream; answers past cache and stream do not count."""
+    is_past_stream: bool = False
+    """The blocking queries go past the agent's stream, which may have lost the servers and not found them again."""
     is_direct: bool = False
     """The reads go past the agent's cache until `cache_at` (monotonic seconds)."""
     cache_at: float = math.inf
@@ -179,8 +180,8 @@ class Watching:
 
     @property
     def is_through_cache(self) -> bool:
-        """The next read goes through the agent's cache."""
-        return self.consistency == "cached" and not self.is_direct
+        """The next read goes through the agent's cache, or its stream."""
+        return self.consistency == "cached" and not (self.is_direct or self.is_past_stream)
 
     def alarmed(self, *, is_rewound: bool) -> "Watching":
         """Take note of trouble with Consul's servers; `is_rewound`: a snapshot may have been restored."""
@@ -188,9 +189,23 @@ class Watching:
 
     def past_cache(self, now: float) -> "Watching":
         """Read past the agent's cache for `CACHE_RETRY_SECONDS`."""
-        if not self.is_through_cache:
+        if self.consistency != "cached" or self.is_direct:
             return self
         return attrs.evolve(self, is_direct=True, cache_at=now + CACHE_RETRY_SECONDS)
+
+    def tried_cache(self, found: Finding) -> "Watching":
+        """Go back to the agent's cache if it is in touch again and agrees with the servers."""
+        if not found.is_cached:
+            return attrs.evolve(self, cache_at=math.inf)  # this agent has no cache
+        reading = self.state.reading
+        is_live = not found.is_behind and found.doubt is None
+        is_same = reading is not None and same_content(found.reading, reading)
+        # An index above the servers' index would only block: their state went back, and the agent has not noticed.
+        if not (is_live and is_same and found.index <= self.trust.index):
+            return self
+        state = attrs.evolve(self.state, is_cached=True)
+        index = self.index if self.is_past_stream else max(found.index, 1)
+        return attrs.evolve(self, state=state, is_direct=False, index=index)
 
     def because(self, why: str) -> "Watching":
         """Note why the last read counts as failed."""
@@ -231,14 +246,15 @@ class Watching:
             wait_seconds=self._wait_seconds(at.seconds),
             timeout_seconds=FIRST_READ_SECONDS if is_first else math.inf,
             renews=renews,
+            avoids_stream=self.is_past_stream,
         )
 
     def _wait_seconds(self, now: float) -> float:
         """Return the longest wait of the next blocking query, in seconds."""
         if self.trust.is_rewind_open(now):
             return OPEN_WAIT_SECONDS
-        if self.is_streamed and self.trust.is_wary(now):
-            return WARY_WAIT_SECONDS
+        if self.is_past_stream:
+            return max(1.0, min(UNCACHED_SECONDS, self.trust.wary_until - now))
         if self.is_through_cache:
             return CACHED_SECONDS
         longest = FILTERED_WAIT_SECONDS if self.doubt is Doubt.FILTERED else UNCACHED_SECONDS

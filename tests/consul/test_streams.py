@@ -1,5 +1,7 @@
 """What streamed answers keep from us: rights that were lost, a leader that is gone, a state that is no more."""
 
+import json
+import threading
 from pathlib import Path
 
 import attrs
@@ -7,7 +9,8 @@ import pytest
 
 from hapsync.config.schema import ConsulConfig
 from hapsync.consul import read as reader, watch_policy
-from hapsync.consul.evidence import Finding
+from hapsync.consul.client import ConsulClient
+from hapsync.consul.evidence import Finding, is_streamed
 from hapsync.consul.watch import Watches
 from hapsync.model.catalog import Doubt
 from tests.edge.test_watch_doubts import ids, watching
@@ -87,6 +90,25 @@ def test_an_instance_that_leaves_costs_one_plain_read(work: Path, monkeypatch: p
             assert plain == ["stale", "stale"]
             assert {doubt for _, doubt, _ in web.seen} == {None}
             assert web.state.is_cached
+
+
+def test_a_query_that_avoids_the_stream_waits_for_a_change_at_the_servers(work: Path) -> None:
+    with Consul(work) as consul:
+        put(consul, *TEN)
+        config = ConsulConfig(address=consul.url)
+        with ConsulClient(config) as agent:
+            first = agent.read_health("web", consistency="stale")
+            index = int(first.headers["x-consul-index"])
+            quick = threading.Timer(0.5, put, (consul, 11))
+            quick.start()
+            streamed = agent.read_health("web", consistency="stale", index=1)
+            answer = agent.read_health("web", consistency="stale", index=index, wait_seconds=20, avoids_stream=True)
+            quick.join()
+
+    assert is_streamed(streamed.headers)
+    assert not is_streamed(answer.headers)
+    assert answer.headers["x-consul-knownleader"] == "true"
+    assert len(json.loads(answer.body)) == len(TEN) + 1
 
 
 def test_a_token_that_could_never_read_all_of_it_is_noticed_with_the_first_answer(work: Path) -> None:
