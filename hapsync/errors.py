@@ -18,23 +18,37 @@ HapsyncError
   Withdrawn          nobody: the asking command has left, or waits no longer; the request was not begun
 """
 
+import enum
 from collections.abc import Mapping
 
 from hapsync.text import plural
 
 
+class Exit(enum.IntEnum):
+    """The exit codes of all commands; see docs/commands.md."""
+
+    DONE = 0
+    CANNOT_TELL = 1
+    NOT_DONE = 2
+    WRONG_USAGE = 64
+    WRONG_CONFIG = 78
+
+
 class HapsyncError(Exception):
     """The base of all errors with a message for an operator, which names the problem, the place and the remedy."""
+
+    exit_code = Exit.CANNOT_TELL
 
 
 class ConfigError(HapsyncError):
     """The configuration or the template cannot be used.
 
-    `problems` holds every problem found, each with the path of its key or its line.
+    `where` is the faulty file, and `problems` holds every problem found, each with the path of its key or its line.
     """
 
+    exit_code = Exit.WRONG_CONFIG
+
     def __init__(self, where: str, problems: tuple[str, ...]) -> None:
-        """Take the faulty file (or template) and its problems, one line each."""
         super().__init__(where, problems)
         self.where = where
         self.problems = problems
@@ -56,7 +70,6 @@ class CutShort(CatalogError):
     """
 
     def __init__(self, message: str, held_seconds: float, *, is_said: bool = False) -> None:
-        """Take the message, the seconds until the cut, and whether a proxy answered in Consul's place."""
         super().__init__(message)
         self.held_seconds = held_seconds
         self.is_said = is_said
@@ -73,7 +86,6 @@ class TooManyConnections(CatalogError):
     """
 
     def __init__(self, message: str, *, is_said: bool = True) -> None:
-        """Take the message, and whether the agent reported the limit itself."""
         super().__init__(message)
         self.is_said = is_said
 
@@ -86,7 +98,6 @@ class RuntimeAPIError(HapsyncError):
     """
 
     def __init__(self, message: str, *, is_down: bool = False) -> None:
-        """Take the message, and whether the error proves that HAProxy does not run."""
         super().__init__(message)
         self.is_down = is_down
 
@@ -117,7 +128,6 @@ class WouldLose(ReloadError):
     """
 
     def __init__(self, message: str, names: Mapping[str, frozenset[str]]) -> None:
-        """Take the message, and the names of the servers."""
         super().__init__(message)
         self.names = names
 
@@ -129,7 +139,6 @@ class ConfigRefused(ReloadError):
     """
 
     def __init__(self, message: str, text: str = "", said: str = "") -> None:
-        """Take the message, the refused configuration, and the output of the command."""
         super().__init__(message)
         self.text = text
         self.said = said

@@ -15,7 +15,7 @@ import pytest
 from hapsync.api.client import SOCKET_FILE, user_name
 from hapsync.api.messages import Apply, FreezeAll, OverrideServer, ReleaseBackend, ReleaseServer, Reply, Request, Thaw
 from hapsync.api.server import Pending, Requests
-from hapsync.cli import COMMANDS, asking, run
+from hapsync.cli import COMMANDS, operator, run
 from hapsync.model.overrides import Freeze, Override, SavedState, state_from_json, state_to_json, with_override
 from hapsync.model.server import Address, AdminState
 from hapsync.system.lock import lock
@@ -424,7 +424,7 @@ def test_what_the_guard_holds_back_in_a_backend_is_only_released_by_who_has_the_
 def test_a_lock_that_stays_held_without_a_socket_is_cannot_tell(
     work: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(asking, "_LOCK_SECONDS", 0.3)
+    monkeypatch.setattr(operator, "_LOCK_SECONDS", 0.3)
     (work / "state").mkdir()
     with lock(str(work / "state" / "lock"), "hapsync apply, pid 42,"):
         assert run(["freeze"]) == 1

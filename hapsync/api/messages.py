@@ -12,6 +12,7 @@ from typing import Annotated, Any
 import attrs
 
 from hapsync.config.validate import Read, Rule, between, matching, structured
+from hapsync.errors import Exit
 from hapsync.model.address import parse_address
 from hapsync.model.server import HAPROXY_NAME, Address, AdminState, canonical_host
 from hapsync.text import quoted
@@ -26,9 +27,6 @@ _CLAIM = re.compile(r"[A-Za-z0-9_.@$-]{1,32}")
 _DURATION = re.compile(r"([0-9]{1,9})([smhd]?)")
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 _UNIT_WORDS = ((86400, "d"), (3600, "h"), (60, "min"), (1, "s"))
-
-DONE, CANNOT_TELL, NOT_DONE, WRONG_USAGE = 0, 1, 2, 64
-"""Exit codes that a reply may carry; see docs/commands.md."""
 
 
 @attrs.frozen
@@ -247,19 +245,19 @@ class Reply:
 
     @classmethod
     def done(cls, *lines: str) -> "Reply":
-        return cls(is_ok=True, exit_code=DONE, lines=lines)
+        return cls(is_ok=True, exit_code=Exit.DONE, lines=lines)
 
     @classmethod
     def not_done(cls, *lines: str) -> "Reply":
-        return cls(is_ok=False, exit_code=NOT_DONE, lines=lines)
+        return cls(is_ok=False, exit_code=Exit.NOT_DONE, lines=lines)
 
     @classmethod
     def cannot_tell(cls, *lines: str) -> "Reply":
-        return cls(is_ok=False, exit_code=CANNOT_TELL, lines=lines)
+        return cls(is_ok=False, exit_code=Exit.CANNOT_TELL, lines=lines)
 
     @classmethod
     def wrong(cls, *lines: str) -> "Reply":
-        return cls(is_ok=False, exit_code=WRONG_USAGE, lines=lines)
+        return cls(is_ok=False, exit_code=Exit.WRONG_USAGE, lines=lines)
 
 
 # -- over the socket ----------------------------------------------------------------------------------------------

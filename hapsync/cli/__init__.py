@@ -11,11 +11,7 @@ from typing import NoReturn
 import click
 
 from hapsync import __version__
-from hapsync.errors import ConfigError, HapsyncError
-
-EXIT_CANNOT_TELL = 1
-EXIT_USAGE = 64
-EXIT_CONFIG = 78
+from hapsync.errors import Exit, HapsyncError
 
 COMMANDS = {
     "agent": "Follow Consul until told to stop; the daemon.",
@@ -89,26 +85,23 @@ def run(arguments: list[str]) -> int:
         code = hapsync.main(arguments, prog_name="hapsync", standalone_mode=False)
     except click.exceptions.NoArgsIsHelpError as error:
         click.echo(error.format_message(), err=True)
-        return EXIT_USAGE
+        return Exit.WRONG_USAGE
     except click.UsageError as error:
         error.show()
-        return EXIT_USAGE
+        return Exit.WRONG_USAGE
     except click.exceptions.Exit as error:
         return error.exit_code
     except click.Abort:
         return 130
-    except ConfigError as error:
-        click.echo(f"hapsync: {error}", err=True)
-        return EXIT_CONFIG
     except HapsyncError as error:
         click.echo(f"hapsync: {error}", err=True)
-        return EXIT_CANNOT_TELL
+        return error.exit_code
     except BrokenPipeError:
         sys.stderr.close()
-        return EXIT_CANNOT_TELL
+        return Exit.CANNOT_TELL
     except OSError as error:
         click.echo(f"hapsync: {error}", err=True)
-        return EXIT_CANNOT_TELL
+        return Exit.CANNOT_TELL
     return code if isinstance(code, int) else 0
 
 

@@ -2,7 +2,7 @@
 
 import click
 
-from hapsync.cli.options import CONTEXT, config_option
+from hapsync.cli.options import config_option
 
 EPILOG = """\b
 Examples:
@@ -13,7 +13,7 @@ Examples:
   kill -TERM PID     stop; HAProxy keeps what it has"""
 
 
-@click.command("agent", epilog=EPILOG, context_settings=CONTEXT)
+@click.command("agent", epilog=EPILOG)
 @config_option
 def command(config_path: str) -> None:
     """Follow Consul until told to stop.

@@ -2,7 +2,7 @@
 
 import click
 
-from hapsync.cli.options import CONTEXT, config_option
+from hapsync.cli.options import config_option
 
 EPILOG = """\b
 Examples:
@@ -15,7 +15,7 @@ Exit codes: 0 HAProxy is in sync now; 2 it is not, and why is printed;
 1 cannot tell (Consul or HAProxy did not answer, or another apply runs)."""
 
 
-@click.command("apply", epilog=EPILOG, context_settings=CONTEXT)
+@click.command("apply", epilog=EPILOG)
 @config_option
 @click.option("--force", is_flag=True, help="Also make, this once, the changes that only the guard defers.")
 def command(config_path: str, force: bool) -> int:  # noqa: FBT001
@@ -25,10 +25,11 @@ def command(config_path: str, force: bool) -> int:  # noqa: FBT001
     like the agent would; then it writes the file, so that a restart comes up
     right. Where an agent runs, the agent makes the pass.
     """
+    from hapsync.agent.lock import locked  # noqa: PLC0415
     from hapsync.agent.once import apply_once  # noqa: PLC0415
     from hapsync.agent.settings import read_config, read_settings  # noqa: PLC0415
     from hapsync.api.messages import Apply  # noqa: PLC0415
-    from hapsync.cli.asking import ask_aloud, state_lock, tell  # noqa: PLC0415
+    from hapsync.cli.asking import ask_aloud, tell  # noqa: PLC0415
     from hapsync.cli.reading import discover_aloud, read_catalog_aloud  # noqa: PLC0415
     from hapsync.plan.assessment import Verdict  # noqa: PLC0415
     from hapsync.system.process import collect_never  # noqa: PLC0415
@@ -39,7 +40,7 @@ def command(config_path: str, force: bool) -> int:  # noqa: FBT001
     if reply is not None:
         return tell(reply)
     settings = read_settings(config_path)
-    with state_lock(config_path, settings.config):
+    with locked(settings.config, config_path, "apply"):
         settings = discover_aloud(settings)
         result = apply_once(settings, read_catalog_aloud(settings.config), force=force)
     for line in result.lines:

@@ -2,7 +2,8 @@
 
 import click
 
-from hapsync.cli.options import CONTEXT, config_option
+from hapsync.cli.options import config_option
+from hapsync.errors import Exit
 
 EPILOG = """\b
 Examples:
@@ -14,7 +15,7 @@ Changes nothing. Exit codes: 0 every line is ok; 2 at least one is not, and
 says what to do; 78 the configuration itself is wrong."""
 
 
-@click.command("check", epilog=EPILOG, context_settings=CONTEXT)
+@click.command("check", epilog=EPILOG)
 @config_option
 def command(config_path: str) -> int:
     """Check whether everything hapsync needs is in order.
@@ -34,4 +35,4 @@ def command(config_path: str) -> int:
         click.echo(f"{word:<5} {finding.what}")
     wrong = sum(not finding.is_ok for finding in found)
     click.echo("everything is in order" if not wrong else f"not in order: {wrong} of {len(found) + 1}")
-    return 2 if wrong else 0
+    return Exit.NOT_DONE if wrong else Exit.DONE

@@ -1,7 +1,7 @@
 """The operator's commands: `hapsync hold`, `drain` and `release` a server, `freeze` and `thaw`."""
 
-from collections.abc import Callable
-from typing import Any
+import contextlib
+from collections.abc import Iterator
 
 import click
 
@@ -17,19 +17,26 @@ from hapsync.api.messages import (
     parse_reason,
     parse_target,
 )
-from hapsync.cli.asking import ask_or_do, said_as_usage
-from hapsync.cli.options import CONTEXT, config_option, for_option, reason_option
+from hapsync.cli.asking import ask_aloud, tell
+from hapsync.cli.options import Decorator, config_option
 from hapsync.config.schema import Config
 from hapsync.model.server import AdminState
 from hapsync.text import quoted
 
-_server_argument: Callable[[Callable[..., Any]], Callable[..., Any]] = click.argument(
-    "target", metavar="BACKEND/SERVER"
+_LOCK_SECONDS = 5.0
+"""The longest wait for an agent that is just starting, or for an `apply` at work."""
+_POLL_SECONDS = 0.1
+
+_server_argument: Decorator = click.argument("target", metavar="BACKEND/SERVER")
+_for_option: Decorator = click.option(
+    "--for", "for_text", metavar="TIME", help="End it by itself after 90s, 30m, 1h or 2d (at most 31d)."
+)
+_reason_option: Decorator = click.option(
+    "--reason", metavar="TEXT", default="", help="Why, for readers of `hapsync status`."
 )
 
 
 @click.command(
-    context_settings=CONTEXT,
     epilog="""\b
 Examples:
   hapsync hold web/srv3 --reason "disk is failing"
@@ -42,8 +49,8 @@ Exit codes: 0 the hold is made; 2 it is not, and why is printed; 1 cannot
 tell; 64 no such backend, server or time.""",
 )
 @config_option
-@for_option
-@reason_option
+@_for_option
+@_reason_option
 @_server_argument
 def hold(config_path: str, for_text: str | None, reason: str, target: str) -> int:
     """Put a server in maint and keep it there, whatever Consul says.
@@ -52,11 +59,10 @@ def hold(config_path: str, for_text: str | None, reason: str, target: str) -> in
     it stays where the server comes back in another slot, after a reload and
     after a restart, until it is released or its time is over.
     """
-    return _set_override(config_path, target, AdminState.MAINT, for_text, reason)
+    return _override(config_path, target, AdminState.MAINT, for_text, reason)
 
 
 @click.command(
-    context_settings=CONTEXT,
     epilog="""\b
 Examples:
   hapsync drain web/srv3 --reason "kernel update"
@@ -69,8 +75,8 @@ Exit codes: 0 it drains; 2 it does not, and why is printed; 1 cannot tell;
 64 no such backend, server or time.""",
 )
 @config_option
-@for_option
-@reason_option
+@_for_option
+@_reason_option
 @_server_argument
 def drain(config_path: str, for_text: str | None, reason: str, target: str) -> int:
     """Put a server in drain and keep it there, whatever Consul says.
@@ -78,11 +84,10 @@ def drain(config_path: str, for_text: str | None, reason: str, target: str) -> i
     Its sessions end in their own time. The server gets nothing new but requests that a persistence cookie or a stick
     table sends it. Otherwise like `hold`.
     """
-    return _set_override(config_path, target, AdminState.DRAIN, for_text, reason)
+    return _override(config_path, target, AdminState.DRAIN, for_text, reason)
 
 
 @click.command(
-    context_settings=CONTEXT,
     epilog="""\b
 Examples:
   hapsync release web/srv3
@@ -102,18 +107,14 @@ def release(config_path: str, target: str) -> int:
     With a SERVER: ends a hold or drain, also one made in HAProxy itself (`set server ... state maint`). With a
     BACKEND alone: makes, this once, the removals there that the guard defers; overrides stay.
     """
-    with said_as_usage():
+    with _said_as_usage():
         found = parse_target(target)
-    config = _read_config_with(config_path, found.backend)
     if found.server is not None:
-        return _ask_or_do_with_haproxy(config_path, config, ReleaseServer(found.backend, found.server))
-    # Only a process with the catalog knows the deferred changes.
-    instead = Reply.not_done("no agent runs; `hapsync apply --force` does it, in all backends")
-    return ask_or_do(config_path, config, ReleaseBackend(found.backend), lambda _: instead)
+        return _carry_out(config_path, ReleaseServer(found.backend, found.server))
+    return _carry_out(config_path, ReleaseBackend(found.backend))
 
 
 @click.command(
-    context_settings=CONTEXT,
     epilog="""\b
 Examples:
   hapsync freeze --reason "Consul is being upgraded"
@@ -125,21 +126,20 @@ Examples:
 Exit codes: 0 frozen; 2 not, and why is printed; 1 cannot tell.""",
 )
 @config_option
-@for_option
-@reason_option
+@_for_option
+@_reason_option
 def freeze(config_path: str, for_text: str | None, reason: str) -> int:
     """Change nothing in HAProxy, whatever Consul says, until thawed.
 
     hapsync goes on reading Consul and HAProxy and shows what it would do. The
     freeze outlasts a restart. It works with Consul or HAProxy down, too.
     """
-    with said_as_usage():
+    with _said_as_usage():
         request = FreezeAll(_seconds(for_text), parse_reason(reason))
-    return _ask_or_note(config_path, request)
+    return _carry_out(config_path, request)
 
 
 @click.command(
-    context_settings=CONTEXT,
     epilog="""\b
 Examples:
   hapsync plan                     what will it do?
@@ -162,54 +162,76 @@ def thaw(config_path: str, acknowledge: bool) -> int:  # noqa: FBT001
     a freeze were lost with a damaged memory.json, or are in a memory.json of another version of hapsync. That file is
     kept. `hapsync status` says so before.
     """
-    return _ask_or_note(config_path, Thaw(acknowledge))
+    return _carry_out(config_path, Thaw(acknowledge))
 
 
-def _set_override(config_path: str, target: str, admin: AdminState, for_text: str | None, reason: str) -> int:
-    """Request that a server is kept in `admin`."""
-    with said_as_usage():
-        found = parse_target(target)
-        if found.server is None:
-            raise ValueError(f"say which server: {found.backend}/srv3, or its address: {found.backend}/10.0.0.5:80")
-        request = OverrideServer(found.backend, found.server, admin, _seconds(for_text), parse_reason(reason))
-    return _ask_or_do_with_haproxy(config_path, _read_config_with(config_path, found.backend), request)
+@contextlib.contextmanager
+def _said_as_usage() -> Iterator[None]:
+    """Turn a ValueError about an argument into wrong usage, exit code 64."""
+    try:
+        yield
+    except ValueError as error:
+        raise click.UsageError(str(error), click.get_current_context()) from error
 
 
 def _seconds(for_text: str | None) -> int | None:
     return None if for_text is None else parse_duration(for_text)
 
 
-def _ask_or_note(config_path: str, request: FreezeAll | Thaw) -> int:
-    """Send `request` to the agent; where no agent runs, write it into the state file here."""
-    from hapsync.agent.operator import freeze_once  # noqa: PLC0415
-    from hapsync.agent.settings import read_config  # noqa: PLC0415
+def _override(config_path: str, target: str, admin: AdminState, for_text: str | None, reason: str) -> int:
+    """Request that a server is kept in `admin`."""
+    with _said_as_usage():
+        found = parse_target(target)
+        if found.server is None:
+            raise ValueError(f"say which server: {found.backend}/srv3, or its address: {found.backend}/10.0.0.5:80")
+        request = OverrideServer(found.backend, found.server, admin, _seconds(for_text), parse_reason(reason))
+    return _carry_out(config_path, request)
 
-    config = read_config(config_path)
-    return ask_or_do(config_path, config, request, lambda who: freeze_once(config, request, who))
 
+def _carry_out(config_path: str, request: Request) -> int:
+    """Let the agent carry out `request`, or do it here where no agent runs; return the exit code of the reply.
 
-def _read_config_with(config_path: str, backend: str) -> Config:
-    """Return the configuration once it is known to have `backend`.
-
-    Raises ConfigError, and click.UsageError with the names of all backends.
+    Raises ConfigError, click.UsageError for an unknown backend, with the names of all, and LockHeld where an agent
+    neither answers nor lets this process do it.
     """
+    import time  # noqa: PLC0415
+
+    from hapsync.agent.lock import locked  # noqa: PLC0415
     from hapsync.agent.settings import read_config  # noqa: PLC0415
+    from hapsync.errors import LockHeld  # noqa: PLC0415
 
-    config = read_config(config_path)
-    if backend not in config.backends:
+    config, context = read_config(config_path), click.get_current_context()
+    backend = getattr(request, "backend", None)
+    if backend is not None and backend not in config.backends:
         there = ", ".join(sorted(config.backends))
-        said = f"no such backend: {quoted(backend)}; {config_path} has {there}"
-        raise click.UsageError(said, click.get_current_context())
-    return config
+        raise click.UsageError(f"no such backend: {quoted(backend)}; {config_path} has {there}", context)
+    deadline = time.monotonic() + _LOCK_SECONDS
+    while True:
+        reply = ask_aloud(config, request)
+        if reply is not None:
+            return tell(reply)
+        try:
+            with locked(config, config_path, str(context.info_name)):
+                return tell(_do(config_path, config, request))
+        except LockHeld:
+            if time.monotonic() >= deadline:
+                raise
+        time.sleep(_POLL_SECONDS)
 
 
-def _ask_or_do_with_haproxy(config_path: str, config: Config, request: Request) -> int:
-    """Send `request` to the agent; where no agent runs, carry it out on HAProxy here. Returns the exit code."""
+def _do(config_path: str, config: Config, request: Request) -> Reply:
+    """Carry out `request` on the state file and HAProxy; the caller holds the lock. Raises HapsyncError, OSError."""
+    import os  # noqa: PLC0415
 
-    def alone(who: str) -> Reply:
-        from hapsync.agent.operator import do_once  # noqa: PLC0415
-        from hapsync.agent.settings import read_settings  # noqa: PLC0415
+    from hapsync.agent.operator import do_once, freeze_once  # noqa: PLC0415
+    from hapsync.agent.settings import read_settings  # noqa: PLC0415
+    from hapsync.api.client import claimed_user, user_name  # noqa: PLC0415
 
-        return do_once(read_settings(config_path), request, who)
-
-    return ask_or_do(config_path, config, request, alone)
+    who = user_name(os.geteuid(), claimed_user())
+    match request:
+        case FreezeAll() | Thaw():
+            return freeze_once(config, request, who)
+        case ReleaseBackend():  # only a process with the catalog knows the deferred changes
+            return Reply.not_done("no agent runs; `hapsync apply --force` does it, in all backends")
+        case _:
+            return do_once(read_settings(config_path), request, who)

@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from hapsync.cli.options import CONTEXT, config_option
+from hapsync.cli.options import config_option
+from hapsync.errors import Exit
 
 if TYPE_CHECKING:
     from hapsync.model.server import Observed
@@ -23,7 +24,7 @@ or deferred changes need an operator; 1 cannot tell (Consul or HAProxy did
 not answer)."""
 
 
-@click.command("plan", epilog=EPILOG, context_settings=CONTEXT)
+@click.command("plan", epilog=EPILOG)
 @config_option
 @click.option("--commands", is_flag=True, help="Also print the commands that would be sent.")
 def command(config_path: str, commands: bool) -> int:  # noqa: FBT001
@@ -67,16 +68,13 @@ def command(config_path: str, commands: bool) -> int:  # noqa: FBT001
     if not applied:
         click.echo("reload  the file was not written from the current template and hapsync.toml")
     elif not is_same:
-        click.echo(f"write   {_file_words(config.haproxy.config, file)}")
+        why = "does not exist yet" if file is None else "differs from the running HAProxy"
+        click.echo(f"write   {config.haproxy.config} {why}")
     _echo(*(f"alarm   {alarm}" for alarm in worrying))
     if found.verdict is Verdict.IN_SYNC and not worrying and is_same and applied:
         click.echo("HAProxy is in sync with Consul: nothing to do")
-        return 0
-    return 1 if found.verdict is Verdict.CANNOT_TELL else 2
-
-
-def _file_words(path: str, text: str | None) -> str:
-    return f"{path} {'does not exist yet' if text is None else 'differs from the running HAProxy'}"
+        return Exit.DONE
+    return Exit.CANNOT_TELL if found.verdict is Verdict.CANNOT_TELL else Exit.NOT_DONE
 
 
 def _commands(plan: "Plan", observed: "Observed") -> Iterator[str]:

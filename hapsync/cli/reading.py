@@ -1,29 +1,24 @@
 """Readings of Consul at the beginning of several commands."""
 
-from typing import TYPE_CHECKING
-
+import attrs
 import click
 
+from hapsync.agent.settings import Settings
 from hapsync.config.schema import Config
+from hapsync.consul.discovery import discover
+from hapsync.consul.read_once import read_catalog
+from hapsync.consul.services import read_listing
+from hapsync.errors import CatalogError
 from hapsync.model.catalog import Catalog
 
-if TYPE_CHECKING:
-    from hapsync.agent.settings import Settings
 
-
-def discover_aloud(settings: "Settings") -> "Settings":
+def discover_aloud(settings: Settings) -> Settings:
     """Return `settings` with a backend for each service that Consul lists for `[discover]`; no backend is removed.
 
     Services without a backend, and an unreadable list, are reported on stderr.
     """
     if not settings.config.discover:
         return settings
-    import attrs  # noqa: PLC0415
-
-    from hapsync.consul.discovery import discover  # noqa: PLC0415
-    from hapsync.consul.services import read_listing  # noqa: PLC0415
-    from hapsync.errors import CatalogError  # noqa: PLC0415
-
     try:
         found = discover(settings.config, read_listing(settings.config.consul))
     except CatalogError as error:
@@ -39,9 +34,6 @@ def read_catalog_aloud(config: Config) -> Catalog:
 
     Raises CatalogError when none could be read.
     """
-    from hapsync.consul.read_once import read_catalog  # noqa: PLC0415
-    from hapsync.errors import CatalogError  # noqa: PLC0415
-
     catalog, errors = read_catalog(config.consul, config.services, config.max_servers)
     if errors and not catalog.readings:
         raise CatalogError(next(iter(errors.values())))

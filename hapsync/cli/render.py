@@ -2,7 +2,7 @@
 
 import click
 
-from hapsync.cli.options import CONTEXT, config_option
+from hapsync.cli.options import config_option
 
 EPILOG = """\b
 Examples:
@@ -15,7 +15,7 @@ Without HAProxy the slots are those of the file on disk, else as many free
 ones as `slots` says; without Consul nothing about them is changed."""
 
 
-@click.command("render", epilog=EPILOG, context_settings=CONTEXT)
+@click.command("render", epilog=EPILOG)
 @config_option
 @click.option("--offline", is_flag=True, help="Ask neither HAProxy nor Consul.")
 def command(config_path: str, offline: bool) -> None:  # noqa: FBT001
@@ -26,24 +26,23 @@ def command(config_path: str, offline: bool) -> None:  # noqa: FBT001
     """
     from hapsync.agent.config_file import empty_slots, initial_target  # noqa: PLC0415
     from hapsync.agent.settings import read_settings  # noqa: PLC0415
-    from hapsync.cli.reading import discover_aloud, read_catalog_aloud  # noqa: PLC0415
     from hapsync.errors import CatalogError, ConfigError, RuntimeAPIError  # noqa: PLC0415
     from hapsync.haproxy.render import labels_of, render  # noqa: PLC0415
     from hapsync.inspect.collect import read_known  # noqa: PLC0415
     from hapsync.model.catalog import Catalog  # noqa: PLC0415
     from hapsync.system.files import read_text_or_none  # noqa: PLC0415
 
-    settings = read_settings(config_path)
+    settings, catalog, sources = read_settings(config_path), Catalog({}), []
     if not offline:
+        from hapsync.cli.reading import discover_aloud, read_catalog_aloud  # noqa: PLC0415
+
         settings = discover_aloud(settings)
-    config = settings.config
-    catalog, sources = Catalog({}), []
-    if not offline:
         try:
-            catalog = read_catalog_aloud(config)
+            catalog = read_catalog_aloud(settings.config)
             sources.append("instances from Consul")
         except CatalogError as error:
             click.echo(f"hapsync: {error}", err=True)
+    config = settings.config
     try:
         current = read_text_or_none(config.haproxy.config)
     except (OSError, ValueError) as error:

@@ -2,7 +2,7 @@
 
 import click
 
-from hapsync.cli.options import CONTEXT, config_option, json_option
+from hapsync.cli.options import config_option
 
 EPILOG = """\b
 Examples:
@@ -16,9 +16,9 @@ Works with the agent down: it then reads Consul itself.
 Exit codes: 0 in sync; 2 out of sync, and why is printed; 1 cannot tell."""
 
 
-@click.command("status", epilog=EPILOG, context_settings=CONTEXT)
+@click.command("status", epilog=EPILOG)
 @config_option
-@json_option
+@click.option("--json", "as_json", is_flag=True, help="Print JSON for programs instead.")
 @click.option("--queues", "all_queues", is_flag=True, help="Show all accept queues of HAProxy, the empty ones too.")
 @click.argument("backends", nargs=-1)
 def command(config_path: str, as_json: bool, all_queues: bool, backends: tuple[str, ...]) -> int:  # noqa: FBT001

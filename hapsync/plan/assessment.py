@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 import attrs
 
 from hapsync.config.schema import Config
+from hapsync.errors import Exit
 from hapsync.model.catalog import NOT_TELLING
 from hapsync.model.changes import Defect, Reason
 from hapsync.model.overrides import SavedState
@@ -79,9 +80,9 @@ def assess(
 class Verdict(enum.Enum):
     """The answer whether HAProxy is in sync; the values are the exit codes of the commands."""
 
-    IN_SYNC = 0
-    CANNOT_TELL = 1
-    OUT_OF_SYNC = 2
+    IN_SYNC = Exit.DONE
+    CANNOT_TELL = Exit.CANNOT_TELL
+    OUT_OF_SYNC = Exit.NOT_DONE
 
 
 @attrs.frozen
