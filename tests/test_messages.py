@@ -40,8 +40,9 @@ seconds = st.none() | st.integers(1, MAX_SECONDS)
 reasons = st.text(max_size=MAX_REASON).filter(lambda text: text.isprintable() and text == text.strip(" "))
 claims = st.sampled_from(["", "alice", "a.b-c_d@example$"])
 deadlines = st.none() | st.floats(0, 1e12)
+asked = {"who": claims, "deadline": deadlines}
 requests = st.one_of(
-    st.builds(Apply, st.booleans(), claims, deadlines),
+    st.builds(Apply, st.booleans(), **asked),
     st.builds(
         OverrideServer,
         names,
@@ -49,20 +50,19 @@ requests = st.one_of(
         st.sampled_from([AdminState.MAINT, AdminState.DRAIN]),
         seconds,
         reasons,
-        claims,
-        deadlines,
+        **asked,
     ),
-    st.builds(ReleaseServer, names, servers, claims, deadlines),
-    st.builds(ReleaseBackend, names, claims, deadlines),
-    st.builds(FreezeAll, seconds, reasons, claims, deadlines),
-    st.builds(Thaw, st.booleans(), claims, deadlines),
+    st.builds(ReleaseServer, names, servers, **asked),
+    st.builds(ReleaseBackend, names, **asked),
+    st.builds(FreezeAll, seconds, reasons, **asked),
+    st.builds(Thaw, st.booleans(), **asked),
 )
 json_trees = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4),
     max_leaves=12,
 )
-HOLD = OverrideServer("web", "srv1", AdminState.MAINT, 60, "why", "alice")
+HOLD = OverrideServer("web", "srv1", AdminState.MAINT, 60, "why", who="alice")
 FIELDS = ["ask", "backend", "server", "admin", "for_seconds", "reason", "who", "force", "deadline", "more"]
 
 
@@ -80,7 +80,9 @@ def test_a_request_comes_back_as_it_was(request: Request) -> None:
 
 
 def test_the_longest_request_fits_by_far() -> None:
-    longest = OverrideServer("b" * 128, "s" * 128, AdminState.DRAIN, MAX_SECONDS, "\U0001f600" * MAX_REASON, "w" * 32)
+    longest = OverrideServer(
+        "b" * 128, "s" * 128, AdminState.DRAIN, MAX_SECONDS, "\U0001f600" * MAX_REASON, who="w" * 32
+    )
 
     assert request_from_json(request_to_json(longest)) == longest
     assert len(request_to_json(longest)) < MAX_REQUEST_BYTES / 10

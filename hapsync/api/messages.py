@@ -157,17 +157,29 @@ UserName = Annotated[str, matching(f"|{_CLAIM.pattern}", "must be a user's name"
 Deadline = Annotated[float, Rule(lambda value: 0 <= value < math.inf, "must be seconds of the monotonic clock")]
 
 
-@attrs.frozen
-class Apply:
-    """Make a pass over everything now; `force`: make the changes that only the guard defers, too."""
+@attrs.frozen(kw_only=True)
+class _Asked:
+    """The fields of every request.
 
-    force: bool = False
+    `who`: from the client, the user it claims to act for (`claim`) or nothing; in the agent, the user of the request.
+
+    `deadline`: seconds of this machine's monotonic clock. The command waits no longer, so the request is not begun
+    later. None: the request may be begun as long as the connection stays.
+    """
+
     who: UserName = ""
     deadline: Deadline | None = None
 
 
 @attrs.frozen
-class OverrideServer:
+class Apply(_Asked):
+    """Make a pass over everything now; `force`: make the changes that only the guard defers, too."""
+
+    force: bool = False
+
+
+@attrs.frozen
+class OverrideServer(_Asked):
     """Put a server in `admin` (MAINT or DRAIN), and keep it there for `for_seconds` (None: until its release)."""
 
     backend: BackendName
@@ -175,57 +187,42 @@ class OverrideServer:
     admin: OverrideState
     for_seconds: Seconds | None = None
     reason: ReasonText = ""
-    who: UserName = ""
-    deadline: Deadline | None = None
 
 
 @attrs.frozen
-class ReleaseServer:
+class ReleaseServer(_Asked):
     """End the override of a server."""
 
     backend: BackendName
     server: ServerName
-    who: UserName = ""
-    deadline: Deadline | None = None
 
 
 @attrs.frozen
-class ReleaseBackend:
+class ReleaseBackend(_Asked):
     """Make, this once, the changes in a backend that the guard defers; overrides stay."""
 
     backend: BackendName
-    who: UserName = ""
-    deadline: Deadline | None = None
 
 
 @attrs.frozen
-class FreezeAll:
+class FreezeAll(_Asked):
     """Change nothing for `for_seconds` (None: until a thaw)."""
 
     for_seconds: Seconds | None = None
     reason: ReasonText = ""
-    who: UserName = ""
-    deadline: Deadline | None = None
 
 
 @attrs.frozen
-class Thaw:
+class Thaw(_Asked):
     """Go on after a freeze.
 
     `acknowledge`: keep a freeze, and go on after overrides were lost or cannot be read.
     """
 
     acknowledge: bool = False
-    who: UserName = ""
-    deadline: Deadline | None = None
 
 
 Request = Apply | OverrideServer | ReleaseServer | ReleaseBackend | FreezeAll | Thaw
-"""`who`: from the client, the user it claims to act for (`claim`) or nothing; in the agent, the user of the request.
-
-`deadline`: seconds of this machine's monotonic clock. The command waits no longer, so the request is not begun later.
-None: the request may be begun as long as the connection stays.
-"""
 
 
 @attrs.frozen

@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 
 import attrs
 
-from hapsync.config.validate import Each, Rule, between, dotted, matching, structured
+from hapsync.config.validate import Rule, between, dotted, each, matching, structured
 from hapsync.errors import ConfigError
 from hapsync.model.address import Network, parse_address, parse_network, within
 from hapsync.model.server import HAPROXY_NAME, Address
@@ -52,8 +52,8 @@ ConsulURL = Annotated[
 ]
 Token = Annotated[str, matching(r"[\x21-\x7e]*", "must be printable ASCII without spaces")]
 ServiceName = Annotated[str, matching(r"[ -~]{1,256}", "must be 1 to 256 printable characters")]
-Networks = Annotated[tuple[Network, ...], Each(parse_network)]
-Addresses = Annotated[tuple[Address, ...], Each(parse_address)]
+Networks = Annotated[tuple[Network, ...], each(parse_network)]
+Addresses = Annotated[tuple[Address, ...], each(parse_address)]
 MAX_SERVERS = 50_000
 """The most servers of one backend; 5,000 were tried. HAProxy's manual limits `roundrobin` to 4,095 active servers."""
 SlotCount = Annotated[int, between(1, MAX_SERVERS)]

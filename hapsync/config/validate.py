@@ -29,13 +29,6 @@ class Rule:
 
 
 @attrs.frozen
-class Each:
-    """The parser of each text in a list; `read` raises ValueError with the problem."""
-
-    read: Callable[[str], object]
-
-
-@attrs.frozen
 class Read:
     """The parser of a value of any type; `read` raises ValueError with the problem."""
 
@@ -51,6 +44,23 @@ def matching(pattern: str, must: str) -> Rule:
     """Return the rule that a whole text matches `pattern`."""
     compiled = re.compile(pattern)
     return Rule(lambda value: compiled.fullmatch(value) is not None, must)
+
+
+def each(read: Callable[[str], object]) -> Read:
+    """Return the parser of a list of texts, of which `read` parses each; it raises ValueError with all problems."""
+
+    def read_all(value: object) -> tuple[object, ...]:
+        found, problems = [], []
+        for text in _texts(value):
+            try:
+                found.append(read(text))
+            except ValueError as error:
+                problems.append(str(error))
+        if problems:
+            raise ValueError("; ".join(problems))
+        return tuple(found)
+
+    return Read(read_all)
 
 
 def structured(tree: object, kind: type[Kind]) -> Kind | tuple[str, ...]:
@@ -103,18 +113,6 @@ def _texts(value: object) -> tuple[str, ...]:
     return tuple(value)
 
 
-def _each(value: object, read: Callable[[str], object]) -> tuple[object, ...]:
-    found, problems = [], []
-    for text in _texts(value):
-        try:
-            found.append(read(text))
-        except ValueError as error:
-            problems.append(str(error))
-    if problems:
-        raise ValueError("; ".join(problems))
-    return tuple(found)
-
-
 def _one_of(value: object, choice: Any) -> object:
     words = typing.get_args(choice)
     if value not in words:
@@ -142,10 +140,8 @@ def _converter() -> cattrs.Converter:
 
         def structure(value: object, _type: object) -> object:
             match notes:
-                case [Each(read)]:
-                    return _each(value, read)
-                case [Read(read_any)]:
-                    return read_any(value)
+                case [Read(read)]:
+                    return read(value)
                 case _:
                     parsed = converter.structure(value, kind)
                     for rule in notes:
