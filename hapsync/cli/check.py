@@ -24,15 +24,14 @@ def command(config_path: str) -> int:
     check command, Consul and each service: a line each.
     """
     from hapsync.agent.settings import read_settings  # noqa: PLC0415
-    from hapsync.inspect.doctor import run_checks  # noqa: PLC0415
+    from hapsync.inspect.doctor import Mark, run_checks  # noqa: PLC0415
     from hapsync.text import plural  # noqa: PLC0415
 
     settings = read_settings(config_path)
     found = run_checks(settings)
     click.echo(f"ok    configuration {config_path}: {plural(len(settings.config.backends), 'backend')}")
-    for finding in found:
-        word = "advice" if finding.is_advice else "ok" if finding.is_ok else "WRONG"
-        click.echo(f"{word:<5} {finding.what}")
-    wrong = sum(not finding.is_ok for finding in found)
+    for mark, what in found:
+        click.echo(f"{mark.value:<5} {what}")
+    wrong = sum(mark is Mark.WRONG for mark, _ in found)
     click.echo("everything is in order" if not wrong else f"not in order: {wrong} of {len(found) + 1}")
     return Exit.NOT_DONE if wrong else Exit.DONE

@@ -1,12 +1,11 @@
 """The checks of `hapsync check`, a finding each; nothing is changed."""
 
 import contextlib
+import enum
 import os
 import stat
 from collections.abc import Callable, Iterator
 from pathlib import Path
-
-import attrs
 
 from hapsync.agent.config_file import empty_slots, is_applied
 from hapsync.agent.lock import lock_owners
@@ -32,7 +31,7 @@ from hapsync.haproxy.socket import open_session
 from hapsync.haproxy.uncounted import counts_all
 from hapsync.inspect.collect import read_known
 from hapsync.model.catalog import Catalog, Doubt
-from hapsync.model.server import Backend, HAProxyProcess
+from hapsync.model.server import Backend
 from hapsync.plan.desired import Desired, desired, namesake_words
 from hapsync.plan.target import target_now
 from hapsync.system.files import candidate_file, read_text_or_none
@@ -45,28 +44,17 @@ OLDEST = (2, 6)
 """The oldest version of HAProxy in hapsync's tests."""
 
 
-@attrs.frozen
-class Finding:
-    """One result of `hapsync check`; where it is not ok, `what` names the remedy, too.
+class Mark(enum.Enum):
+    """The outcome of a check; an advice is in order, and could be better."""
 
-    `is_advice`: the result is ok, and could be better.
-    """
-
-    is_ok: bool
-    what: str
-    is_advice: bool = False
+    OK = "ok"
+    ADVICE = "advice"
+    WRONG = "WRONG"
 
 
-def _good(what: str) -> Finding:
-    return Finding(is_ok=True, what=what)
-
-
-def _bad(what: str) -> Finding:
-    return Finding(is_ok=False, what=what)
-
-
-def _advice(what: str) -> Finding:
-    return Finding(is_ok=True, what=what, is_advice=True)
+OK, ADVICE, WRONG = Mark.OK, Mark.ADVICE, Mark.WRONG
+Finding = tuple[Mark, str]
+"""One result of `hapsync check`; where it is wrong, the text names the remedy, too."""
 
 
 def run_checks(settings: Settings) -> tuple[Finding, ...]:
@@ -88,7 +76,7 @@ def run_checks(settings: Settings) -> tuple[Finding, ...]:
         try:
             found += check(settings)
         except HapsyncError as error:
-            found.append(_bad(str(error)))
+            found.append((WRONG, str(error)))
     return tuple(found)
 
 
@@ -97,30 +85,26 @@ def _template(settings: Settings) -> Iterator[Finding]:
     try:
         current = read_text_or_none(config.config)
     except (OSError, ValueError) as error:
-        yield _bad(f"haproxy.config {config.config} cannot be read: {error}")
+        yield WRONG, f"haproxy.config {config.config} cannot be read: {error}"
         return
     filed = observed_from_file(current or "", tuple(settings.config.backends))
     target = empty_slots(settings, target_now(Desired({}), filed))
-    text = render(
-        settings.template,
-        target,
-        settings.config,
-        labels_of(desired(Catalog({}), settings.config), current, settings.config.backends),
-    )
-    yield _good(f"template {config.template} renders")
+    labels = labels_of(desired(Catalog({}), settings.config), current, settings.config.backends)
+    text = render(settings.template, target, settings.config, labels)
+    yield OK, f"template {config.template} renders"
     for one in lint(text, settings.config.backends, has_master=config.master is not None):
-        yield _advice(f"{config.config} line {one.line}, {one.where}: {one.what}")
+        yield ADVICE, f"{config.config} line {one.line}, {one.where}: {one.what}"
     folder = Path(config.config).parent
     if not os.access(folder, os.W_OK | os.X_OK):
-        yield _bad(f"folder {folder}: this user may not write there; hapsync replaces {config.config} in one step")
+        yield WRONG, f"folder {folder}: this user may not write there; hapsync replaces {config.config} in one step"
         return
     try:
         with candidate_file(config.config, text) as candidate:
             check_candidate(config, candidate)
     except OSError as error:
-        yield _bad(f"folder {folder}: {error}")
+        yield WRONG, f"folder {folder}: {error}"
         return
-    yield _good(f"haproxy.check_command accepts the configuration rendered for {config.config}")
+    yield OK, f"haproxy.check_command accepts the configuration rendered for {config.config}"
 
 
 def _folders(settings: Settings) -> Iterator[Finding]:
@@ -129,14 +113,14 @@ def _folders(settings: Settings) -> Iterator[Finding]:
         folder = Path(name)
         there = next(path for path in (folder, *folder.parents) if path.exists())
         if os.access(there, os.W_OK | os.X_OK) and there.is_dir():
-            yield _good(f"agent.{key} {name} {'is' if there == folder else 'can be made'} writable")
+            yield OK, f"agent.{key} {name} {'is' if there == folder else 'can be made'} writable"
         else:
-            yield _bad(f"agent.{key} {name}: not writable for this user; create it, owned by the agent's user")
+            yield WRONG, f"agent.{key} {name}: not writable for this user; create it, owned by the agent's user"
         if there == folder and folder.stat().st_mode & stat.S_IWOTH:
-            yield _bad(f"agent.{key} {name} is writable by everyone: chmod o-w {name}")
+            yield WRONG, f"agent.{key} {name} is writable by everyone: chmod o-w {name}"
     with contextlib.suppress(PermissionError):
         if next(lock_owners(settings.config), None) is not None:
-            yield _good("an agent is running here")
+            yield OK, "an agent is running here"
 
 
 def _secrets(settings: Settings) -> Iterator[Finding]:
@@ -148,7 +132,7 @@ def _secrets(settings: Settings) -> Iterator[Finding]:
     except OSError:
         return  # reading the token reports it
     if is_open:
-        yield _bad(f"consul.token_file {token_file} is open to everyone: chmod o= {token_file}")
+        yield WRONG, f"consul.token_file {token_file} is open to everyone: chmod o= {token_file}"
 
 
 def _runtime_socket(settings: Settings) -> Iterator[Finding]:
@@ -159,52 +143,47 @@ def _runtime_socket(settings: Settings) -> Iterator[Finding]:
         observed = session.read_servers(tuple(settings.config.backends))
         if level.strip() == "admin":
             observed = Probe(settings.config).attach(session, process, observed)
-    yield _good(f"haproxy.socket {config.socket}: HAProxy {process.version} answers, pid {process.pid}")
+    yield OK, f"haproxy.socket {config.socket}: HAProxy {process.version} answers, pid {process.pid}"
     if level.strip() == "admin":
-        yield _good("haproxy.socket has level admin")
+        yield OK, "haproxy.socket has level admin"
     else:
-        yield _bad(f"haproxy.socket has level {level.strip()}: add `level admin` to its `stats socket` line")
-    yield _version(process)
+        yield WRONG, f"haproxy.socket has level {level.strip()}: add `level admin` to its `stats socket` line"
+    version = version_of(process.version)
+    if version >= OLDEST:
+        yield OK, f"HAProxy {'.'.join(map(str, version))} is new enough"
+    else:
+        oldest = ".".join(map(str, OLDEST))
+        yield WRONG, f"HAProxy {process.version} is older than {oldest}, the oldest hapsync is tested with"
     if not counts_all(process):
-        yield from _kept(process, config.socket)
+        try:
+            count_kept(process.pid, config.socket, ())
+        except HapsyncError as error:
+            what = f"HAProxy {process.version} does not count all of its connections, and {error}"
+            yield WRONG, f"slots of servers that left are free again only after a reload: {what}"
     for name, why in observed.unread.items():
-        yield _bad(f"backend {name} cannot be read: {why}")
+        yield WRONG, f"backend {name} cannot be read: {why}"
     for backend in observed.backends.values():
         if backend.exists:
             foreign = f", {plural(len(backend.foreign), 'foreign server')}" if backend.foreign else ""
-            yield _good(f"backend {backend.name}: {_places(backend)} in HAProxy{foreign}; {_scaling_words(backend)}")
+            yield OK, f"backend {backend.name}: {_places(backend)} in HAProxy{foreign}; {_scaling_words(backend)}"
         else:
-            yield _good(f"backend {backend.name}: not in HAProxy yet; the agent's first reload brings it")
+            yield OK, f"backend {backend.name}: not in HAProxy yet; the agent's first reload brings it"
 
 
 def _networks(settings: Settings) -> Iterator[Finding]:
     """Yield the advice to set `networks`: without it, a registrant chooses the addresses of instances freely."""
     config = settings.config
-    anywhere = [f"backends.{name}" for name, one in sorted(config.backends.items()) if not one.networks]
-    anywhere = [one for one in anywhere if not one.startswith(_prefixes(config))]
+    prefixes = tuple(one.prefix for one in config.discover.values())
+    bare = [name for name, one in sorted(config.backends.items()) if not one.networks]
+    anywhere = [f"backends.{name}" for name in bare if not name.startswith(prefixes)]
     anywhere += [f"discover.{name}.each" for name, one in sorted(config.discover.items()) if not one.each.networks]
     if anywhere:
-        shown = ", ".join(anywhere[:_NAMED]) + (
-            f" and {len(anywhere) - _NAMED} more" if len(anywhere) > _NAMED else ""
+        more = f" and {len(anywhere) - _NAMED} more" if len(anywhere) > _NAMED else ""
+        what = (
+            "without them whoever may register an instance can have HAProxy send requests to any address that this "
+            "machine reaches, its own services on loopback among them"
         )
-        yield _advice(
-            f"{shown}: set `networks`: without them whoever may register an instance can have HAProxy send "
-            "requests to any address that this machine reaches, its own services on loopback among them"
-        )
-
-
-def _prefixes(config: Config) -> tuple[str, ...]:
-    return tuple(f"backends.{one.prefix}" for one in config.discover.values())
-
-
-def _kept(process: HAProxyProcess, socket_path: str) -> Iterator[Finding]:
-    try:
-        count_kept(process.pid, socket_path, ())
-    except HapsyncError as error:
-        yield _bad(
-            f"slots of servers that left are free again only after a reload: HAProxy {process.version} does not "
-            f"count all of its connections, and {error}"
-        )
+        yield ADVICE, f"{', '.join(anywhere[:_NAMED])}{more}: set `networks`: {what}"
 
 
 def _places(backend: Backend) -> str:
@@ -220,58 +199,57 @@ def _scaling_words(backend: Backend) -> str:
     return "growing past these slots needs a reload" + (f": {backend.scaling.why}" if backend.scaling.why else "")
 
 
-def _version(process: HAProxyProcess) -> Finding:
-    if version_of(process.version) >= OLDEST:
-        return _good(f"HAProxy {'.'.join(map(str, version_of(process.version)))} is new enough")
-    oldest = ".".join(map(str, OLDEST))
-    return _bad(f"HAProxy {process.version} is older than {oldest}, the oldest hapsync is tested with")
-
-
 def _reload_ways(settings: Settings) -> Iterator[Finding]:
     config = settings.config.haproxy
     if config.master is None:
-        yield _good("reloads are made by haproxy.reload_command")
+        yield OK, "reloads are made by haproxy.reload_command"
         return
     workers = read_processes(config.master, config.timeout_seconds).workers
-    yield _good(f"haproxy.master_socket {config.master}: the master answers, {plural(len(workers), 'worker')}")
+    yield OK, f"haproxy.master_socket {config.master}: the master answers, {plural(len(workers), 'worker')}"
 
 
 def _consul(settings: Settings) -> Iterator[Finding]:
-    config: Config = settings.config
+    config = settings.config
+    rights = needed_rights(config)
     with ConsulClient(config.consul) as agent:
-        leader = agent.read_leader()
-    if leader:
-        yield _good(f"consul.address {config.consul.address}: the agent answers, leader {leader}")
-    else:
-        yield _bad(f"consul.address {config.consul.address}: the agent answers, but its servers have no leader")
-    if not config.discover:
-        yield from _connections(config)
-    yield from _rights(config)
+        if leader := agent.read_leader():
+            yield OK, f"consul.address {config.consul.address}: the agent answers, leader {leader}"
+        else:
+            yield WRONG, f"consul.address {config.consul.address}: the agent answers, but its servers have no leader"
+        if not config.discover:
+            yield from _connections(config)
+        # No other answer shows that a token may not see a part of it.
+        missing = missing_rights(rights, *agent.authorize(asked(rights)))
+    if missing:
+        yield WRONG, missing_words(missing, config)
+    elif missing is not None:
+        yield OK, "the token of [consul] has all rights that hapsync needs"
+    yield from _services(config)
+
+
+def _services(config: Config) -> Iterator[Finding]:
     canary = config.consul.canary
     names = (*config.services, *([canary] if canary and canary not in config.services else []))
     catalog, errors = read_catalog(config.consul, names, config.max_servers)
     for error in errors.values():
-        yield _bad(error)
+        yield WRONG, error
     for name, reading in catalog.readings.items():
-        if reading.doubt not in {None, Doubt.UNCONFIRMED}:
-            assert reading.doubt is not None  # noqa: S101
-            what = f"service {quoted(name)}: {reading.doubt.value}; nothing is removed because of such an answer"
-            yield _bad(what)
+        service = f"service {quoted(name)}"
+        if reading.doubt is not None and reading.doubt is not Doubt.UNCONFIRMED:
+            yield WRONG, f"{service}: {reading.doubt.value}; nothing is removed because of such an answer"
         if name == canary and name not in config.services:
             if not reading.instances:
-                yield _bad(
-                    f"consul.canary {quoted(canary)}: no instance is seen, so a service that becomes empty is "
-                    "never emptied; may the token read it? Name a service that is never empty"
-                )
+                what = "no instance is seen, so a service that becomes empty is never emptied"
+                remedy = "may the token read it? Name a service that is never empty"
+                yield WRONG, f"consul.canary {quoted(canary)}: {what}; {remedy}"
             continue
-        count = plural(len(reading.instances), "instance")
         if reading.instances or reading.quarantined:
             left_out = f", {len(reading.quarantined)} quarantined" if reading.quarantined else ""
-            yield _good(f"service {quoted(name)}: {count}{left_out}")
+            yield OK, f"{service}: {plural(len(reading.instances), 'instance')}{left_out}"
         elif reading.namesakes:
-            yield _bad(namesake_words(name, sorted({one.service for one in reading.namesakes})))
+            yield WRONG, namesake_words(name, sorted({one.service for one in reading.namesakes}))
         else:
-            yield _bad(f"service {quoted(name)}: no instance; is the name right, and may the token read it?")
+            yield WRONG, f"{service}: no instance; is the name right, and may the token read it?"
 
 
 def _foreign(settings: Settings) -> Iterator[Finding]:
@@ -285,25 +263,14 @@ def _foreign(settings: Settings) -> Iterator[Finding]:
     except (HapsyncError, OSError):
         return  # another check reports the error
     for line in lost:
-        yield _advice(f"{line} is foreign, and the next reload takes it out")
+        yield ADVICE, f"{line} is foreign, and the next reload takes it out"
     if refusal is not None:
-        yield _bad(f"the next reload will not be made: {refusal}")
+        yield WRONG, f"the next reload will not be made: {refusal}"
 
 
 def _connections(config: Config) -> Iterator[Finding]:
     if (advice := connection_advice(len(config.services), config.consul.max_connections)) is not None:
-        yield _advice(advice)
-
-
-def _rights(config: Config) -> Iterator[Finding]:
-    """Ask Consul for the token's rights: no other answer shows that a token may not see a part of it."""
-    rights = needed_rights(config)
-    with ConsulClient(config.consul) as agent:
-        missing = missing_rights(rights, *agent.authorize(asked(rights)))
-    if missing:
-        yield _bad(missing_words(missing, config))
-    elif missing is not None:
-        yield _good("the token of [consul] has all rights that hapsync needs")
+        yield ADVICE, advice
 
 
 def _discovery(settings: Settings) -> Iterator[Finding]:
@@ -313,16 +280,15 @@ def _discovery(settings: Settings) -> Iterator[Finding]:
     listing = read_listing(config.consul)
     if not listing.is_whole:
         why = "not all services are seen: may the token read them, and the canary among them?"
-        yield _bad(f"the list of services: {why}")
+        yield WRONG, f"the list of services: {why}"
     found = discover(config, listing)
     yield from _connections(found.config)
     for name, group in config.discover.items():
         tagged = sum(group.tag in tags for tags in listing.services.values())
         backends = plural(len(members(found.config, name)), "backend")
-        what = f"discover.{name}: {plural(tagged, 'service')} with tag {quoted(group.tag)}, {backends}"
-        yield _good(what)
+        yield OK, f"discover.{name}: {plural(tagged, 'service')} with tag {quoted(group.tag)}, {backends}"
     for line in found.left_out:
-        yield _bad(line)
+        yield WRONG, line
 
 
 def _fleet(settings: Settings) -> Iterator[Finding]:
@@ -331,4 +297,4 @@ def _fleet(settings: Settings) -> Iterator[Finding]:
         return
     with ConsulClient(config.consul) as agent:
         try_permit(agent, config.fleet.group)
-    yield _good(f"fleet.group {config.fleet.group}: Consul gives reload permits")
+    yield OK, f"fleet.group {config.fleet.group}: Consul gives reload permits"
