@@ -11,6 +11,7 @@ import pytest
 from hapsync.agent.settings import read_config
 from hapsync.config.schema import (
     RENAMED,
+    RENAMED_OF_FLEET,
     AgentConfig,
     BackendConfig,
     BackendKeys,
@@ -727,9 +728,8 @@ def test_a_table_of_the_wrong_type_has_no_old_names(text: str) -> None:
 
 
 def test_every_new_name_is_a_key_and_no_old_one_is() -> None:
-    keys = {"backends": BackendConfig, "discover": BackendKeys, "fleet": FleetConfig}
-    for table, renamed in RENAMED.items():
-        names = {field.name for field in attrs.fields(keys[table])}
+    for kind, renamed in ((BackendConfig, RENAMED), (BackendKeys, RENAMED), (FleetConfig, RENAMED_OF_FLEET)):
+        names = {field.name for field in attrs.fields(kind)}
 
         assert set(renamed.values()) <= names
         assert not set(renamed) & names

@@ -51,7 +51,7 @@ def ask_agent(
             line = read_line(connection, MAX_REPLY_BYTES, wait.step_seconds)
         except TimeoutError:
             why = f"no answer within {timeout_seconds:g} s; {WITHDRAWN}"
-            raise AgentError(f"{_agent(path, wait.pid)}: {why}") from None
+            raise AgentError(f"{wait.agent}: {why}") from None
         except PermissionError as error:
             why = "may not be asked by this user; be root, the agent's user, or in the group of its socket"
             raise AgentError(f"agent at {path}: {why}") from error
@@ -108,21 +108,16 @@ class _Wait:
         now, left = time.monotonic(), seconds_until(self.deadline)
         if self._tell_at is not None and now >= self._tell_at:
             self._tell_at = None
-            self._on_silence(_silence(self._path, self.pid, left))
+            what = "a reload, or a HAProxy that hangs, may keep it busy; its log and `hapsync status` tell"
+            if _is_stopped(self.pid):
+                what = f"it is stopped (SIGSTOP or a debugger); `kill -CONT {self.pid}` lets it go on"
+            how_long = f"waiting at most {max(1, round(left))} s more; Ctrl-C withdraws the request"
+            self._on_silence(f"{self.agent} has not answered for {SILENCE_SECONDS:g} s: {what}; {how_long}")
         return left if self._tell_at is None else min(left, self._tell_at - now)
 
-
-def _agent(path: str, pid: int | None) -> str:
-    return f"agent at {path}" if pid is None else f"agent pid {pid} at {path}"
-
-
-def _silence(path: str, pid: int | None, left_seconds: float) -> str:
-    if _is_stopped(pid):
-        what = f"it is stopped (SIGSTOP or a debugger); `kill -CONT {pid}` lets it go on"
-    else:
-        what = "a reload, or a HAProxy that hangs, may keep it busy; its log and `hapsync status` tell"
-    how_long = f"waiting at most {max(1, round(left_seconds))} s more; Ctrl-C withdraws the request"
-    return f"{_agent(path, pid)} has not answered for {SILENCE_SECONDS:g} s: {what}; {how_long}"
+    @property
+    def agent(self) -> str:
+        return f"agent at {self._path}" if self.pid is None else f"agent pid {self.pid} at {self._path}"
 
 
 def _is_stopped(pid: int | None) -> bool:

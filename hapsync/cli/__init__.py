@@ -54,8 +54,8 @@ class _Commands(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
         if cmd_name not in COMMANDS:
             return None
-        module = importlib.import_module(f"hapsync.cli.{'operator' if cmd_name in _OPERATOR else cmd_name}")
-        command = getattr(module, cmd_name if cmd_name in _OPERATOR else "command")
+        module, name = ("operator", cmd_name) if cmd_name in _OPERATOR else (cmd_name, "command")
+        command = getattr(importlib.import_module(f"hapsync.cli.{module}"), name)
         assert isinstance(command, click.Command)  # noqa: S101
         return command
 

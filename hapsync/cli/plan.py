@@ -1,16 +1,9 @@
 """`hapsync plan`: the changes that a pass would make."""
 
-from collections.abc import Iterator
-from typing import TYPE_CHECKING
-
 import click
 
 from hapsync.cli.options import config_option
 from hapsync.errors import Exit
-
-if TYPE_CHECKING:
-    from hapsync.model.server import Observed
-    from hapsync.plan.plan import Plan
 
 EPILOG = """\b
 Examples:
@@ -32,6 +25,7 @@ def command(config_path: str, commands: bool) -> int:  # noqa: FBT001
     from hapsync.agent.config_file import is_applied  # noqa: PLC0415
     from hapsync.agent.settings import read_settings  # noqa: PLC0415
     from hapsync.cli.reading import discover_aloud, read_catalog_aloud  # noqa: PLC0415
+    from hapsync.haproxy.commands import address_commands, agents_in, quiet_commands, state_commands  # noqa: PLC0415
     from hapsync.haproxy.compare import says_the_same  # noqa: PLC0415
     from hapsync.inspect.collect import read_known, read_report  # noqa: PLC0415
     from hapsync.model.overrides import stopped_words  # noqa: PLC0415
@@ -56,7 +50,14 @@ def command(config_path: str, commands: bool) -> int:  # noqa: FBT001
         click.echo(f"stopped {stopped_words(seen.rules.stopped, seen.rules.saved)}")
     _echo(*str(plan).splitlines())
     if commands:
-        _echo(*_commands(plan, seen.observed))
+        agents = agents_in(seen.observed)
+        steps = (
+            *address_commands(plan.incoming, agents),
+            *state_commands(plan.incoming, agents),
+            *quiet_commands(plan.outgoing, agents),
+            *state_commands(plan.outgoing, agents),
+        )
+        _echo(*(f"  {command.line}" for _, command in steps))
     file = read_text_or_none(config.haproxy.config)
     is_same = file is not None and says_the_same(file, seen.target)
     applied = is_applied(settings, file)
@@ -75,19 +76,6 @@ def command(config_path: str, commands: bool) -> int:  # noqa: FBT001
         click.echo("HAProxy is in sync with Consul: nothing to do")
         return Exit.DONE
     return Exit.CANNOT_TELL if found.verdict is Verdict.CANNOT_TELL else Exit.NOT_DONE
-
-
-def _commands(plan: "Plan", observed: "Observed") -> Iterator[str]:
-    from hapsync.haproxy.commands import address_commands, agents_in, quiet_commands, state_commands  # noqa: PLC0415
-
-    agents = agents_in(observed)
-    for step in (
-        address_commands(plan.incoming, agents),
-        state_commands(plan.incoming, agents),
-        quiet_commands(plan.outgoing, agents),
-        state_commands(plan.outgoing, agents),
-    ):
-        yield from (f"  {command.line}" for _, command in step)
 
 
 def _echo(*lines: str) -> None:

@@ -255,12 +255,9 @@ class Template:
     text: str
 
 
-RENAMED = {
-    "backends": {"means": "scaling", "hold_down_seconds": "damping_seconds"},
-    "discover": {"means": "scaling", "hold_down_seconds": "damping_seconds"},
-    "fleet": {"patience_seconds": "acquire_timeout_seconds"},
-}
-"""The keys of 0.1 by table, each with its present name; the old names are read until 0.3."""
+RENAMED = {"means": "scaling", "hold_down_seconds": "damping_seconds"}
+RENAMED_OF_FLEET = {"patience_seconds": "acquire_timeout_seconds"}
+"""The keys of 0.1, of a backend and of `[fleet]`, each with its present name; the old names are read until 0.3."""
 
 
 def parse_config(text: str, where: str) -> Config:
@@ -297,18 +294,17 @@ def renamed_keys(text: str) -> tuple[str, ...]:
 
 def _old_keys(tree: Mapping[str, object]) -> list[tuple[str, dict[str, object], str, str]]:
     """Return the path and the table of each key with an old name, and both of its names."""
-    found = []
-    for name, renamed in RENAMED.items():
-        top = tree.get(name)
-        tables: dict[str, object] = {name: top} if name == "fleet" else {}
-        if name != "fleet":
-            tables = {f"{name}.{dotted(key)}": one for key, one in _items(top)}
-        if name == "discover":
-            tables = {f"{path}.each": dict(_items(one)).get("each") for path, one in tables.items()}
-        for path, table in tables.items():
-            if isinstance(table, dict):
-                found += [(path, table, old, new) for old, new in renamed.items() if old in table]
-    return found
+    tables = [(f"backends.{dotted(key)}", one, RENAMED) for key, one in _items(tree.get("backends"))]
+    for key, one in _items(tree.get("discover")):
+        tables.append((f"discover.{dotted(key)}.each", dict(_items(one)).get("each"), RENAMED))
+    tables.append(("fleet", tree.get("fleet"), RENAMED_OF_FLEET))
+    return [
+        (path, table, old, new)
+        for path, table, renamed in tables
+        if isinstance(table, dict)
+        for old, new in renamed.items()
+        if old in table
+    ]
 
 
 def _items(table: object) -> Iterable[tuple[str, object]]:
