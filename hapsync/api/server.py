@@ -8,7 +8,6 @@ import contextlib
 import logging
 import os
 import queue
-import re
 import select
 import socket
 import stat
@@ -40,7 +39,8 @@ _GLANCE_SECONDS = 0.2
 """The pause between two looks at whether a client still waits for the agent's reply."""
 _CHECK_SECONDS = 2.0
 """The longest pause between checks that the socket still has its name: an operator may have cleared the folder."""
-_TEMPORARY = re.compile(r"\.[0-9]+\.hs")
+_TEMPORARY = ".hapsync.new"
+"""The name of the socket until it listens: no longer than its own name, which must fit into sun_path, too."""
 
 
 @attrs.frozen(eq=False)
@@ -234,34 +234,20 @@ class Requests:
 
 def _listen(path: str) -> socket.socket:
     # No client can connect before the name exists, and the name never exists with another mode.
-    folder = Path(path).parent
-    temporary = folder / f".{os.getpid()}.hs"
-    for one in (path, str(temporary)):
-        must_fit(one)
-    _remove_leftovers(folder)
-    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    try:
+    must_fit(path)
+    temporary = Path(path).with_name(_TEMPORARY)
+    temporary.unlink(missing_ok=True)  # of an agent that was killed before it gave its socket the name
+    with contextlib.ExitStack() as undo:
+        listener = undo.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM))
         os.fchmod(listener.fileno(), _MODE)  # Linux makes the file with the socket's own mode, less the umask
         listener.bind(str(temporary))
-        try:
-            temporary.chmod(_MODE)
-            listener.listen(_QUEUE)
-            listener.settimeout(_CHECK_SECONDS)
-            temporary.replace(path)
-        except BaseException:
-            temporary.unlink(missing_ok=True)
-            raise
-    except BaseException:
-        listener.close()
-        raise
+        undo.callback(temporary.unlink, missing_ok=True)
+        temporary.chmod(_MODE)
+        listener.listen(_QUEUE)
+        listener.settimeout(_CHECK_SECONDS)
+        temporary.replace(path)
+        undo.pop_all()
     return listener
-
-
-def _remove_leftovers(folder: Path) -> None:
-    """Remove sockets of an agent that was killed before it gave them their name."""
-    for found in folder.iterdir():
-        if _TEMPORARY.fullmatch(found.name) and found.is_socket():
-            found.unlink(missing_ok=True)
 
 
 def _identity(path: str) -> tuple[int, int] | None:

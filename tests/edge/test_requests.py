@@ -336,14 +336,14 @@ def test_the_socket_never_was_more_open_than_it_is(work: Path, monkeypatch: pyte
 
 
 def test_the_socket_of_a_dead_agent_is_replaced_and_its_leftovers_are_removed(work: Path) -> None:
-    for name in (SOCKET_FILE, ".999999.hs"):
+    for name in (SOCKET_FILE, edge._TEMPORARY):
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as dead:
             dead.bind(str(work / name))
-    (work / ".5.hs").write_text("no socket, not ours")
+    (work / ".5.new").write_text("not ours")
     agent = Agent(work)
 
     assert works(agent)
-    assert {path.name for path in work.iterdir()} == {SOCKET_FILE, ".5.hs"}
+    assert {path.name for path in work.iterdir()} == {SOCKET_FILE, ".5.new"}
     agent.requests.close()
     assert not agent.path.exists()
 
