@@ -209,7 +209,7 @@ class Agent(Acts):
     def _answer(self, pending: Pending) -> None:
         """Carry out an operator's request, unless its client has left: a hanging HAProxy may have taken minutes."""
         if not pending.is_wanted:
-            log.warning("not done, %s has withdrawn it: %s", pending.who, type(pending.request).__name__)
+            log.warning("not done, %s has withdrawn it: %s", pending.request.who, type(pending.request).__name__)
             return
         losing = self._reloads.rollout.losing  # the losses shown to the operator, before settings are read again
         if isinstance(pending.request, Apply):
@@ -220,7 +220,7 @@ class Agent(Acts):
 
         def ensure_wanted() -> None:
             if not pending.is_wanted:
-                raise Withdrawn(f"withdrawn by {pending.who}; nothing was done")
+                raise Withdrawn(f"withdrawn by {pending.request.who}; nothing was done")
 
         config = self._settings.config
         match pending.request:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import attrs
 
-from hapsync.api.messages import Reply, Request, claim, reply_from_json, request_to_json
+from hapsync.api.messages import CLAIM, Reply, Request, reply_from_json, request_to_json
 from hapsync.errors import AgentError, ConfigError
 from hapsync.system.files import read_text
 from hapsync.system.sockdiag import peer_of
@@ -65,7 +65,8 @@ def ask_agent(
 
 def claimed_user() -> str:
     """Return the user that this process claims to act for (sudo(8) sets SUDO_USER), or nothing."""
-    return claim(os.environ.get("SUDO_USER", ""))
+    claimed = os.environ.get("SUDO_USER", "")
+    return claimed if CLAIM.fullmatch(claimed) else ""
 
 
 def user_name(uid: int | None, claimed: str) -> str:

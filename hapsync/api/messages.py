@@ -3,6 +3,7 @@
 Any user of the agent's socket may send any bytes, so a request is made of allowed values only.
 """
 
+import contextlib
 import json
 import math
 import re
@@ -14,7 +15,7 @@ import attrs
 from hapsync.config.validate import Read, Rule, between, matching, structured
 from hapsync.errors import Exit
 from hapsync.model.address import parse_address
-from hapsync.model.server import HAPROXY_NAME, Address, AdminState, canonical_host
+from hapsync.model.server import HAPROXY_NAME, AdminState, canonical_host
 from hapsync.text import quoted
 
 MAX_REASON = 200
@@ -23,7 +24,8 @@ MAX_SECONDS = 31 * 86400
 """The longest time of an override or a freeze. A longer one is requested without a time, until its release."""
 MAX_REQUEST_BYTES = 64 * 1024
 
-_CLAIM = re.compile(r"[A-Za-z0-9_.@$-]{1,32}")
+CLAIM = re.compile(r"[A-Za-z0-9_.@$-]{1,32}")
+"""The name of a user that a client claims to act for."""
 _DURATION = re.compile(r"([0-9]{1,9})([smhd]?)")
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 _UNIT_WORDS = ((86400, "d"), (3600, "h"), (60, "min"), (1, "s"))
@@ -93,9 +95,8 @@ def parse_server(text: str) -> str:
 
     Raises ValueError with the right spelling in it.
     """
-    address = address_in(text)
-    if address is not None:
-        return str(address)
+    with contextlib.suppress(ValueError):
+        return str(parse_address(text))
     if _is_bare_ipv6(text):
         raise ValueError(f"{quoted(text)} has no port; write [{text}]:80, with the server's port")
     if HAPROXY_NAME.fullmatch(text) is None:
@@ -104,19 +105,6 @@ def parse_server(text: str) -> str:
             "(10.0.0.5:80, [2001:db8::1]:80)"
         )
     return text
-
-
-def address_in(server: str) -> Address | None:
-    """Return `server` as an address; None where it is a name."""
-    try:
-        return parse_address(server)
-    except ValueError:
-        return None
-
-
-def claim(text: str) -> str:
-    """Return the name of a user that `text` claims, or nothing where `text` is no such name."""
-    return text if _CLAIM.fullmatch(text) else ""
 
 
 def _is_bare_ipv6(text: str) -> bool:
@@ -149,11 +137,11 @@ def _reason(value: object) -> str:
 
 BackendName = Annotated[str, matching(HAPROXY_NAME.pattern, "must be 1 to 128 of A-Z a-z 0-9 _ : . -")]
 ServerName = Annotated[str, Read(_server)]
-"""HAProxy's name of a server, or its address as `str(Address)`; see `address_in`."""
+"""HAProxy's name of a server, or its address as `str(Address)`."""
 OverrideState = Annotated[AdminState, Read(_admin)]
 Seconds = Annotated[int, between(1, MAX_SECONDS)]
 ReasonText = Annotated[str, Read(_reason)]
-UserName = Annotated[str, matching(f"|{_CLAIM.pattern}", "must be a user's name")]
+UserName = Annotated[str, matching(f"|{CLAIM.pattern}", "must be a user's name")]
 Deadline = Annotated[float, Rule(lambda value: 0 <= value < math.inf, "must be seconds of the monotonic clock")]
 
 
@@ -161,7 +149,7 @@ Deadline = Annotated[float, Rule(lambda value: 0 <= value < math.inf, "must be s
 class _Asked:
     """The fields of every request.
 
-    `who`: from the client, the user it claims to act for (`claim`) or nothing; in the agent, the user of the request.
+    `who`: from the client, the user it claims to act for or nothing; in the agent, the user of the request.
 
     `deadline`: seconds of this machine's monotonic clock. The command waits no longer, so the request is not begun
     later. None: the request may be begun as long as the connection stays.

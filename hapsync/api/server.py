@@ -45,7 +45,7 @@ _TEMPORARY = ".hapsync.new"
 
 @attrs.frozen(eq=False)
 class Pending:
-    """A request, with its `who`, that waits for its reply.
+    """A request, with the asking user as its `who`, that waits for its reply.
 
     `respond` may be called from any thread, at once. The first reply counts, and a reply for a client that left is
     dropped.
@@ -54,11 +54,6 @@ class Pending:
     request: Request
     respond: Callable[[Reply], None]
     _is_waiting: Callable[[], bool]
-
-    @property
-    def who(self) -> str:
-        """The asking user: printable ASCII, at most 64 characters."""
-        return self.request.who
 
     @property
     def is_wanted(self) -> bool:

@@ -119,8 +119,8 @@ def test_a_request_reaches_the_worker_and_its_answer_the_person(
     pending.respond(Reply.done("only the first answer counts"))
     asking.join()
 
-    assert pending.request == attrs.evolve(request_, who=pending.who, deadline=pending.request.deadline)
-    assert pending.who == user_name(os.getuid(), "")
+    assert pending.request == attrs.evolve(request_, who=pending.request.who, deadline=pending.request.deadline)
+    assert pending.request.who == user_name(os.getuid(), "")
     assert replies == [Reply.not_done("one", "twö\n\x1b")]
 
 
@@ -252,7 +252,7 @@ def test_a_path_too_long_for_a_socket_says_which_key_to_change(tmp_path: Path) -
 
 
 def test_the_kernel_says_who_asks_and_a_claim_stands_beside_it(agent: Agent, monkeypatch: pytest.MonkeyPatch) -> None:
-    agent.answer = lambda pending: Reply.done(pending.who)
+    agent.answer = lambda pending: Reply.done(pending.request.who)
     monkeypatch.setenv("SUDO_USER", "alice")
     name = user_name(os.getuid(), "")
 
@@ -263,7 +263,7 @@ def test_the_kernel_says_who_asks_and_a_claim_stands_beside_it(agent: Agent, mon
 
 @pytest.mark.parametrize("claimed", ["a b", "x\n", "root (through sudo as root)", "\x1b[31m", "a" * 33])
 def test_a_claim_that_is_no_name_is_not_sent(agent: Agent, monkeypatch: pytest.MonkeyPatch, claimed: str) -> None:
-    agent.answer = lambda pending: Reply.done(pending.who)
+    agent.answer = lambda pending: Reply.done(pending.request.who)
     monkeypatch.setenv("SUDO_USER", claimed)
 
     assert ask_agent(agent.folder, Thaw(), 10) == Reply.done(user_name(os.getuid(), ""))
@@ -289,7 +289,7 @@ def test_another_user_may_not_ask_unless_the_group_lets_him(work: Path) -> None:
     agent = Agent(work)
     try:
         work.chmod(0o755)
-        agent.answer = lambda pending: Reply.done(pending.who)
+        agent.answer = lambda pending: Reply.done(pending.request.who)
         refused = subprocess.run([sys.executable, "-c", ASK, work], capture_output=True, text=True, check=True)
         os.chown(agent.path, -1, 65534)
         allowed = subprocess.run([sys.executable, "-c", ASK, work], capture_output=True, text=True, check=True)
@@ -547,7 +547,7 @@ def test_when_no_descriptor_is_left_the_thread_rests_and_goes_on(
 
 
 def test_hundreds_of_odd_clients_at_once_leave_the_agent_well(agent: Agent) -> None:
-    agent.answer = lambda pending: Reply.done(pending.who)
+    agent.answer = lambda pending: Reply.done(pending.request.who)
     pieces = [b"", b"\n", b"\0" * 100, b'{"ask": "thaw"}\n', b"[" * 70_000, b'{"ask"', b"\xff\n" * 9]
 
     def trouble(number: int) -> None:
