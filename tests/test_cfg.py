@@ -6,6 +6,7 @@ from hapsync.haproxy.cfg import (
     HEADER,
     SECTIONS,
     FileServer,
+    enabled_servers,
     is_sealed,
     observed_from_file,
     parse_file,
@@ -132,6 +133,14 @@ def test_a_slot_that_cannot_be_understood_points_nowhere(words: str) -> None:
     (found,) = parse_file(f"backend web\n    server srv1 {words}\n")["web"]
 
     assert slot("srv1", PLACEHOLDER, READY, 1) == found.server
+
+
+def test_only_lines_of_enabled_servers_count_as_such() -> None:
+    text = "backend web\n    server-state-file-name global\n    server srv1 10.0.0.1:80 disabled\n"
+    more = "    server a 10.0.0.1:80\n    server-template b 2 10.0.0.1:80\n"
+
+    assert enabled_servers(text) == {"web": 0}
+    assert enabled_servers(f"{text}{more}backend api\nbackend web\n{more}") == {"web": 4, "api": 0}
 
 
 def test_a_server_line_without_an_address_is_none() -> None:

@@ -8,6 +8,7 @@ from hapsync.config.schema import BackendConfig
 from hapsync.haproxy.cfg import (
     default_server_words,
     enabled_servers,
+    observed_from_file,
     parse_file,
     parse_sections,
     server_options_in,
@@ -19,7 +20,7 @@ from hapsync.haproxy.cfg import (
 from hapsync.haproxy.cfg_diff import Difference, difference, plain_backends
 from hapsync.haproxy.check_errors import backends_at_fault
 from hapsync.haproxy.dangers import fatal_addition, safe_defaults, takes_servers
-from hapsync.haproxy.foreign import losses, on_file
+from hapsync.haproxy.foreign import losses
 from hapsync.haproxy.lint import lint
 from hapsync.model.server import Address, AdminState, Backend, Observed, Server
 from hapsync.plan.desired import Desired
@@ -77,7 +78,7 @@ USERS: dict[str, Callable[[str], object]] = {
     "plain_backends": plain_backends,
     "difference": lambda text: difference(FILE, text),
     "backends_at_fault": lambda text: backends_at_fault(ALERT, text, "haproxy.cfg"),
-    "on_file": lambda text: on_file(text, SEEN),
+    "observed_from_file": lambda text: observed_from_file(text, ("web", "plain"), with_foreign=True),
     "losses": lambda text: losses(SEEN, text, TARGET, Desired({}), {}),
     "lint": lambda text: lint(text, {"web": BackendConfig(service="web")}),
 }

@@ -6,7 +6,8 @@ from hypothesis import given, strategies as st
 
 import hapsync.haproxy.foreign
 from hapsync.errors import WouldLose
-from hapsync.haproxy.foreign import Loss, losses, on_file, refuse
+from hapsync.haproxy.cfg import observed_from_file
+from hapsync.haproxy.foreign import Loss, losses, refuse
 from hapsync.model.catalog import Doubt
 from hapsync.model.server import Address, AdminState, Backend, CheckStatus, FirstCheck, Observed, Server
 from hapsync.plan.desired import Desired, DesiredBackend, DesiredServer
@@ -165,7 +166,7 @@ def test_a_file_is_read_for_the_foreign_servers_that_it_starts() -> None:
         "backend web\n server a 10.0.0.1:80 check\n server b [::1]:81 weight 0\n server c host:80\n"
         " server d 10.0.0.4:80 disabled\n server srv1 10.0.0.5:80 weight 1\nbackend other\n server e 10.0.0.6:80\n"
     )
-    found = on_file(text, Observed({"web": Backend("web")})).backends["web"].foreign
+    found = observed_from_file(text, ("web",), with_foreign=True).backends["web"].foreign
     assert [(one.name, one.address, one.can_serve) for one in found] == [
         ("a", at(1), True),
         ("b", Address("::1", 81), False),

@@ -21,7 +21,7 @@ from hapsync.haproxy.cfg import (
     stats_sockets,
     stick_tables,
 )
-from hapsync.haproxy.foreign import Loss, losses, on_file as foreign_on_file, refuse
+from hapsync.haproxy.foreign import Loss, losses, refuse
 from hapsync.haproxy.reload import install
 from hapsync.haproxy.render import labels_of, render
 from hapsync.haproxy.show import with_scaling
@@ -77,7 +77,7 @@ def with_filed(settings: Settings, seen: Seen) -> Seen:
     if not names:
         return seen
     text = read_text_or_none(settings.config.haproxy.config) or ""
-    filed = foreign_on_file(text, observed_from_file(text, names))
+    filed = observed_from_file(text, names, with_foreign=True)
     kept = (Deferred(change, Reason.UNREAD) for change in diff(seen.desired.only(names), filed).changes)
     both = attrs.evolve(observed, backends={**observed.backends, **filed.backends})
     return attrs.evolve(seen, observed=both, deferred=(*seen.deferred, *kept))
@@ -165,7 +165,7 @@ def _lost_on_file(
     if not current or not text or text == current:
         return ()
     names = tuple(settings.config.backends)
-    before = foreign_on_file(current, observed_from_file(current, names))
+    before = observed_from_file(current, names, with_foreign=True)
     after = target_now(Desired({}), observed_from_file(text, names))
     return losses(before, text, after, wanted, cautions)
 

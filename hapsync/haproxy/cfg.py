@@ -7,23 +7,21 @@ into their own backend.
 
 import hashlib
 import re
-from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import attrs
 
 from hapsync.config.schema import Config
+from hapsync.haproxy.show import address_of
 from hapsync.model.server import (
     AGENT_WEIGHT,
     NO_LOAD,
     PLACEHOLDER,
-    Address,
     AdminState,
     Backend,
     Observed,
     Server,
-    canonical_host,
     is_ours,
     server_order,
 )
@@ -57,6 +55,11 @@ class Line(NamedTuple):
     def begins(self, *words: str) -> bool:
         """Return whether the line begins with `words`."""
         return self.words[: len(words)] == words
+
+
+def word_after(words: Sequence[str], word: str, default: str = "") -> str:
+    """Return the word after `word` in `words`, empty where `word` is the last one; `default` where it is missing."""
+    return (*words, "")[words.index(word) + 1] if word in words else default
 
 
 _line = tuple.__new__
@@ -169,11 +172,11 @@ def parse_sections(text: str) -> Sequence[Section]:
     last: Section | None = None
     for head, own in _split(text):
         kind, *words = head.words or ("",)
-        source = words[words.index("from") + 1] if "from" in words[:-1] else None
-        base = defaults.get(source) if source is not None else (last if kind in _PROXIES else None)
+        source = word_after(words, "from")
+        base = defaults.get(source) if source else (last if kind in _PROXIES else None)
         takes = kind in _PROXIES or kind == "defaults"
         name = _name_in(head.words)
-        lacks = (source or "") if base is None else base.lacks
+        lacks = source if base is None else base.lacks
         inherited = base.lines if base is not None and takes else ()
         section = Section(head, kind, name, tuple(own), inherited, lacks if takes else "")
         sections.append(section)
@@ -242,7 +245,7 @@ def stick_tables(sections: Iterable[Section]) -> Mapping[str, tuple[str, ...]]:
     for section in sections:
         if section.has_servers:
             names = [
-                line.words[line.words.index("table") + 1] if "table" in line.words[:-1] else section.name
+                word_after(line.words, "table") or section.name
                 for line in section.lines
                 if line.words[0] == "stick" and line.words[1:2] and line.words[1] in _STICKS
             ]
@@ -276,20 +279,29 @@ class FileServer:
     comment: str
 
 
-def backends_in(text: str) -> Iterator[tuple[str, Sequence[Line]]]:
-    """Yield the name and the own lines of each backend (or listen) in `text`; a name may occur twice."""
+def server_lines(text: str) -> Mapping[str, Sequence[Line]]:
+    """Return the `server` and `server-template` lines of each backend (or listen) in `text`, those of any author.
+
+    A backend whose name occurs twice has the lines of both. Lines without an address are left out.
+    """
+    found: dict[str, list[Line]] = {}
     for head, own in _split(text):
         name = _name_in(head.words)
         if name and head.words[0] in ("backend", "listen"):
-            yield name, own
+            found.setdefault(name, []).extend(
+                line
+                for line in own
+                if line.words[0] in ("server", "server-template") and len(line.words) > 2  # noqa: PLR2004
+            )
+    return found
 
 
 def parse_file(text: str) -> Mapping[str, tuple[FileServer, ...]]:
     """Return the slots in `text` by backend (or listen), sorted by number; a backend without slots is empty."""
-    found: dict[str, list[FileServer]] = {}
-    for name, lines in backends_in(text):
-        own = [FileServer(_server(line.words), line.comment.strip()) for line in lines if is_own_line(line)]
-        found.setdefault(name, []).extend(own)
+    found = {
+        name: [FileServer(_server(line.words), line.comment.strip()) for line in lines if is_own_line(line)]
+        for name, lines in server_lines(text).items()
+    }
     return {
         name: tuple(sorted(servers, key=lambda one: server_order(one.server.name))) for name, servers in found.items()
     }
@@ -319,12 +331,7 @@ _SLOT_LINE = re.compile(
 
 def enabled_servers(text: str) -> Mapping[str, int]:
     """Return the number of enabled servers, of any name, of each backend (or listen) in `text`."""
-    return Counter(
-        name
-        for name, lines in backends_in(text)
-        for line in lines
-        if line.words[0].startswith("server") and "disabled" not in line.words
-    )
+    return {name: sum("disabled" not in line.words for line in lines) for name, lines in server_lines(text).items()}
 
 
 def is_own_line(line: Line) -> bool:
@@ -332,12 +339,17 @@ def is_own_line(line: Line) -> bool:
     return line.words[0] == "server" and len(line.words) > 2 and is_ours(line.words[1])  # noqa: PLR2004
 
 
+def is_foreign_line(line: Line) -> bool:
+    """Return whether `line` is the server line of a foreign server, with an address."""
+    return line.words[0] == "server" and len(line.words) > 2 and not is_ours(line.words[1])  # noqa: PLR2004
+
+
 def slot_names(text: str) -> Mapping[str, frozenset[str]]:
     """Return the names of the slots in `text` by backend (or listen); a fifth of the cost of `parse_file`."""
-    found: dict[str, set[str]] = {}
-    for name, lines in backends_in(text):
-        found.setdefault(name, set()).update(line.words[1] for line in lines if is_own_line(line))
-    return {name: frozenset(names) for name, names in found.items()}
+    return {
+        name: frozenset(line.words[1] for line in lines if is_own_line(line))
+        for name, lines in server_lines(text).items()
+    }
 
 
 def server_options_in(sections: Iterable[Section]) -> Mapping[str, str]:
@@ -367,34 +379,36 @@ def discovered_in(config: Config, text: str | None) -> frozenset[str]:
     return frozenset(name for name, servers in slot_names(text).items() if name.startswith(prefixes) and servers)
 
 
-def observed_from_file(text: str, backends: Collection[str]) -> Observed:
-    """Return the reading of `backends` that a HAProxy started with `text` would give."""
-    found = parse_file(text)
-    return Observed(
-        {
-            name: Backend(name, tuple(one.server for one in found.get(name, ())), exists=bool(found.get(name)))
-            for name in backends
-        }
-    )
+def observed_from_file(text: str, backends: Collection[str], *, with_foreign: bool = False) -> Observed:
+    """Return the reading of `backends` that a HAProxy started with `text` would give.
+
+    The reading has hapsync's servers alone, or (`with_foreign`) the enabled foreign ones, too.
+    """
+    lines = server_lines(text)
+
+    def backend(name: str) -> Backend:
+        own = [_server(line.words) for line in lines.get(name, ()) if is_own_line(line)]
+        slots = tuple(sorted(own, key=lambda slot: server_order(slot.name)))
+        foreign = (line.words for line in lines.get(name, ()) if with_foreign and is_foreign_line(line))
+        enabled = tuple(_server(words) for words in foreign if "disabled" not in words)
+        return Backend(name, slots, enabled, exists=bool(slots))
+
+    return Observed({name: backend(name) for name in backends})
 
 
 def _server(words: Sequence[str]) -> Server:
-    """Return hapsync's server with these words; an address that cannot be parsed becomes the placeholder."""
+    """Return the server with these words, without load.
+
+    hapsync's own server is at the placeholder where its address or weight cannot be parsed. A foreign one then has no
+    address, or weight 1.
+    """
     name, where, *options = words[1:]
-    try:
-        host, _, port = where.rpartition(":")
-        address = Address(canonical_host(host.removeprefix("[").removesuffix("]")), int(port))
-        weight = int(options[options.index("weight") + 1]) if "weight" in options else 1
-    except (ValueError, IndexError):
-        address, weight = PLACEHOLDER, 1
-    disabled = "disabled" in options
-    if disabled and address == PLACEHOLDER and weight == AGENT_WEIGHT:
-        weight = 1  # a free slot's weight means nothing
-    return Server(
-        name,
-        address,
-        AdminState.MAINT if disabled else AdminState.READY,
-        weight,
-        is_up=not disabled,
-        load=NO_LOAD,
-    )
+    host, _, port = where.rpartition(":")
+    address, weight = address_of(host.removeprefix("[").removesuffix("]"), port), word_after(options, "weight", "1")
+    if is_ours(name) and (address is None or not weight.isdecimal()):
+        address, weight = PLACEHOLDER, "1"
+    is_ready = "disabled" not in options
+    if not is_ready and address == PLACEHOLDER and weight == str(AGENT_WEIGHT):
+        weight = "1"  # a free slot's weight means nothing
+    admin = AdminState.READY if is_ready else AdminState.MAINT
+    return Server(name, address, admin, int(weight) if weight.isdecimal() else 1, is_up=is_ready, load=NO_LOAD)

@@ -5,14 +5,13 @@ foreign server counts like that of one of hapsync's own.
 """
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 
 import attrs
 
 from hapsync.errors import WouldLose
-from hapsync.haproxy.cfg import backends_in
-from hapsync.haproxy.show import address_of
-from hapsync.model.server import Address, AdminState, Backend, Observed, Server, is_ours
+from hapsync.haproxy.cfg import Line, is_foreign_line, server_lines
+from hapsync.model.server import Address, Backend, Observed, Server
 from hapsync.plan.desired import Desired, DesiredBackend
 from hapsync.plan.guard import Caution, Cautions, distrust, first_checked
 from hapsync.plan.target import TargetState
@@ -60,11 +59,11 @@ def losses(
     `text` has the slots of `target`. A server stays if the text has a line of its name, or if the target has a ready
     server on its address.
     """
-    names = _names(text)
+    lines = server_lines(text)
     found = (
         _loss(
             have,
-            names.get(name, ()),
+            _names(lines.get(name, ())),
             target.backends.get(name, Backend(name)),
             wanted.backends.get(name),
             cautions.get(name, Caution()),
@@ -137,45 +136,13 @@ def _too_few(before: int, after: int, caution: Caution) -> str | None:
     return f"{after} would be left, and the guard keeps {floor}" if after < floor else None
 
 
-def on_file(text: str, observed: Observed) -> Observed:
-    """Return `observed`, a reading of the haproxy.cfg `text`, with the enabled foreign servers of the text."""
-    found: dict[str, list[Server]] = {}
-    for name, lines in backends_in(text):
-        found.setdefault(name, []).extend(
-            _server(words)
-            for _, words, _ in lines
-            if words[0] == "server" and len(words) > 2 and not is_ours(words[1]) and "disabled" not in words  # noqa: PLR2004
-        )
-    return Observed(
-        {
-            name: attrs.evolve(backend, foreign=tuple(found.get(name, ())))
-            for name, backend in observed.backends.items()
-        }
-    )
-
-
-def _server(words: Sequence[str]) -> Server:
-    host, _, port = words[2].rpartition(":")
-    weight = words[words.index("weight") + 1] if "weight" in words[:-1] else "1"
-    address = address_of(host.removeprefix("[").removesuffix("]"), port)
-    return Server(words[1], address, AdminState.READY, int(weight) if weight.isdigit() else 1, is_up=True)
-
-
-def _names(text: str) -> Mapping[str, Sequence[re.Pattern[str]]]:
-    """Return the possible names of the enabled foreign servers in `text`, by backend."""
-    found: dict[str, list[re.Pattern[str]]] = {}
-    for name, lines in backends_in(text):
-        for _, words, _ in lines:
-            if words[0].startswith("server") and len(words) > 2 and "disabled" not in words:  # noqa: PLR2004
-                found.setdefault(name, []).extend(_patterns(words))
-    return found
-
-
-def _patterns(words: Sequence[str]) -> Iterator[re.Pattern[str]]:
-    if words[0] == "server" and not is_ours(words[1]):
-        yield re.compile(_name(words[1]))
-    elif words[0] == "server-template":
-        yield re.compile(rf"{_name(words[1])}[0-9]+")
+def _names(lines: Iterable[Line]) -> Sequence[re.Pattern[str]]:
+    """Return the possible names of the enabled foreign servers on `lines`."""
+    enabled = [line for line in lines if "disabled" not in line.words]
+    return [
+        *(re.compile(_name(line.words[1])) for line in enabled if is_foreign_line(line)),
+        *(re.compile(rf"{_name(line.words[1])}[0-9]+") for line in enabled if line.begins("server-template")),
+    ]
 
 
 def _name(word: str) -> str:
