@@ -4,7 +4,7 @@ import attrs
 import pytest
 
 from hapsync.config.schema import BackendConfig, Config, Template
-from hapsync.haproxy.cfg import parse_file, skeleton
+from hapsync.haproxy.cfg import observed_from_file, skeleton
 from hapsync.haproxy.commands import address_commands, agents_in, quiet_commands, state_commands
 from hapsync.haproxy.compare import shows
 from hapsync.haproxy.render import render
@@ -227,7 +227,7 @@ def test_a_free_slot_has_such_a_weight_in_the_file_which_says_nothing_of_it() ->
     text = render(Template("t", 'backend web\n    {{ servers("web") }}\n'), target, config, {})
 
     assert "server srv1 127.0.0.1:1 weight 100 check agent-check disabled" in text
-    assert parse_file(text)["web"][0].server.weight == 1
+    assert observed_from_file(text, ("web",)).backends["web"].slots[0].weight == 1
 
 
 @pytest.mark.parametrize("place", ["defaults\n    {}\nbackend web\n", "backend web\n    {}\n"])
@@ -252,7 +252,7 @@ def test_a_line_says_enabled_only_where_default_server_would_disable_it(
 
     assert ("weight 1 check enabled  #" in text) is is_said
     assert "server srv2 127.0.0.1:1 weight 1 check disabled  #" in text
-    assert [one.server.admin for one in parse_file(text)["web"]] == [READY, MAINT]
+    assert [one.admin for one in observed_from_file(text, ("web",)).backends["web"].slots] == [READY, MAINT]
     assert skeleton(text).count("server  check") == 1
 
 

@@ -45,7 +45,7 @@ def test_imports_go_downwards_and_the_core_touches_nothing() -> None:
     [
         ("plan/diff.py", "import time", "the core touches nothing BROKEN"),
         ("plan/guard.py", "from hapsync.agent.guard_state import Safety", "downwards only BROKEN"),
-        ("plan/guard.py", "from hapsync.haproxy.cfg import parse_file", "downwards only BROKEN"),
+        ("plan/guard.py", "from hapsync.haproxy.cfg import parse_sections", "downwards only BROKEN"),
         ("model/server.py", "def late() -> None:\n    import socket", "the core touches nothing BROKEN"),
         ("model/server.py", "from hapsync.plan.diff import diff", "downwards only BROKEN"),
         ("haproxy/cfg.py", "from hapsync.system.files import read_text", "the core touches nothing BROKEN"),

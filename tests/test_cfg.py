@@ -5,11 +5,10 @@ import pytest
 from hapsync.haproxy.cfg import (
     HEADER,
     SECTIONS,
-    FileServer,
+    comments_in,
     enabled_servers,
     is_sealed,
     observed_from_file,
-    parse_file,
     parse_sections,
     sealed,
     server_options_in,
@@ -55,22 +54,37 @@ def slot(name: str, address: Address, admin: AdminState, weight: int) -> Server:
 
 
 WEB = (
-    FileServer(slot("srv1", PLACEHOLDER, MAINT, 1), "free"),
-    FileServer(slot("srv2", Address("10.0.0.2", 8080), READY, 256), 'node "n2" service id "web-2"'),
-    FileServer(slot("srv3", Address("10.0.0.3", 80), READY, 1), ""),
-    FileServer(slot("srv10", Address("2001:db8::10", 80), MAINT, 0), 'node "n10" service id "# \\" x"'),
+    slot("srv1", PLACEHOLDER, MAINT, 1),
+    slot("srv2", Address("10.0.0.2", 8080), READY, 256),
+    slot("srv3", Address("10.0.0.3", 80), READY, 1),
+    slot("srv10", Address("2001:db8::10", 80), MAINT, 0),
 )
 
 
-def test_slots_are_found_under_their_backend_or_listen() -> None:
-    api = (FileServer(slot("srv1", Address("10.0.1.1", 80), MAINT, 7), ""),)
+def slots(text: str, backend: str = "web") -> tuple[Server, ...]:
+    return observed_from_file(text, (backend,)).backends[backend].slots
 
-    assert parse_file(FILE) == {"web": WEB, "api": api, "empty": ()}
+
+def test_slots_are_found_under_their_backend_or_listen() -> None:
+    assert set(slot_names(FILE)) == {"web", "api", "empty"}
+    assert slots(FILE) == WEB
+    assert slots(FILE, "api") == (slot("srv1", Address("10.0.1.1", 80), MAINT, 7),)
+    assert slots(FILE, "empty") == ()
+
+
+def test_the_comment_of_a_slot_is_what_follows_its_sign() -> None:
+    assert comments_in(FILE) == {
+        ("web", PLACEHOLDER): "free",
+        ("web", Address("10.0.0.2", 8080)): 'node "n2" service id "web-2"',
+        ("web", Address("10.0.0.3", 80)): "",
+        ("web", Address("2001:db8::10", 80)): 'node "n10" service id "# \\" x"',
+        ("api", Address("10.0.1.1", 80)): "",
+    }
 
 
 def test_an_empty_file_has_no_backends() -> None:
-    assert parse_file("") == {}
-    assert parse_file("\n# backend web\n") == {}
+    assert slot_names("") == {}
+    assert slot_names("\n# backend web\n") == {}
 
 
 def test_a_file_that_nobody_changed_is_known_as_such() -> None:
@@ -113,13 +127,13 @@ def test_the_seal_is_no_part_of_what_a_file_is_made_from() -> None:
 def test_every_other_section_ends_a_backend(section: str) -> None:
     text = f"backend web\n{section} x\nserver srv1 10.0.0.1:80\n"
 
-    assert parse_file(text) == {"web": ()}
+    assert slot_names(text) == {"web": frozenset()}
 
 
 def test_a_backend_that_is_there_twice_is_one() -> None:
     text = "backend web\nserver srv2 10.0.0.2:80\nlisten api\nbackend web\nserver srv1 10.0.0.1:80\n"
 
-    assert [one.server.name for one in parse_file(text)["web"]] == ["srv1", "srv2"]
+    assert [one.name for one in slots(text)] == ["srv1", "srv2"]
 
 
 @pytest.mark.parametrize(
@@ -130,9 +144,9 @@ def test_a_backend_that_is_there_twice_is_one() -> None:
     ],
 )
 def test_a_slot_that_cannot_be_understood_points_nowhere(words: str) -> None:
-    (found,) = parse_file(f"backend web\n    server srv1 {words}\n")["web"]
+    (found,) = slots(f"backend web\n    server srv1 {words}\n")
 
-    assert slot("srv1", PLACEHOLDER, READY, 1) == found.server
+    assert slot("srv1", PLACEHOLDER, READY, 1) == found
 
 
 def test_only_lines_of_enabled_servers_count_as_such() -> None:
@@ -144,20 +158,20 @@ def test_only_lines_of_enabled_servers_count_as_such() -> None:
 
 
 def test_a_server_line_without_an_address_is_none() -> None:
-    assert parse_file("backend web\n    server srv1\n    server\n") == {"web": ()}
+    assert slots("backend web\n    server srv1\n    server\n") == ()
 
 
 @pytest.mark.parametrize("odd", ["\x0b", "\x0c", "\x1c", "\x85", "\u2028"], ids=ascii)
 def test_only_a_newline_ends_a_line_as_in_haproxy(odd: str) -> None:
     text = f"backend web\n    # Our servers{odd}backend api{odd}\n    server srv1 10.0.0.1:80\n"
 
-    assert [one.server.name for one in parse_file(text)["web"]] == ["srv1"]
+    assert [one.name for one in slots(text)] == ["srv1"]
 
 
 def test_a_file_gives_the_reading_of_a_haproxy_started_with_it() -> None:
     expected = Observed(
         {
-            "web": Backend("web", tuple(one.server for one in WEB)),
+            "web": Backend("web", WEB),
             "empty": Backend("empty", exists=False),
             "nosuch": Backend("nosuch", exists=False),
         }
@@ -181,9 +195,9 @@ def test_a_file_gives_the_reading_of_a_haproxy_started_with_it() -> None:
     ids=lambda text: repr(text[:30]),
 )
 def test_the_names_of_the_slots_alone_are_the_same(text: str) -> None:
-    expected = {name: {one.server.name for one in servers} for name, servers in parse_file(text).items()}
+    names = slot_names(text)
 
-    assert expected == slot_names(text)
+    assert names == {name: {one.name for one in slots(text, name)} for name in names}
 
 
 CONFIG = """\

@@ -6,10 +6,10 @@ import pytest
 
 from hapsync.config.schema import BackendConfig
 from hapsync.haproxy.cfg import (
+    comments_in,
     default_server_words,
     enabled_servers,
     observed_from_file,
-    parse_file,
     parse_sections,
     server_options_in,
     slot_names,
@@ -64,7 +64,7 @@ SEEN = Observed({"web": Backend("web", foreign=FOREIGN)})
 TARGET = TargetState(SEEN.backends)
 ALERT = "[ALERT]    (9) : config : parsing [/etc/haproxy.cfg:13] : no such file"
 USERS: dict[str, Callable[[str], object]] = {
-    "parse_file": parse_file,
+    "comments_in": comments_in,
     "slot_names": slot_names,
     "enabled_servers": enabled_servers,
     "server_options_in": lambda text: server_options_in(parse_sections(text)),

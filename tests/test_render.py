@@ -10,7 +10,7 @@ import pytest
 from hapsync.agent.settings import free_slots
 from hapsync.config.schema import BackendConfig, Config, Template
 from hapsync.errors import ConfigError
-from hapsync.haproxy.cfg import is_sealed, parse_file, sealed, skeleton
+from hapsync.haproxy.cfg import is_sealed, observed_from_file, sealed, skeleton
 from hapsync.haproxy.render import labels_of, render
 from hapsync.model.server import NO_LOAD, PLACEHOLDER, Address, AdminState, Backend, CheckStatus, Server
 from hapsync.plan.desired import Desired, DesiredBackend, DesiredServer
@@ -266,7 +266,7 @@ def test_no_node_or_id_can_end_its_comment_or_its_line(work: Path) -> None:
 
     assert len(text.splitlines()) == len(sealed(TEMPLATE).splitlines()) + len(HOSTILE) - 1
     assert text.isascii()
-    assert [one.server for one in parse_file(text)["web"]] == list(meant.backends["web"].slots)
+    assert observed_from_file(text, ("web",)).backends["web"].slots == meant.backends["web"].slots
     assert check(work, text) == ""
     assert labels_of(Desired({}), text, ["web"]) == labels_of(desired, None, ["web"])
 

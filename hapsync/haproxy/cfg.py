@@ -18,6 +18,7 @@ from hapsync.model.server import (
     AGENT_WEIGHT,
     NO_LOAD,
     PLACEHOLDER,
+    Address,
     AdminState,
     Backend,
     Observed,
@@ -271,14 +272,6 @@ def _checksum(body: str) -> str:
     return hashlib.blake2b(body.encode("utf-8", "surrogateescape"), digest_size=8).hexdigest()
 
 
-@attrs.frozen
-class FileServer:
-    """One server line of hapsync's; `comment` is the raw text after its `#`."""
-
-    server: Server
-    comment: str
-
-
 def server_lines(text: str) -> Mapping[str, Sequence[Line]]:
     """Return the `server` and `server-template` lines of each backend (or listen) in `text`, those of any author.
 
@@ -296,14 +289,13 @@ def server_lines(text: str) -> Mapping[str, Sequence[Line]]:
     return found
 
 
-def parse_file(text: str) -> Mapping[str, tuple[FileServer, ...]]:
-    """Return the slots in `text` by backend (or listen), sorted by number; a backend without slots is empty."""
-    found = {
-        name: [FileServer(_server(line.words), line.comment.strip()) for line in lines if is_own_line(line)]
-        for name, lines in server_lines(text).items()
-    }
+def comments_in(text: str) -> Mapping[tuple[str, Address], str]:
+    """Return the comments of hapsync's servers in `text`, by backend (or listen) and address."""
     return {
-        name: tuple(sorted(servers, key=lambda one: server_order(one.server.name))) for name, servers in found.items()
+        (name, server.address): line.comment.strip()
+        for name, lines in server_lines(text).items()
+        for line in lines
+        if is_own_line(line) and (server := _server(line.words)).address is not None
     }
 
 
@@ -345,7 +337,7 @@ def is_foreign_line(line: Line) -> bool:
 
 
 def slot_names(text: str) -> Mapping[str, frozenset[str]]:
-    """Return the names of the slots in `text` by backend (or listen); a fifth of the cost of `parse_file`."""
+    """Return the names of the slots in `text` by backend (or listen); a fifth of the cost of their values."""
     return {
         name: frozenset(line.words[1] for line in lines if is_own_line(line))
         for name, lines in server_lines(text).items()

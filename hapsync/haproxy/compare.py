@@ -2,17 +2,17 @@
 
 from collections.abc import Iterable, Mapping
 
-from hapsync.haproxy.cfg import parse_file
+from hapsync.haproxy.cfg import observed_from_file
 from hapsync.model.server import AdminState, Backend, Observed, Server
 from hapsync.plan.target import TargetState
 
 
 def says_the_same(text: str, target: TargetState) -> bool:
     """Return whether the haproxy.cfg `text` holds exactly the slots of `target`."""
-    found = parse_file(text)
+    found = observed_from_file(text, target.backends).backends
     return all(
-        _in_file(slot.server for slot in found.get(backend.name, ())) == _in_file(backend.slots)
-        for backend in target.backends.values()
+        _in_file(found[name].slots) == _in_file(backend.slots)
+        for name, backend in target.backends.items()
         if backend.exists
     )
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from hapsync.config.schema import Config, Template
 from hapsync.consul.discovery import members
 from hapsync.errors import ConfigError
-from hapsync.haproxy.cfg import parse_file, sealed, slot_names, start_disabled
+from hapsync.haproxy.cfg import comments_in, sealed, slot_names, start_disabled
 from hapsync.model.server import PLACEHOLDER, Address, AdminState, Backend, Server, dynamic_id, free_weight
 from hapsync.plan.desired import Desired
 from hapsync.plan.target import TargetState
@@ -189,12 +189,8 @@ def labels_of(desired: Desired, current: str | None, backends: Collection[str]) 
     A backend that is not in `desired` keeps its comments in `current`, the present file.
     """
     unknown = set(backends) - set(desired.backends)
-    kept = {
-        (name, one.server.address): one.comment
-        for name, servers in (parse_file(current or "") if unknown else {}).items()
-        for one in servers
-        if name in unknown and one.server.address is not None
-    }
+    comments = comments_in(current or "") if unknown else {}
+    kept = {place: comment for place, comment in comments.items() if place[0] in unknown}
     wanted = {
         (backend.name, server.address): f"node {quoted(server.node)} service id {quoted(server.instance_id)}"
         for backend in desired.backends.values()
