@@ -104,9 +104,9 @@ def drains_disable(patch: Patch) -> None:
 def commanded_by(patch: Patch, kind: type, words: str) -> None:
     state_lines = runtime._state_lines
 
-    def lines(change: Change) -> tuple[str, ...]:
+    def lines(change: Change, agents: runtime.Agents) -> tuple[str, ...]:
         line = f"set server {change.backend}/{change.server} {words}"
-        return (line,) if isinstance(change, kind) else state_lines(change)
+        return (line,) if isinstance(change, kind) else state_lines(change, agents)
 
     patch.setattr(runtime, "_state_lines", lines)
 
@@ -303,8 +303,8 @@ def servers_leave_with_their_weight(patch: Patch) -> None:
 def weights_fall_last(patch: Patch) -> None:
     state_lines = runtime._state_lines
 
-    def lines(change: Change) -> tuple[str, ...]:
-        found = state_lines(change)
+    def lines(change: Change, agents: runtime.Agents) -> tuple[str, ...]:
+        found = state_lines(change, agents)
         return tuple(reversed(found)) if isinstance(change, Disable | Drain | Remove) else found
 
     patch.setattr(runtime, "_state_lines", lines)
@@ -313,8 +313,8 @@ def weights_fall_last(patch: Patch) -> None:
 def weights_rise_first(patch: Patch) -> None:
     state_lines = runtime._state_lines
 
-    def lines(change: Change) -> tuple[str, ...]:
-        found = state_lines(change)
+    def lines(change: Change, agents: runtime.Agents) -> tuple[str, ...]:
+        found = state_lines(change, agents)
         return tuple(reversed(found)) if isinstance(change, Add | Enable) else found
 
     patch.setattr(runtime, "_state_lines", lines)

@@ -14,6 +14,7 @@ from functools import lru_cache
 
 import attrs
 
+from hapsync.haproxy.cfg import TABLE_NAME
 from hapsync.model.changes import (
     Add,
     Change,
@@ -125,19 +126,18 @@ def address_commands(changes: Iterable[Change], agents: Agents = ()) -> Sequence
 
 
 def _address_lines(change: Change, agents: Agents) -> tuple[str, ...]:
-    server = f"set server {_where(change)}"
+    where = _named(change.backend, change.server)
+    no_weight = f"set server {where} weight 0"
     match change:
         case Add(address=address):
-            quiet = (f"disable agent {_where(change)}",) if _has_agent(change, agents) else ()
+            quiet = (f"disable agent {where}",) if _has_agent(change, agents) else ()
             forgets = (_forget(table, number) for table, number in change.forgets)
-            return *quiet, *forgets, f"{server} weight 0", f"{server} addr {address.host} port {address.port}"
+            return *quiet, *forgets, no_weight, f"set server {where} addr {address.host} port {address.port}"
         case Create(server=name, address=address, options=options):
             words = options.split()
-            weight = change.weight if "agent-check" in words else 0
-            added = " ".join(
-                ("add server", _where(change), f"{address} id {dynamic_id(name)} weight {weight}", *words)
-            )
-            return added, *((f"{server} weight 0",) if weight else ()), *_check_lines(_where(change), options)
+            full = change.weight if "agent-check" in words else 0
+            added = " ".join(("add server", where, f"{address} id {dynamic_id(name)} weight {full}", *words))
+            return added, *((no_weight,) if full else ()), *_check_lines(where, options)
         case _:
             return ()
 
@@ -157,7 +157,7 @@ def quiet_commands(changes: Iterable[Change], agents: Agents) -> Sequence[tuple[
     These commands go first, because an agent check can end a maint with `ready`, and set a weight.
     """
     return [
-        (change, Command(f"disable agent {_where(change)}"))
+        (change, Command(f"disable agent {_named(change.backend, change.server)}"))
         for change in changes
         if isinstance(change, Drain | Disable | Remove | SetOverride) and _has_agent(change, agents)
     ]
@@ -165,18 +165,7 @@ def quiet_commands(changes: Iterable[Change], agents: Agents) -> Sequence[tuple[
 
 def state_commands(changes: Iterable[Change], agents: Agents = ()) -> Sequence[tuple[Change, Command]]:
     """Return the second step of `changes`: weights and states, then the agent checks of servers that entered."""
-    return [
-        (change, Command(line))
-        for change in changes
-        for line in (
-            *_state_lines(change),
-            *(
-                (f"enable agent {_where(change)}",)
-                if isinstance(change, Entry) and _has_agent(change, agents)
-                else ()
-            ),
-        )
-    ]
+    return [(change, Command(line)) for change in changes for line in _state_lines(change, agents)]
 
 
 def full_weight_commands(refused: Iterable[Refusal]) -> Sequence[Command]:
@@ -185,22 +174,23 @@ def full_weight_commands(refused: Iterable[Refusal]) -> Sequence[Command]:
     HAProxy's reply on 2.6 to 3.4: "Backend is using a static LB algorithm and only accepts weights '0%' and '100%'."
     """
     return [
-        Command(f"set server {_where(one.change)} weight 100%")
+        Command(f"set server {_named(one.change.backend, one.change.server)} weight 100%")
         for one in refused
         if isinstance(one.change, Entry) and "static LB algorithm" in one.reply
     ]
 
 
-def _state_lines(change: Change) -> tuple[str, ...]:
-    server = f"set server {_where(change)}"
+def _state_lines(change: Change, agents: Agents) -> tuple[str, ...]:
+    where = _named(change.backend, change.server)
+    server = f"set server {where}"
     match change:
         case Add(weight=weight) | Create(weight=weight) | Enable(weight=weight):
+            checks = _check_lines(where, change.options) if isinstance(change, Enable) else ()
             # From drain, a server set to down stays down until `rise` checks have passed (2.2 to 3.4); directly from
             # maint it would be up at once.
             first = (f"{server} state drain", f"{server} health down") if change.is_checked else ()
-            if isinstance(change, Enable):
-                first = (*_check_lines(_where(change), change.options), *first)
-            return *first, f"{server} state ready", f"{server} weight {weight}"
+            agent = (f"enable agent {where}",) if _has_agent(change, agents) else ()
+            return *checks, *first, f"{server} state ready", f"{server} weight {weight}", *agent
         case Reweigh(weight=weight):
             return (f"{server} weight {weight}",)
         case Drain():
@@ -212,13 +202,13 @@ def _state_lines(change: Change) -> tuple[str, ...]:
         case ClearOverride():
             return (f"{server} weight 0",)
         case SetAgent(runs=runs):
-            return (f"{'enable' if runs else 'disable'} agent {_where(change)}",)
+            return (f"{'enable' if runs else 'disable'} agent {where}",)
         case EndSessions():
-            return (f"shutdown sessions server {_where(change)}",)
+            return (f"shutdown sessions server {where}",)
         case Delete(waits=waits):
             # The wait usually ends at once, for only an idle server is deleted; a failing wait must be short.
-            wait = (f"wait 1s srv-removable {_where(change)}",) if waits else ()
-            return *wait, f"del server {_where(change)}"
+            wait = (f"wait 1s srv-removable {where}",) if waits else ()
+            return *wait, f"del server {where}"
 
 
 def _forget(table: str, number: int) -> str:
@@ -227,7 +217,7 @@ def _forget(table: str, number: int) -> str:
     HAProxy finds an entry's server by its key, and else by its id (2.6, 3.0: src/stick_table.c and measured). All
     clients of a gone instance would therefore come to the next instance in its slot.
     """
-    if not re.fullmatch(r"[A-Za-z0-9_:./-]{1,256}", table):
+    if not TABLE_NAME.fullmatch(table):
         raise ValueError(f"not a table's name for the Runtime API: {table!r}")
     return f"clear table {table} data.server_id eq {number}"
 
@@ -237,13 +227,10 @@ def creation_commands(backend: str, defaults: str, slots: Iterable[str], options
 
     The slots are like those of a worker started with the file: in maint, at the placeholder, with their checks on.
     """
+    words = " ".join((str(PLACEHOLDER), "weight", str(free_weight(options)), *options.split()))
     lines = [f"add backend {_checked(backend)} from {_checked(defaults)}"]
-    for slot in slots:
-        where = f"{_checked(backend)}/{_checked(slot)}"
-        lines.append(
-            " ".join(("add server", where, f"{PLACEHOLDER} weight {free_weight(options)}", *options.split()))
-        )
-        lines += _check_lines(where, options)
+    for where in (_named(backend, slot) for slot in slots):
+        lines += [f"add server {where} {words}", *_check_lines(where, options)]
     return [Command(line) for line in lines]
 
 
@@ -254,17 +241,20 @@ def publish_command(backend: str) -> Command:
 
 def closing_commands(backend: str, servers: Iterable[str]) -> Sequence[Command]:
     """Return the commands that end new traffic to a whole `backend` and its `servers`; sessions go on (3.4)."""
-    return [Command(f"unpublish backend {_checked(backend)}")] + [
-        Command(f"set server {_checked(backend)}/{_checked(server)} {what}")
-        for server in servers
-        for what in ("weight 0", "state maint")
+    return [
+        Command(f"unpublish backend {_checked(backend)}"),
+        *(
+            Command(f"set server {_named(backend, server)} {what}")
+            for server in servers
+            for what in ("weight 0", "state maint")
+        ),
     ]
 
 
 def deletion_commands(backend: str, servers: Iterable[str]) -> Sequence[Command]:
     """Return the commands that delete a closed `backend` and its `servers`, as far as these have no load (3.4)."""
     return [
-        *(Command(f"del server {_checked(backend)}/{_checked(server)}") for server in servers),
+        *(Command(f"del server {_named(backend, server)}") for server in servers),
         Command(f"del backend {_checked(backend)}"),
     ]
 
@@ -279,7 +269,7 @@ def is_there(reply: str) -> bool:
     return "name is already used by other proxy 'backend " in reply or "Already exists a server" in reply
 
 
-def arrived(changes: Iterable[Change], observed: Observed) -> tuple[Sequence[Change], Sequence[Change]]:
+def arrived(changes: Collection[Change], observed: Observed) -> tuple[Sequence[Change], Sequence[Change]]:
     """Split additions into those whose address `observed` shows, and others, which must not be made ready."""
     shown = {
         (backend.name, slot.name): slot.address
@@ -287,14 +277,11 @@ def arrived(changes: Iterable[Change], observed: Observed) -> tuple[Sequence[Cha
         for slot in backend.slots
         if slot.admin is AdminState.MAINT
     }
-    there: list[Change] = []
-    missing: list[Change] = []
-    for change in changes:
-        is_there = (
-            not isinstance(change, Add | Create) or shown.get((change.backend, change.server)) == change.address
-        )
-        (there if is_there else missing).append(change)
-    return there, missing
+
+    def has_arrived(change: Change) -> bool:
+        return not isinstance(change, Add | Create) or shown.get((change.backend, change.server)) == change.address
+
+    return [one for one in changes if has_arrived(one)], [one for one in changes if not has_arrived(one)]
 
 
 def is_done(command: Command, reply: str) -> bool:
@@ -348,14 +335,14 @@ _DELETED = frozenset({"Server deleted.", "Backend deleted."})
 def drain_commands(backend: str, servers: Iterable[Server]) -> Sequence[Command]:
     """Return the commands that set drained `servers` to drain on a new worker, where they start in maint."""
     return [
-        Command(f"set server {_checked(backend)}/{_checked(server.name)} state drain")
+        Command(f"set server {_named(backend, server.name)} state drain")
         for server in servers
         if server.admin is AdminState.DRAIN
     ]
 
 
-def _where(change: Change) -> str:
-    return f"{_checked(change.backend)}/{_checked(change.server)}"
+def _named(backend: str, server: str) -> str:
+    return f"{_checked(backend)}/{_checked(server)}"
 
 
 @lru_cache(maxsize=65536)
