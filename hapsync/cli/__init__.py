@@ -79,6 +79,11 @@ def main() -> NoReturn:
     sys.exit(run(sys.argv[1:]))
 
 
+def say(what: object) -> None:
+    """Print one message to standard error: standard output has nothing but what was asked for."""
+    click.echo(f"hapsync: {what}", err=True)
+
+
 def run(arguments: list[str]) -> int:
     """Run the command line with `arguments` and return the exit code; errors become a message on stderr."""
     try:
@@ -93,16 +98,13 @@ def run(arguments: list[str]) -> int:
         return error.exit_code
     except click.Abort:
         return 130
-    except HapsyncError as error:
-        click.echo(f"hapsync: {error}", err=True)
-        return error.exit_code
     except BrokenPipeError:
         sys.stderr.close()
         return Exit.CANNOT_TELL
-    except OSError as error:
-        click.echo(f"hapsync: {error}", err=True)
-        return Exit.CANNOT_TELL
+    except (HapsyncError, OSError) as error:
+        say(error)
+        return error.exit_code if isinstance(error, HapsyncError) else Exit.CANNOT_TELL
     return code if isinstance(code, int) else 0
 
 
-__all__ = ["COMMANDS", "main", "run"]
+__all__ = ["COMMANDS", "main", "run", "say"]

@@ -51,8 +51,7 @@ def command(config_path: str) -> None:
             make_folder(folders.runtime_dir)
         except OSError as error:
             why = f"{reason(error)}; it must be there, writable by this user, with room"
-            what = f"agent.runtime_dir {folders.runtime_dir}: {why}"
-            raise ConfigError(config_path, (what,)) from error
+            raise ConfigError(config_path, (f"agent.runtime_dir {folders.runtime_dir}: {why}",)) from error
         try:
             saved = load_state(settings.config)
         except OSError as error:
@@ -63,8 +62,7 @@ def command(config_path: str) -> None:
             requests = Requests(str(Path(folders.runtime_dir, SOCKET_FILE)), agent.ask)
         except OSError as error:
             why = f"the socket for requests cannot be made there: {reason(error)}"
-            what = f"agent.runtime_dir {folders.runtime_dir}: {why}"
-            raise ConfigError(config_path, (what,)) from error
+            raise ConfigError(config_path, (f"agent.runtime_dir {folders.runtime_dir}: {why}",)) from error
         stack.callback(requests.close)
         signal.signal(signal.SIGTERM, lambda *_: agent.stop())
         signal.signal(signal.SIGINT, lambda *_: agent.stop())

@@ -3,6 +3,7 @@
 import click
 
 from hapsync.api.messages import Reply, Request
+from hapsync.cli import say
 from hapsync.config.schema import Config
 from hapsync.errors import Exit
 from hapsync.text import one_line
@@ -18,9 +19,6 @@ def ask_aloud(config: Config, request: Request) -> Reply | None:
     Raises ConfigError, AgentError.
     """
     from hapsync.api.client import WITHDRAWN, ask_agent  # noqa: PLC0415
-
-    def say(what: str) -> None:
-        click.echo(f"hapsync: {what}", err=True)
 
     haproxy = config.haproxy
     reload_seconds = haproxy.reload_gap_seconds + haproxy.check_timeout_seconds + haproxy.reload_timeout_seconds

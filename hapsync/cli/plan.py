@@ -2,6 +2,7 @@
 
 import click
 
+from hapsync.cli import say
 from hapsync.cli.options import config_option
 from hapsync.errors import Exit
 
@@ -42,7 +43,7 @@ def command(config_path: str, commands: bool) -> int:  # noqa: FBT001
     if known.catalog is None:
         known = read_known(settings, read_catalog_aloud(settings.config))
     for problem in known.problems:
-        click.echo(f"hapsync: {problem}", err=True)
+        say(problem)
     config = settings.config
     seen = known.reconciler.assess()
     plan, found = seen.plan, judge(config, seen)

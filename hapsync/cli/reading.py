@@ -1,9 +1,9 @@
 """Readings of Consul at the beginning of several commands."""
 
 import attrs
-import click
 
 from hapsync.agent.settings import Settings
+from hapsync.cli import say
 from hapsync.config.schema import Config
 from hapsync.consul.discovery import discover
 from hapsync.consul.read_once import read_catalog
@@ -22,10 +22,10 @@ def discover_aloud(settings: Settings) -> Settings:
     try:
         found = discover(settings.config, read_listing(settings.config.consul))
     except CatalogError as error:
-        click.echo(f"hapsync: {error}; the backends discovered before stay", err=True)
+        say(f"{error}; the backends discovered before stay")
         return settings
     for line in found.left_out:
-        click.echo(f"hapsync: {line}", err=True)
+        say(line)
     return attrs.evolve(settings, config=found.config)
 
 
@@ -38,5 +38,5 @@ def read_catalog_aloud(config: Config) -> Catalog:
     if errors and not catalog.readings:
         raise CatalogError(next(iter(errors.values())))
     for error in errors.values():
-        click.echo(f"hapsync: {error}; its backends are left as they are", err=True)
+        say(f"{error}; its backends are left as they are")
     return catalog

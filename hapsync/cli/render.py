@@ -2,6 +2,7 @@
 
 import click
 
+from hapsync.cli import say
 from hapsync.cli.options import config_option
 
 EPILOG = """\b
@@ -41,7 +42,7 @@ def command(config_path: str, offline: bool) -> None:  # noqa: FBT001
             catalog = read_catalog_aloud(settings.config)
             sources.append("instances from Consul")
         except CatalogError as error:
-            click.echo(f"hapsync: {error}", err=True)
+            say(error)
     config = settings.config
     try:
         current = read_text_or_none(config.haproxy.config)
@@ -49,14 +50,14 @@ def command(config_path: str, offline: bool) -> None:  # noqa: FBT001
         raise ConfigError(config.haproxy.config, (str(error),)) from error
     known = read_known(settings, catalog)
     for problem in known.problems:
-        click.echo(f"hapsync: {problem}", err=True)
+        say(problem)
     seen = None
     if not offline:
         try:
             seen = known.reconciler.target()
             sources.append("slots from the running HAProxy")
         except RuntimeAPIError as error:
-            click.echo(f"hapsync: {error}", err=True)
+            say(error)
     if seen is None:
         seen = known.reconciler.target(is_down=True)
         sources.append(f"slots from {config.haproxy.config}" if current is not None else "free slots")
@@ -65,4 +66,4 @@ def command(config_path: str, offline: bool) -> None:  # noqa: FBT001
         settings.template, empty_slots(settings, target), config, labels_of(seen.desired, current, config.backends)
     )
     click.echo(text.encode("utf-8", "surrogateescape"), nl=False)
-    click.echo(f"hapsync: rendered {config.haproxy.template}: {', '.join(sources)}", err=True)
+    say(f"rendered {config.haproxy.template}: {', '.join(sources)}")

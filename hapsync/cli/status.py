@@ -2,6 +2,7 @@
 
 import click
 
+from hapsync.cli import say
 from hapsync.cli.options import config_option
 
 EPILOG = """\b
@@ -45,5 +46,5 @@ def command(config_path: str, as_json: bool, all_queues: bool, backends: tuple[s
 
         print_view(view)
     if view.queues_error is not None:
-        click.echo(f"hapsync: {view.queues_error}", err=True)
+        say(view.queues_error)
     return view.verdict.value

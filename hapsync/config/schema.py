@@ -318,21 +318,18 @@ def _problems_between_keys(tree: Mapping[str, object]) -> Iterator[str]:
             yield "backends: must name at least one backend, for example [backends.web]"
         for name in backends:
             if not HAPROXY_NAME.fullmatch(name):
-                yield (f"backends.{quoted(name)}: must be 1 to 128 of A-Z a-z 0-9 _ : . - (HAProxy's own rule)")
+                yield f"backends.{quoted(name)}: must be 1 to 128 of A-Z a-z 0-9 _ : . - (HAProxy's own rule)"
         yield from _problems_of_prefixes(backends, discover)
-    haproxy = tree.get("haproxy")
-    if isinstance(haproxy, dict):
-        if "master_socket" in haproxy and "reload_command" in haproxy:
-            yield "haproxy.reload_command: give either this or haproxy.master_socket, not both"
-        command = haproxy.get("check_command")
-        if isinstance(command, list) and not any("{config}" in str(word) for word in command):
-            yield 'haproxy.check_command: must contain "{config}", which stands for the file to check'
-    consul = tree.get("consul")
-    if isinstance(consul, dict):
-        if "token" in consul and "token_file" in consul:
-            yield "consul.token_file: give either this or consul.token, not both"
-        if ("cert_file" in consul) != ("key_file" in consul):
-            yield "consul.cert_file: a client certificate needs both cert_file and key_file"
+    haproxy, consul = (dict(_items(tree.get(name))) for name in ("haproxy", "consul"))
+    if "master_socket" in haproxy and "reload_command" in haproxy:
+        yield "haproxy.reload_command: give either this or haproxy.master_socket, not both"
+    command = haproxy.get("check_command")
+    if isinstance(command, list) and not any("{config}" in str(word) for word in command):
+        yield 'haproxy.check_command: must contain "{config}", which stands for the file to check'
+    if "token" in consul and "token_file" in consul:
+        yield "consul.token_file: give either this or consul.token, not both"
+    if ("cert_file" in consul) != ("key_file" in consul):
+        yield "consul.cert_file: a client certificate needs both cert_file and key_file"
 
 
 def _problems_of_prefixes(backends: Mapping[str, object], discover: Mapping[str, object]) -> Iterator[str]:

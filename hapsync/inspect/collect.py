@@ -165,13 +165,8 @@ def read_report(config: Config, problems: list[str]) -> Report | None:
         return None
     if owner is None:
         return None
-    try:
-        text = read_text_or_none(str(Path(config.agent.runtime_dir, REPORT_FILE)))
-    except (OSError, ValueError) as error:
-        problems.append(f"the agent's report cannot be read: {error}")
-        return None
-    report = report_from_json(text) if text is not None else None
-    version = other_version(text, REPORT_VERSION) if text is not None else None
+    text = _read(Path(config.agent.runtime_dir, REPORT_FILE), "the agent's report", problems)
+    report, version = report_from_json(text), other_version(text, REPORT_VERSION)
     if version is not None and owner.startswith("hapsync agent,"):
         problems.append(f"{owner.rstrip(',')} runs, but its report is of version {version}: restart hapsync")
     if report is None or f", pid {report.pid}," not in owner:  # `apply`, or an agent that has only just started
@@ -189,17 +184,23 @@ def read_report(config: Config, problems: list[str]) -> Report | None:
     return report
 
 
+def _read(path: Path, what: str, problems: list[str]) -> str:
+    """Return the text of the agent's file; empty where it does not exist, or cannot be read, which is a problem."""
+    try:
+        return read_text_or_none(str(path)) or ""
+    except (OSError, ValueError) as error:
+        problems.append(f"{what} cannot be read: {error}")
+        return ""
+
+
 def _read_catalog_known(
     config: Config, report: Report | None, problems: list[str]
 ) -> tuple[Catalog | None, str, float | None]:
     """Return the running agent's catalog, else Consul's own, None where there is none; its source; and its age."""
     if report is not None:
-        try:
-            text = read_text_or_none(str(Path(config.agent.state_dir, SNAPSHOT_FILE)))
-        except (OSError, ValueError) as error:
-            problems.append(f"the agent's snapshot cannot be read: {error}")
-            text = None
-        snapshot = snapshot_from_json(text) if text is not None else None
+        snapshot = snapshot_from_json(
+            _read(Path(config.agent.state_dir, SNAPSHOT_FILE), "the agent's snapshot", problems)
+        )
         if snapshot is not None:
             confirmed = [one.confirmed_at for one in report.services.values() if one.confirmed_at is not None]
             # A clock that was set back would make the age negative.
