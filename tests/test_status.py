@@ -179,7 +179,7 @@ def test_it_cannot_tell_without_haproxy() -> None:
 
     assert found.verdict is Verdict.CANNOT_TELL
     assert found.reasons == ("HAProxy's socket /x: does not exist",)
-    assert found.haproxy is None
+    assert found.seen is None
     assert found.backends[0].without_slot
 
 

@@ -114,7 +114,7 @@ def _pieces(view: View) -> Iterator[Piece]:
         yield from _agent(view.report)
     for backend in view.backends:
         yield ""
-        yield from _backend(backend, haproxy_answers=view.haproxy is not None)
+        yield from _backend(backend, haproxy_answers=view.seen is not None)
     yield from _some(view.deferred, _DEFERRED, _deferred, "deferred  and {} more; `hapsync plan` has them all")
     for backend in view.backends:
         yield from _release(backend, view.plan.deferred)
@@ -127,10 +127,9 @@ def _pieces(view: View) -> Iterator[Piece]:
 
 
 def _summary(view: View) -> str:
-    if view.haproxy is not None:
-        parts = [f"HAProxy {view.haproxy.version.split('-')[0]} pid {view.haproxy.pid}"]
-    else:
-        parts = ["HAProxy does not answer"]
+    parts = ["HAProxy does not answer"]
+    if view.seen is not None:
+        parts = [f"HAProxy {view.seen.process.version.split('-')[0]} pid {view.seen.process.pid}"]
     if view.catalog_age_seconds is None:
         parts.append("no catalog")
     else:

@@ -17,7 +17,7 @@ from hapsync.haproxy.show import Health
 from hapsync.model.catalog import Quarantined
 from hapsync.model.changes import Defect, Deferred
 from hapsync.model.overrides import Freeze, Override, lost_words, stopped_words
-from hapsync.model.server import Address, AdminState, Backend, HAProxyProcess, ListenQueue, Server, server_order
+from hapsync.model.server import Address, AdminState, Backend, ListenQueue, Observed, Server, server_order
 from hapsync.plan.assessment import Assessment, Judgement, Rules, Verdict, defect_line, judge, unread_lines, untold
 from hapsync.plan.desired import Desired, DesiredBackend, DesiredServer
 from hapsync.plan.guard import Caution, capacity
@@ -126,8 +126,8 @@ class View:
     names: Collection[str] = ()
 
     @property
-    def haproxy(self) -> HAProxyProcess | None:
-        return self.seen.process if self.seen is not None else None
+    def observed(self) -> Observed:
+        return self.seen.observed if self.seen is not None else Observed({})
 
     @property
     def plan(self) -> Plan:
@@ -166,8 +166,8 @@ class View:
             reasons.append(lost_words(saved.lost))
         if self.has_catalog:
             reasons += found.unknown
-        elif self.seen is not None:
-            reasons += unread_lines(self.seen.observed)
+        else:
+            reasons += unread_lines(self.observed)
         reasons += found.due
         if self.seen is not None and self.file_is_readable:
             if self.file_text is None:
@@ -183,19 +183,17 @@ class View:
         return tuple(self._backend(name) for name in sorted(self.names or self.config.backends))
 
     def _backend(self, name: str) -> BackendView:
-        observed = self.seen.observed if self.seen is not None else None
-        absent = Backend(name, exists=False)
-        have = observed.backends.get(name, absent) if observed is not None else absent
-        want = self.desired.backends.get(name)
+        have = self.observed.backends.get(name, Backend(name, exists=False))
+        want = self.desired.backends.get(name, DesiredBackend(name, 0))
         return BackendView(
             name,
             self.config.backends[name].service,
             have,
-            want or DesiredBackend(name, 0),
-            want is not None,
+            want,
+            name in self.desired.backends,
             self.rules.cautions.get(name, Caution()),
-            tuple(_rows(have, want.by_address if want else {}, self.health)),
-            observed.unread.get(name) if observed is not None else None,
+            tuple(_rows(have, want.by_address, self.health)),
+            self.observed.unread.get(name),
         )
 
     @property
@@ -208,8 +206,7 @@ def _rows(
     have: Backend, by_address: Mapping[Address, DesiredServer], health: Mapping[tuple[str, str], Health]
 ) -> list[ServerRow]:
     """Return a row for each server of `have`; of two slots with one address, the serving one is the desired one."""
-    rows = []
-    left = dict(by_address)
+    rows, left = [], dict(by_address)
     for slot in sorted(have.slots, key=lambda slot: slot.admin is AdminState.MAINT):
         due = left.pop(slot.address, None) if slot.address else None
         if slot.is_overridden:
@@ -233,7 +230,7 @@ def view_to_json(view: View) -> str:
                 "verdict": view.verdict.name.lower(),
                 "reasons": [one_line(reason, length=500) for reason in view.reasons],
             },
-            "haproxy": _json(view.haproxy),
+            "haproxy": _json(view.seen.process) if view.seen else None,
             "catalog": {"from": view.catalog_from, "age_seconds": view.catalog_age_seconds},
             "counts": {"deferred": len(view.plan.deferred), "quarantined": len(view.quarantined)},
             "backends": {backend.name: _backend_json(backend) for backend in view.backends},
