@@ -1,6 +1,8 @@
 """The operator's commands: `hapsync hold`, `drain` and `release` a server, `freeze` and `thaw`."""
 
 import contextlib
+import os
+import time
 from collections.abc import Iterator
 
 import click
@@ -20,6 +22,7 @@ from hapsync.api.messages import (
 from hapsync.cli.asking import ask_aloud, tell
 from hapsync.cli.options import Decorator, config_option
 from hapsync.config.schema import Config
+from hapsync.errors import LockHeld
 from hapsync.model.server import AdminState
 from hapsync.text import quoted
 
@@ -194,11 +197,8 @@ def _carry_out(config_path: str, request: Request) -> int:
     Raises ConfigError, click.UsageError for an unknown backend, with the names of all, and LockHeld where an agent
     neither answers nor lets this process do it.
     """
-    import time  # noqa: PLC0415
-
     from hapsync.agent.lock import locked  # noqa: PLC0415
     from hapsync.agent.settings import read_config  # noqa: PLC0415
-    from hapsync.errors import LockHeld  # noqa: PLC0415
 
     config, context = read_config(config_path), click.get_current_context()
     backend = getattr(request, "backend", None)
@@ -221,8 +221,6 @@ def _carry_out(config_path: str, request: Request) -> int:
 
 def _do(config_path: str, config: Config, request: Request) -> Reply:
     """Carry out `request` on the state file and HAProxy; the caller holds the lock. Raises HapsyncError, OSError."""
-    import os  # noqa: PLC0415
-
     from hapsync.agent.operator import do_once, freeze_once  # noqa: PLC0415
     from hapsync.agent.settings import read_settings  # noqa: PLC0415
     from hapsync.api.client import claimed_user, user_name  # noqa: PLC0415
