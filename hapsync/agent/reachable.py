@@ -15,6 +15,7 @@ from hapsync.agent.settings import Settings, free_slots
 from hapsync.config.schema import Config, ConsulConfig, HAProxyConfig
 from hapsync.consul.client import ConsulClient
 from hapsync.consul.health import parse_reading
+from hapsync.consul.query import Query
 from hapsync.errors import CatalogError, ConfigError, HapsyncError, RuntimeAPIError, TooLarge
 from hapsync.haproxy.cfg import stats_sockets
 from hapsync.haproxy.commands import Command
@@ -179,7 +180,7 @@ def _about_token(agent: ConsulClient, config: Config, known: Collection[str]) ->
     first = next((name for name in config.services if name in known), None)
     for name in [first] if first is not None else config.services[:1]:
         try:
-            body = agent.read_health(name, consistency="stale", max_servers=0).body
+            body = agent.read_health(name, Query("stale"), max_servers=0).body
         except TooLarge:
             continue  # an answer too large to read to its end shows instances
         found = parse_reading(name, body)

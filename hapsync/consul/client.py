@@ -7,7 +7,6 @@ a unix socket, one kept-alive connection for a thread, and one deadline for a wh
 
 import contextlib
 import http
-import math
 import sys
 import types
 import urllib.parse
@@ -17,6 +16,7 @@ from typing import Self
 from hapsync.config.schema import ConsulConfig
 from hapsync.consul.connection import MAX_BODY_BYTES, AgentHTTP, Answer
 from hapsync.consul.endpoint import Endpoint, endpoint
+from hapsync.consul.query import AT_ONCE, Query
 from hapsync.errors import CatalogError, TooLarge, TooManyConnections
 from hapsync.text import quoted, shown
 
@@ -61,77 +61,38 @@ class ConsulClient(AgentHTTP):
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def read_health(
-        self,
-        service: str,
-        *,
-        consistency: str,
-        index: int = 0,
-        wait_seconds: float = 0.0,
-        timeout_seconds: float = math.inf,
-        max_servers: int | None = None,
-        avoids_stream: bool = False,
-    ) -> Answer:
+    def read_health(self, service: str, query: Query, max_servers: int | None = None) -> Answer:
         """Ask for all instances of `service` with their checks, healthy or not.
 
-        `consistency` is `cached`, `stale`, `default` or `consistent`. With an `index` above 0, Consul answers once it
-        has something newer, or after `wait_seconds`. Beyond the wait, the answer may take `timeout_seconds`, and the
-        configured timeout at most. An answer that is far larger than `max_servers` instances is not read to its end.
-        With `avoids_stream` a blocking query goes to Consul's servers: the agent's stream has no order by distance,
-        and does not answer a query with `near` (api-docs/health; measured with 1.14.11).
+        An answer that is far larger than `max_servers` instances is not read to its end.
 
-        Raises CatalogError, with a remedy, when there is no whole answer, or its status is not 200.
+        Raises CatalogError, with a remedy, when there is no whole answer of Consul, or its status is not 200.
         """
+        what = f"service {quoted(service)}"
         max_bytes = MAX_BODY_BYTES if max_servers is None else bytes_for(max_servers)
         try:
-            return self._get(
-                f"/v1/health/service/{urllib.parse.quote(service, safe='')}",
-                f"service {quoted(service)}",
-                consistency,
-                index,
-                wait_seconds,
-                timeout_seconds,
-                max_bytes,
-                (("near", "_agent"),) if avoids_stream else (),
-            )
+            return self._get(f"/v1/health/service/{urllib.parse.quote(service, safe='')}", what, query, max_bytes)
         except TooLarge as error:
             raise TooLarge(
-                f"{error}, service {quoted(service)}: more than its max_servers can need; deregister what should not "
-                "be there, or raise max_servers"
+                f"{error}, {what}: more than its max_servers can need; deregister what should not be there, or raise "
+                "max_servers"
             ) from error
 
-    def read_members(self, service: str, *, index: int = 0, wait_seconds: float = 0.0) -> Answer:
-        """Ask any server for the nodes of `service`; the arguments and errors are those of `read_health`.
+    def read_members(self, service: str, query: Query) -> Answer:
+        """Ask for the nodes of `service`; the errors are those of `read_health`.
 
         This endpoint never answers from the agent's cache or from a stream. Its headers therefore show the state of
         the servers, and a restored snapshot ends its blocking query (measured with 1.8.7 and 1.14.11).
         """
         path = f"/v1/catalog/service/{urllib.parse.quote(service, safe='')}"
-        return self._get(path, f"service {quoted(service)}", "stale", index, wait_seconds)
+        return self._get(path, f"service {quoted(service)}", query)
 
-    def read_services(self, *, consistency: str, index: int = 0, wait_seconds: float = 0.0) -> Answer:
-        """Ask for the names of all services with their tags; the arguments and errors are those of `read_health`."""
-        return self._get("/v1/catalog/services", "the list of services", consistency, index, wait_seconds)
+    def read_services(self, query: Query) -> Answer:
+        """Ask for the names of all services with their tags; the errors are those of `read_health`."""
+        return self._get("/v1/catalog/services", "the list of services", query)
 
-    def _get(
-        self,
-        path: str,
-        what: str,
-        consistency: str,
-        index: int,
-        wait_seconds: float,
-        timeout_seconds: float = math.inf,
-        max_bytes: int = MAX_BODY_BYTES,
-        extra: tuple[tuple[str, object], ...] = (),
-    ) -> Answer:
-        answer = self.ask(
-            path,
-            extra if consistency == "default" else ((consistency, ""), *extra),
-            index=index,
-            wait_seconds=wait_seconds,
-            timeout_seconds=timeout_seconds,
-            max_bytes=max_bytes,
-        )
+    def _get(self, path: str, what: str, query: Query, max_bytes: int = MAX_BODY_BYTES) -> Answer:
+        answer = self.ask(path, query, max_bytes=max_bytes)
         if answer.code == http.HTTPStatus.TOO_MANY_REQUESTS:
             raise TooManyConnections(_refused(self._name, what, answer))
         if answer.code != http.HTTPStatus.OK:
@@ -143,32 +104,19 @@ class ConsulClient(AgentHTTP):
     def ask(
         self,
         path: str,
+        query: Query = AT_ONCE,
         params: Sequence[tuple[str, object]] = (),
         body: bytes = b"",
         *,
-        index: int = 0,
-        wait_seconds: float = 0.0,
-        timeout_seconds: float = math.inf,
         max_bytes: int = MAX_BODY_BYTES,
     ) -> Answer:
-        """Ask with the token, in the datacenter, and return the answer of any status.
+        """Ask with the token, in the datacenter, and return the answer of any status; a `body` is sent by POST.
 
-        A `body` is sent by POST; the other arguments are those of `read_health` and `AgentHTTP.request`. Raises
-        CatalogError where Consul is away.
+        Raises CatalogError where Consul is away, and the errors of `AgentHTTP.request`.
         """
-        asked = [*params, *([("dc", self.dc)] if self.dc else [])]
-        if index > 0:
-            asked += [("index", index), ("wait", f"{wait_seconds * 1000:.0f}ms")]
-        return self.request(
-            "POST" if body else "GET",
-            path,
-            asked,
-            {"X-Consul-Token": self.token} if self.token else {},
-            body,
-            wait_seconds=wait_seconds if index > 0 else 0.0,
-            timeout_seconds=timeout_seconds,
-            max_bytes=max_bytes,
-        )
+        asked = [*params, *query.params, *([("dc", self.dc)] if self.dc else [])]
+        headers = {"X-Consul-Token": self.token} if self.token else {}
+        return self.request("POST" if body else "GET", path, asked, headers, body, query, max_bytes=max_bytes)
 
     def is_for(self, where: Endpoint) -> bool:
         """Return whether this client was made for exactly `where`."""

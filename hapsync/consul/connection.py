@@ -23,6 +23,7 @@ import attrs
 
 from hapsync.consul.endpoint import Endpoint
 from hapsync.consul.network_errors import SPEAKS_TLS, is_told_to_speak_tls, words
+from hapsync.consul.query import AT_ONCE, Query
 from hapsync.consul.wait_limit import JITTER
 from hapsync.errors import CatalogError, CutShort, TooLarge
 from hapsync.system.process import leaves_spare_files
@@ -185,21 +186,19 @@ class AgentHTTP:
         params: Sequence[tuple[str, object]] | None = None,
         headers: Mapping[str, str] | None = None,
         body: str | bytes = "",
+        query: Query = AT_ONCE,
         *,
-        wait_seconds: float = 0.0,
-        timeout_seconds: float = math.inf,
         max_bytes: int = MAX_BODY_BYTES,
     ) -> Answer:
-        """Request `path`; `wait_seconds` is the wait that the request asks Consul for.
+        """Request `path` with `params`; of `query` only the times count here.
 
-        Beyond the wait, the whole answer may take `timeout_seconds`, and never longer than the configured timeout,
-        from the first byte of its status line to the last byte of its body.
+        The timeout holds from the first byte of the status line to the last byte of the body.
 
         Raises CatalogError, CutShort where a blocking query ended without Consul's answer, and TooLarge for a body of
         more than `max_bytes`.
         """
         request = (method, _uri(path, params), body or None, dict(headers or {}))
-        grace_seconds = min(timeout_seconds, self._timeout_seconds)
+        wait_seconds, grace_seconds = query.held_seconds, min(query.timeout_seconds, self._timeout_seconds)
         was_idle = self._connection is not None and self._has_answered
         begin = time.monotonic()
         try:

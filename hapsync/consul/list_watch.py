@@ -10,6 +10,7 @@ from typing import ClassVar
 from hapsync.config.schema import ConsulConfig
 from hapsync.consul.client import ConsulClient
 from hapsync.consul.connection import Answer
+from hapsync.consul.query import Query
 from hapsync.consul.rate_limit import Pace, Rate
 from hapsync.consul.read import Shared
 from hapsync.consul.wait_limit import SHORTEST_SECONDS, Cuts
@@ -30,11 +31,12 @@ class ListWatch(threading.Thread, ABC):
     RETRY_SECONDS: ClassVar[tuple[float, float]]
     """The shortest and the longest pause after a failure."""
 
-    def __init__(self, name: str, config: ConsulConfig, shared: Shared) -> None:
+    def __init__(self, name: str, config: ConsulConfig, shared: Shared, consistency: str) -> None:
         super().__init__(name=name, daemon=True)
         self.error: str | None = None
         self._config = config
         self._shared = shared
+        self._consistency = consistency
         self._stopped = threading.Event()
         self._pace = Pace()
         self._cuts = Cuts(shared.wait_limit)
@@ -44,12 +46,12 @@ class ListWatch(threading.Thread, ABC):
         """The index of the next query; 0 for a query that does not block."""
 
     @abstractmethod
-    def _ask(self, agent: ConsulClient, wait_seconds: float) -> Answer:
-        """Ask for the list with the index; raises CatalogError."""
+    def _ask(self, agent: ConsulClient, query: Query) -> Answer:
+        """Ask for the list; raises CatalogError."""
 
     @abstractmethod
-    def _take(self, answer: Answer, seconds: float, wait_seconds: float) -> float:
-        """Take the answer that came after `seconds`, and set the index; return the seconds of the next pause.
+    def _take(self, answer: Answer, seconds: float, query: Query) -> float:
+        """Take the answer to `query`, which came after `seconds`, and set the next index; return the pause.
 
         Raises CatalogError for an answer that cannot be read.
         """
@@ -102,15 +104,17 @@ class ListWatch(threading.Thread, ABC):
                 return 0.0
         if self._stopped.is_set():  # `stop` may have come before there was an agent to abort
             return 0.0
-        began, wait_seconds = time.monotonic(), self._shared.wait_limit.at_most(self.WAIT_SECONDS)
-        answer = self._ask(self._agent, wait_seconds)
+        wait_seconds = self._shared.wait_limit.at_most(self.WAIT_SECONDS)
+        query = Query(self._consistency, self._index, wait_seconds)
+        began = time.monotonic()
+        answer = self._ask(self._agent, query)
         seconds = time.monotonic() - began
         if self._cut is not None:
             self._cuts.note(self._cut)
             self._cut = None
         elif self._index:
             self._cuts.answered()
-        return self._take(answer, seconds, wait_seconds)
+        return self._take(answer, seconds, query)
 
     def _hang_up(self) -> None:
         # Another agent, or the same one after its restart, may never reach an older index.

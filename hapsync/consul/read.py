@@ -1,7 +1,6 @@
 """The reads of one watch: at its pace, within the budget, on one kept-alive connection."""
 
 import contextlib
-import functools
 import hashlib
 import logging
 import math
@@ -9,6 +8,8 @@ import random
 import threading
 import time
 from collections.abc import Mapping
+
+import attrs
 
 from hapsync.config.schema import ConsulConfig
 from hapsync.consul.client import ConsulClient
@@ -19,9 +20,10 @@ from hapsync.consul.evidence import Finding, age_seconds, evidence, is_streamed
 from hapsync.consul.health import parse_reading
 from hapsync.consul.rate_limit import CACHED, UNCACHED, Budget, Burst, Pace
 from hapsync.consul.wait_limit import SHORTEST_SECONDS, Cuts, Holding, WaitLimit
-from hapsync.consul.watch_state import CONFIRM_AGAIN_SECONDS, CONFIRM_SECONDS
+from hapsync.consul.watch_state import CONFIRM_AGAIN_SECONDS, CONFIRM_SECONDS, Read
 from hapsync.errors import CatalogError, CutShort, TooLarge, TooManyConnections
 from hapsync.model.catalog import Reading
+from hapsync.text import quoted
 
 log = logging.getLogger(__name__)
 
@@ -64,9 +66,6 @@ class Reader:
         self._service = service
         self._config = config
         self._shared = shared
-        self._where = shared.where
-        self._budget = shared.budget
-        self._wait_limit = shared.wait_limit
         self._connections = shared.connections
         self._cuts = Cuts(shared.wait_limit)
         self._rest_until = -math.inf
@@ -82,40 +81,29 @@ class Reader:
         self._is_retry = self._is_too_large = False
         self._parsed: tuple[bytes, Reading] | None = None
 
-    def read(
-        self,
-        consistency: str,
-        *,
-        index: int = 0,
-        wait_seconds: float = 0.0,
-        timeout_seconds: float = math.inf,
-        is_confirming: bool = False,
-        avoids_stream: bool = False,
-    ) -> Finding:
-        """Read the service once pace and budget allow it; the arguments are those of `ConsulClient.read_health`.
+    def read(self, read: Read) -> Finding:
+        """Read the service once pace and budget allow it.
 
-        `wait_seconds` and `timeout_seconds` can only shorten the configured times. `is_confirming`: the read has the
-        pace of the answer that it confirms. A blocking query cut on the way is no failure if Consul then answers a
-        query that does not block.
+        The times of `read` can only shorten the configured times. A blocking query cut on the way is no failure if
+        Consul then answers a query that does not block.
 
         Raises CatalogError when there is no whole answer, Interrupted, and Stopped.
         """
-        wait_seconds = self._wait_limit.at_most(wait_seconds)
-        ask = functools.partial(self._ask_unless_refused, consistency, timeout_seconds, avoids_stream=avoids_stream)
+        read = attrs.evolve(read, wait_seconds=self._shared.wait_limit.at_most(read.wait_seconds))
         try:
-            answer, seconds = ask(index=index, wait_seconds=wait_seconds, is_confirming=is_confirming)
+            answer, seconds = self._ask_unless_refused(read)
         except CutShort as cut:
             if cut.held_seconds < SHORTEST_SECONDS or self._stopped.is_set():
                 raise
             self.hang_up()
             # The query goes without the index: the agent may have restarted, and an older index would only block.
-            index = 0
-            answer, seconds = ask()
+            read = attrs.evolve(read, index=0)
+            answer, seconds = self._ask_unless_refused(read)
             self._cuts.note(cut)
-        if index:
+        if read.index:
             self._cuts.answered()
         is_cached, is_in_view = "x-cache" in answer.headers, is_streamed(answer.headers)
-        is_unchanged = bool(index) and answer.index == index and not is_cached and not is_in_view
+        is_unchanged = bool(read.index) and answer.index == read.index and not is_cached and not is_in_view
         return Finding(
             self._parse(answer.body),
             answer.index,
@@ -123,32 +111,15 @@ class Reader:
             is_cached,
             age_seconds(answer.headers) if is_cached else 0.0,
             is_in_view,
-            is_unchanged and self._holding.is_early(seconds, wait_seconds),
+            is_unchanged and self._holding.is_early(seconds, read.wait_seconds),
         )
 
-    def _ask_unless_refused(
-        self,
-        consistency: str,
-        timeout_seconds: float,
-        *,
-        index: int = 0,
-        wait_seconds: float = 0.0,
-        is_confirming: bool = False,
-        avoids_stream: bool = False,
-    ) -> tuple[Answer, float]:
+    def _ask_unless_refused(self, read: Read) -> tuple[Answer, float]:
         """Ask for the service, and retry where the agent takes no more connections."""
         deadline = time.monotonic() + self._config.timeout_seconds
         while True:
             try:
-                return self._ask(
-                    self._service,
-                    consistency,
-                    index=index,
-                    wait_seconds=wait_seconds,
-                    timeout_seconds=timeout_seconds,
-                    is_confirming=is_confirming,
-                    avoids_stream=avoids_stream,
-                )
+                return self._ask(self._service, read)
             except TooManyConnections as error:
                 self.hang_up()
                 if (now := time.monotonic()) > deadline:
@@ -157,36 +128,29 @@ class Reader:
                 if not error.is_said and not self._connections.closed(self._service, now):
                     raise  # an outage cut all connections
 
-    def confirm(self, seen: Reading, *, is_again: bool) -> Finding | None:
-        """Ask the leader about the service of the reading `seen`; return its answer, None without a certain one.
+    def confirm(self, seen: Reading, *, is_again: bool) -> Finding:
+        """Ask the leader about the service of the reading `seen`; return its answer, with any doubt from the headers.
 
-        A doubt from the headers is in the finding. An empty answer counts only if the canary is seen with the same
-        rights. With `is_again`, any server is asked for the canary first: a token without rights should not burden
-        the leader.
+        An empty answer counts only if the canary is seen with the same rights. With `is_again`, any server is asked
+        for the canary first: a token without rights should not burden the leader.
 
-        Raises Interrupted and Stopped.
+        Raises CatalogError when there is no certain answer, Interrupted, and Stopped.
         """
         timeout_seconds = CONFIRM_AGAIN_SECONDS if is_again else CONFIRM_SECONDS
-        was_empty = seen.is_empty
-        try:
-            if was_empty and is_again and not self._canary_lives("stale", timeout_seconds):
-                return None
-            if was_empty and not self._canary_lives("consistent", timeout_seconds):
-                return None
-            found = self.read("consistent", timeout_seconds=timeout_seconds)
-            is_empty = found.reading.is_empty
-            if is_empty and not was_empty and not self._canary_lives("consistent", timeout_seconds):
-                return None
-        except CatalogError as error:
-            log.debug("consul confirming read: %s", error)
-            return None
+        leader = Read("consistent", timeout_seconds=timeout_seconds)
+        if seen.is_empty and is_again:
+            self._see_canary(attrs.evolve(leader, consistency="stale"))
+        if seen.is_empty:
+            self._see_canary(leader)
+        found = self.read(leader)
+        if found.reading.is_empty and not seen.is_empty:
+            self._see_canary(leader)
         return found
 
-    def _canary_lives(self, consistency: str, timeout_seconds: float) -> bool:
+    def _see_canary(self, read: Read) -> None:
         canary = self._config.canary
-        if not canary:
-            return True
-        return is_alive(canary, self._ask(canary, consistency, timeout_seconds=timeout_seconds)[0])
+        if canary and not is_alive(canary, self._ask(canary, read)[0]):
+            raise CatalogError(f"the canary {quoted(canary)} is not seen")
 
     def _parse(self, body: bytes) -> Reading:
         digest = hashlib.blake2b(body, digest_size=16).digest()
@@ -198,50 +162,32 @@ class Reader:
                 self._rest_until = now + min(LONGEST_REST_SECONDS, (now - begin) * REST_FACTOR)
         return self._parsed[1]
 
-    def _ask(
-        self,
-        service: str,
-        consistency: str,
-        *,
-        index: int = 0,
-        wait_seconds: float = 0.0,
-        timeout_seconds: float = math.inf,
-        is_confirming: bool = False,
-        avoids_stream: bool = False,
-    ) -> tuple[Answer, float]:
+    def _ask(self, service: str, read: Read) -> tuple[Answer, float]:
         """Return the answer, and the seconds it took."""
         # A confirming read must not delay the next change, so it has the pace of the answer that it confirms.
-        is_slow = consistency in {"stale", "default"} and not is_confirming
+        is_slow = read.consistency in {"stale", "default"} and not read.is_confirming
         delay_seconds = self._pace.delay_seconds(UNCACHED if is_slow else CACHED)
-        if index:
+        if read.index:
             delay_seconds = max(delay_seconds, self._burst.delay_seconds())
         keeps = self._connections.may_keep(self._service, self.interrupt, is_empty=self._is_empty)
-        if index and not keeps:
+        if read.index and not keeps:
             self.hang_up()
             delay_seconds = max(delay_seconds, self._connections.rest_seconds())
-            wait_seconds = GUEST_WAIT_SECONDS
-        if self._is_too_large or (consistency != "consistent" and not is_confirming):
+            read = attrs.evolve(read, wait_seconds=GUEST_WAIT_SECONDS)
+        if self._is_too_large or (read.consistency != "consistent" and not read.is_confirming):
             delay_seconds = max(delay_seconds, self._rest_until - time.monotonic())
         self._wait(delay_seconds)
         is_new = False
         try:
-            agent = self._current(blocks=index > 0)
+            agent = self._current(blocks=read.index > 0)
             is_new = not agent.is_open
-            agent.open(timeout_seconds)
+            agent.open(read.timeout_seconds)
             self._opened_at = time.monotonic() if is_new else self._opened_at
-            self._take_turn(is_last=index > 0 and (self._is_empty or not keeps))
+            self._take_turn(is_last=read.index > 0 and (self._is_empty or not keeps))
             if self._stopped.is_set():  # `stop` may have come before there was an agent to abort
                 raise Stopped
             began = time.monotonic()
-            answer = agent.read_health(
-                service,
-                consistency=consistency,
-                index=index,
-                wait_seconds=wait_seconds,
-                timeout_seconds=timeout_seconds,
-                max_servers=self._shared.max_servers.get(service),
-                avoids_stream=avoids_stream,
-            )
+            answer = agent.read_health(service, read, self._shared.max_servers.get(service))
         except CatalogError as error:
             self._connections.failed(self._service)
             if self._is_interrupted:
@@ -277,7 +223,7 @@ class Reader:
                 if blocks:
                     raise Interrupted
             if self._agent is None:
-                self._agent = ConsulClient(self._config, self._where.current())
+                self._agent = ConsulClient(self._config, self._shared.where.current())
             return self._agent
 
     @property
@@ -287,7 +233,7 @@ class Reader:
 
     def renew(self) -> None:
         """Close the connection if the token or a certificate in the files has changed; raises CatalogError."""
-        if self._agent is not None and not self._agent.is_for(self._where.current()):
+        if self._agent is not None and not self._agent.is_for(self._shared.where.current()):
             self.hang_up()
 
     def hang_up(self) -> None:
@@ -304,7 +250,7 @@ class Reader:
     def leave(self) -> None:
         """Give back everything shared with other readers; no further read follows."""
         self.hang_up()
-        self._budget.leave(self._service)
+        self._shared.budget.leave(self._service)
         self._connections.leave(self._service)
 
     def _close(self) -> None:
@@ -332,7 +278,7 @@ class Reader:
         return isinstance(error.__cause__, (ConnectionResetError, BrokenPipeError)) and self._connections.has_many()
 
     def _take_turn(self, *, is_last: bool = False) -> None:
-        while delay := self._budget.take_or_delay_seconds(self._service, is_last=is_last):
+        while delay := self._shared.budget.take_or_delay_seconds(self._service, is_last=is_last):
             self._wait(delay)
 
     @property

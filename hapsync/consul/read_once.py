@@ -13,6 +13,7 @@ from hapsync.consul.client import ConsulClient
 from hapsync.consul.endpoint import Endpoint, endpoint
 from hapsync.consul.evidence import evidence
 from hapsync.consul.health import parse_reading
+from hapsync.consul.query import Query, uncached
 from hapsync.consul.read import is_alive
 from hapsync.errors import CatalogError
 from hapsync.model.catalog import Catalog, Doubt, Reading
@@ -35,7 +36,7 @@ def read_catalog(
     Raises CatalogError when no read is possible at all (token file, certificates).
     """
     where = endpoint(config)
-    consistency = "default" if config.consistency == "default" else "stale"
+    query = Query(uncached(config.consistency))
     mine = local()
     agents = ExitStack()
 
@@ -43,7 +44,7 @@ def read_catalog(
         if not hasattr(mine, "agent"):
             mine.agent = agents.enter_context(ConsulClient(config, where))
         try:
-            answer = mine.agent.read_health(service, consistency=consistency, max_servers=max_servers.get(service))
+            answer = mine.agent.read_health(service, query, max_servers.get(service))
             doubt = evidence(answer.headers, "x-cache" in answer.headers)
             return attrs.evolve(parse_reading(service, answer.body), doubt=doubt)
         except CatalogError as error:
@@ -59,17 +60,17 @@ def read_catalog(
             else:
                 errors[service] = str(found)
     empty = [service for service, reading in readings.items() if reading.is_empty and reading.doubt is None]
-    if empty and not _canary_lives(config, where, consistency):
+    if empty and not _canary_lives(config, where, query):
         for service in empty:
             readings[service] = attrs.evolve(readings[service], doubt=Doubt.UNCONFIRMED)
     return Catalog(readings), errors
 
 
-def _canary_lives(config: ConsulConfig, where: Endpoint, consistency: str) -> bool:
+def _canary_lives(config: ConsulConfig, where: Endpoint, query: Query) -> bool:
     if not config.canary:
         return True
     try:
         with ConsulClient(config, where) as agent:
-            return is_alive(config.canary, agent.read_health(config.canary, consistency=consistency))
+            return is_alive(config.canary, agent.read_health(config.canary, query))
     except CatalogError:
         return False

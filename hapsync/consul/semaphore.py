@@ -26,6 +26,7 @@ import attrs
 
 from hapsync.config.schema import ConsulConfig, FleetConfig
 from hapsync.consul.client import ConsulClient, ConsulException
+from hapsync.consul.query import Query
 from hapsync.errors import CatalogError
 from hapsync.text import quoted, shown
 
@@ -121,8 +122,8 @@ def wait_for_change(agent: ConsulClient, group: str, index: int, wait_seconds: f
 
     With an `index` of 0 the call returns at once. Raises CatalogError when Consul is away or refuses.
     """
-    path = f"/v1/kv/hapsync/{group}/reload/"
-    answer = agent.ask(path, [("keys", "")], index=index, wait_seconds=wait_seconds)
+    query = Query(index=index, wait_seconds=wait_seconds)
+    answer = agent.ask(f"/v1/kv/hapsync/{group}/reload/", query, [("keys", "")])
     if answer.code not in {http.HTTPStatus.OK, http.HTTPStatus.NOT_FOUND}:
         raise CatalogError(f"Consul: the reload permits of group {quoted(group)}: answered {answer.code}; {RIGHTS}")
     return answer.index if answer.index >= index else 0
@@ -160,7 +161,7 @@ def release(agent: ConsulClient, permit: Permit) -> None:
 
 def _read(agent: ConsulClient, key: str) -> tuple[str, str] | None:
     """Return the session that holds `key` (empty: none) and the key's value, safe to show; None without the key."""
-    answer = agent.ask(f"/v1/kv/{key}", [("consistent", "")])
+    answer = agent.ask(f"/v1/kv/{key}", Query("consistent"))
     if answer.code == http.HTTPStatus.NOT_FOUND:
         return None
     if answer.code != http.HTTPStatus.OK:

@@ -13,6 +13,7 @@ from hapsync.consul.client import ConsulClient
 from hapsync.consul.connection import Answer
 from hapsync.consul.evidence import evidence
 from hapsync.consul.list_watch import ListWatch
+from hapsync.consul.query import Query
 from hapsync.consul.rate_limit import UNCACHED
 from hapsync.consul.read import Shared
 from hapsync.consul.wait_limit import Holding
@@ -48,22 +49,23 @@ class ServersWatch(ListWatch):
     RETRY_SECONDS = (1.0, 3.0)
 
     def __init__(self, config: ConsulConfig, shared: Shared, on_trouble: OnTrouble) -> None:
-        super().__init__("watch consul's servers", config, shared)
+        super().__init__("watch consul's servers", config, shared, "stale")
         self._on_trouble = on_trouble
         self._holding = Holding()
         self._last_index = 0
         self._is_away = False
         self._doubt: Doubt | None = None
 
-    def _ask(self, agent: ConsulClient, wait_seconds: float) -> Answer:
-        return agent.read_members(SERVERS, index=self._index, wait_seconds=wait_seconds)
+    def _ask(self, agent: ConsulClient, query: Query) -> Answer:
+        return agent.read_members(SERVERS, query)
 
-    def _take(self, answer: Answer, seconds: float, wait_seconds: float) -> float:
+    def _take(self, answer: Answer, seconds: float, query: Query) -> float:
         if not answer.body.lstrip().startswith(b"["):
             raise CatalogError(f"service {quoted(SERVERS)}: Consul's answer is no list; is it Consul?")
         doubt = evidence(answer.headers, is_cached=False)
         doubt = None if doubt is Doubt.FILTERED else doubt  # they prove nothing about other services
-        is_early = bool(self._index) and answer.index == self._index and self._holding.is_early(seconds, wait_seconds)
+        is_unchanged = bool(query.index) and answer.index == query.index
+        is_early = is_unchanged and self._holding.is_early(seconds, query.wait_seconds)
         is_lower = answer.index < self._last_index
         is_doubted = doubt is not None and self._doubt is None
         is_back = self._is_away and doubt is None

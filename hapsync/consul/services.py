@@ -11,6 +11,7 @@ from hapsync.consul.connection import Answer
 from hapsync.consul.discovery import Listing, parse_listing
 from hapsync.consul.evidence import evidence
 from hapsync.consul.list_watch import ListWatch
+from hapsync.consul.query import Query, uncached
 from hapsync.consul.rate_limit import Rate
 from hapsync.consul.read import Shared
 from hapsync.consul.watch_state import UNCACHED_SECONDS
@@ -21,12 +22,7 @@ log = logging.getLogger(__name__)
 def read_listing(config: ConsulConfig) -> Listing:
     """Read the listing once; raises CatalogError."""
     with ConsulClient(config) as agent:
-        return _listing(_ask(agent, config), config)
-
-
-def _ask(agent: ConsulClient, config: ConsulConfig, index: int = 0, wait_seconds: float = 0.0) -> Answer:
-    consistency = "default" if config.consistency == "default" else "stale"
-    return agent.read_services(consistency=consistency, index=index, wait_seconds=wait_seconds)
+        return _listing(agent.read_services(Query(uncached(config.consistency))), config)
 
 
 def _listing(answer: Answer, config: ConsulConfig) -> Listing:
@@ -47,21 +43,21 @@ class ListingWatch(ListWatch):
 
     def __init__(self, config: ConsulConfig, on_change: Callable[[], None]) -> None:
         """Take `[consul]` and the callback for a new listing; raises CatalogError for unusable certificates."""
-        super().__init__("watch services", config, Shared(config))
+        super().__init__("watch services", config, Shared(config), uncached(config.consistency))
         self.listing: Listing | None = None
         self._on_change = on_change
 
-    def _ask(self, agent: ConsulClient, wait_seconds: float) -> Answer:
-        return _ask(agent, self._config, self._index, wait_seconds)
+    def _ask(self, agent: ConsulClient, query: Query) -> Answer:
+        return agent.read_services(query)
 
-    def _take(self, answer: Answer, seconds: float, wait_seconds: float) -> float:  # noqa: ARG002
+    def _take(self, answer: Answer, seconds: float, query: Query) -> float:  # noqa: ARG002
         listing = _listing(answer, self._config)
         if self.error is not None:
             log.info("consul the list of services: answers again")
             self.error = None
         # After a rollback of Consul's state the index falls, or the query ends with the old index, which the servers
         # may not reach for long. The next read does not block.
-        self._index = answer.index if answer.index > self._index else 0
+        self._index = answer.index if answer.index > query.index else 0
         if listing != self.listing:
             self.listing = listing
             self._on_change()

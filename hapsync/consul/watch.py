@@ -21,7 +21,7 @@ from hapsync.consul.evidence import Trust
 from hapsync.consul.read import Interrupted, Reader, Shared, Stopped
 from hapsync.consul.servers import ServersWatch
 from hapsync.consul.watch_policy import Step, advance, failed
-from hapsync.consul.watch_state import Failed, Found, GivenUp, Moment, Read, Rested, Watching, WatchState
+from hapsync.consul.watch_state import Failed, Found, GivenUp, Moment, Rested, Watching, WatchState
 from hapsync.errors import CatalogError
 from hapsync.model.catalog import Catalog, Doubt, Reading
 from hapsync.text import quoted
@@ -191,30 +191,20 @@ class Watch(threading.Thread):
 
     def _found(self, step: Step) -> Found:
         try:
-            if step.read is not None:
-                return self._read(step.read)
-            self._reader.rest(step.pause_seconds)
-            return Rested()
+            read = step.read
+            if read is None:
+                self._reader.rest(step.pause_seconds)
+                return Rested()
+            if read.renews:
+                self._reader.renew()
+            if read.confirms is not None:
+                return self._reader.confirm(read.confirms, is_again=read.is_again)
+            return self._reader.read(read)
         except Interrupted:
             return GivenUp()
         except CatalogError as error:
             log.debug("consul %s: %s", self._watching.activity.value, error)
             return Failed(str(error), self._reader.is_open)
-
-    def _read(self, read: Read) -> Found:
-        if read.renews:
-            self._reader.renew()
-        if read.confirms is None:
-            return self._reader.read(
-                read.consistency,
-                index=read.index,
-                wait_seconds=read.wait_seconds,
-                timeout_seconds=read.timeout_seconds,
-                is_confirming=read.is_confirming,
-                avoids_stream=read.avoids_stream,
-            )
-        found = self._reader.confirm(read.confirms, is_again=read.is_again)
-        return found if found is not None else Failed("the leader does not confirm it", self._reader.is_open)
 
     def _told(self) -> Watching:
         """Return the state of the watch, with the messages of other threads since."""

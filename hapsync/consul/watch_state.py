@@ -6,6 +6,7 @@ import math
 import attrs
 
 from hapsync.consul.evidence import Finding, Trust, same_content
+from hapsync.consul.query import Query, uncached
 from hapsync.model.catalog import Doubt, Reading
 from hapsync.text import quoted
 
@@ -64,22 +65,17 @@ class Moment:
 
 
 @attrs.frozen
-class Read:
-    """A read of Consul: a question to the leader about the reading `confirms`, or the arguments of `Reader.read`.
+class Read(Query):
+    """A read of the service, or a question to the leader about the reading `confirms`.
 
-    `renews`: token and certificates are read again first, for they may have been replaced. `avoids_stream`: a
-    blocking query goes to Consul's servers, also where the agent has a stream.
+    `is_confirming`: the read has the pace of the answer that it confirms. `is_again`: the leader is not asked for the
+    first time. `renews`: token and certificates are read again first, for they may have been replaced.
     """
 
-    consistency: str = "stale"
-    index: int = 0
-    wait_seconds: float = 0.0
-    timeout_seconds: float = math.inf
     is_confirming: bool = False
     confirms: Reading | None = None
     is_again: bool = False
     renews: bool = False
-    avoids_stream: bool = False
 
 
 @attrs.frozen
@@ -221,7 +217,7 @@ class Watching:
     def read(self, at: Moment) -> Read:
         """Return the read of the present activity."""
         state, is_again = self.state, self.doubts > 0
-        plain = "default" if self.consistency == "default" else "stale"
+        plain = uncached(self.consistency)
         renews = self.doubt in {Doubt.UNCONFIRMED, Doubt.FILTERED}  # the token file may hold another token by now
         match self.activity:
             case Activity.HEAR_LEADER:
@@ -231,10 +227,10 @@ class Watching:
             case Activity.TRY_CACHE:
                 return Read("cached", renews=renews)
             case Activity.CHECK:
-                return Read(renews=renews)
+                return Read("stale", renews=renews)
             case Activity.COMPARE:
                 timeout = CONFIRM_AGAIN_SECONDS if is_again else CONFIRM_SECONDS
-                return Read(timeout_seconds=timeout, is_confirming=True)
+                return Read("stale", timeout_seconds=timeout, is_confirming=True)
             case Activity.CONFIRM:
                 return Read(confirms=self.case.found.reading, is_again=is_again)
             case Activity.PAUSE | Activity.FOLLOW:

@@ -11,7 +11,9 @@ from hapsync.config.schema import ConsulConfig
 from hapsync.consul import read as reader, watch_policy
 from hapsync.consul.client import ConsulClient
 from hapsync.consul.evidence import Finding, is_streamed
+from hapsync.consul.query import Query
 from hapsync.consul.watch import Watches
+from hapsync.consul.watch_state import Read
 from hapsync.model.catalog import Doubt
 from tests.edge.test_watch_doubts import ids, watching
 from tests.harness.consul import AclConsul, Consul, acl_consul
@@ -70,10 +72,10 @@ def test_an_instance_that_leaves_costs_one_plain_read(work: Path, monkeypatch: p
     plain: list[str] = []
     read = reader.Reader.read
 
-    def counted(self: reader.Reader, consistency: str, **how: object) -> Finding:
-        if consistency != "cached":
-            plain.append(consistency)
-        return read(self, consistency, **how)  # type: ignore[arg-type]
+    def counted(self: reader.Reader, how: Read) -> Finding:
+        if how.consistency != "cached":
+            plain.append(how.consistency)
+        return read(self, how)
 
     monkeypatch.setattr(reader.Reader, "read", counted)
     with Consul(work) as consul:
@@ -95,14 +97,13 @@ def test_an_instance_that_leaves_costs_one_plain_read(work: Path, monkeypatch: p
 def test_a_query_that_avoids_the_stream_waits_for_a_change_at_the_servers(work: Path) -> None:
     with Consul(work) as consul:
         put(consul, *TEN)
-        config = ConsulConfig(address=consul.url)
-        with ConsulClient(config) as agent:
-            first = agent.read_health("web", consistency="stale")
+        with ConsulClient(ConsulConfig(address=consul.url)) as agent:
+            first = agent.read_health("web", Query("stale"))
             index = int(first.headers["x-consul-index"])
             quick = threading.Timer(0.5, put, (consul, 11))
             quick.start()
-            streamed = agent.read_health("web", consistency="stale", index=1)
-            answer = agent.read_health("web", consistency="stale", index=index, wait_seconds=20, avoids_stream=True)
+            streamed = agent.read_health("web", Query("stale", index=1))
+            answer = agent.read_health("web", Query("stale", index=index, wait_seconds=20, avoids_stream=True))
             quick.join()
 
     assert is_streamed(streamed.headers)

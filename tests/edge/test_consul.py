@@ -21,6 +21,7 @@ from hapsync.consul import read as reader
 from hapsync.consul.client import ConsulClient, bytes_for
 from hapsync.consul.endpoint import Endpoints, read_token
 from hapsync.consul.health import parse_reading
+from hapsync.consul.query import Query
 from hapsync.consul.read_once import read_catalog
 from hapsync.consul.watch import Watches
 from hapsync.errors import CatalogError, TooLarge
@@ -80,7 +81,7 @@ def reply(
 
 def check_contract(config: ConsulConfig) -> None:
     with ConsulClient(config) as agent:
-        answer = agent.read_health("nosuch", consistency="default")
+        answer = agent.read_health("nosuch", Query("default"))
 
     assert (answer.code, parse_reading("nosuch", answer.body).instances) == (200, ())
     assert int(answer.headers["x-consul-index"]) >= 1
@@ -112,7 +113,7 @@ def test_a_token_goes_in_the_header_and_nowhere_else(tmp_path: Path) -> None:
     token_file = tmp_path / "token"
     token_file.write_text("s3cret\n")
     with nonsense(answer) as config, ConsulClient(attrs.evolve(config, token_file=str(token_file))) as agent:
-        agent.read_health("web", consistency="stale")
+        agent.read_health("web", Query("stale"))
 
     assert seen == [("/v1/health/service/web?stale=", "s3cret")]
 
@@ -124,7 +125,7 @@ def test_a_unix_socket_is_spoken_to_as_well(work: Path) -> None:
         config = ConsulConfig(address=f"unix://{path}")
 
         with ConsulClient(config) as agent:
-            answer = agent.read_health("web", consistency="cached")
+            answer = agent.read_health("web", Query("cached"))
 
     assert [one.instance_id for one in parse_reading("web", answer.body).instances] == ["w1"]
     assert config.is_local
@@ -195,30 +196,30 @@ def test_whatever_is_not_a_whole_answer_is_an_error_that_says_so(
         ConsulClient(config) as agent,
         pytest.raises(CatalogError, match=said),
     ):
-        agent.read_health("web", consistency="cached")
+        agent.read_health("web", Query("cached"))
 
 
 def test_nobody_listening_is_said_so() -> None:
     config = ConsulConfig(address=f"http://127.0.0.1:{free_port()}")
 
     with ConsulClient(config) as agent, pytest.raises(CatalogError, match="refuses the connection"):
-        agent.read_health("web", consistency="cached")
+        agent.read_health("web", Query("cached"))
 
 
 def test_a_host_name_that_can_be_none_is_said_so() -> None:
     config = ConsulConfig(address=f"http://{'a' * 70}.example")
 
     with ConsulClient(config) as agent, pytest.raises(CatalogError, match="is no host name"):
-        agent.read_health("web", consistency="cached")
+        agent.read_health("web", Query("cached"))
 
 
 def test_a_blocking_query_may_be_held_longer_than_the_timeout_of_a_plain_one(shared_consul: Consul) -> None:
     shared_consul.put("held", "h1", node="n1", address="10.0.0.1", port=80)
     with ConsulClient(ConsulConfig(address=shared_consul.url, timeout_seconds=1.5)) as agent:
-        index = int(agent.read_health("held", consistency="default").headers["x-consul-index"])
+        index = int(agent.read_health("held", Query("default")).headers["x-consul-index"])
         begin = time.monotonic()
 
-        answer = agent.read_health("held", consistency="default", index=index, wait_seconds=3)
+        answer = agent.read_health("held", Query("default", index=index, wait_seconds=3))
 
     assert answer.code == 200
     assert time.monotonic() - begin > 2.9
@@ -227,13 +228,13 @@ def test_a_blocking_query_may_be_held_longer_than_the_timeout_of_a_plain_one(sha
 def test_a_blocked_query_ends_at_once_when_it_is_aborted(shared_consul: Consul) -> None:
     shared_consul.put("aborted", "a1", node="n1", address="10.0.0.1", port=80)
     with ConsulClient(ConsulConfig(address=shared_consul.url)) as agent:
-        index = int(agent.read_health("aborted", consistency="default").headers["x-consul-index"])
+        index = int(agent.read_health("aborted", Query("default")).headers["x-consul-index"])
         timer = threading.Timer(0.2, agent.abort)
         timer.start()
         begin = time.monotonic()
 
         with pytest.raises(CatalogError):
-            agent.read_health("aborted", consistency="default", index=index, wait_seconds=60)
+            agent.read_health("aborted", Query("default", index=index, wait_seconds=60))
 
     assert time.monotonic() - begin < 10
 
@@ -257,7 +258,7 @@ def test_a_service_name_cannot_change_the_question() -> None:
         reply(200, b"[]")(handler)
 
     with nonsense(answer) as config, ConsulClient(config) as agent:
-        agent.read_health("a/b?stale c%", consistency="default")
+        agent.read_health("a/b?stale c%", Query("default"))
 
     assert seen == ["/v1/health/service/a%2Fb%3Fstale%20c%25"]
 
@@ -275,7 +276,7 @@ def test_an_answer_that_drips_is_given_up_after_the_timeout() -> None:
     with nonsense(drip, HURRIED_SECONDS) as config, ConsulClient(config) as agent:
         begin = time.monotonic()
         with pytest.raises(CatalogError, match="gave no answer in time"):
-            agent.read_health("web", consistency="stale")
+            agent.read_health("web", Query("stale"))
 
     assert time.monotonic() - begin < 3
 
@@ -317,7 +318,7 @@ def test_an_answer_has_one_deadline_whatever_part_of_it_drips(what: str) -> None
     given_up: list[bool] = []
     with nonsense(dripping(DRIPS[what], 5, given_up), HURRIED_SECONDS) as config, ConsulClient(config) as agent:
         with pytest.raises(CatalogError, match="gave no answer in time"):
-            agent.read_health("web", consistency="stale")
+            agent.read_health("web", Query("stale"))
         wait_until(lambda: given_up, 10, "the agent to see that nobody reads on")
 
 
@@ -327,7 +328,7 @@ def test_a_blocking_query_whose_answer_has_begun_has_no_more_time_than_any_other
         ConsulClient(config) as agent,
         pytest.raises(CatalogError, match="gave no answer in time"),
     ):
-        agent.read_health("web", consistency="stale", index=7, wait_seconds=300)
+        agent.read_health("web", Query("stale", index=7, wait_seconds=300))
 
 
 def test_a_consul_that_drips_is_given_up_for_the_fallback() -> None:
@@ -360,7 +361,7 @@ def test_a_large_answer_comes_whole_and_the_connection_serves_again(is_chunked: 
 
     with nonsense(answer) as config, ConsulClient(attrs.evolve(config, timeout_seconds=10)) as agent:
         for _ in range(3):
-            assert agent.read_health("web", consistency="stale").body == body
+            assert agent.read_health("web", Query("stale")).body == body
             assert agent.is_open
 
 
@@ -378,12 +379,12 @@ def test_a_kept_connection_that_breaks_is_tried_once_more_but_never_under_a_bloc
             reply(200, b"[]")(handler)
 
     with nonsense(answer) as config, ConsulClient(config) as agent:
-        agent.read_health("web", consistency="stale")
+        agent.read_health("web", Query("stale"))
         if wait_seconds:
             with pytest.raises(CatalogError, match="closed the connection"):
-                agent.read_health("api", consistency="stale", index=7, wait_seconds=wait_seconds)
+                agent.read_health("api", Query("stale", index=7, wait_seconds=wait_seconds))
         else:
-            agent.read_health("api", consistency="stale")
+            agent.read_health("api", Query("stale"))
 
     assert seen == asked
 
@@ -398,7 +399,7 @@ def test_an_agent_that_keeps_no_connection_is_asked_on_a_new_one_each_time() -> 
 
     with nonsense(answer) as config, ConsulClient(config) as agent:
         for _ in range(3):
-            assert agent.read_health("web", consistency="stale").body == b"[]"
+            assert agent.read_health("web", Query("stale")).body == b"[]"
             assert not agent.is_open
 
 
@@ -481,7 +482,7 @@ def test_an_answer_is_read_as_far_as_max_servers_can_need_and_no_further(is_chun
         ConsulClient(attrs.evolve(config, timeout_seconds=30)) as agent,
         pytest.raises(TooLarge, match="more than its max_servers can need"),
     ):
-        agent.read_health("web", consistency="stale", max_servers=10)
+        agent.read_health("web", Query("stale"), max_servers=10)
 
     assert sum(sent) < size * 3
 

@@ -11,6 +11,7 @@ import pytest
 from hapsync.config.schema import ConsulConfig
 from hapsync.consul.client import ConsulClient
 from hapsync.consul.connection import Answer
+from hapsync.consul.query import Query
 from hapsync.consul.rate_limit import ALL_PER_SECOND, LAST_IN_WINDOW, Budget
 from hapsync.consul.watch import Watches
 from tests.harness.consul import Consul
@@ -98,12 +99,12 @@ def test_a_hundred_services_without_instances_hold_up_none_of_those_that_have_so
         with lock:
             asked_at[threading.current_thread().name] = len(reads)
 
-    def read_health(agent: ConsulClient, service: str, **arguments: object) -> Answer:
+    def read_health(agent: ConsulClient, service: str, query: Query, max_servers: int | None = None) -> Answer:
         with lock:
             if service in full:
                 behind.append(len(reads) - asked_at[threading.current_thread().name])
             reads.append(service)
-        return read(agent, service, **arguments)  # type: ignore[arg-type]  # as they came
+        return read(agent, service, query, max_servers)
 
     with Consul(work) as consul:
         for service in full:

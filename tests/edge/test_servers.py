@@ -9,6 +9,7 @@ import pytest
 from hapsync.config.schema import ConsulConfig
 from hapsync.consul.client import ConsulClient
 from hapsync.consul.connection import Answer
+from hapsync.consul.query import Query
 from hapsync.consul.read import Shared
 from hapsync.consul.servers import ServersWatch
 from hapsync.consul.wait_limit import ALIKE_SHORT, MOST_IN_A_ROW, SHORTEST_SECONDS, Holding
@@ -134,11 +135,11 @@ def test_queries_cut_within_a_second_are_failures_and_no_timeout_of_a_proxy(monk
     cuts: list[CutShort] = []
     ask = ServersWatch._ask
 
-    def cut(watch: ServersWatch, agent: ConsulClient, wait_seconds: float) -> Answer:
-        if watch._index:
+    def cut(watch: ServersWatch, agent: ConsulClient, query: Query) -> Answer:
+        if query.index:
             cuts.append(CutShort("cut", SHORTEST_SECONDS / 2))
             raise cuts[-1]
-        return ask(watch, agent, wait_seconds)
+        return ask(watch, agent, query)
 
     with watching() as told:
         monkeypatch.setattr(ServersWatch, "RETRY_SECONDS", (0.0, 0.0))

@@ -157,7 +157,7 @@ def test_an_agent_with_auto_encrypt_is_trusted_after_doing_what_the_error_says(s
     wait_until(lambda: "/v1/connect/ca/roots?pem=1" in said(config), 30, "the agent to have its certificate")
 
     with ConsulClient(stage.server) as server:
-        answer = server.ask("/v1/connect/ca/roots", [("pem", "1")])
+        answer = server.ask("/v1/connect/ca/roots", params=[("pem", "1")])
     roots = work / "roots.pem"
     roots.write_bytes(answer.body)
 

@@ -10,6 +10,7 @@ import pytest
 from hapsync.config.schema import ConsulConfig
 from hapsync.consul import wait_limit
 from hapsync.consul.client import ConsulClient
+from hapsync.consul.query import Query
 from hapsync.consul.services import ListingWatch
 from hapsync.consul.wait_limit import JITTER, Cuts, WaitLimit
 from hapsync.consul.watch import Watches
@@ -119,7 +120,7 @@ def test_of_what_a_proxy_answers_in_consuls_place_a_502_says_nothing_of_a_timeou
         config = ConsulConfig(address=f"http://127.0.0.1:{server.getsockname()[1]}", timeout_seconds=5)
         agent = ConsulClient(config)
         with pytest.raises(CutShort) as raised:
-            agent.read_health("web", consistency="stale", index=7, wait_seconds=60)
+            agent.read_health("web", Query("stale", index=7, wait_seconds=60))
         answering.join()
         agent.close()
 

@@ -17,6 +17,7 @@ from hapsync.config.schema import ConsulConfig
 from hapsync.consul import servers, watch_policy
 from hapsync.consul.evidence import Finding
 from hapsync.consul.read import Interrupted, Reader, Shared
+from hapsync.consul.watch_state import Read
 from hapsync.model.catalog import Doubt, Reading
 from hapsync.model.server import CheckStatus
 from tests.edge.fake_consul import fake_consul
@@ -165,7 +166,7 @@ def test_a_restored_snapshot_that_is_told_while_the_leader_is_asked_counts_for_w
     confirm = Reader.confirm
     is_told = threading.Event()
 
-    def told_meanwhile(reader: Reader, seen: Reading, *, is_again: bool) -> Finding | None:
+    def told_meanwhile(reader: Reader, seen: Reading, *, is_again: bool) -> Finding:
         found = confirm(reader, seen, is_again=is_again)
         if not is_told.is_set():
             is_told.set()
@@ -363,13 +364,13 @@ def test_another_datacenter_that_lost_its_state_is_followed_at_once(work: Path) 
 def test_a_blocking_query_that_was_not_sent_yet_when_it_was_interrupted_is_never_sent() -> None:
     with fake_consul(1, 2) as fake:
         reader = Reader("web", of(fake), Shared(of(fake)), threading.Event())
-        index = reader.read("stale").index
+        index = reader.read(Read("stale")).index
         reader.interrupt()
 
         with pytest.raises(Interrupted):
-            reader.read("stale", index=index, wait_seconds=60)
+            reader.read(Read("stale", index=index, wait_seconds=60))
 
         assert [read.index for read in fake.of("stale")] == [0]
-        assert reader.read("stale").index == index
-        assert reader.read("stale", index=index - 1, wait_seconds=60).index == index
+        assert reader.read(Read("stale")).index == index
+        assert reader.read(Read("stale", index=index - 1, wait_seconds=60)).index == index
         reader.leave()
