@@ -89,12 +89,9 @@ class ConnectionLimit:
             self._freed.notify()
 
     def leave(self, service: str) -> None:
-        """Forget `service`."""
+        """Forget `service`, which has hung up."""
         with self._lock:
             self._kept.pop(service, None)
-            self._open.discard(service)
-            self._answered.pop(service, None)
-            self._freed.notify()
 
     def answered(self, service: str, opened_at: float) -> None:
         """Note an answer to `service` on a connection opened at `opened_at` (monotonic seconds)."""

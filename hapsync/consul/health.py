@@ -37,17 +37,9 @@ def parse_reading(service: str, body: bytes) -> Reading:
         raise CatalogError(f"service {quoted(service)}: Consul's answer is not a list of instances") from error
     except (ValueError, RecursionError) as error:
         raise CatalogError(f"service {quoted(service)}: Consul's answer is not JSON: {error}") from error
-    instances: list[Instance] = []
-    quarantined: list[Quarantined] = []
-    namesakes: list[Namesake] = []
-    for entry in entries:
-        match entry:
-            case Instance() as instance:
-                instances.append(instance)
-            case Quarantined() as left_out:
-                quarantined.append(left_out)
-            case Namesake() as namesake:
-                namesakes.append(namesake)
+    instances = [entry for entry in entries if isinstance(entry, Instance)]
+    quarantined = [entry for entry in entries if isinstance(entry, Quarantined)]
+    namesakes = {entry for entry in entries if isinstance(entry, Namesake)}
     if entries and not (instances or namesakes or any(one.node or one.instance_id for one in quarantined)):
         raise CatalogError(
             f"service {quoted(service)}: not an entry of Consul's answer names its instance; is it Consul?"
@@ -56,7 +48,7 @@ def parse_reading(service: str, body: bytes) -> Reading:
         service,
         tuple(sorted(instances, key=lambda one: (one.node, one.instance_id, one.address))),
         tuple(sorted(quarantined, key=lambda one: (one.node, one.instance_id, one.reason))),
-        namesakes=tuple(sorted(set(namesakes), key=lambda one: (one.service, str(one.address)))),
+        namesakes=tuple(sorted(namesakes, key=lambda one: (one.service, str(one.address)))),
     )
 
 
