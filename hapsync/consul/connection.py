@@ -175,8 +175,9 @@ class AgentHTTP:
         self._where = where
         self._name = name
         self._timeout_seconds = timeout_seconds
-        self._connection: Connection | None = None
+        self._connection = Connection(where)
         self._has_answered = False
+        """The connection that is open has given an answer."""
         self._aborted = False
 
     def request(
@@ -199,7 +200,7 @@ class AgentHTTP:
         """
         request = (method, _uri(path, params), body or None, dict(headers or {}))
         wait_seconds, grace_seconds = query.held_seconds, min(query.timeout_seconds, self._timeout_seconds)
-        was_idle = self._connection is not None and self._has_answered
+        was_idle = self.is_open and self._has_answered
         begin = time.monotonic()
         try:
             answer = self._send(request, wait_seconds, grace_seconds, max_bytes)
@@ -232,21 +233,18 @@ class AgentHTTP:
     @property
     def is_open(self) -> bool:
         """The connection exists, and no error has occurred on it."""
-        return self._connection is not None
+        return self._connection.sock is not None
 
     def open(self, timeout_seconds: float = math.inf) -> None:
         """Open the connection if there is none, so that the next request goes out at once; raises CatalogError."""
-        if self._connection is not None:
+        if self.is_open:
             return
         timeout_seconds = min(timeout_seconds, self._timeout_seconds)
-        connection = Connection(self._where)
-        connection.begin(time.monotonic() + timeout_seconds, timeout_seconds)
-        # The connection is published before it connects, so `abort` finds it; `_aborted` is read again afterwards.
-        self._connection = connection
+        self._connection.begin(time.monotonic() + timeout_seconds, timeout_seconds)
         self._has_answered = False
         try:
-            connection.connect()
-            if not leaves_spare_files(connection.sock.fileno()):
+            self._connection.connect()
+            if not leaves_spare_files(self._connection.sock.fileno()):
                 raise OSError(errno.EMFILE, "too many open files")  # noqa: TRY301  # one message for both
         except (OSError, UnicodeError) as error:
             self.close()
@@ -255,17 +253,14 @@ class AgentHTTP:
     def abort(self) -> None:
         """End the running request and allow no other one; the thread of the request gets CatalogError."""
         self._aborted = True
-        connection = self._connection
-        sock = connection.sock if connection is not None else None
+        sock = self._connection.sock
         if sock is not None:
             with contextlib.suppress(OSError):
                 sock.shutdown(socket.SHUT_RDWR)
 
     def close(self) -> None:
         """Close the connection; the next request opens another."""
-        if self._connection is not None:
-            self._connection.close()
-            self._connection = None
+        self._connection.close()
 
     def _send(
         self,
@@ -276,18 +271,15 @@ class AgentHTTP:
     ) -> Answer:
         deadline = time.monotonic() + wait_seconds * JITTER + grace_seconds
         self.open(grace_seconds)
-        connection = self._connection
-        if self._aborted or connection is None:
+        if self._aborted:  # `abort` may have come before there was a socket to shut down
             raise ConnectionAbortedError("stopped")
-        connection.begin(deadline, grace_seconds)
-        connection.request(*request)
-        response = connection.getresponse()
+        self._connection.begin(deadline, grace_seconds)
+        self._connection.request(*request)
+        response = self._connection.getresponse()
         try:
             body = _read_body(response, max_bytes)
         finally:
             response.close()
-        if connection.sock is None:  # the agent keeps no connection; the next request connects within its own timeout
-            self._connection = None
         self._has_answered = True
         return Answer(response.status, {name.lower(): value for name, value in response.getheaders()}, body)
 
