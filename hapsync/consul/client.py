@@ -16,7 +16,7 @@ from typing import Self
 from hapsync.config.schema import ConsulConfig
 from hapsync.consul.connection import MAX_BODY_BYTES, AgentHTTP, Answer
 from hapsync.consul.endpoint import Endpoint, endpoint
-from hapsync.consul.query import AT_ONCE, Query
+from hapsync.consul.query import NOT_BLOCKING, Query
 from hapsync.errors import CatalogError, TooLarge, TooManyConnections
 from hapsync.text import quoted, shown
 
@@ -104,7 +104,7 @@ class ConsulClient(AgentHTTP):
     def ask(
         self,
         path: str,
-        query: Query = AT_ONCE,
+        query: Query = NOT_BLOCKING,
         params: Sequence[tuple[str, object]] = (),
         body: bytes = b"",
         *,

@@ -23,7 +23,7 @@ import attrs
 
 from hapsync.consul.endpoint import Endpoint
 from hapsync.consul.network_errors import SPEAKS_TLS, is_told_to_speak_tls, words
-from hapsync.consul.query import AT_ONCE, Query
+from hapsync.consul.query import NOT_BLOCKING, Query
 from hapsync.consul.wait_limit import JITTER
 from hapsync.errors import CatalogError, CutShort, TooLarge
 from hapsync.system.process import leaves_spare_files
@@ -143,7 +143,6 @@ class _Timed(io.RawIOBase):
         self._sock = sock
         self._raw = sock.makefile("rb", buffering=0)
         """This file keeps the socket open after the connection closed it, as it does with its last answer."""
-        self._has_begun = False
 
     def readable(self) -> bool:
         return True
@@ -151,8 +150,7 @@ class _Timed(io.RawIOBase):
     def readinto(self, buffer: "WriteableBuffer") -> int | None:
         self._sock.settimeout(self._connection.left_seconds())
         size = self._raw.readinto(buffer)
-        if not self._has_begun and size:
-            self._has_begun = True
+        if size:
             self._connection.has_begun()
         return size
 
@@ -187,7 +185,7 @@ class AgentHTTP:
         params: Sequence[tuple[str, object]] | None = None,
         headers: Mapping[str, str] | None = None,
         body: str | bytes = "",
-        query: Query = AT_ONCE,
+        query: Query = NOT_BLOCKING,
         *,
         max_bytes: int = MAX_BODY_BYTES,
     ) -> Answer:
@@ -260,7 +258,8 @@ class AgentHTTP:
 
     def close(self) -> None:
         """Close the connection; the next request opens another."""
-        self._connection.close()
+        with contextlib.suppress(OSError):
+            self._connection.close()
 
     def _send(
         self,

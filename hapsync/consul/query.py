@@ -39,7 +39,7 @@ class Query:
         return params
 
 
-AT_ONCE = Query()
+NOT_BLOCKING = Query()
 
 
 def uncached(consistency: str) -> str:

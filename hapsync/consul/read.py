@@ -1,6 +1,5 @@
 """The reads of one watch: at its pace, within the budget, on one kept-alive connection."""
 
-import contextlib
 import hashlib
 import logging
 import math
@@ -149,7 +148,7 @@ class Reader:
 
     def _see_canary(self, read: Read) -> None:
         canary = self._config.canary
-        if canary and not is_alive(canary, self._ask(canary, read)[0]):
+        if canary and not is_alive(reading_of(canary, self._ask(canary, read)[0])):
             raise CatalogError(f"the canary {quoted(canary)} is not seen")
 
     def _parse(self, body: bytes) -> Reading:
@@ -256,8 +255,7 @@ class Reader:
     def _close(self) -> None:
         agent, self._agent = self._agent, None
         if agent is not None:
-            with contextlib.suppress(OSError):
-                agent.close()
+            agent.close()
 
     def interrupt(self) -> None:
         """End a running read at once, or begin the next one on a new connection; other threads call this."""
@@ -291,8 +289,12 @@ class Reader:
             raise Stopped
 
 
-def is_alive(canary: str, answer: Answer) -> bool:
-    """Return whether `answer` shows instances of the canary; raises CatalogError when the answer is not whole."""
-    reading = parse_reading(canary, answer.body)
-    is_seen = bool(not reading.is_empty or reading.namesakes)
-    return is_seen and evidence(answer.headers, "x-cache" in answer.headers) is None
+def reading_of(service: str, answer: Answer) -> Reading:
+    """Return the reading of `service` in `answer`, with the doubt of the headers; raises CatalogError without one."""
+    doubt = evidence(answer.headers, "x-cache" in answer.headers)
+    return attrs.evolve(parse_reading(service, answer.body), doubt=doubt)
+
+
+def is_alive(canary: Reading) -> bool:
+    """Return whether the reading of the canary shows, without a doubt, that the token may see instances."""
+    return canary.doubt is None and bool(not canary.is_empty or canary.namesakes)

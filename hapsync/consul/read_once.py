@@ -10,11 +10,9 @@ import attrs
 
 from hapsync.config.schema import ConsulConfig
 from hapsync.consul.client import ConsulClient
-from hapsync.consul.endpoint import Endpoint, endpoint
-from hapsync.consul.evidence import evidence
-from hapsync.consul.health import parse_reading
+from hapsync.consul.endpoint import endpoint
 from hapsync.consul.query import Query, uncached
-from hapsync.consul.read import is_alive
+from hapsync.consul.read import is_alive, reading_of
 from hapsync.errors import CatalogError
 from hapsync.model.catalog import Catalog, Doubt, Reading
 
@@ -44,33 +42,18 @@ def read_catalog(
         if not hasattr(mine, "agent"):
             mine.agent = agents.enter_context(ConsulClient(config, where))
         try:
-            answer = mine.agent.read_health(service, query, max_servers.get(service))
-            doubt = evidence(answer.headers, "x-cache" in answer.headers)
-            return attrs.evolve(parse_reading(service, answer.body), doubt=doubt)
+            return reading_of(service, mine.agent.read_health(service, query, max_servers.get(service)))
         except CatalogError as error:
             return error
 
     wanted = tuple(services)
-    readings: dict[str, Reading] = {}
-    errors: dict[str, str] = {}
     with agents, ThreadPoolExecutor(min(AT_ONCE, max(1, len(wanted)))) as pool:
-        for service, found in zip(wanted, pool.map(read, wanted), strict=True):
-            if isinstance(found, Reading):
-                readings[service] = found
-            else:
-                errors[service] = str(found)
-    empty = [service for service, reading in readings.items() if reading.is_empty and reading.doubt is None]
-    if empty and not _canary_lives(config, where, query):
-        for service in empty:
-            readings[service] = attrs.evolve(readings[service], doubt=Doubt.UNCONFIRMED)
+        found = dict(zip(wanted, pool.map(read, wanted), strict=True))
+        readings = {service: one for service, one in found.items() if isinstance(one, Reading)}
+        errors = {service: str(one) for service, one in found.items() if isinstance(one, CatalogError)}
+        empty = [service for service, reading in readings.items() if reading.is_empty and reading.doubt is None]
+        if empty and config.canary:
+            canary = read(config.canary)
+            if not isinstance(canary, Reading) or not is_alive(canary):
+                readings |= {one: attrs.evolve(readings[one], doubt=Doubt.UNCONFIRMED) for one in empty}
     return Catalog(readings), errors
-
-
-def _canary_lives(config: ConsulConfig, where: Endpoint, query: Query) -> bool:
-    if not config.canary:
-        return True
-    try:
-        with ConsulClient(config, where) as agent:
-            return is_alive(config.canary, agent.read_health(config.canary, query))
-    except CatalogError:
-        return False
