@@ -5,14 +5,13 @@ import re
 import ssl
 import threading
 import urllib.parse
-from pathlib import Path
 
 import attrs
 
 from hapsync.config.schema import ConsulConfig
 from hapsync.consul.network_errors import file_words
 from hapsync.errors import CatalogError
-from hapsync.system.files import ensure_regular, read_text
+from hapsync.system.files import ensure_regular, read_text, signature
 
 
 @attrs.frozen
@@ -83,7 +82,7 @@ class Endpoints:
         """Raise CatalogError when a certificate file cannot be used."""
         self._config = config
         self._lock = threading.Lock()
-        self._stamps = self._look()
+        self._signatures = self._look()
         self._where = _without_token(config)
 
     def current(self) -> Endpoint:
@@ -92,28 +91,17 @@ class Endpoints:
         Raises CatalogError when a file cannot be used.
         """
         with self._lock:
-            stamps = self._look()
-            if stamps != self._stamps:
+            signatures = self._look()
+            if signatures != self._signatures:
                 self._where = _without_token(self._config)
-                self._stamps = stamps
+                self._signatures = signatures
             return attrs.evolve(self._where, token=read_token(self._config))
 
     def _look(self) -> tuple[tuple[int, int, int] | None, ...]:
         if not self._config.address.startswith("https:"):
             return ()
-        return tuple(
-            _stamp(path)
-            for path in (self._config.ca_file, self._config.cert_file, self._config.key_file)
-            if path is not None
-        )
-
-
-def _stamp(path: str) -> tuple[int, int, int] | None:
-    try:
-        status = Path(path).stat()
-    except OSError:
-        return None
-    return status.st_mtime_ns, status.st_size, status.st_ino
+        files = (self._config.ca_file, self._config.cert_file, self._config.key_file)
+        return tuple(signature(path) for path in files if path is not None)
 
 
 def read_token(config: ConsulConfig) -> str:

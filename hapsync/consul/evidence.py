@@ -136,7 +136,7 @@ def is_rewritten(before: Reading | None, now: Reading, trusted_index: int) -> bo
 
 def needs_confirming(before: Reading | None, now: Reading, doubt: Doubt | None) -> bool:
     """Return whether `now` removes more than its evidence allows; `doubt` is the doubt about it."""
-    return loses_much(before, now) or (doubt is not None and bool(_serving(before) - _serving(now)))
+    return loses_much(before, now) or (doubt is not None and loses(before, now))
 
 
 def loses_much(before: Reading | None, now: Reading) -> bool:

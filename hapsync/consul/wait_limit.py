@@ -86,11 +86,11 @@ class Cuts:
         A proxy's own status is proof. A closed connection or a 502 may be a restart, unless it repeats after the same
         time, with no answered blocking query in between.
         """
-        deferred, last = cut.held_seconds, self._last_seconds
-        self._last_seconds = deferred
-        self._alike = self._alike + 1 if abs(deferred - last) <= LIKE * deferred else 1
-        if cut.is_said or self._alike >= (ALIKE if deferred >= SHORT_SECONDS else ALIKE_SHORT):
-            self._wait_limit.shorten(deferred)
+        seconds, last = cut.held_seconds, self._last_seconds
+        self._last_seconds = seconds
+        self._alike = self._alike + 1 if abs(seconds - last) <= LIKE * seconds else 1
+        if cut.is_said or self._alike >= (ALIKE if seconds >= SHORT_SECONDS else ALIKE_SHORT):
+            self._wait_limit.shorten(seconds)
 
     def answered(self) -> None:
         """Note an answered blocking query, so an earlier cut had no constant cause."""

@@ -375,10 +375,11 @@ def _kept(watching: Watching, at: Moment) -> Step:
         is_streamed=watching.is_streamed or asked.is_streamed,
         refutations=watching.refutations + 1 if is_refuted else 0,
     )
-    return Step(*_paced(then, found, watching.case, at), is_news=reading is not before.reading)
+    paced, pause = _paced(then, found, watching.case, at)
+    return Step(paced, None, pause, is_news=reading is not before.reading)
 
 
-def _paced(watching: Watching, found: Finding, case: Case, at: Moment) -> tuple[Watching, None, float]:
+def _paced(watching: Watching, found: Finding, case: Case, at: Moment) -> tuple[Watching, float]:
     """Leave a cache that is of no use, and return the seconds to pause after `found`."""
     then = watching.past_cache(at.seconds) if case.is_cache_wrong else watching
     if then.is_through_cache and not found.is_cached:  # this agent has no cache
@@ -387,12 +388,12 @@ def _paced(watching: Watching, found: Finding, case: Case, at: Moment) -> tuple[
         then = attrs.evolve(then.past_cache(at.seconds), index=0)
     if found.doubt is None:
         pause = _doubted_seconds(watching.refutations, at) if watching.refutations else 0.0
-        return attrs.evolve(then, doubts=0), None, pause
+        return attrs.evolve(then, doubts=0), pause
     then = then.past_cache(at.seconds)
     if found.doubt is Doubt.FILTERED:
-        return then, None, 0.0
+        return then, 0.0
     # No query blocks while in doubt: at a server without a leader it would only wait.
-    return attrs.evolve(then, index=0, doubts=watching.doubts + 1), None, _doubted_seconds(watching.doubts + 1, at)
+    return attrs.evolve(then, index=0, doubts=watching.doubts + 1), _doubted_seconds(watching.doubts + 1, at)
 
 
 def _with(found: Finding, later: Finding) -> Finding:
