@@ -141,19 +141,17 @@ class Simulation:
         wanted, observed = self.wanted, self.observed
         with self._guard_state.releasing(["web"] if self._is_released else []):
             rules = self._guard_state.rules(wanted, ["web"])
-        plan = make_plan(guard(diff(wanted, observed), observed, wanted, rules.cautions), observed)
-        self._note(observed, wanted)
-        if plan.outgoing:
-            self._guard_state.before_leaving(wanted, observed)
-        assert broken_by_plan(plan, rules.facts(wanted, observed)) == (), f"at {self.now}: a defect"
-        self._look_at(plan, Facts(wanted, observed, {"web": self._seen()}))
-        later = applied(observed, plan)
-        self.slots = later.backends["web"].slots
-        self.done += [(self.now, change) for change in plan.changes]
-        self._guard_state.note(wanted, later)
-        self._note(later, wanted)
-        if self._is_released:
-            self._guard_state.released(["web"])
+            plan = make_plan(guard(diff(wanted, observed), observed, wanted, rules.cautions), observed)
+            self._note(observed, wanted)
+            if plan.outgoing:
+                self._guard_state.before_leaving(wanted, observed)
+            assert broken_by_plan(plan, rules.facts(wanted, observed)) == (), f"at {self.now}: a defect"
+            self._look_at(plan, Facts(wanted, observed, {"web": self._seen()}))
+            later = applied(observed, plan)
+            self.slots = later.backends["web"].slots
+            self.done += [(self.now, change) for change in plan.changes]
+            self._guard_state.note(wanted, later)
+            self._note(later, wanted)
         self.capacities.append((self.now, len(sure(later))))
         if self._is_released:
             self._is_released, self.refilling = False, None

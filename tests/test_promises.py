@@ -8,7 +8,7 @@ import attrs
 import pytest
 from hypothesis import given
 
-from hapsync.agent.config_file import Seen, judged
+from hapsync.agent.file_text import Seen, judged
 from hapsync.errors import BrokenPromise
 from hapsync.haproxy.commands import address_commands, state_commands
 from hapsync.model.catalog import Doubt

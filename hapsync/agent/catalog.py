@@ -9,9 +9,7 @@ from hapsync.config.schema import Config
 from hapsync.consul.watch import Watches, WatchState
 from hapsync.model.catalog import Catalog, Reading
 from hapsync.model.json_file import other_version
-from hapsync.plan.desired import (
-    fallback_reading,
-)
+from hapsync.plan.desired import fallback_reading
 from hapsync.system.files import keep_copy, read_text_or_none
 
 log = logging.getLogger(__name__)
@@ -60,6 +58,10 @@ class Following:
         """
         left = {one.service for name, one in self._config.backends.items() if name not in backends}
         self._watches.acknowledge(one for service, one in readings.items() if service not in left)
+
+    def serving(self) -> Collection[str]:
+        """Return the services that have instances in their last reading."""
+        return [name for name, one in self.states().items() if one.reading is not None and one.reading.instances]
 
     def states(self) -> Mapping[str, WatchState]:
         """Return the state of each service's watch."""

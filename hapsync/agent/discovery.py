@@ -30,23 +30,16 @@ class Allowance:
     """A bucket of `BURST` reloads, refilled at a given number an hour."""
 
     def __init__(self) -> None:
-        self._left = float(BURST)
-        self._at = time.monotonic()
+        self._full_at = time.monotonic()
 
     def wait_seconds(self, per_hour: int) -> float:
         """Return the wait before the next reload, with `per_hour` reloads an hour; 0 where it may be made now."""
-        self._fill(per_hour)
-        return max(0.0, 1 - self._left) * 3600 / per_hour
+        return max(0.0, self._full_at - time.monotonic() - (BURST - 1) * 3600 / per_hour)
 
     def spend(self, per_hour: int) -> None:
         """Count a reload, made or tried."""
-        self._fill(per_hour)
-        self._left = max(0.0, self._left - 1)
-
-    def _fill(self, per_hour: int) -> None:
-        now = time.monotonic()
-        self._left = min(float(BURST), self._left + (now - self._at) * per_hour / 3600)
-        self._at = now
+        now, each_seconds = time.monotonic(), 3600 / per_hour
+        self._full_at = min(max(now, self._full_at) + each_seconds, now + BURST * each_seconds)
 
 
 class Discovering:
@@ -154,7 +147,9 @@ class Discovering:
             return None
         per_hour = config.haproxy.discover_reloads_per_hour
         if not is_reload_due and self._allowance.wait_seconds(per_hour) > 0:
-            self._wait_with(tuple(sorted(names ^ set(settings.config.backends))))
+            was_waiting, self._waiting = bool(self._waiting), tuple(sorted(names ^ set(settings.config.backends)))
+            if not was_waiting:
+                log.warning("discover %s", self._waiting_words())
             return None
         self._tried, self._waiting = config, ()
         for what, some in (
@@ -181,7 +176,10 @@ class Discovering:
         }
         self._gone_since = {name: self._gone_since.get(name, now) for name in gone}
         doubtful = in_doubt(settings.config, gone)
-        self._note_doubt(tuple(sorted(set(doubtful.values()))))
+        before, self._doubt = self._doubt, tuple(sorted(set(doubtful.values())))
+        if self._doubt != before:
+            for line in self._doubt:
+                log.warning("discover %s", line)
         longest = {
             name: group.forget_seconds
             for group in settings.config.discover.values()
@@ -195,7 +193,7 @@ class Discovering:
         ]
 
     def _tell(self, lines: Collection[str]) -> None:
-        """Log each of `lines` once: a registrant of services could fill the log with their names."""
+        """Log each of `lines` once, `TOLD` at most: a registrant of services could fill the log with their names."""
         new = [line for line in lines if line not in self._told]
         room = TOLD - len(self._told)
         for line in new[:room]:
@@ -204,19 +202,6 @@ class Discovering:
             self._is_told_of_more = True
             log.warning("discover: more than %d services get no backend; `hapsync check` names all", TOLD)
         self._told |= set(new[:room])
-
-    def _wait_with(self, names: tuple[str, ...]) -> None:
-        if names != self._waiting:
-            is_news = not self._waiting
-            self._waiting = names
-            if is_news:
-                log.warning("discover %s", self._waiting_words())
-
-    def _note_doubt(self, doubt: tuple[str, ...]) -> None:
-        if doubt != self._doubt:
-            self._doubt = doubt
-            for line in doubt:
-                log.warning("discover %s", line)
 
     def _made(self, config: Config) -> ListingWatch | None:
         return ListingWatch(config.consul, self._on_change) if config.discover else None

@@ -4,7 +4,7 @@ import contextlib
 import errno
 import logging
 import time
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 
 import attrs
@@ -37,31 +37,32 @@ class GuardState:
         `reported` is the guard state of the running agent, for a command that changes nothing.
         """
         self._reported = reported
-        boot_id = _read_boot_id()
-        if saved.boot_id != boot_id:
-            saved = _of_this_boot(saved, boot_id)
-        self.saved = saved
+        self.saved = self._saved = saved = _of_this_boot(saved)
         self.error: str | None = None
         self._config = config
-        self._longest_seconds = _damping_limits(config)
         self._flaps = Flaps()
-        self._owners = _owners_of(config, saved)
+        self._owners = Owners.of(
+            (config.backends[name].service, address)
+            for name, refill in saved.refills.items()
+            if name in config.backends
+            for address in refill.own
+        )
         self._released: frozenset[str] = frozenset()
         self._let_go: Mapping[str, frozenset[str]] = {}
-        self._saved = saved
         self._pid = 0
         self._ours: frozenset[tuple[str, Address]] = frozenset()
 
     def use(self, config: Config) -> None:
         """Switch to another configuration, and forget the records of backends it does not name."""
         self._config = config
-        self._longest_seconds = _damping_limits(config)
-        names = config.backends
-        self._flaps = self._flaps.only(names)
+        self._flaps = self._flaps.only(config.backends)
+        self._keep_records(lambda name: name in config.backends)
+
+    def _keep_records(self, is_kept: Callable[[str], bool]) -> None:
         self.saved = attrs.evolve(
             self.saved,
-            peaks={name: one for name, one in self.saved.peaks.items() if name in names},
-            refills={name: one for name, one in self.saved.refills.items() if name in names},
+            peaks={name: one for name, one in self.saved.peaks.items() if is_kept(name)},
+            refills={name: one for name, one in self.saved.refills.items() if is_kept(name)},
         )
 
     @property
@@ -99,18 +100,9 @@ class GuardState:
         self._released = frozenset(backends)
         try:
             yield
-            self.released(backends)
+            self._keep_records(lambda name: name not in backends)
         finally:
             self._released = frozenset()
-
-    def released(self, backends: Collection[str]) -> None:
-        """Begin the guard's records of `backends` anew: an operator released the deferred changes there."""
-        names = set(backends)
-        self.saved = attrs.evolve(
-            self.saved,
-            peaks={name: one for name, one in self.saved.peaks.items() if name not in names},
-            refills={name: one for name, one in self.saved.refills.items() if name not in names},
-        )
 
     def let_go(self, foreign: Mapping[str, frozenset[str]]) -> None:
         """Let the next reload take out these foreign servers, too, by backend: an operator allowed it."""
@@ -122,7 +114,8 @@ class GuardState:
 
     def rules(self, wanted: Desired, backends: Iterable[str], *, is_full: bool = False) -> Rules:
         """Return the rules of the next pass over `backends` towards `wanted`."""
-        self._flaps = self._flaps.noted(wanted, _boot_seconds(), self._longest_seconds)
+        longest_seconds = {name: one.damping_seconds for name, one in self._config.backends.items()}
+        self._flaps = self._flaps.noted(wanted, _boot_seconds(), longest_seconds)
         self._owners = self._owners.noted(wanted.readings)
         cautions = dict(self.cautions(backends))
         for name in self._released & set(cautions):
@@ -190,11 +183,8 @@ class GuardState:
             if refill is not None:
                 refills[name] = refill
         self.saved = saved = expired(attrs.evolve(self.saved, peaks=peaks, refills=refills), time.time())
-        if (saved.refills, saved.holds, saved.freeze) != (
-            self._saved.refills,
-            self._saved.holds,
-            self._saved.freeze,
-        ):
+        before = self._saved
+        if (saved.refills, saved.holds, saved.freeze) != (before.refills, before.holds, before.freeze):
             self.save()
 
     def _note_released(self, observed: Observed, pid: int) -> None:
@@ -205,13 +195,7 @@ class GuardState:
         if not released:
             self._ours = frozenset()
             return
-        overridden = {
-            (name, slot.address)
-            for name, one in observed.backends.items()
-            for slot in one.slots
-            if slot.is_overridden
-        }
-        shown = {(name, address) for name, address in released - overridden if name in observed.backends}
+        shown = {(name, address) for name, address in released - _overridden(observed) if name in observed.backends}
         self._ours = (self._ours | shown) & released
 
     def before_leaving(self, wanted: Desired, observed: Observed) -> None:
@@ -230,9 +214,14 @@ class GuardState:
         An earlier end would be wrong: a HAProxy started from the older file would show an override of an unknown
         operator.
         """
-        saved = _without_done(self.saved, observed)
-        if saved is not self.saved:
-            self.saved = saved
+        names, overridden = observed.backends, _overridden(observed)
+        holds = tuple(
+            hold
+            for hold in self.saved.holds
+            if not hold.is_releasing or hold.backend not in names or (hold.backend, hold.address) in overridden
+        )
+        if holds != self.saved.holds:
+            self.saved = attrs.evolve(self.saved, holds=holds)
             self.save()
 
     def remember(self, saved: SavedState, *, asked: Override | None = None) -> None:
@@ -276,28 +265,17 @@ class GuardState:
             self.error = str(error)
 
 
-def _owners_of(config: Config, saved: SavedState) -> Owners:
-    return Owners.of(
-        (config.backends[name].service, address)
-        for name, refill in saved.refills.items()
-        if name in config.backends
-        for address in refill.own
-    )
-
-
-def _of_this_boot(saved: SavedState, boot_id: str) -> SavedState:
-    """Return `saved` with the present for each of its times: the length of the time between is unknown."""
-    now = _boot_seconds()
+def _of_this_boot(saved: SavedState) -> SavedState:
+    """Return `saved`; where it is of an earlier boot, its times are the present, for the time between is unknown."""
+    boot_id, now = _read_boot_id(), _boot_seconds()
+    if saved.boot_id == boot_id:
+        return saved
     return attrs.evolve(
         saved,
         peaks={name: ((now, max(amount for _, amount in one)),) for name, one in saved.peaks.items() if one},
         refills={name: attrs.evolve(one, since=now, changed=now) for name, one in saved.refills.items()},
         boot_id=boot_id,
     )
-
-
-def _damping_limits(config: Config) -> Mapping[str, float]:
-    return {name: one.damping_seconds for name, one in config.backends.items()}
 
 
 def operator_overrides(saved: SavedState) -> Mapping[str, Mapping[Address, AdminState | None]]:
@@ -308,19 +286,10 @@ def operator_overrides(saved: SavedState) -> Mapping[str, Mapping[Address, Admin
     return found
 
 
-def _without_done(saved: SavedState, observed: Observed) -> SavedState:
-    """Return `saved` without released overrides whose server is hapsync's own again, or gone."""
-    overridden = {
+def _overridden(observed: Observed) -> set[tuple[str, Address | None]]:
+    return {
         (name, slot.address) for name, one in observed.backends.items() for slot in one.slots if slot.is_overridden
     }
-    holds = tuple(
-        hold
-        for hold in saved.holds
-        if not hold.is_releasing
-        or hold.backend not in observed.backends
-        or (hold.backend, hold.address) in overridden
-    )
-    return saved if len(holds) == len(saved.holds) else attrs.evolve(saved, holds=holds)
 
 
 def _boot_seconds() -> float:

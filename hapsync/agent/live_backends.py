@@ -15,6 +15,7 @@ from hapsync.config.schema import Config
 from hapsync.haproxy.capabilities import NEWEST_SCANNED, spelled_out, version_of
 from hapsync.haproxy.cfg_diff import HAS_BACKENDS, Difference, PlainBackend, plain_backends
 from hapsync.haproxy.commands import (
+    Command,
     closing_commands,
     creation_commands,
     deletion_commands,
@@ -63,7 +64,8 @@ class WholeBackends:
             self._look_whose(config, session.read_process())
             under_way = self._guard_state.saved.under_way
             known = {one.name for one in wanted.new if under_way.get(one.name) == _definition(one)}
-            self._remember({one.name: _definition(one) for one in (*wanted.new, *wanted.gone)})
+            begun = {**under_way, **{one.name: _definition(one) for one in (*wanted.new, *wanted.gone)}}
+            self._guard_state.remember(attrs.evolve(self._guard_state.saved, under_way=begun))
             made: list[PlainBackend] = []
             for one in wanted.new:
                 is_there, refused = _create(session, one, may_be_there=one.name in known)
@@ -120,10 +122,6 @@ class WholeBackends:
         session.ask([publish_command(one.name) for one in wanted.gone])
         self._forget([one.name for one in (*wanted.new, *wanted.gone)])
 
-    def _remember(self, names: dict[str, str]) -> None:
-        saved = self._guard_state.saved
-        self._guard_state.remember(attrs.evolve(saved, under_way={**saved.under_way, **names}))
-
     def _forget(self, names: Collection[str]) -> None:
         saved = self._guard_state.saved
         left = {name: one for name, one in saved.under_way.items() if name not in names}
@@ -135,13 +133,19 @@ class WholeBackends:
 def _publish(config: Config, names: Collection[str]) -> None:
     if not names:
         return
-    commands = [publish_command(name) for name in names]
     with open_session(config.haproxy.socket, config.haproxy.timeout_seconds) as session:
         session.read_process()
-        replies = session.ask(commands)
-    for command, reply in zip(commands, replies, strict=True):
-        if not is_done(command, reply) and not is_gone(reply):
-            log.error("%s: %s", command.line, shown(reply.strip()))
+        for line in _refusals(session, [publish_command(name) for name in names], is_gone):
+            log.error("%s", line)
+
+
+def _refusals(session: RuntimeSession, commands: Sequence[Command], is_fine: Callable[[str], bool]) -> Sequence[str]:
+    """Send `commands`; return each refusal in words, but for replies that mean success here (`is_fine`)."""
+    return [
+        f"{command.line}: {shown(reply.strip())}"
+        for command, reply in zip(commands, session.ask(commands), strict=True)
+        if not is_done(command, reply) and not is_fine(reply)
+    ]
 
 
 def _definition(one: PlainBackend) -> str:
@@ -156,18 +160,15 @@ def _create(session: RuntimeSession, one: PlainBackend, *, may_be_there: bool) -
     options = " ".join((one.options, *spelled_out(HAS_BACKENDS, one.options)))
     first, *others = creation_commands(one.name, one.defaults, one.slots, options)
     for commands in ([first], others):
-        for command, reply in zip(commands, session.ask(commands), strict=True):
-            if not is_done(command, reply) and not (may_be_there and is_there(reply)):
-                return command is not first, f"{command.line}: {shown(reply.strip())}"
+        refused = _refusals(session, commands, lambda reply: may_be_there and is_there(reply))
+        if refused:
+            return commands is others, refused[0]
     return True, None
 
 
 def _close(session: RuntimeSession, have: Backend) -> str | None:
     commands = closing_commands(have.name, [slot.name for slot in have.slots if slot.admin is not AdminState.MAINT])
-    for command, reply in zip(commands, session.ask(commands), strict=True):
-        if not is_done(command, reply) and not is_gone(reply):
-            return f"{command.line}: {shown(reply.strip())}"
-    return None
+    return next(iter(_refusals(session, commands, is_gone)), None)
 
 
 def _delete(session: RuntimeSession, name: str) -> bool:

@@ -6,6 +6,7 @@ Settings that reach neither would leave the agent blind, and unable to report it
 import os
 import shutil
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from operator import attrgetter
 from pathlib import Path
 
 import attrs
@@ -27,6 +28,8 @@ from hapsync.text import quoted
 
 HAPROXY_SECONDS = 3.0
 """The longest wait for each answer of HAProxy here, however long its timeout: no change is followed meanwhile."""
+_reach = attrgetter("address", "token", "token_file", "datacenter", "ca_file", "cert_file", "key_file")
+"""The part of a ConsulConfig that decides which Consul is reached, and with which rights."""
 CONSUL_SECONDS = 5.0
 """The longest time of all questions to Consul here, from name resolution to the last byte."""
 _WHERE = "hapsync.toml"
@@ -189,15 +192,3 @@ def _about_token(agent: ConsulClient, config: Config, known: Collection[str]) ->
                 f"consul: {config.consul.address} shows no instance of service {quoted(name)}, which has some now; "
                 "may the token read it, and is this the right datacenter?"
             )
-
-
-def _reach(consul: ConsulConfig) -> tuple[object, ...]:
-    return (
-        consul.address,
-        consul.token,
-        consul.token_file,
-        consul.datacenter,
-        consul.ca_file,
-        consul.cert_file,
-        consul.key_file,
-    )

@@ -10,7 +10,8 @@ from contextlib import AbstractContextManager
 import attrs
 
 from hapsync.agent.carry_out import carry_out
-from hapsync.agent.config_file import (
+from hapsync.agent.consumer import Left
+from hapsync.agent.file_text import (
     Candidate,
     Seen,
     candidate_grown,
@@ -20,7 +21,6 @@ from hapsync.agent.config_file import (
     seen_on_file,
     with_filed,
 )
-from hapsync.agent.consumer import Left
 from hapsync.agent.guard_state import GuardState
 from hapsync.agent.settings import Settings
 from hapsync.errors import WouldEmpty, WouldLose
@@ -67,29 +67,31 @@ class Outcome:
 class Reconciler:
     """HAProxy's backends as a consumer of the catalog.
 
-    The reconciler holds the settings, the catalog, the guard state and HAProxy's capabilities; HAProxy's servers are
-    read anew each time.
-
-    `catalog` returns the current readings. By default there are none, and only overrides count.
+    The reconciler holds the guard state and HAProxy's capabilities; HAProxy's servers are read anew each time.
     """
 
     def __init__(
         self,
-        settings: Settings,
+        settings: Callable[[], Settings],
         guard_state: GuardState,
         catalog: Callable[[], Catalog] = lambda: Catalog({}),
     ) -> None:
-        self.settings = settings
+        """Take functions for the current settings and readings; without readings only overrides count."""
         self.guard_state = guard_state
-        self.probe = Probe(settings.config)
+        self.probe = Probe(settings().config)
+        self._settings_now = settings
         self._catalog = catalog
         self._cache = DesiredCache()
 
-    def use(self, settings: Settings) -> None:
-        """Switch to other settings; the servers in use and HAProxy's capabilities are found out anew."""
-        self.settings = settings
-        self.guard_state.use(settings.config)
-        self.probe.use(settings.config)
+    @property
+    def settings(self) -> Settings:
+        """The current settings; after a change of them `forget` is to be called."""
+        return self._settings_now()
+
+    def forget(self) -> None:
+        """Find out anew which servers are in use, and what HAProxy is capable of: the settings are other ones."""
+        self.guard_state.use(self.settings.config)
+        self.probe.use(self.settings.config)
         self._cache = DesiredCache()
 
     def desired(self, catalog: Catalog | None = None) -> Desired:
@@ -119,7 +121,7 @@ class Reconciler:
         rules = self.guard_state.rules(desired, names, is_full=is_full)
         with self._session() as session:
             process, observed = session.read_all(names)
-            return _look(session, process, desired, names, observed, rules, self.probe)
+            return _View(session, process, desired, names, rules, self.probe).assess(observed)
 
     def assess_all(self) -> tuple[Assessment, Mapping[tuple[str, str], Health]]:
         """Read the states, loads and checks of all servers; return their assessment, and the health of each server.
@@ -192,17 +194,27 @@ class Reconciler:
 
         Raises RuntimeAPIError, OSError.
         """
-        names, rules = self._names, Rules(self.guard_state.cautions())
         if is_down:
             observed = on_file(self.settings)
             self._cache.note(observed)
-            return seen_on_file(observed, self.desired(), rules.cautions)
-        desired = self._desired_now()
+            return seen_on_file(observed, self.desired(), self.guard_state.cautions())
+        names, rules, desired = self._names, Rules(self.guard_state.cautions()), self._desired_now()
         with self._session() as session:
             process, observed = session.read_process(), session.read_servers(names)
-            found = _look(session, process, desired, names, observed, rules, None)
+            found = _View(session, process, desired, names, rules, None).assess(observed)
         seen = Seen(found.observed, found.plan.deferred, desired, self.guard_state.target_rules())
         return with_filed(self.settings, seen)
+
+    def target_to_write(self, *, is_down: bool) -> Seen:
+        """Return `target` for a write of the file; where no HAProxy runs, the guard watches the servers of the file.
+
+        Raises RuntimeAPIError, OSError.
+        """
+        seen = self.target(is_down=is_down)
+        if not is_down:
+            return seen
+        self.guard_state.note(seen.desired, seen.observed)
+        return seen_on_file(seen.observed, seen.desired, self.guard_state.cautions())
 
     def candidate(self, short: Collection[str] = ()) -> Candidate:
         """Return the candidate of a reload: the current settings, and more slots where a backend is `short`.
@@ -211,7 +223,7 @@ class Reconciler:
         server.
         """
         seen = self.target()
-        candidate = candidate_grown(self.settings, seen, self.guard_state.cautions(), short)
+        candidate = candidate_grown(self.settings, seen, short)
         judged(candidate.target, seen)
         return candidate
 
@@ -221,7 +233,7 @@ class Reconciler:
         Raises RuntimeAPIError, ConfigError.
         """
         try:
-            candidate = candidate_grown(self.settings, self.target(), self.guard_state.cautions(), short)
+            candidate = candidate_grown(self.settings, self.target(), short)
         except WouldEmpty as error:
             return (), str(error)
         lines = tuple(line for loss in candidate.lost for line in loss.lines)
@@ -234,15 +246,13 @@ class Reconciler:
     def write(self, *, is_down: bool = False) -> bool:
         """Write the file for a HAProxy that would start now; return whether a write was needed.
 
-        `is_down`: no HAProxy runs, and the guard watches the servers of the file.
+        `is_down`: no HAProxy runs.
 
         Raises RuntimeAPIError, ConfigError (the template), ReloadError (the check or the disk; WouldLose: see
         `new_text`).
         """
-        seen = self.target(is_down=is_down)
-        if is_down:
-            self.guard_state.note(seen.desired, seen.observed)
-        text = new_text(self.settings, seen.desired, self.guard_state.cautions(), None if is_down else seen)
+        seen = self.target_to_write(is_down=is_down)
+        text = new_text(self.settings, seen, is_down=is_down)
         if text is not None:
             install(self.settings.config.haproxy, text)
         if not is_down:
@@ -288,9 +298,7 @@ def run_pass(
     """
     with open_session(socket, timeout_seconds) as session:
         process, observed = session.read_all(backends)
-
-        def look_at(observed: Observed, *, entries_first: bool = False) -> Assessment:
-            return _look(session, process, desired, backends, observed, rules, probe, entries_first=entries_first)
+        view = _View(session, process, desired, backends, rules, probe)
 
         def do(plan: Plan, observed: Observed, before: Callable[[], None]) -> Outcome:
             """Carry out the plan for `observed`, and read its backends again."""
@@ -304,13 +312,13 @@ def run_pass(
                 probe.note(refused)
             touched = {change.backend for change in plan.changes}
             again = session.read_servers(tuple(name for name in backends if name in touched))
-            left = look_at(observed.updated(again))
+            left = view.assess(observed.updated(again))
             return Outcome(seen, left, tuple(done), tuple(refused), unsent=tuple(unsent))
 
-        first = look_at(observed, entries_first=True)
+        first = view.assess(observed, entries_first=True)
         lets_in = any(isinstance(change, Entry) for change in first.plan.changes)
         if not lets_in and first.plan.deferred and needs_loads(Diff(), desired, first.observed):
-            first = look_at(first.observed)  # no instance comes in after all, so loads for deletions are read now
+            first = view.assess(first.observed)  # no instance comes in after all, so loads for deletions are read now
         outcome = do(first.plan, first.observed, before_acting)
         left = outcome.last
         deletions = tuple(change for change in left.plan.changes if isinstance(change, Delete))
@@ -321,54 +329,40 @@ def run_pass(
         return Outcome(first, rest.last, (*outcome.done, *rest.done), refused, unsent=unsent)
 
 
-def _look(
-    session: RuntimeSession,
-    process: HAProxyProcess,
-    desired: Desired,
-    backends: Collection[str],
-    observed: Observed,
-    rules: Rules,
-    probe: Probe | None,
-    *,
-    entries_first: bool = False,
-) -> Assessment:
-    part = desired.only(backends)
-    if probe is not None and part.backends:
-        observed = probe.attach(session, process, observed)
-    observed, found = _read_what_decides(session, process, part, observed, rules, entries_first=entries_first)
-    return attrs.evolve(assess(process, observed, part, rules, found), desired=desired)
+@attrs.frozen
+class _View:
+    """One worker by one connection, and the state that some of its backends should have by `rules`."""
 
+    session: RuntimeSession
+    process: HAProxyProcess
+    desired: Desired
+    backends: Collection[str]
+    rules: Rules
+    probe: Probe | None
 
-def _read_what_decides(
-    session: RuntimeSession,
-    process: HAProxyProcess,
-    wanted: Desired,
-    observed: Observed,
-    rules: Rules,
-    *,
-    entries_first: bool,
-) -> tuple[Observed, Diff]:
-    """Read the loads and first checks that decide a change; return the completed reading, and its diff.
+    def assess(self, observed: Observed, *, entries_first: bool = False) -> Assessment:
+        """Complete the reading `observed` with the loads and first checks that decide a change, and assess it.
 
-    `entries_first`: loads that decide only deletions are not read while any instance is to come in; the next
-    assessment reads them.
+        `entries_first`: loads that decide only deletions are not read while any instance is to come in; the next
+        assessment reads them.
 
-    Raises RuntimeAPIError.
-    """
-    found = diff(wanted, observed)
-    short = needs_loads(found, wanted, observed, entries_first=entries_first)
-    if rules.reads_first_checks:
-        short = (*short, *needs_sessions(wanted, observed))
-    unchecked = (
-        unread_first_checks(observed)
-        if rules.reads_first_checks
-        else needs_first_checks(found, observed, rules.cautions)
-    )
-    if short or unchecked:
-        stat = session.read_stats([observed.backends[name] for name in {*short, *unchecked}])
-        if short:
-            observed = with_all_loads(with_loads(observed, stat.loads), process, session.path, wanted)
-        observed = with_first_checks(observed, stat.first_checks)
-        observed = attrs.evolve(observed, unread={**observed.unread, **stat.unread}) if stat.unread else observed
+        Raises RuntimeAPIError.
+        """
+        process, rules, wanted = self.process, self.rules, self.desired.only(self.backends)
+        if self.probe is not None and wanted.backends:
+            observed = self.probe.attach(self.session, process, observed)
         found = diff(wanted, observed)
-    return observed, found
+        short = needs_loads(found, wanted, observed, entries_first=entries_first)
+        if rules.reads_first_checks:
+            short = (*short, *needs_sessions(wanted, observed))
+            unchecked = unread_first_checks(observed)
+        else:
+            unchecked = needs_first_checks(found, observed, rules.cautions)
+        if short or unchecked:
+            stat = self.session.read_stats([observed.backends[name] for name in {*short, *unchecked}])
+            if short:
+                observed = with_all_loads(with_loads(observed, stat.loads), process, self.session.path, wanted)
+            observed = with_first_checks(observed, stat.first_checks)
+            observed = attrs.evolve(observed, unread={**observed.unread, **stat.unread})
+            found = diff(wanted, observed)
+        return attrs.evolve(assess(process, observed, wanted, rules, found), desired=self.desired)

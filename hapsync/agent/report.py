@@ -3,19 +3,19 @@
 import logging
 import os
 import time
-from collections import deque
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Set as AbstractSet
+from concurrent.futures import Future
 from pathlib import Path
 
 import attrs
 
 from hapsync import __version__
+from hapsync.agent.executor import Executor, value_of
 from hapsync.agent.guard_state import GuardState
 from hapsync.agent.reconcile import Outcome
 from hapsync.agent.report_file import (
     REPORT_FILE,
     SNAPSHOT_FILE,
-    Counters,
     Event,
     ReloadReport,
     Report,
@@ -26,14 +26,13 @@ from hapsync.agent.report_file import (
 )
 from hapsync.config.schema import AgentConfig
 from hapsync.consul.watch import WatchState
+from hapsync.errors import HapsyncError
 from hapsync.haproxy.cfg_diff import Difference
 from hapsync.haproxy.commands import explained
-from hapsync.haproxy.old_workers import OldWorkers
-from hapsync.model.catalog import Reading
 from hapsync.model.changes import ClearOverride, Defect, Delete, EndSessions, SetAgent, SetOverride
-from hapsync.model.server import HAProxyProcess, Scaling
+from hapsync.model.server import HAProxyProcess
 from hapsync.plan.assessment import defect_line
-from hapsync.plan.desired import Desired, DesiredBackend
+from hapsync.plan.desired import DesiredBackend
 from hapsync.plan.growth import is_filling as is_filling_up
 from hapsync.plan.plan import Plan, describe
 from hapsync.system.files import signature, write_in_folder
@@ -42,65 +41,49 @@ from hapsync.text import plural
 log = logging.getLogger(__name__)
 
 RECENT = 20
+"""The most changes, reloads and refusals in the report."""
+PUBLISH_SECONDS = 1.0
+"""The shortest pause between two reports: a status that is a second old is good enough for an operator."""
 _NO_DRIFT = Delete | EndSessions | SetAgent | SetOverride | ClearOverride
 """Changes for which time or an operator is the reason, not the catalog."""
 
 
 class Reporter:
-    """Remembers the last events, counts all events, and writes both for `hapsync status`."""
+    """Counts and logs the agent's work; `report` has its last events and counts, and nothing of the agent's state."""
 
-    def __init__(self, config: AgentConfig) -> None:
-        self._config = config
-        self._started_at = time.time()
-        self._counters = Counters()
-        self._changes: deque[Event] = deque(maxlen=RECENT)
-        self._refusals: deque[Event] = deque(maxlen=RECENT)
-        self._reloads: deque[ReloadReport] = deque(maxlen=RECENT)
-        self._readings: Mapping[str, Reading] | None = None
-        self._unwritten: set[str] = set()
+    def __init__(self) -> None:
+        now = time.time()
+        self.report = Report(os.getpid(), started_at=now, written_at=now, hapsync_version=__version__, in_sync=False)
         self._refused: set[str] = set()
         self._deferred: dict[str, frozenset[str]] = {}
-        self._reload_error: str | None = None
         self._settled: dict[str, DesiredBackend] = {}
         self._filling: set[str] = set()
-        self._defects: dict[str, tuple[Defect, ...]] = {}
-
-    @property
-    def defective(self) -> Collection[str]:
-        """The backends with changes not made because they would have broken a promise."""
-        return self._defects.keys()
 
     def only(self, backends: Collection[str]) -> None:
         """Forget the defects of all but `backends`."""
-        self._defects = {name: some for name, some in self._defects.items() if name in backends}
+        defects = tuple(one for one in self.report.defects if one.backend in backends)
+        self.report = attrs.evolve(self.report, defects=defects)
 
     def note_worker(self, process: HAProxyProcess) -> None:
         """Record a worker that answers for the first time."""
-        self._counters = attrs.evolve(self._counters, workers_seen=self._counters.workers_seen + 1)
+        self._count(workers_seen=1)
         log.info("haproxy pid=%d version=%s answers", process.pid, process.version)
 
-    def note_pass(self, wanted: Desired, backends: Collection[str], outcome: Outcome, seconds: float) -> None:
-        """Record a pass over `backends`; log one line for each change, and one for the pass if it did anything."""
-        self._note_drift(wanted, outcome)
-        self._note_slots(wanted, outcome)
-        self._note_deferred(outcome.last.plan, backends)
-        self._note_defects(outcome.defects, backends)
-        counters = self._counters
-        self._counters = attrs.evolve(
-            counters,
-            passes=counters.passes + 1,
-            refused=counters.refused + len(outcome.refused),
-        )
-        now = time.time()
+    def note_pass(self, outcome: Outcome, seconds: float) -> None:
+        """Record a pass; log one line for each change, and one for the pass if it did anything."""
+        self._note_drift(outcome)
+        self._note_slots(outcome)
+        self._note_deferred(outcome.last.plan, outcome.backends)
+        self._note_defects(outcome.defects, outcome.backends)
         self._note([" ".join(describe(change).split()) for change in outcome.done])
         refused = {explained(refusal) for refusal in outcome.refused}
-        for what in sorted(refused):
-            self._refusals.append(Event(now, what))
-            if what not in self._refused:
-                log.warning("refused %s", what)
-        is_news = bool(outcome.done) or not refused <= self._refused
-        self._refused = refused
-        if is_news:
+        for what in sorted(refused - self._refused):
+            log.warning("refused %s", what)
+        events = (Event(time.time(), what) for what in sorted(refused))
+        refusals = (*self.report.refusals, *events)[-RECENT:]
+        self.report = attrs.evolve(self.report, refusals=refusals)
+        self._count(passes=1, refused=len(outcome.refused))
+        if outcome.done or not refused <= self._refused:
             left = outcome.last.plan
             log.info(
                 "pass done=%d refused=%d left=%d short=%d ms=%.1f",
@@ -110,21 +93,20 @@ class Reporter:
                 sum(len(shortage.addresses) for shortage in left.shortages),
                 seconds * 1000,
             )
+        self._refused = refused
 
-    def _note_drift(self, wanted: Desired, outcome: Outcome) -> None:
+    def _note_drift(self, outcome: Outcome) -> None:
         """Count the drift: changes in backends that were in sync with the same catalog before."""
-        drifted = 0
+        wanted, plan = outcome.last.desired, outcome.last.plan
         for change in outcome.done:
             want = wanted.backends.get(change.backend)
             is_asked_for = isinstance(change, _NO_DRIFT) or wanted.overrides.get(change.backend)
             if want is not None and self._settled.get(change.backend) is want and not is_asked_for:
-                drifted += 1
+                self._count(drift=1)
                 log.warning(
                     "drift %s: HAProxy was changed outside of hapsync, or restarted",
                     " ".join(describe(change).split()),
                 )
-        self._counters = attrs.evolve(self._counters, drift=self._counters.drift + drifted)
-        plan = outcome.last.plan
         unsettled = {one.backend for one in (*plan.changes, *plan.shortages)}
         unsettled |= {one.change.backend for one in (*plan.deferred, *plan.waiting)}
         for name in outcome.last.observed.backends:
@@ -133,10 +115,10 @@ class Reporter:
             else:
                 self._settled.pop(name, None)
 
-    def _note_slots(self, wanted: Desired, outcome: Outcome) -> None:
+    def _note_slots(self, outcome: Outcome) -> None:
         """Log once that the slots of a backend run out, and once that enough are free again."""
         for name, have in outcome.last.observed.backends.items():
-            want = wanted.backends.get(name)
+            want = outcome.last.desired.backends.get(name)
             is_filling = want is not None and is_filling_up(want, have)
             if is_filling and name not in self._filling:
                 self._filling.add(name)
@@ -164,11 +146,13 @@ class Reporter:
 
     def _note_defects(self, defects: Collection[Defect], backends: Collection[str]) -> None:
         """Record the promises that a pass over `backends` would have broken; each is logged when it begins."""
-        before = {one for name in backends for one in self._defects.pop(name, ())}
+        before = self.report.defects
         for defect in defects:
-            self._defects[defect.backend] = (*self._defects.get(defect.backend, ()), defect)
             if defect not in before:
                 log.error("%s", defect_line(defect))
+        others = (one for one in before if one.backend not in backends)
+        now = tuple(sorted((*others, *defects), key=lambda one: one.backend))
+        self.report = attrs.evolve(self.report, defects=now)
 
     def note_live(self, made: Difference) -> None:
         """Record whole backends that were added to the running HAProxy, or get no new traffic any more."""
@@ -181,117 +165,153 @@ class Reporter:
 
     def _note(self, changes: Collection[str]) -> None:
         for what in changes:
-            self._changes.append(Event(time.time(), what))
             log.info("change %s", what)
-        self._counters = attrs.evolve(self._counters, changes=self._counters.changes + len(changes))
+        events = (Event(time.time(), what) for what in changes)
+        self.report = attrs.evolve(self.report, changes=(*self.report.changes, *events)[-RECENT:])
+        self._count(changes=len(changes))
 
     def note_reload(self, why: str, seconds: float, error: str | None, *, is_tried_again: bool = False) -> None:
         """Record the end of a reload, good or bad; `is_tried_again`: the next try comes without any change."""
-        self._reloads.append(ReloadReport(time.time(), why, round(seconds, 3), error))
-        counters = self._counters
+        before = self.report.reloads
+        reloads = (*before, ReloadReport(time.time(), why, round(seconds, 3), error))[-RECENT:]
+        self.report = attrs.evolve(self.report, reloads=reloads)
         if error is None:
-            self._counters = attrs.evolve(counters, reloads=counters.reloads + 1)
+            self._count(reloads=1)
             log.info("reload done ms=%.0f why: %s", seconds * 1000, why)
-        else:
-            self._counters = attrs.evolve(counters, failed_reloads=counters.failed_reloads + 1)
-            if error != self._reload_error:
-                next_try = "soon" if is_tried_again else "on a change or SIGHUP"
-                log.error("not reloaded (%s): %s; next try %s", why, error, next_try)
-        self._reload_error = error
+            return
+        self._count(failed_reloads=1)
+        if not before or error != before[-1].error:
+            next_try = "soon" if is_tried_again else "on a change or SIGHUP"
+            log.error("not reloaded (%s): %s; next try %s", why, error, next_try)
 
-    def publish(
-        self,
-        *,
-        in_sync: bool,
-        process: HAProxyProcess | None,
-        haproxy_error: str | None,
-        file_error: str | None,
-        settings_error: str | None,
-        reload_waits_for: str | None,
-        discovery_error: str | None,
-        leaving: tuple[str, ...],
-        watches: Mapping[str, WatchState],
-        guard_state: GuardState,
-        scaling: Mapping[str, Scaling],
-        old_workers: OldWorkers,
-    ) -> None:
-        """Write the report, and the snapshot where the catalog changed; a full disk is only logged."""
-        readings = {service: state.reading for service, state in watches.items() if state.reading is not None}
-        trusted = {
-            service: state.trusted
-            for service, state in watches.items()
-            if state.trusted is not None and state.trusted is not state.reading
-        }
-        snapshot_error = self._write_snapshot(readings, trusted)
-        report = Report(
-            pid=os.getpid(),
-            started_at=self._started_at,
-            written_at=time.time(),
-            hapsync_version=__version__,
-            in_sync=in_sync,
-            haproxy=process,
-            haproxy_error=haproxy_error,
-            file_error=file_error,
-            settings_error=settings_error,
-            reload_waits_for=reload_waits_for,
-            discovery_error=discovery_error,
-            leaving=leaving,
-            snapshot_error=snapshot_error,
-            services={
-                service: ServiceReport(
-                    state.index,
-                    state.confirmed_at,
-                    state.error,
-                    state.is_cached,
-                    state.reading.doubt.value if state.reading is not None and state.reading.doubt else None,
-                )
-                for service, state in watches.items()
-            },
-            counters=self._counters,
-            changes=tuple(self._changes),
-            reloads=tuple(self._reloads),
-            refusals=tuple(self._refusals),
-            mode=guard_state.mode,
-            freeze=guard_state.saved.freeze,
-            overrides=guard_state.saved.holds,
-            lost=guard_state.saved.lost,
-            unread_version=guard_state.saved.unread_version,
-            cautions=guard_state.cautions(),
-            state_file_error=guard_state.error,
-            scaling=scaling,
-            old_workers=old_workers,
-            defects=tuple(one for _, some in sorted(self._defects.items()) for one in some),
+    def _count(self, **more: int) -> None:
+        counters = self.report.counters
+        now = {name: getattr(counters, name) + count for name, count in more.items()}
+        self.report = attrs.evolve(self.report, counters=attrs.evolve(counters, **now))
+
+
+def completed(report: Report, guard_state: GuardState, watches: Mapping[str, WatchState]) -> Report:
+    """Return `report` with the operators' requests, the guard's records and the state of each service's watch."""
+    services = {
+        service: ServiceReport(
+            state.index,
+            state.confirmed_at,
+            state.error,
+            state.is_cached,
+            state.reading.doubt.value if state.reading is not None and state.reading.doubt else None,
         )
-        try:
-            self._write(self._config.runtime_dir, REPORT_FILE, report_to_json(report))
-        except OSError as error:
-            self._note_write_error(REPORT_FILE, error)
-        else:
-            self._note_write_error(REPORT_FILE, None)
+        for service, state in watches.items()
+    }
+    return attrs.evolve(
+        report,
+        services=services,
+        mode=guard_state.mode,
+        freeze=guard_state.saved.freeze,
+        overrides=guard_state.saved.holds,
+        lost=guard_state.saved.lost,
+        unread_version=guard_state.saved.unread_version,
+        cautions=guard_state.cautions(),
+        state_file_error=guard_state.error,
+    )
 
-    def _write_snapshot(self, readings: Mapping[str, Reading], trusted: Mapping[str, Reading]) -> str | None:
-        """Write the snapshot where the catalog changed or the file is gone; return why it could not be written."""
-        known = self._readings
-        if signature(str(Path(self._config.state_dir, SNAPSHOT_FILE))) is None:
-            known = None
-        if known is None or any(readings.get(one) is not known.get(one) for one in {*readings, *known}):
+
+def snapshot_of(watches: Mapping[str, WatchState]) -> Snapshot:
+    """Return the catalog as the watches read it last."""
+    found = watches.items()
+    return Snapshot(
+        {name: one.reading for name, one in found if one.reading is not None},
+        {name: one.trusted for name, one in found if one.trusted is not None and one.trusted is not one.reading},
+    )
+
+
+@attrs.frozen
+class _Publication:
+    """A report and a snapshot to write; each of `then` is called once both are written, or cannot be."""
+
+    report: Report
+    snapshot: Snapshot
+    then: tuple[Callable[[], None], ...]
+
+
+class Publisher:
+    """Writes reports and snapshots beside the passes, one pair after the other; the newest pair is written last.
+
+    The agent's thread calls all methods.
+    """
+
+    def __init__(self, config: AgentConfig, executor: Executor) -> None:
+        self.due_seconds: float | None = None
+        self._done_seconds = 0.0
+        self._config = config
+        self._executor = executor
+        self._next: _Publication | None = None
+        self._job: Future[tuple[Snapshot | None, Mapping[str, OSError]] | HapsyncError] | None = None
+        self._on_disk: Snapshot | None = None
+        self._unwritten: AbstractSet[str] = frozenset()
+
+    def soon(self) -> None:
+        """Ask for a report, `PUBLISH_SECONDS` after the last at the earliest: `due_seconds` is its time."""
+        if self.due_seconds is None:
+            self.due_seconds = max(time.monotonic(), self._done_seconds + PUBLISH_SECONDS)
+
+    def publish(self, report: Report, snapshot: Snapshot, then: Iterable[Callable[[], None]] = ()) -> None:
+        """Begin to write `report` and `snapshot`, after those being written now, and in the place of older ones.
+
+        Each of `then` is called in another thread once both are written, or cannot be.
+        """
+        self.due_seconds, self._done_seconds = None, time.monotonic()
+        earlier = self._next.then if self._next is not None else ()
+        self._next = _Publication(attrs.evolve(report, written_at=time.time()), snapshot, (*earlier, *then))
+        self._begin()
+
+    def finish(self, *, wait: bool = False) -> None:
+        """Take the result of a write that has ended, and begin the next; `wait`: until nothing is left to write."""
+        while self._job is not None and (wait or self._job.done()):
+            written, self._job = value_of(self._job), None
+            self._on_disk, errors = (None, {}) if isinstance(written, HapsyncError) else written
+            for name in sorted(errors.keys() - self._unwritten):
+                log.error("%s not written: %s; HAProxy is kept in sync nevertheless", name, errors[name])
+            for name in sorted(self._unwritten - errors.keys()):
+                log.info("%s written again", name)
+            self._unwritten = errors.keys()
+            self._begin()
+
+    def _begin(self) -> None:
+        if self._job is None and self._next is not None:
+            config, publication, on_disk = self._config, self._next, self._on_disk
+            self._next = None
+            self._job = self._executor.submit("report", lambda: _write(config, publication, on_disk))
+
+
+def _write(
+    config: AgentConfig, publication: _Publication, on_disk: Snapshot | None
+) -> tuple[Snapshot | None, Mapping[str, OSError]]:
+    """Write the report, and the snapshot where it differs from the one `on_disk`.
+
+    Returns the snapshot that is on disk then, and by file the error of its write.
+    """
+    report, snapshot, errors = publication.report, publication.snapshot, dict[str, OSError]()
+    try:
+        if _is_behind(on_disk, snapshot) or signature(str(Path(config.state_dir, SNAPSHOT_FILE))) is None:
             try:
-                self._write(self._config.state_dir, SNAPSHOT_FILE, snapshot_to_json(Snapshot(readings, trusted)))
+                write_in_folder(config.state_dir, SNAPSHOT_FILE, snapshot_to_json(snapshot), durable=False)
+                on_disk = snapshot
             except OSError as error:
-                self._note_write_error(SNAPSHOT_FILE, error)
-                return str(error)
-            self._readings = readings
-        self._note_write_error(SNAPSHOT_FILE, None)
-        return None
+                errors[SNAPSHOT_FILE] = error
+                report = attrs.evolve(report, snapshot_error=str(error))
+        try:
+            write_in_folder(config.runtime_dir, REPORT_FILE, report_to_json(report), durable=False)
+        except OSError as error:
+            errors[REPORT_FILE] = error
+    finally:
+        for one in publication.then:
+            one()
+    return on_disk, errors
 
-    def _write(self, folder: str, name: str, text: str) -> None:
-        write_in_folder(folder, name, text, durable=False)
 
-    def _note_write_error(self, name: str, error: OSError | None) -> None:
-        """Log once that a file cannot be written, and once that it can be written again."""
-        if error is not None and name not in self._unwritten:
-            self._unwritten.add(name)
-            log.error("%s not written: %s; HAProxy is kept in sync nevertheless", name, error)
-        elif error is None and name in self._unwritten:
-            self._unwritten.discard(name)
-            log.info("%s written again", name)
+def _is_behind(on_disk: Snapshot | None, snapshot: Snapshot) -> bool:
+    """Return whether the catalog changed since the snapshot `on_disk`."""
+    if on_disk is None:
+        return True
+    now, known = snapshot.readings, on_disk.readings
+    return any(now.get(one) is not known.get(one) for one in {*now, *known})

@@ -6,15 +6,17 @@ import logging
 import os
 import socket
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from pathlib import Path
 
 import attrs
 
-from hapsync.agent.config_file import Candidate, is_applied
 from hapsync.agent.executor import Executor, value_of
+from hapsync.agent.file_text import Candidate, is_applied
+from hapsync.agent.guard_state import GuardState
 from hapsync.agent.live_backends import WholeBackends, can_have
+from hapsync.agent.reconcile import Reconciler
 from hapsync.agent.settings import Settings
 from hapsync.config.schema import BackendConfig, Config
 from hapsync.consul.semaphore import PermitRequest
@@ -39,6 +41,8 @@ from hapsync.text import one_line
 
 log = logging.getLogger(__name__)
 
+CATALOG_SECONDS = 3.0
+"""The longest wait for the catalog before a reload into changed settings: one reload may serve both."""
 _NOTE_FILE = "reload-under-way"
 
 
@@ -54,15 +58,13 @@ class Quarantine:
 class NotMade:
     """A rollout step that failed: HAProxy was not brought to the current settings, and keeps its own.
 
-    `is_tried_again`: the next try comes by itself. `is_settings`: the step was for settings, not only for slots.
-    `previous`: the settings to go back to. `is_defect`: the step would have broken a promise.
+    `is_tried_again`: the next try comes by itself. `is_about_file`: the file cannot become what it should be, for the
+    step was for settings, not only for slots, or would have broken a promise.
     """
 
     error: str
     is_tried_again: bool
-    is_settings: bool
-    previous: Settings | None
-    is_defect: bool = False
+    is_about_file: bool
 
 
 @attrs.frozen
@@ -75,16 +77,19 @@ class _Check:
 
 
 class Reloads:
-    """Keeps the rollout, and performs its actions; the agent's one thread calls all methods."""
+    """Keeps the rollout, and performs its actions; the agent's one thread calls all methods.
+
+    The rollout's settings are the agent's settings. `whole` makes changes of whole backends without a reload.
+    """
 
     def __init__(
-        self, settings: Settings, executor: Executor, wake: Callable[[], None], whole: WholeBackends
+        self, settings: Settings, guard_state: GuardState, executor: Executor, wake: Callable[[], None]
     ) -> None:
-        """Take `wake` for the thread of a permit to call once it comes, and `whole` for changes without a reload."""
+        """Take the first settings, and `wake` for the thread of a permit to call once it comes."""
+        self.whole = WholeBackends(guard_state)
         self._rollout = Rollout(settings)
         self._executor = executor
         self._wake = wake
-        self._whole = whole
         self._check: _Check | None = None
         self._permit: PermitRequest | None = None
 
@@ -109,35 +114,37 @@ class Reloads:
         """Give back the permit that this balancer has or asks for: no reload is being made."""
         self.rollout = self._rollout.permit_lost()
 
-    def use(
-        self,
-        settings: Settings,
-        due_seconds: float,
-        why: str | None = None,
-        quarantined: Mapping[str, str] | None = None,
-    ) -> None:
-        """Switch to `settings`; a reload is due at `due_seconds` where HAProxy was not made from them.
+    def use(self, settings: Settings, why: str | None = None) -> None:
+        """Switch to `settings`; a reload is due, after a wait for the catalog, where HAProxy was not made from them.
 
-        `why`: the settings are other ones than before, for this reason. `quarantined`: the settings lack options that
-        HAProxy refused. With neither, the settings are the same, adapted to the running HAProxy.
+        `why`: they are other ones than before, for this reason; None: they are adapted to the running HAProxy.
         """
-        at, now = self._due_if_not_applied(settings, due_seconds), self._rollout
-        if why is not None:
-            self.rollout = now.taken(settings, why, at)
-        else:
-            self.rollout = now.partly(settings, quarantined, at) if quarantined else now.moved_to(settings, at)
+        at, now = self._due_if_not_applied(settings), self._rollout
+        self.rollout = now.moved_to(settings, at) if why is None else now.taken(settings, why, at)
 
-    def compare(self, due_seconds: float) -> None:
-        """Make a reload due at `due_seconds` if the running HAProxy was not made from the current settings."""
-        self.rollout = self._rollout.compared(self._due_if_not_applied(self._rollout.settings, due_seconds))
+    def compare(self, wait_seconds: float = 0.0) -> None:
+        """Make a reload due in `wait_seconds` if the running HAProxy was not made from the current settings."""
+        self.rollout = self._rollout.compared(self._due_if_not_applied(self._rollout.settings, wait_seconds))
 
-    def _due_if_not_applied(self, settings: Settings, due_seconds: float) -> float | None:
+    def worker_came(self, process: HAProxyProcess, *, is_another: bool, was_away: bool) -> None:
+        """Note the first answer of a worker: of another one than before, or after no answer.
+
+        HAProxy may have started from the new file, or a killed hapsync may have left a reload half done.
+        """
+        if is_another:
+            is_half = is_half_done(self._rollout.settings.config, process.pid)
+            self.rollout = self._rollout.new_worker(time.monotonic(), is_half_reloaded=is_half)
+        self.rollout = self._rollout.mended()
+        if is_another and was_away and self._rollout.settings_due_seconds is not None:
+            self.compare()
+
+    def _due_if_not_applied(self, settings: Settings, wait_seconds: float = CATALOG_SECONDS) -> float | None:
         try:
             applied = is_applied(settings, read_text_or_none(settings.config.haproxy.config))
         except (HapsyncError, OSError, ValueError) as error:
             log.error("template not usable: %s", error)  # noqa: TRY400
             applied = False
-        return None if applied and not self._rollout.is_doubted else due_seconds
+        return None if applied and not self._rollout.is_doubted else time.monotonic() + wait_seconds
 
     def due_seconds(self, wanted: Desired, *, is_told: bool) -> float | None:
         """Return the time of the next `step`, on the monotonic clock, or None; `is_told`: all services were read."""
@@ -150,43 +157,34 @@ class Reloads:
         return self._rollout.due_seconds(time.monotonic(), attempt, gap_seconds, is_told=is_told)
 
     def step(
-        self,
-        wanted: Desired,
-        candidate_for: Callable[[Collection[str]], Candidate],
-        process: HAProxyProcess | None,
-        made_live: Callable[[Difference], None],
-    ) -> HAProxyProcess | Difference | Quarantine | NotMade | None:
+        self, reconciler: Reconciler, process: HAProxyProcess | None, made_live: Callable[[Difference], None]
+    ) -> HAProxyProcess | Difference | NotMade | None:
         """Go a step towards a HAProxy with the current settings; return the result, None while the work goes on.
 
-        `candidate_for` returns the candidate with more slots for some backends. A Difference was made live in the
-        worker `process`, without a reload, and `made_live` has made a pass over it. A Quarantine is to be used next.
+        `reconciler` makes the candidate. A Difference was made live in the worker `process`, without a reload, and
+        `made_live` has made a pass over it. The rollout's settings may be other ones then: refused settings without
+        some options, or those before.
 
         Raises RuntimeAPIError where HAProxy does not answer.
         """
-        done: HAProxyProcess | Difference | HapsyncError | OSError | None
+        wanted = reconciler.desired()
         try:
-            done = self._step(candidate_for, process, made_live)
+            return self._step(reconciler, process, made_live)
+        except RuntimeAPIError:
+            raise
         except (HapsyncError, OSError) as error:
-            if isinstance(error, RuntimeAPIError):
-                raise
-            done = error
+            return self._failed(error, wanted)
         except Exception:
             self.rollout = self._rollout.away()  # a defect: begin again
             raise
-        if not isinstance(done, HapsyncError | OSError):
-            return done
-        return quarantined(self._rollout.settings, done) or self._not_made(done, wanted)
 
     def _step(
-        self,
-        candidate_for: Callable[[Collection[str]], Candidate],
-        process: HAProxyProcess | None,
-        made_live: Callable[[Difference], None],
-    ) -> HAProxyProcess | Difference | HapsyncError | None:
+        self, reconciler: Reconciler, process: HAProxyProcess | None, made_live: Callable[[Difference], None]
+    ) -> HAProxyProcess | Difference | None:
         check = self._check if self._rollout.state is State.CHECKED else None
         self._check = None
         settings = self._rollout.settings
-        candidate = candidate_for(self._rollout.short)
+        candidate = reconciler.candidate(self._rollout.short)
         live = self._difference(candidate, process)
         if live is None:
             refuse(candidate.lost)
@@ -194,7 +192,7 @@ class Reloads:
             self.release_permit()
         is_checked = check is not None and (check.settings, check.candidate.text) == (settings, candidate.text)
         if check is not None and is_checked and (refused := value_of(check.verdict)) is not None:
-            return refused
+            raise refused
         self.rollout, action = self._rollout.advanced(
             is_live=live is not None, needs_permit=settings.config.fleet is not None, is_checked=is_checked
         )
@@ -241,7 +239,7 @@ class Reloads:
         self, settings: Settings, live: Difference, made_live: Callable[[Difference], None]
     ) -> Difference | None:
         begin, why = time.monotonic(), self._rollout.why
-        refused = self._whole.make(settings.config, live, made_live)
+        refused = self.whole.make(settings.config, live, made_live)
         if refused is not None:
             log.warning("backends not added or deleted live: %s; HAProxy is reloaded", refused)
             self.rollout = self._rollout.live_refused()
@@ -251,31 +249,28 @@ class Reloads:
         return live
 
     def _reload(self, settings: Settings, candidate: Candidate, pid: int, *, is_checked: bool) -> HAProxyProcess:
-        haproxy = settings.config.haproxy
-        with noted(settings.config, pid, candidate.text):
-            made = reload_into(
-                haproxy, candidate.text, candidate.target, is_checked=is_checked, next_socket=settings.next_socket
-            )
+        made = reload(settings, candidate, pid, is_checked=is_checked)
         for loss in candidate.lost:
             log.warning("the reload took out foreign servers: %s", ", ".join(loss.lines))
         self.rollout = self._rollout.made(time.monotonic(), is_reload=True)
         return made
 
-    def _not_made(self, error: HapsyncError | OSError, wanted: Desired) -> NotMade:
+    def _failed(self, error: HapsyncError | OSError, wanted: Desired) -> NotMade | None:
         before = self._rollout
+        without = quarantined(before.settings, error)
+        if without is not None:
+            self.rollout = before.partly(without.settings, without.why, self._due_if_not_applied(without.settings))
+            return None
         losing = error.names if isinstance(error, WouldLose) else {}
         event = Event.WOULD_LOSE if losing else Event.REFUSED
         event = Event.UNAVAILABLE if isinstance(error, ReloadUnavailable | OSError) else event
         self.rollout = now = before.failed(event, str(error), before.attempt(wanted), time.monotonic(), losing)
-        previous = now.settings if now.settings is not before.settings else None
-        if previous is not None:
+        if now.settings is not before.settings:
             log.error("settings not taken, the old ones stay")
         return NotMade(
             str(error),
             is_tried_again=now.state is State.DUE,
-            is_settings=before.settings_due_seconds is not None,
-            previous=previous,
-            is_defect=isinstance(error, BrokenPromise),
+            is_about_file=before.settings_due_seconds is not None or isinstance(error, BrokenPromise),
         )
 
 
@@ -320,21 +315,26 @@ def _with_options(config: BackendConfig, options: str) -> BackendConfig | None:
         return None  # another key needs the new options
 
 
-@contextlib.contextmanager
-def noted(config: Config, pid: int, text: str) -> Iterator[None]:
-    """Keep a note on disk while the block runs: the worker `pid` is about to be reloaded into `text`.
+def reload(settings: Settings, candidate: Candidate, pid: int, *, is_checked: bool = False) -> HAProxyProcess:
+    """Reload the worker `pid` into `candidate`, with a note about it on disk meanwhile; return the new worker.
 
-    The note stays where the block fails and leaves the new text in place. A full disk prevents no reload.
+    The note stays where the reload fails and leaves the new text in place. A full disk prevents no reload.
+
+    Raises ReloadError.
     """
+    config, text = settings.config, candidate.text
     with contextlib.suppress(OSError):
         write_in_folder(config.agent.state_dir, _NOTE_FILE, f"{pid} {_digest(text)}\n", durable=False)
     try:
-        yield
+        made = reload_into(
+            config.haproxy, text, candidate.target, is_checked=is_checked, next_socket=settings.next_socket
+        )
     except BaseException:
         if not is_half_done(config, pid):
             _forget(config)
         raise
     _forget(config)
+    return made
 
 
 def is_half_done(config: Config, pid: int) -> bool:

@@ -1,13 +1,17 @@
 """The agent's schedule: the work that each finding makes due, and its time."""
 
 import enum
+import logging
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Generic, TypeVar
 
 import attrs
 
 from hapsync.agent.consumer import Consumer, Left
+from hapsync.errors import HapsyncError
+
+log = logging.getLogger(__name__)
 
 RETRY_SECONDS = 0.25
 FEW_PARTS = 8
@@ -36,11 +40,12 @@ class Finding(enum.Enum):
 
 
 class FileDue(enum.Enum):
-    """How the file is due: soon; soon, even where it was refused before; or now, refused or not."""
+    """How the file is due."""
 
-    SOON = enum.auto()
-    ANEW = enum.auto()
-    NOW = enum.auto()
+    SOON = "soon"
+    LIVE = "soon, and not any more for HAProxy's next start, because HAProxy has started"
+    ANEW = "soon, even where it was refused before"
+    NOW = "now, refused or not"
 
 
 @attrs.frozen
@@ -54,7 +59,7 @@ class Due:
 
 DUE: Mapping[Finding, Due] = {
     Finding.STARTED: Due(file=FileDue.SOON),
-    Finding.HAPROXY_ANSWERS: Due(backends=True, file=FileDue.SOON),
+    Finding.HAPROXY_ANSWERS: Due(backends=True, file=FileDue.LIVE),
     Finding.NO_HAPROXY: Due(file=FileDue.SOON, report=True),
     Finding.SERVERS_CHANGED: Due(file=FileDue.SOON),
     Finding.FILE_CHANGED: Due(file=FileDue.SOON),
@@ -134,43 +139,26 @@ class Schedule:
 
 
 class Follower(Generic[Done]):
-    """A consumer, and the schedule of its parts."""
+    """A consumer beside HAProxy's backends, and the schedule of its parts."""
 
     def __init__(self, consumer: Consumer[object, Done]) -> None:
         self.consumer = consumer
         self.schedule = Schedule()
 
-    def step(
-        self, longest_seconds: float, *, is_full: bool = False, before_acting: Callable[[], None] = lambda: None
-    ) -> Done | None:
-        """Apply the due parts, and record the changes left undone; None where nothing was asked of them.
-
-        Raises HapsyncError where the outside does not answer, and every error of `before_acting`.
-        """
-        done = self.consumer.apply(self.schedule.take(), is_full=is_full, before_acting=before_acting)
-        if done is not None:
-            self.schedule.note(self.consumer.verify(done), longest_seconds)
-        return done
-
-
-class Soon:
-    """Work that is done soon after a request, with at least `every_seconds` from one time to the next."""
-
-    def __init__(self, every_seconds: float) -> None:
-        self.due_seconds: float | None = None
-        self._every_seconds = every_seconds
-        self._done_seconds = 0.0
-
-    def soon(self) -> None:
-        """Ask for the work."""
-        if self.due_seconds is None:
-            self.due_seconds = max(time.monotonic(), self._done_seconds + self._every_seconds)
-
-    @property
-    def is_due(self) -> bool:
-        """Whether the work was asked for, and its time has come."""
-        return self.due_seconds is not None and time.monotonic() >= self.due_seconds
-
-    def done(self) -> None:
-        """Record that the work was done, asked for or not."""
-        self.due_seconds, self._done_seconds = None, time.monotonic()
+    def step(self, longest_seconds: float, *, is_full: bool, may_act: bool) -> None:
+        """Apply the parts due by now (`is_full`: all parts) where `may_act` is set; an error is logged."""
+        schedule = self.schedule
+        schedule.add(self.consumer.parts() if is_full else ())
+        schedule.look()
+        schedule.look_at_waiting()
+        due = frozenset(schedule.now)
+        if not due or not may_act:
+            return
+        try:
+            done = self.consumer.apply(schedule.take(), is_full=is_full)
+        except HapsyncError as error:
+            log.warning("%s: %s", type(self.consumer).__name__, error)
+            schedule.note(Left(due, again=due), longest_seconds)
+        else:
+            if done is not None:
+                schedule.note(self.consumer.verify(done), longest_seconds)

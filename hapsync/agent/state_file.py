@@ -36,7 +36,9 @@ def load_state(config: Config) -> SavedState:
     path = state_path(config)
     saved = peek_state(config)
     if saved.unread_version is not None:
-        log.error("%s; `hapsync thaw --acknowledge` goes on without", unread_words(path, saved.unread_version))
+        what = f"version {saved.unread_version}, and this hapsync reads version {VERSION}"
+        why = "it may contain a freeze and overrides, so it is kept and nothing is changed"
+        log.error("%s is of %s: %s; `hapsync thaw --acknowledge` goes on without", path, what, why)
     if saved.lost is not None and saved.lost.file == path:
         copy = _free_name(f"{path}.damaged")
         log.error("%s is damaged: its overrides and freeze are lost; kept as %s", path, copy)
@@ -72,12 +74,6 @@ def unreadable_words(path: str, error: OSError) -> str:
     except (OSError, KeyError):
         return f"{path} cannot be read: {reason(error)}"
     return f"{path} cannot be read by {user}, its owner is {owner}; `chown {user}: {path}`"
-
-
-def unread_words(path: str, version: str) -> str:
-    """Return the message about a state file of another version."""
-    what = f"version {version}, and this hapsync reads version {VERSION}"
-    return f"{path} is of {what}: it may contain a freeze and overrides, so it is kept and nothing is changed"
 
 
 def keep_unread_copy(config: Config, version: str) -> str:

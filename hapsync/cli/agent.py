@@ -59,12 +59,12 @@ def command(config_path: str) -> None:
             raise ConfigError(config_path, (f"agent.state_dir: state file {what}",)) from error
         agent = Agent(settings, lambda: read_settings(config_path), saved, locks.keep)
         try:
-            requests = Requests(str(Path(folders.runtime_dir, SOCKET_FILE)), agent.ask)
+            requests = Requests(str(Path(folders.runtime_dir, SOCKET_FILE)), agent.inbox.put)
         except OSError as error:
             why = f"the socket for requests cannot be made there: {reason(error)}"
             raise ConfigError(config_path, (f"agent.runtime_dir {folders.runtime_dir}: {why}",)) from error
         stack.callback(requests.close)
-        signal.signal(signal.SIGTERM, lambda *_: agent.stop())
-        signal.signal(signal.SIGINT, lambda *_: agent.stop())
-        signal.signal(signal.SIGHUP, lambda *_: agent.reread_settings())
+        signal.signal(signal.SIGTERM, lambda *_: agent.inbox.stop())
+        signal.signal(signal.SIGINT, lambda *_: agent.inbox.stop())
+        signal.signal(signal.SIGHUP, lambda *_: agent.inbox.reread())
         agent.run()

@@ -23,7 +23,7 @@ not answer)."""
 @click.option("--commands", is_flag=True, help="Also print the commands that would be sent.")
 def command(config_path: str, commands: bool) -> int:  # noqa: FBT001
     """Show what a pass would do; change nothing."""
-    from hapsync.agent.config_file import is_applied  # noqa: PLC0415
+    from hapsync.agent.file_text import is_applied  # noqa: PLC0415
     from hapsync.agent.settings import read_settings  # noqa: PLC0415
     from hapsync.cli.reading import discover_aloud, read_catalog_aloud  # noqa: PLC0415
     from hapsync.haproxy.commands import address_commands, agents_in, quiet_commands, state_commands  # noqa: PLC0415

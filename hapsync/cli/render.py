@@ -25,7 +25,7 @@ def command(config_path: str, offline: bool) -> None:  # noqa: FBT001
     Only the configuration goes there; where it came from is said on standard
     error.
     """
-    from hapsync.agent.config_file import empty_slots, initial_target  # noqa: PLC0415
+    from hapsync.agent.file_text import empty_slots, initial_target  # noqa: PLC0415
     from hapsync.agent.settings import read_settings  # noqa: PLC0415
     from hapsync.errors import CatalogError, ConfigError, RuntimeAPIError  # noqa: PLC0415
     from hapsync.haproxy.render import labels_of, render  # noqa: PLC0415

@@ -64,7 +64,7 @@ def read_known(settings: Settings, catalog: Catalog | None = None) -> Known:
     if catalog is None:
         catalog, source, age = _read_catalog_known(config, report, problems)
     known = catalog if catalog is not None else Catalog({})
-    reconciler = Reconciler(settings, _read_guard_state(config, report, problems), lambda: known)
+    reconciler = Reconciler(lambda: settings, _read_guard_state(config, report, problems), lambda: known)
     if report is not None and report.haproxy is not None:
         reconciler.probe.know(report.haproxy.pid, report.scaling)
     return Known(reconciler, report, catalog, source, age, problems)

@@ -7,7 +7,7 @@ import stat
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from hapsync.agent.config_file import empty_slots, is_applied
+from hapsync.agent.file_text import empty_slots, is_applied
 from hapsync.agent.lock import lock_owners
 from hapsync.agent.settings import Settings
 from hapsync.config.schema import Config

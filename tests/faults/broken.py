@@ -9,7 +9,7 @@ from typing import Any
 
 from attrs import evolve
 
-from hapsync.agent import agent as loop, carry_out, config_file as paper, guard_state
+from hapsync.agent import agent as loop, carry_out, file_text as paper, guard_state
 from hapsync.cli import main as hapsync_main
 from hapsync.haproxy import commands as runtime
 from hapsync.haproxy.commands import Command

@@ -17,7 +17,7 @@ from hapsync.agent.reconcile import Outcome
 from hapsync.agent.report import Reporter
 from hapsync.agent.report_file import Snapshot, snapshot_from_json, snapshot_to_json
 from hapsync.cli.tables import print_view
-from hapsync.config.schema import AgentConfig, BackendConfig, Config, Template
+from hapsync.config.schema import BackendConfig, Config, Template
 from hapsync.consul.health import parse_reading
 from hapsync.haproxy.commands import Refusal, address_commands, state_commands
 from hapsync.haproxy.render import labels_of, render
@@ -74,7 +74,7 @@ class WholePath:
     def __init__(self) -> None:
         self.served = self.left_out = self.commands = self.lines = 0
         self._observed = Observed({"web": Backend("web"), "canary": Backend("canary", (), (CANARY,))})
-        self._reporter = Reporter(AgentConfig())
+        self._reporter = Reporter()
         self._logged: list[str] = []
         self._view: View | None = None
         self._handler = logging.Handler()
@@ -135,8 +135,8 @@ class WholePath:
         logger.addHandler(self._handler)
         logger.setLevel(logging.DEBUG)
         try:
-            outcome = Outcome(look, look, tuple(plan.changes), tuple(refused))
-            self._reporter.note_pass(Desired({}), ["web"], outcome, 0.1)
+            outcome = Outcome(look, look, tuple(plan.changes), tuple(refused), ("web",))
+            self._reporter.note_pass(outcome, 0.1)
         finally:
             logger.removeHandler(self._handler)
             logger.setLevel(logging.NOTSET)

@@ -75,6 +75,6 @@ def test_a_second_consumer_follows_the_catalog_and_is_tried_again_until_it_is_in
             assert made[0].assess() == {}
             assert made[0].refusals == 0
         finally:
-            agent.stop()
+            agent.inbox.stop()
             thread.join(20)
     assert not thread.is_alive()

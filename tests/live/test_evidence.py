@@ -9,7 +9,7 @@ import attrs
 import pytest
 
 import hapsync.agent.reconcile
-from hapsync.agent.acts import Acts
+from hapsync.agent.agent import Agent
 from hapsync.agent.reconcile import Outcome, run_pass
 from hapsync.agent.settings import read_settings
 from hapsync.model.changes import Reason
@@ -65,19 +65,19 @@ TEN, FIVE = range(1, 11), range(1, 6)
 
 
 @contextmanager
-def acting() -> Iterator[tuple[Acts, Stage, Callable[[int, Iterable[int]], None]]]:
+def acting() -> Iterator[tuple[Agent, Stage, Callable[[int, Iterable[int]], None]]]:
     """What an agent does, step by step, and a Consul whose state can be set, with its index, and is read at once.
 
     A first pass has brought TEN in, at the index 300.
     """
     with fake_consul(*TEN) as fake, Stage({"web": 12}, agent=False, consul_url=lambda _stage: fake.url) as stage:
         settings = read_settings(str(stage.config_path))
-        acts = Acts(settings, lambda: settings, SavedState(), lambda _service: None)
-        acts._following.start()
+        agent = Agent(settings, lambda: settings, SavedState())
+        agent._following.start()
 
         def show(index: int, numbers: Iterable[int]) -> None:
             def is_read() -> bool:
-                state = acts._following.states().get("web")
+                state = agent._following.states().get("web")
                 return state is not None and state.index == index and state.reading is not None
 
             fake.show(*numbers, at=index)
@@ -85,28 +85,28 @@ def acting() -> Iterator[tuple[Acts, Stage, Callable[[int, Iterable[int]], None]
 
         try:
             show(300, TEN)
-            make_pass(acts)
+            make_pass(agent)
             assert len(ready_ports(stage)) == 10
-            yield acts, stage, show
+            yield agent, stage, show
         finally:
-            acts._following.stop()
-            acts._discovering.stop()
+            agent._following.stop()
+            agent._discovering.stop()
 
 
-def make_pass(acts: Acts) -> Outcome:
-    acts._schedule.add(["web"])
-    outcome = acts._pass(is_full=True)
+def make_pass(agent: Agent) -> Outcome:
+    agent._passes.schedule.add(["web"])
+    outcome = agent._passes.make(is_full=True)
     assert outcome is not None
     return outcome
 
 
 def test_that_consul_went_back_is_not_forgotten_because_somebody_asks_what_it_says() -> None:
-    with acting() as (acts, stage, show):
+    with acting() as (agent, stage, show):
         show(5, FIVE)
         for _ in range(3):
-            acts._desired()
+            agent._reconciler.desired()
         show(6, [*FIVE, 11])
-        outcome = make_pass(acts)
+        outcome = make_pass(agent)
 
         assert ready_ports(stage) == {*TEN, 11}
         assert {one.reason for one in outcome.last.plan.deferred} == {Reason.REFILLING}
@@ -119,13 +119,13 @@ def test_that_consul_went_back_is_not_forgotten_by_a_pass_that_could_not_read_th
         made = run_pass(*arguments)
         return attrs.evolve(made, last=attrs.evolve(made.last, observed=Observed({}, {"web": "odd"})))
 
-    with acting() as (acts, stage, show):
+    with acting() as (agent, stage, show):
         show(5, FIVE)
         monkeypatch.setattr(hapsync.agent.reconcile, "run_pass", unread)
-        make_pass(acts)
+        make_pass(agent)
         monkeypatch.undo()
         show(6, [*FIVE, 11])
-        outcome = make_pass(acts)
+        outcome = make_pass(agent)
 
         assert ready_ports(stage) == {*TEN, 11}
         assert {one.reason for one in outcome.last.plan.deferred} == {Reason.REFILLING}

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from hapsync.agent.guard_state import GuardState
-from hapsync.agent.operator import answer
-from hapsync.agent.reconcile import run_pass
+from hapsync.agent.operator import Answers
+from hapsync.agent.reconcile import Reconciler, run_pass
 from hapsync.agent.settings import read_settings
 from hapsync.api.messages import FreezeAll, OverrideServer
 from hapsync.errors import Withdrawn
@@ -134,7 +134,8 @@ def test_what_is_given_up_while_haproxy_is_read_changes_nothing() -> None:
         raise Withdrawn("given up")
 
     with Stage({"web": 2}, agent=False) as stage:
-        config = read_settings(str(stage.config_path)).config
+        settings = read_settings(str(stage.config_path))
+        config = settings.config
         instances = (Instance("n1", "a", Address("10.0.0.1", 80), CheckStatus.PASSING),)
         wanted = Desired({"web": desired_backend("web", config.backends["web"], Reading("web", instances))})
         before = stage.haproxy.ask("show servers state web")
@@ -144,9 +145,10 @@ def test_what_is_given_up_while_haproxy_is_read_changes_nothing() -> None:
 
         run_pass(config.haproxy.socket, 5, wanted, ("web",), Rules())
         guard_state = GuardState(config, SavedState())
+        answers = Answers(Reconciler(lambda: settings, guard_state))
         for request in (FreezeAll(), OverrideServer("web", "10.0.0.1:80", AdminState.MAINT)):
             with pytest.raises(Withdrawn):
-                answer(request, guard_state, config, lambda _: pytest.fail("a pass"), ensure_wanted=left)
+                answers.answer(request, left)
         assert guard_state.saved == GuardState(config, SavedState()).saved
         assert not (stage.work / "state" / "memory.json").exists()
     assert len(asked) == 3
