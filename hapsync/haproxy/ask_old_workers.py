@@ -45,12 +45,12 @@ def read_old_workers(
         return OldWorkers(seen_at, error=str(error))
     if all(one.pid != live_pid for one in listed):
         return OldWorkers(seen_at, error=f"HAProxy's master does not list the live worker {live_pid}; it may reload")
-    workers = []
-    for worker in old_among(listed, live_pid):
-        if not may_go_on():
-            workers.append(attrs.evolve(worker, error="not asked: a reload is being made"))
-            continue
-        workers.append(_looked_at(master, worker, wanted, live))
+    workers = [
+        _looked_at(master, worker, wanted, live)
+        if may_go_on()
+        else attrs.evolve(worker, error="not asked: a reload is being made")
+        for worker in old_among(listed, live_pid)
+    ]
     return OldWorkers(seen_at, tuple(workers))
 
 

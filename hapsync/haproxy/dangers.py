@@ -88,15 +88,13 @@ def _is_dynamic(section: Section) -> bool:
 
 def program_check(section: Section) -> Line | None:
     """Return the line that makes the checks of a section's servers run a program."""
-    checks = [
-        line for line in section.lines if line.begins("option") and line.words[1:2] and line.words[1] in _CHECKS
-    ]
-    return checks[-1] if checks and checks[-1].words[1] == PROGRAM_CHECK else None
+    checks = [line for line in section.lines if _option(line) in _CHECKS]
+    return checks[-1] if checks and _option(checks[-1]) == PROGRAM_CHECK else None
 
 
 def _why(sections: Sequence[Section], *, is_checked: bool, is_conditional: bool) -> str:
     for section in sections:
-        checks = [line for line in section.lines if _is_check(line)]
+        checks = [line for line in section.lines if _option(line) in _CHECKS or _may_be_program(line)]
         if is_checked and any(map(_may_be_program, checks if is_conditional else checks[-1:])):
             return f"{_FATAL}; another kind of check has its servers added live"
         switches = [line for line in section.lines if line.words[0] in ("enabled", _OFF)]
@@ -107,13 +105,13 @@ def _why(sections: Sequence[Section], *, is_checked: bool, is_conditional: bool)
     return ""
 
 
-def _is_check(line: Line) -> bool:
-    return _may_be_program(line) or (line.begins("option") and line.words[1:2] != () and line.words[1] in _CHECKS)
+def _option(line: Line) -> str:
+    """Return the option that `line` switches on; empty for another line."""
+    return line.words[1] if line.begins("option") and len(line.words) > 1 else ""
 
 
 def _may_be_program(line: Line) -> bool:
-    word = line.words[1] if line.begins("option") and len(line.words) > 1 else ""
-    return word == PROGRAM_CHECK or "$" in word
+    return _option(line) == PROGRAM_CHECK or "$" in _option(line)
 
 
 def _is_off(line: Line) -> bool:

@@ -212,12 +212,6 @@ class Graces:
 def alarms(workers: Iterable[OldWorker]) -> tuple[str, ...]:
     """Return the log line about the old workers; empty while they are few and young."""
     found = tuple(workers)
-    said = []
-    if len(found) > MANY:
-        said.append(f"more than {MANY} old workers of HAProxy run on")
-    said += [
-        f"old worker {one.pid} of HAProxy has run on for over {plural(LONG_SECONDS // 60, 'minute')} after a reload"
-        for one in found
-        if one.age_seconds > LONG_SECONDS
-    ]
-    return tuple(said)
+    many = (f"more than {MANY} old workers of HAProxy run on",) if len(found) > MANY else ()
+    long = f"of HAProxy has run on for over {plural(LONG_SECONDS // 60, 'minute')} after a reload"
+    return (*many, *(f"old worker {one.pid} {long}" for one in found if one.age_seconds > LONG_SECONDS))

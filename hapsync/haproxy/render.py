@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 INDENT = "    "
 _RAW_HINT = "where {{, {% or {# is HAProxy's own, write the line between {% raw %} and {% endraw %}"
 _MAY_DISABLE = re.compile(r"default-server\b.*\bdisabled\b")
+_MISTAKES = (TypeError, ValueError, ArithmeticError, LookupError, AttributeError, RecursionError)
+"""The errors of Python by which a template's own expressions fail."""
 _BEGIN, _END = "\x01", "\x02"
 """Marks around the lines of one `servers()` during the rendering; no file for HAProxy contains these characters."""
 _ALONE = re.compile(rf"^[ \t]*{_BEGIN}[^{_END}]*{_END}[ \t]*$", re.MULTILINE)
@@ -34,13 +36,17 @@ def render(template: Template, target: TargetState, config: Config, labels: Mapp
     without its `servers()`, or server lines within another section.
     """
     used: list[str] = []
-    marked = _expand(template, _servers(target, config, labels, used), _backends(config))
-    if _MAY_DISABLE.search(marked) and (disabled := start_disabled(marked.replace(_BEGIN, "").replace(_END, ""))):
+
+    def marked_with(disabled: Collection[str] = ()) -> str:
+        used.clear()
+        return _expand(template, _servers(target, config, labels, used, disabled), _backends(config))
+
+    marked = marked_with()
+    if _MAY_DISABLE.search(marked) and (disabled := start_disabled(_unmarked(marked))):
         # The file says of each server whether it is disabled, because a `disabled` from elsewhere looks like an
         # operator's.
-        used = []
-        marked = _expand(template, _servers(target, config, labels, used, disabled), _backends(config))
-    rendered = sealed(marked.replace(_BEGIN, "").replace(_END, ""))
+        marked = marked_with(disabled)
+    rendered = sealed(_unmarked(marked))
     problems = [
         f'backends.{name} has no {{{{ servers("{name}") }}}} in the template'
         for name in sorted(set(config.backends) - set(used))
@@ -62,6 +68,10 @@ def render(template: Template, target: TargetState, config: Config, labels: Mapp
     if problems:
         raise ConfigError(template.name, tuple(problems))
     return rendered
+
+
+def _unmarked(text: str) -> str:
+    return text.replace(_BEGIN, "").replace(_END, "")
 
 
 @lru_cache(maxsize=2)
@@ -115,15 +125,7 @@ def _expand(template: Template, servers: Callable[[str], str], backends: Callabl
         return _compiled(template.text).render(servers=servers, backends=backends)
     except jinja2.TemplateSyntaxError as error:
         raise ConfigError(template.name, (f"line {error.lineno}: {error.message}; {_RAW_HINT}",)) from error
-    except (
-        jinja2.TemplateError,
-        TypeError,
-        ValueError,
-        ArithmeticError,
-        LookupError,
-        AttributeError,
-        RecursionError,
-    ) as error:
+    except (jinja2.TemplateError, *_MISTAKES) as error:
         raise ConfigError(template.name, (f"{_line_of(error)}{error}",)) from error
 
 
@@ -142,7 +144,7 @@ def _servers(
     config: Config,
     labels: Mapping[tuple[str, Address], str],
     used: list[str],
-    disabled: Collection[str] = (),
+    disabled: Collection[str],
 ) -> Callable[[str], str]:
     def servers(backend: str) -> str:
         if backend not in config.backends:
@@ -152,11 +154,8 @@ def _servers(
         options = config.backends[backend].server_options
         slots = target.backends.get(backend, Backend(backend)).slots
         enabled = ["enabled"] if backend in disabled else []
-        return (
-            _BEGIN
-            + f"\n{INDENT}".join(_server_line(backend, slot, options, labels, enabled) for slot in slots)
-            + _END
-        )
+        lines = (_server_line(backend, slot, options, labels, enabled) for slot in slots)
+        return _BEGIN + f"\n{INDENT}".join(lines) + _END
 
     return servers
 

@@ -58,18 +58,8 @@ _UNREADABLE_STATE = "`show servers state` gave a line that cannot be read: "
 _UNREADABLE_COUNTERS = "`show stat` gave a line that cannot be read: "
 NO_SUCH_BACKEND = "Can't find backend."
 _STATE_COLUMNS = (
-    "be_id",
-    "be_name",
-    "srv_id",
-    "srv_name",
-    "srv_addr",
-    "srv_port",
-    "srv_op_state",
-    "srv_admin_state",
-    "srv_uweight",
-    "srv_time_since_last_change",
-    "srv_check_result",
-    "srv_check_state",
+    *("be_id", "be_name", "srv_id", "srv_name", "srv_addr", "srv_port", "srv_op_state", "srv_admin_state"),
+    *("srv_uweight", "srv_time_since_last_change", "srv_check_result", "srv_check_state"),
 )
 _STAT_COLUMNS = (
     *("pxname", "svname", "type", "status", "check_status", "check_desc"),
