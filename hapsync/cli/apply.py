@@ -1,5 +1,7 @@
 """`hapsync apply`: one pass, with the reload and the file if they are due."""
 
+import gc
+
 import click
 
 from hapsync.cli.options import config_option
@@ -32,9 +34,8 @@ def command(config_path: str, force: bool) -> int:  # noqa: FBT001
     from hapsync.cli.asking import ask_aloud, tell  # noqa: PLC0415
     from hapsync.cli.reading import discover_aloud, read_catalog_aloud  # noqa: PLC0415
     from hapsync.plan.assessment import Verdict  # noqa: PLC0415
-    from hapsync.system.process import collect_never  # noqa: PLC0415
 
-    collect_never()
+    gc.disable()  # the command ends within seconds
     config = read_config(config_path)
     reply = ask_aloud(config, Apply(force))
     if reply is not None:

@@ -79,17 +79,23 @@ class RuntimeSession:
             replies += self._exchange(batch)
         return replies
 
-    def _read_backends(self, backends: Collection[str], dumps: Sequence[str]) -> Observed:
-        """Return the reading in `dumps`, the replies to `_state_commands(backends)`.
+    def _ask_and_read(
+        self, commands: Sequence[Command], backends: Collection[str], only: Collection[tuple[str, str]] | None = None
+    ) -> tuple[Sequence[str], Observed]:
+        """Send `commands`; return the replies, and the state of `backends`, or of the servers `only`, after them.
 
         Backends with unreadable lines in the dump of all are read again alone, because another one's text may be the
         cause.
         """
-        observed = _parse_servers(backends, dumps)
-        if observed.unread and len(backends) > _PARTIAL_LIMIT:
+        if len(backends) <= _PARTIAL_LIMIT:
+            replies = self.ask((*commands, *map(show_servers_state, backends)))
+            return replies[: len(commands)], _parse_each(backends, replies[len(commands) :], only)
+        *replies, dump = self.ask((*commands, SHOW_SERVERS_STATE))
+        observed = parse_servers_state(dump, backends, only)
+        if only is None:
             for name in sorted(observed.unread):
-                observed = observed.updated(_parse_servers((name,), self.ask(_state_commands((name,)))))
-        return observed
+                observed = observed.updated(self.read_servers((name,)))
+        return replies, observed
 
     def read_process(self) -> HAProxyProcess:
         """Return the process that answers; a stopping worker is an error, because it takes no changes any more.
@@ -104,7 +110,7 @@ class RuntimeSession:
 
         Raises RuntimeAPIError.
         """
-        return self._read_backends(backends, self.ask(_state_commands(backends)))
+        return self._ask_and_read((), backends)[1]
 
     def read_backend(self, name: str) -> Backend:
         """Return the servers of the backend `name`, their loads unknown.
@@ -121,8 +127,8 @@ class RuntimeSession:
 
         Raises RuntimeAPIError.
         """
-        info, *dumps = self.ask((SHOW_INFO, *_state_commands(backends)))
-        return _serving(parse_info(info), self.path), self._read_backends(backends, dumps)
+        (info,), observed = self._ask_and_read((SHOW_INFO,), backends)
+        return _serving(parse_info(info), self.path), observed
 
     def ask_and_read(
         self, commands: Sequence[Command], servers: Collection[tuple[str, str]]
@@ -131,9 +137,7 @@ class RuntimeSession:
 
         Raises RuntimeAPIError.
         """
-        backends = sorted({backend for backend, _ in servers})
-        replies = self.ask((*commands, *_state_commands(backends)))
-        return replies[: len(commands)], _parse_servers(backends, replies[len(commands) :], servers)
+        return self._ask_and_read(commands, sorted({backend for backend, _ in servers}), servers)
 
     def read_stats(self, backends: Collection[Backend]) -> Stat:
         """Return the counters of the servers of `backends`, a recent reading on this connection.
@@ -213,17 +217,10 @@ class RuntimeSession:
         return replies
 
 
-def _state_commands(backends: Collection[str]) -> Sequence[Command]:
-    if len(backends) > _PARTIAL_LIMIT:
-        return (SHOW_SERVERS_STATE,)
-    return [show_servers_state(name) for name in backends]
-
-
-def _parse_servers(
-    backends: Collection[str], dumps: Sequence[str], only: Collection[tuple[str, str]] | None = None
+def _parse_each(
+    backends: Collection[str], dumps: Sequence[str], only: Collection[tuple[str, str]] | None
 ) -> Observed:
-    if len(backends) > _PARTIAL_LIMIT:
-        return parse_servers_state(dumps[0], backends, only)
+    """Return the reading in `dumps`, one of each of `backends`; a dump that is none makes its backend unread."""
     found = Observed({})
     for name, dump in zip(backends, dumps, strict=True):
         if dump.strip() == NO_SUCH_BACKEND:

@@ -47,13 +47,8 @@ class HeldLock:
         """
         if self._name is not None:
             _let_askers_go(self._name)
-        mine = os.fstat(self._descriptor)
-        try:
-            there = os.lstat(self._path)
-        except FileNotFoundError:
-            pass
-        else:
-            if (there.st_dev, there.st_ino) == (mine.st_dev, mine.st_ino):
+        with contextlib.suppress(FileNotFoundError):
+            if os.path.samestat(os.lstat(self._path), os.fstat(self._descriptor)):
                 return False
         old, self._descriptor = self._descriptor, _lock_file(self._path, self._owner)
         os.close(old)

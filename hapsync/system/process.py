@@ -33,11 +33,6 @@ def collect_seldom() -> None:
     gc.set_threshold(50_000, 20, 20)
 
 
-def collect_never() -> None:
-    """Switch the garbage collector off, for a command that ends within seconds."""
-    gc.disable()
-
-
 def allow_many_files() -> None:
     """Raise the limit of open files to the hard limit, because each watched service holds a connection."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
