@@ -396,7 +396,7 @@ def a_doubt_is_lost(patch: Patch) -> None:
 
 def a_doubted_answer_is_trusted(patch: Patch) -> None:
     patch.setattr(
-        Trust, "taken", lambda trust, found, _now: attrs.evolve(trust, reading=found.reading, index=found.index)
+        Trust, "taken", lambda trust, found, _now, **_: attrs.evolve(trust, reading=found.reading, index=found.index)
     )
 
 

@@ -15,7 +15,7 @@ from hapsync.model.changes import Reason
 from hapsync.model.overrides import Override, SavedState, acknowledged, expired, is_frozen
 from hapsync.model.server import Address, AdminState, Observed
 from hapsync.plan.assessment import Rules
-from hapsync.plan.desired import Desired
+from hapsync.plan.desired import Desired, Overrides
 from hapsync.plan.guard import Caution, Cautions, capacity
 from hapsync.plan.guard_history import Flaps, peak, refilled, seen
 from hapsync.plan.owners import Owners
@@ -78,7 +78,7 @@ class GuardState:
             return Reason.OTHER_VERSION
         return Reason.FROZEN if is_frozen(self.saved, time.time()) else None
 
-    def overrides(self) -> Mapping[str, Mapping[Address, AdminState | None]]:
+    def overrides(self) -> Overrides:
         """Return the operators' overrides, by backend and address; None marks a released one.
 
         A release stays pending until the current worker has shown the server as hapsync's own. A manual maint or
@@ -143,8 +143,9 @@ class GuardState:
         for name in names:
             config = self._config.backends[name]
             refill = self.saved.refills.get(name)
-            found[name] = attrs.evolve(
-                Caution.of(config),
+            found[name] = Caution(
+                max_loss_fraction=config.max_loss_fraction,
+                min_ready=config.min_ready,
                 peak=peak(self.saved.peaks.get(name, ()), now, config.guard_window_seconds),
                 is_refilling=refill is not None and not refill.is_over,
                 has_refilled=refill is not None and refill.is_over,
@@ -278,7 +279,7 @@ def _of_this_boot(saved: SavedState) -> SavedState:
     )
 
 
-def operator_overrides(saved: SavedState) -> Mapping[str, Mapping[Address, AdminState | None]]:
+def operator_overrides(saved: SavedState) -> Overrides:
     """Return the operators' overrides that have not expired, by backend and address; None marks a released one."""
     found: dict[str, dict[Address, AdminState | None]] = {}
     for hold in expired(saved, time.time()).holds:

@@ -96,8 +96,8 @@ class Reconciler:
 
     def desired(self, catalog: Catalog | None = None) -> Desired:
         """Return the servers that Consul and operators ask for now, or with an earlier `catalog`."""
-        found = self._cache.desired(self._catalog() if catalog is None else catalog, self.settings.config)
-        return attrs.evolve(found, overrides=self.guard_state.overrides())
+        catalog = self._catalog() if catalog is None else catalog
+        return self._cache.desired(catalog, self.settings.config, self.guard_state.overrides())
 
     def serves(self, backend: str) -> bool:
         """Return whether HAProxy sends to any server of `backend`, by the last reading; true without a reading."""
@@ -171,7 +171,7 @@ class Reconciler:
         )
         self.guard_state.note(desired, outcome.last.observed, pid=outcome.last.process.pid)
         self._cache.note(outcome.last.observed)
-        return attrs.evolve(outcome, backends=names)
+        return outcome
 
     def verify(self, done: Outcome) -> Left:
         """Return the changes left undone by `done`; one without a slot waits for a reload, not for another try."""
@@ -304,7 +304,7 @@ def run_pass(
             """Carry out the plan for `observed`, and read its backends again."""
             seen = Assessment(process, observed, plan, desired, rules)
             if not plan.changes:
-                return Outcome(seen, seen)
+                return Outcome(seen, seen, backends=tuple(backends))
             if plan.outgoing:
                 before_leaving(observed)
             done, refused, unsent = carry_out(session, seen, before)
@@ -313,7 +313,7 @@ def run_pass(
             touched = {change.backend for change in plan.changes}
             again = session.read_servers(tuple(name for name in backends if name in touched))
             left = view.assess(observed.updated(again))
-            return Outcome(seen, left, tuple(done), tuple(refused), unsent=tuple(unsent))
+            return Outcome(seen, left, tuple(done), tuple(refused), tuple(backends), tuple(unsent))
 
         first = view.assess(observed, entries_first=True)
         lets_in = any(isinstance(change, Entry) for change in first.plan.changes)
@@ -326,7 +326,7 @@ def run_pass(
             return outcome
         rest = do(Plan(outgoing=deletions), left.observed, lambda: None)  # a begun pass goes on to its end
         refused, unsent = (*outcome.refused, *rest.refused), (*outcome.unsent, *rest.unsent)
-        return Outcome(first, rest.last, (*outcome.done, *rest.done), refused, unsent=unsent)
+        return Outcome(first, rest.last, (*outcome.done, *rest.done), refused, outcome.backends, unsent)
 
 
 @attrs.frozen
@@ -365,4 +365,4 @@ class _View:
             observed = with_first_checks(observed, stat.first_checks)
             observed = attrs.evolve(observed, unread={**observed.unread, **stat.unread})
             found = diff(wanted, observed)
-        return attrs.evolve(assess(process, observed, wanted, rules, found), desired=self.desired)
+        return assess(process, observed, self.desired, rules, found)

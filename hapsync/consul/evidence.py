@@ -216,9 +216,9 @@ class Trust:
             return True
         return found.index < self.index or not same_content(found.reading, now)
 
-    def taken(self, found: Finding, now: float) -> "Trust":
-        """Trust `found` unless there is a doubt."""
-        trust = self.warned(now, is_rewound=False) if self.goes_back(found, now) else self
+    def taken(self, found: Finding, now: float, *, is_backwards: bool) -> "Trust":
+        """Trust `found` unless there is a doubt; `is_backwards`: it `goes_back`."""
+        trust = self.warned(now, is_rewound=False) if is_backwards else self
         return trust if found.doubt is not None else attrs.evolve(trust, reading=found.reading, index=found.index)
 
 

@@ -121,7 +121,7 @@ class Watch(threading.Thread):
         known: Reading | None,
     ) -> None:
         super().__init__(name=f"watch {service}", daemon=True)
-        self._service = service
+        self._service, self._quoted = service, quoted(service)
         self._on_change = on_change
         self._stopped = threading.Event()
         self._reader = Reader(service, config, shared, self._stopped)
@@ -169,7 +169,7 @@ class Watch(threading.Thread):
             except Stopped:
                 break
             except Exception as error:  # the next answer brings the news that was not published
-                log.exception("a defect of hapsync, please report it: watch of service %s", quoted(self._service))
+                log.exception("a defect of hapsync, please report it: watch of service %s", self._quoted)
                 step = self._after_defect(error)
                 self._watching = step.watching
         self._reader.leave()
@@ -183,7 +183,7 @@ class Watch(threading.Thread):
             raise
         except Exception as error:  # a defect of hapsync in one answer must not end the watch of this service
             if not self._stopped.is_set() and self.state.error is None:
-                log.exception("watch of service %s", quoted(self._service))
+                log.exception("watch of service %s", self._quoted)
             return self._after_defect(error)
 
     def _after_defect(self, error: Exception) -> Step:
@@ -208,7 +208,9 @@ class Watch(threading.Thread):
 
     def _told(self) -> Watching:
         """Return the state of the watch, with the messages of other threads since."""
-        watching = attrs.evolve(self._watching, acknowledged=self._acknowledged)
+        watching = self._watching
+        if watching.acknowledged is not self._acknowledged:
+            watching = attrs.evolve(watching, acknowledged=self._acknowledged)
         while not self._alarms.empty():
             watching = watching.alarmed(is_rewound=self._alarms.get())
         return watching
@@ -226,7 +228,7 @@ class Watch(threading.Thread):
         return step
 
     def _log(self, before: WatchState, now: WatchState) -> None:
-        service = quoted(self._service)
+        service = self._quoted
         if before.error is not None and now.error is None:
             log.info("consul service=%s answers again", service)
         elif before.error is None and now.error is not None:

@@ -241,15 +241,17 @@ def _due(watching: Watching, at: Moment) -> tuple[Event, Watching]:
     is_past = watching.is_streamed and trust.is_wary(now)
     # The index of another source might only block; an index of 1 returns the content at once.
     index = watching.index if is_past is watching.is_past_stream else min(watching.index, 1)
-    then = attrs.evolve(
-        watching,
-        trust=trust,
-        is_alarmed=False,
-        is_rewound=False,
-        is_told=is_alarmed,
-        is_past_stream=is_past,
-        index=index,
-    )
+    then = watching
+    if is_alarmed or watching.is_told or trust is not watching.trust or is_past is not watching.is_past_stream:
+        then = attrs.evolve(
+            watching,
+            trust=trust,
+            is_alarmed=False,
+            is_rewound=False,
+            is_told=is_alarmed,
+            is_past_stream=is_past,
+            index=index,
+        )
     if watching.state.reading is not None and trust.is_rewind_open(now):
         return Event.RESTORED, then
     if is_alarmed:
@@ -327,7 +329,9 @@ def _proven(watching: Watching, case: Case, at: Moment) -> tuple[Event, Watching
     # The leader cannot confirm a token's rights, and a server without a leader cannot ask it.
     is_hopeless = found.doubt is Doubt.FILTERED or (watching.doubts > 0 and found.doubt is Doubt.NO_LEADER)
     is_disputed = (needs or case.differs or found.index < trust.index) and not is_hopeless
-    return _in_case(watching, Event.DISPUTED if is_disputed else Event.SETTLED, case, needs=needs)
+    if needs is not case.needs:
+        case = attrs.evolve(case, needs=needs)
+    return (Event.DISPUTED if is_disputed else Event.SETTLED), attrs.evolve(watching, case=case)
 
 
 def _confirmed(watching: Watching, leader: Finding) -> tuple[Event, Watching]:
@@ -369,7 +373,7 @@ def _kept(watching: Watching, at: Moment) -> Step:
         watching,
         state=state,
         activity=Activity.PAUSE,
-        trust=watching.trust.taken(found, now),
+        trust=watching.trust.taken(found, now, is_backwards=is_backwards),
         case=NO_CASE,
         index=index,
         is_streamed=watching.is_streamed or asked.is_streamed,
@@ -388,7 +392,7 @@ def _paced(watching: Watching, found: Finding, case: Case, at: Moment) -> tuple[
         then = attrs.evolve(then.past_cache(at.seconds), index=0)
     if found.doubt is None:
         pause = _doubted_seconds(watching.refutations, at) if watching.refutations else 0.0
-        return attrs.evolve(then, doubts=0), pause
+        return (attrs.evolve(then, doubts=0) if then.doubts else then), pause
     then = then.past_cache(at.seconds)
     if found.doubt is Doubt.FILTERED:
         return then, 0.0

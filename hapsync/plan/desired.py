@@ -1,6 +1,7 @@
 """Catalog and Config in, `Desired` out: the servers that each backend should have, and their states."""
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from types import MappingProxyType
 
 import attrs
 
@@ -84,16 +85,19 @@ class DesiredBackend:
         return {server.address: server for server in self.servers}
 
 
+Overrides = Mapping[str, Mapping[Address, AdminState | None]]
+"""The states that operators asked for, by backend and address: maint, drain, or None after a release."""
+
+
 @attrs.frozen
 class Desired:
     """The servers that HAProxy should have; a backend with an unread service is absent, so it stays unchanged.
 
-    `overrides`: the states that operators asked for, by backend and address: maint, drain, or None after a release.
     `readings` are the source of the value, by service.
     """
 
     backends: Mapping[str, DesiredBackend]
-    overrides: Mapping[str, Mapping[Address, AdminState | None]] = attrs.field(factory=dict)
+    overrides: Overrides = attrs.field(factory=dict)
     readings: Mapping[str, Reading] = attrs.field(factory=dict, eq=False, repr=False)
 
     def only(self, names: Iterable[str]) -> "Desired":
@@ -207,8 +211,8 @@ class DesiredCache:
         self._known: dict[str, tuple[Reading, frozenset[Address], DesiredBackend]] = {}
         self._served: dict[str, frozenset[Address]] = {}
 
-    def desired(self, catalog: Catalog, config: Config) -> Desired:
-        """Return the desired servers of the backends in `config`, by `catalog`."""
+    def desired(self, catalog: Catalog, config: Config, overrides: Overrides = MappingProxyType({})) -> Desired:
+        """Return the desired servers of the backends in `config`, by `catalog`, and the `overrides`."""
         backends = {}
         for name, backend in sorted(config.backends.items()):
             reading = catalog.readings.get(backend.service)
@@ -220,7 +224,7 @@ class DesiredCache:
                 made = desired_backend(name, backend, reading, served)
                 known = self._known[name] = (reading, served, made)
             backends[name] = known[2]
-        return Desired(backends, readings=catalog.readings)
+        return Desired(backends, overrides, catalog.readings)
 
     def unread(self, catalog: Catalog, config: Config) -> Collection[str]:
         """Return the crowded backends without a noted reading of HAProxy; serving servers go first there."""

@@ -276,18 +276,18 @@ _ADMIN_ORDER = (AdminState.READY, AdminState.DRAIN, AdminState.MAINT)
 def _bring(
     backend: str, slot: Server, want: DesiredServer, *, is_checked: bool = False, options: str = ""
 ) -> Change | None:
-    reason = REASON_OF[want.status]
     if slot.is_led_by_agent and want.admin is AdminState.READY and (slot.admin is AdminState.READY or slot.weight):
         return None  # the agent sets weight, drain and maint
+    if want.admin is slot.admin is AdminState.READY:  # most servers, and most without a change
+        if slot.weight == want.weight:
+            return SetAgent(backend, slot.name, want.address, runs=True) if _lacks_agent(slot) else None
+        return Reweigh(backend, slot.name, want.address, want.weight, slot.weight, Reason.WEIGHT)
+    reason = REASON_OF[want.status]
     match want.admin, slot.admin:
         case AdminState.DRAIN, AdminState.DRAIN if slot.is_led_by_agent:
             return Drain(backend, slot.name, want.address, reason)
         case AdminState.MAINT, AdminState.MAINT if slot.is_led_by_agent:
             return Disable(backend, slot.name, want.address, reason)
-        case AdminState.READY, AdminState.READY:
-            if slot.weight == want.weight:
-                return SetAgent(backend, slot.name, want.address, runs=True) if _lacks_agent(slot) else None
-            return Reweigh(backend, slot.name, want.address, want.weight, slot.weight, Reason.WEIGHT)
         case AdminState.READY, _:
             return Enable(backend, slot.name, want.address, want.weight, reason, is_checked, options)
         case AdminState.DRAIN, AdminState.READY | AdminState.MAINT:

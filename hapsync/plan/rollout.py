@@ -262,7 +262,8 @@ class Rollout(Generic[S]):
         """Note the `shortages` after a pass over `backends`."""
         others = [one for one in (self.need.shortages if self.need else ()) if one.backend not in backends]
         found = sorted((*others, *shortages), key=lambda shortage: shortage.backend)
-        return _settled(attrs.evolve(self, need=needed(self.need, found, now_seconds)))
+        need = needed(self.need, found, now_seconds)
+        return _settled(self if need is self.need else attrs.evolve(self, need=need))
 
     def away(self) -> "Rollout[S]":
         """Note that HAProxy is away or was replaced; its shortages are read anew."""

@@ -169,7 +169,8 @@ def _tidy(started: Observed, desired: Desired) -> TargetState:
             if not is_free or slot.name in holding:
                 slots.append(slot)
             elif not slot.is_dynamic:
-                slots.append(attrs.evolve(slot, address=PLACEHOLDER, weight=1))
+                is_tidy = slot.is_free and slot.weight == 1
+                slots.append(slot if is_tidy else attrs.evolve(slot, address=PLACEHOLDER, weight=1))
         return attrs.evolve(backend, slots=tuple(slots))
 
     return TargetState({name: tidy(backend) for name, backend in started.backends.items()})
