@@ -195,6 +195,6 @@ def test_no_reload_that_is_let_through_leaves_less_than_the_guard_keeps(
 
 
 def test_the_law_notices_a_guard_that_lets_everything_go(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(hapsync.haproxy.foreign, "_too_few", lambda *_: None)
+    monkeypatch.setattr(hapsync.haproxy.foreign, "_why_deferred", lambda *_: (None, False))
     with pytest.raises(AssertionError):
         test_no_reload_that_is_let_through_leaves_less_than_the_guard_keeps()

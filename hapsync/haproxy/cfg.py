@@ -158,8 +158,9 @@ class Section:
 
     def has_option(self, name: str) -> Line | None:
         """Return the line that switches `option NAME` on; None without one, or with a later `no option`."""
-        on, off = self.last("option", name), self.last("no", "option", name)
-        return None if on is None or (off is not None and self.lines.index(off) > self.lines.index(on)) else on
+        kinds = (("option", name), ("no", "option", name))
+        last = next((line for line in reversed(self.lines) if any(line.begins(*kind) for kind in kinds)), None)
+        return last if last is not None and last.words[0] == "option" else None
 
 
 def parse_sections(text: str) -> Sequence[Section]:
@@ -176,7 +177,7 @@ def parse_sections(text: str) -> Sequence[Section]:
         source = word_after(words, "from")
         base = defaults.get(source) if source else (last if kind in _PROXIES else None)
         takes = kind in _PROXIES or kind == "defaults"
-        name = _name_in(head.words)
+        name = words[0] if words and words[0] != "from" else ""
         lacks = source if base is None else base.lacks
         inherited = base.lines if base is not None and takes else ()
         section = Section(head, kind, name, tuple(own), inherited, lacks if takes else "")
@@ -184,11 +185,6 @@ def parse_sections(text: str) -> Sequence[Section]:
         if kind == "defaults":
             defaults[name] = last = section
     return sections
-
-
-def _name_in(words: Sequence[str]) -> str:
-    """Return the name in the first line of a section; empty without one."""
-    return words[1] if len(words) > 1 and words[1] != "from" else ""
 
 
 def _split(text: str) -> Iterator[tuple[Line, list[Line]]]:
@@ -278,14 +274,10 @@ def server_lines(text: str) -> Mapping[str, Sequence[Line]]:
     A backend whose name occurs twice has the lines of both. Lines without an address are left out.
     """
     found: dict[str, list[Line]] = {}
-    for head, own in _split(text):
-        name = _name_in(head.words)
-        if name and head.words[0] in ("backend", "listen"):
-            found.setdefault(name, []).extend(
-                line
-                for line in own
-                if line.words[0] in ("server", "server-template") and len(line.words) > 2  # noqa: PLR2004
-            )
+    for section in parse_sections(text):
+        if section.has_servers:
+            lines = (line for line in section.own if line.words[0] in ("server", "server-template"))
+            found.setdefault(section.name, []).extend(line for line in lines if len(line.words) > 2)  # noqa: PLR2004
     return found
 
 

@@ -119,21 +119,18 @@ def _loss(
     before = own | set(foreign)
     after = {one for one in before if one in stays or any(server not in gone for server in foreign.get(one, ()))}
     lost = [one for one in gone if one.serves and one.name not in caution.let_go]
-    doubt = _doubt(want, caution) if lost else None
-    deferred = doubt or (_too_few(len(before), len(after), caution) if lost else None)
-    return Loss(have.name, tuple(gone), len(before), deferred, is_doubted=doubt is not None)
+    deferred, is_doubted = _why_deferred(want, caution, len(before), len(after)) if lost else (None, False)
+    return Loss(have.name, tuple(gone), len(before), deferred, is_doubted)
 
 
-def _doubt(want: DesiredBackend | None, caution: Caution) -> str | None:
+def _why_deferred(want: DesiredBackend | None, caution: Caution, before: int, after: int) -> tuple[str | None, bool]:
+    """Return why servers must not go, None where they may, and whether the reason is a doubt of a reading."""
     if want is None:
-        return "its service could not be read"
-    doubt = distrust(want, caution)
-    return doubt.value if doubt is not None else None
-
-
-def _too_few(before: int, after: int, caution: Caution) -> str | None:
+        return "its service could not be read", True
+    if (doubt := distrust(want, caution)) is not None:
+        return doubt.value, True
     floor = caution.floor(before)
-    return f"{after} would be left, and the guard keeps {floor}" if after < floor else None
+    return f"{after} would be left, and the guard keeps {floor}" if after < floor else None, False
 
 
 def _names(lines: Iterable[Line]) -> Sequence[re.Pattern[str]]:

@@ -20,7 +20,7 @@ from hapsync.haproxy.cfg import HEADER, is_sealed
 from hapsync.haproxy.commands import drain_commands
 from hapsync.haproxy.compare import shows
 from hapsync.haproxy.master import Processes, read_processes, start_reload
-from hapsync.haproxy.socket import RuntimeSession, check_alive, open_session
+from hapsync.haproxy.socket import check_alive, open_session
 from hapsync.model.server import HAProxyProcess
 from hapsync.plan.target import TargetState
 from hapsync.system.files import candidate_file, keep_copy, move_into_place, read_text_or_none, write_atomically
@@ -160,37 +160,25 @@ def _start(config: HAProxyConfig) -> None:
 
 
 def _wait_for(
-    config: HAProxyConfig,
-    target: TargetState,
-    before: HAProxyProcess,
-    master: Processes | None,
+    config: HAProxyConfig, target: TargetState, before: HAProxyProcess, master: Processes | None
 ) -> HAProxyProcess:
     begin = time.monotonic()
     deadline = begin + config.reload_timeout_seconds
-    is_there = False
     waiting_for = f"a worker other than {before.pid} to answer on {config.socket}"
     while time.monotonic() < deadline:
-        with (
-            contextlib.suppress(RuntimeAPIError),
-            open_session(config.socket, config.timeout_seconds) as session,
-        ):
+        with contextlib.suppress(RuntimeAPIError), open_session(config.socket, config.timeout_seconds) as session:
             process = session.read_process()
             if process.pid != before.pid:
-                _drain(session, target)
+                backends = target.backends.values()
+                session.ask([one for backend in backends for one in drain_commands(backend.name, backend.slots)])
                 differences = shows(session.read_servers(tuple(target.backends)), target)
                 if not differences:
                     return process
                 waiting_for = f"worker {process.pid} to show what was rendered: {'; '.join(differences[:3])}"
-                deadline = min(deadline, time.monotonic() + SHOWN_SECONDS) if not is_there else deadline
-                is_there = True
+                deadline = min(deadline, time.monotonic() + SHOWN_SECONDS)
         _raise_if_failed(config, master)
         time.sleep(_POLL_SECONDS)
     raise ReloadError(f"waited {time.monotonic() - begin:.1f} s for {waiting_for}")
-
-
-def _drain(session: RuntimeSession, target: TargetState) -> None:
-    for backend in target.backends.values():
-        session.ask(drain_commands(backend.name, backend.slots))
 
 
 def _raise_if_failed(config: HAProxyConfig, master: Processes | None) -> None:
