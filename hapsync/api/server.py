@@ -163,6 +163,7 @@ class Requests:
         self._is_closing = False
         self._listener = _listen(path)
         self._made = _identity(path)
+        self._woken, self._waker = socket.socketpair()
         self._thread = threading.Thread(target=self._run, name="requests", daemon=True)
         self._thread.start()
 
@@ -174,8 +175,7 @@ class Requests:
             with contextlib.suppress(OSError):
                 Path(self._path).unlink()
         self._is_closing = True
-        with contextlib.suppress(OSError):
-            self._listener.shutdown(socket.SHUT_RDWR)  # ends a waiting accept(2)
+        self._waker.close()
         self._thread.join(CLIENT_SECONDS)
 
     def _run(self) -> None:
@@ -186,7 +186,8 @@ class Requests:
             except Exception:
                 log.exception("a defect of hapsync, please report it; commands may have to be given again")
                 time.sleep(_REST_SECONDS)
-        self._listener.close()
+        for end in (self._listener, self._woken):
+            end.close()
         for client in self._clients:
             client.stop()
         deadline = time.monotonic() + _REST_SECONDS
@@ -206,7 +207,11 @@ class Requests:
         log.warning("socket %s was removed; made again", self._path)
 
     def _accept(self) -> None:
-        """Wait for the next client, `_CHECK_SECONDS` at most, and begin to serve it."""
+        """Wait for the next client or the end, `_CHECK_SECONDS` at most, and begin to serve the client."""
+        poll = select.poll()
+        for end in (self._listener, self._woken):  # not every kernel wakes accept(2) by a shutdown
+            poll.register(end, select.POLLIN)
+        poll.poll(_CHECK_SECONDS * 1000)
         client = None
         try:
             client = _Client(self._listener.accept()[0], self._on_request)
@@ -217,12 +222,11 @@ class Requests:
                 return
             busy = f"the agent serves {MAX_CLIENTS} commands already; try again in a moment"
             client.send(Reply.cannot_tell(busy), 0.0)
-        except (TimeoutError, ConnectionError, BlockingIOError):
+        except (BlockingIOError, ConnectionError):
             pass
         except (OSError, RuntimeError) as error:  # no descriptor or no thread is left
-            if not self._is_closing:
-                log.warning("a command was not heard: %s", error)
-                time.sleep(_REST_SECONDS)
+            log.warning("a command was not heard: %s", error)
+            time.sleep(_REST_SECONDS)
         if client is not None:
             client.close()
 
@@ -239,7 +243,7 @@ def _listen(path: str) -> socket.socket:
         undo.callback(temporary.unlink, missing_ok=True)
         temporary.chmod(_MODE)
         listener.listen(_QUEUE)
-        listener.settimeout(_CHECK_SECONDS)
+        listener.setblocking(False)
         temporary.replace(path)
         undo.pop_all()
     return listener

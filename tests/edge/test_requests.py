@@ -579,6 +579,16 @@ def test_whoever_waits_when_the_agent_stops_is_told(agent: Agent) -> None:
     assert ask_agent(agent.folder, Thaw(), 5) is None
 
 
+def test_closing_waits_for_no_client_and_for_no_check_of_the_name(
+    work: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(edge, "_CHECK_SECONDS", 600.0)
+    requests = Requests(str(work / SOCKET_FILE), lambda _: None)
+    requests.close()
+
+    assert not requests._thread.is_alive()
+
+
 def test_an_answer_given_just_before_the_end_still_arrives(agent: Agent) -> None:
     agent.keep_all()
     with agent.connect() as client:
