@@ -27,8 +27,8 @@ def command(config_path: str, commands: bool) -> int:  # noqa: FBT001
     from hapsync.agent.settings import read_settings  # noqa: PLC0415
     from hapsync.cli.reading import discover_aloud, read_catalog_aloud  # noqa: PLC0415
     from hapsync.haproxy.commands import address_commands, agents_in, quiet_commands, state_commands  # noqa: PLC0415
-    from hapsync.haproxy.compare import says_the_same  # noqa: PLC0415
     from hapsync.inspect.collect import read_known, read_report  # noqa: PLC0415
+    from hapsync.inspect.status import file_behind  # noqa: PLC0415
     from hapsync.model.overrides import stopped_words  # noqa: PLC0415
     from hapsync.plan.assessment import Verdict, judge  # noqa: PLC0415
     from hapsync.system.files import read_text_or_none  # noqa: PLC0415
@@ -60,8 +60,7 @@ def command(config_path: str, commands: bool) -> int:  # noqa: FBT001
         )
         _echo(*(f"  {command.line}" for _, command in steps))
     file = read_text_or_none(config.haproxy.config)
-    is_same = file is not None and says_the_same(file, seen.target)
-    applied = is_applied(settings, file)
+    behind, applied = file_behind(config, file, seen), is_applied(settings, file)
     worrying = [*found.worrying, *found.unknown]
     if not applied or plan.shortages:
         lost, refusal = known.reconciler.lost_by_reload([one.backend for one in plan.shortages])
@@ -69,11 +68,10 @@ def command(config_path: str, commands: bool) -> int:  # noqa: FBT001
         worrying += [refusal] if refusal else []
     if not applied:
         click.echo("reload  the file was not written from the current template and hapsync.toml")
-    elif not is_same:
-        why = "does not exist yet" if file is None else "differs from the running HAProxy"
-        click.echo(f"write   {config.haproxy.config} {why}")
+    else:
+        _echo(*(f"write   {line}" for line in behind))
     _echo(*(f"alarm   {alarm}" for alarm in worrying))
-    if found.verdict is Verdict.IN_SYNC and not worrying and is_same and applied:
+    if found.verdict is Verdict.IN_SYNC and not worrying and not behind and applied:
         click.echo("HAProxy is in sync with Consul: nothing to do")
         return Exit.DONE
     return Exit.CANNOT_TELL if found.verdict is Verdict.CANNOT_TELL else Exit.NOT_DONE

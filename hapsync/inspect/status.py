@@ -170,10 +170,7 @@ class View:
             reasons += unread_lines(self.observed)
         reasons += found.due
         if self.seen is not None and self.file_is_readable:
-            if self.file_text is None:
-                reasons.append(f"{self.config.haproxy.config} does not exist yet")
-            elif not says_the_same(self.file_text, self.seen.target):
-                reasons.append(f"{self.config.haproxy.config} differs from the running HAProxy")
+            reasons += file_behind(self.config, self.file_text, self.seen)
         reasons += found.worrying
         return tuple(reasons + [line for line in map(defect_line, self.defects) if line not in reasons])
 
@@ -200,6 +197,14 @@ class View:
     def quarantined(self) -> Sequence[Quarantined]:
         """The quarantined instances of all backends shown."""
         return [one for backend in self.backends for one in backend.want.quarantined]
+
+
+def file_behind(config: Config, text: str | None, seen: Assessment) -> Sequence[str]:
+    """Return a line where haproxy.cfg with `text` (None: there is no file) lacks what a HAProxy should have now."""
+    if text is None:
+        return [f"{config.haproxy.config} does not exist yet"]
+    is_same = says_the_same(text, seen.target)
+    return [] if is_same else [f"{config.haproxy.config} differs from the running HAProxy"]
 
 
 def _rows(
