@@ -136,18 +136,15 @@ def _converter() -> cattrs.Converter:
         converter.register_structure_hook(kind, strict)
 
     def annotated(form: Any) -> Callable[[object, object], object]:
-        kind, *notes = typing.get_args(form)
+        kind, note = typing.get_args(form)
 
         def structure(value: object, _type: object) -> object:
-            match notes:
-                case [Read(read)]:
-                    return read(value)
-                case _:
-                    parsed = converter.structure(value, kind)
-                    for rule in notes:
-                        if not rule.holds(parsed):
-                            raise ValueError(rule.must)
-                    return parsed
+            if isinstance(note, Read):
+                return note.read(value)
+            parsed = converter.structure(value, kind)
+            if not note.holds(parsed):
+                raise ValueError(note.must)
+            return parsed
 
         return structure
 
