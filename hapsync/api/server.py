@@ -41,6 +41,8 @@ _CHECK_SECONDS = 2.0
 """The longest pause between checks that the socket still has its name: an operator may have cleared the folder."""
 _TEMPORARY = ".hapsync.new"
 """The name of the socket until it listens: no longer than its own name, which must fit into sun_path, too."""
+_STOPPING = Reply.cannot_tell("the agent is stopping; ask again when it runs")
+_BUSY = Reply.cannot_tell(f"the agent serves {MAX_CLIENTS} commands already; try again in a moment")
 
 
 @attrs.frozen(eq=False)
@@ -95,7 +97,7 @@ class _Client(threading.Thread):
 
     def stop(self) -> None:
         """End the wait for the request, or for the agent's reply."""
-        self._replies.put(Reply.cannot_tell("the agent is stopping; ask again when it runs"))
+        self._replies.put(_STOPPING)
         with contextlib.suppress(OSError):
             self._socket.shutdown(socket.SHUT_RD)
 
@@ -169,11 +171,6 @@ class Requests:
 
     def close(self) -> None:
         """Stop listening, tell waiting clients that the agent stops, and remove the socket."""
-        if self._is_closing:
-            return
-        if _identity(self._path) == self._made:
-            with contextlib.suppress(OSError):
-                Path(self._path).unlink()
         self._is_closing = True
         self._waker.close()
         self._thread.join(CLIENT_SECONDS)
@@ -182,10 +179,17 @@ class Requests:
         while not self._is_closing:
             try:
                 self._listen_again()
-                self._accept()
+                self._wait()
+                while self._accept():
+                    pass
             except Exception:
                 log.exception("a defect of hapsync, please report it; commands may have to be given again")
                 time.sleep(_REST_SECONDS)
+        if _identity(self._path) == self._made:
+            with contextlib.suppress(OSError):
+                Path(self._path).unlink()
+        while self._accept():
+            pass
         for end in (self._listener, self._woken):
             end.close()
         for client in self._clients:
@@ -206,29 +210,42 @@ class Requests:
         self._listener, self._made = listener, _identity(self._path)
         log.warning("socket %s was removed; made again", self._path)
 
-    def _accept(self) -> None:
-        """Wait for the next client or the end, `_CHECK_SECONDS` at most, and begin to serve the client."""
+    def _wait(self) -> None:
+        """Wait for the next client or the end, `_CHECK_SECONDS` at most."""
         poll = select.poll()
         for end in (self._listener, self._woken):  # not every kernel wakes accept(2) by a shutdown
             poll.register(end, select.POLLIN)
         poll.poll(_CHECK_SECONDS * 1000)
-        client = None
+
+    def _accept(self) -> bool:
+        """Begin to serve the next client; return whether one was there."""
         try:
             client = _Client(self._listener.accept()[0], self._on_request)
-            self._clients = [one for one in self._clients if one.is_alive()]
-            if len(self._clients) < MAX_CLIENTS:
+        except BlockingIOError:
+            return False
+        except OSError as error:
+            return self._rest(error)
+        self._clients = [one for one in self._clients if one.is_alive()]
+        try:
+            if self._is_closing:
+                client.send(_STOPPING, 0.0)
+            elif len(self._clients) >= MAX_CLIENTS:
+                client.send(_BUSY, 0.0)
+            else:
                 client.start()
                 self._clients.append(client)
-                return
-            busy = f"the agent serves {MAX_CLIENTS} commands already; try again in a moment"
-            client.send(Reply.cannot_tell(busy), 0.0)
-        except (BlockingIOError, ConnectionError):
-            pass
-        except (OSError, RuntimeError) as error:  # no descriptor or no thread is left
-            log.warning("a command was not heard: %s", error)
-            time.sleep(_REST_SECONDS)
-        if client is not None:
-            client.close()
+                return True
+        except RuntimeError as error:  # no thread is left
+            self._rest(error)
+        except OSError:
+            pass  # the client left
+        client.close()
+        return True
+
+    def _rest(self, error: Exception) -> bool:
+        log.warning("a command was not heard: %s", error)
+        time.sleep(_REST_SECONDS)
+        return False
 
 
 def _listen(path: str) -> socket.socket:
