@@ -95,7 +95,7 @@ class Agent:
 
     def run(self) -> None:
         """Follow Consul until the inbox is asked to stop."""
-        self._following.start()
+        self._following.use(self._settings.config)
         self._discovering.start()
         self._find_haproxy()
         self._reloads.compare(CATALOG_SECONDS)

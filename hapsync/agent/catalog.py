@@ -27,16 +27,12 @@ class Following:
         self._on_change = on_change
         self._watches = self._made(config)
 
-    def start(self) -> None:
-        """Begin to watch."""
-        self._watches.follow(self._config.services, self._config.max_servers)
-
     def stop(self) -> None:
         """End all watches."""
         self._watches.stop()
 
     def use(self, config: Config) -> None:
-        """Switch to another configuration; the watch of a service in both goes on without a break.
+        """Watch the services of `config` from now on; the watch of a service watched before goes on without a break.
 
         Raises CatalogError when Consul's certificates cannot be used; then nothing has changed.
         """

@@ -84,26 +84,18 @@ def read_config(path: str) -> Config:
     return config
 
 
-def read_template(config: Config) -> Template:
-    """Return the template that `config` names.
-
-    Raises ConfigError when it cannot be read.
-    """
-    path = config.haproxy.template
-    try:
-        return Template(path, read_text(path))
-    except (OSError, ValueError) as error:
-        why = f"haproxy.template cannot be read: {reason(error)}; write it, or name another in hapsync.toml"
-        raise ConfigError(path, (why,)) from error
-
-
 def read_settings(path: str) -> Settings:
     """Return the configuration in the file at `path`, and its template, after a trial rendering.
 
     Raises ConfigError.
     """
     config = read_config(path)
-    settings = Settings(config, read_template(config))
+    name = config.haproxy.template
+    try:
+        settings = Settings(config, Template(name, read_text(name)))
+    except (OSError, ValueError) as error:
+        why = f"haproxy.template cannot be read: {reason(error)}; write it, or name another in hapsync.toml"
+        raise ConfigError(name, (why,)) from error
     render(settings.template, free_slots(config, 1), config, {})
     if config.discover:
         _try_discovery(settings)

@@ -73,7 +73,7 @@ def acting() -> Iterator[tuple[Agent, Stage, Callable[[int, Iterable[int]], None
     with fake_consul(*TEN) as fake, Stage({"web": 12}, agent=False, consul_url=lambda _stage: fake.url) as stage:
         settings = read_settings(str(stage.config_path))
         agent = Agent(settings, lambda: settings, SavedState())
-        agent._following.start()
+        agent._following.use(settings.config)
 
         def show(index: int, numbers: Iterable[int]) -> None:
             def is_read() -> bool:
