@@ -99,7 +99,7 @@ def try_acquire(agent: ConsulClient, session: str, group: str, at_once: int, val
         for key in keys:
             if agent.kv.put(key, value, acquire=session) is True:
                 return Permit(key, session)
-    found = [one for key in keys if (one := _read(agent, key)) is not None and one[0]]
+    found = [one for key in keys if (one := _read(agent, key))[0]]
     return Busy(tuple(value for _, value in found), frozenset(holder for holder, _ in found))
 
 
@@ -144,8 +144,7 @@ def renew(agent: ConsulClient, session: str) -> None:
 
 def is_held(agent: ConsulClient, permit: Permit) -> bool:
     """Return whether this balancer still holds the permit, as the leader says; raises CatalogError without answer."""
-    found = _read(agent, permit.key)
-    return found is not None and found[0] == permit.session
+    return _read(agent, permit.key)[0] == permit.session
 
 
 def release(agent: ConsulClient, permit: Permit) -> None:
@@ -159,11 +158,11 @@ def release(agent: ConsulClient, permit: Permit) -> None:
     close_session(agent, permit.session)
 
 
-def _read(agent: ConsulClient, key: str) -> tuple[str, str] | None:
-    """Return the session that holds `key` (empty: none) and the key's value, safe to show; None without the key."""
+def _read(agent: ConsulClient, key: str) -> tuple[str, str]:
+    """Return the session that holds `key` and the key's value, safe to show; both are empty without the key."""
     answer = agent.ask(f"/v1/kv/{key}", Query("consistent"))
     if answer.code == http.HTTPStatus.NOT_FOUND:
-        return None
+        return "", ""
     if answer.code != http.HTTPStatus.OK:
         raise CatalogError(f"Consul: key {quoted(key)}: answered {answer.code}")
     try:
