@@ -114,7 +114,7 @@ def _about_servers(section: Section, config: BackendConfig) -> Iterator[Advice]:
             yield from _about_default_server(line, section)
         elif line.begins("load-server-state-from-file") and line.words[1:2] != ("none",):
             yield _at(line, "it brings back old ports under the addresses of the file; take it out")
-    if "cookie" in config.server_options.split():
+    if "cookie" in words:
         yield _at_head(
             section,
             "a `cookie` in server_options is one for all servers; use `cookie NAME insert dynamic` and "
@@ -122,7 +122,7 @@ def _about_servers(section: Section, config: BackendConfig) -> Iterator[Advice]:
         )
     elif (cookie := section.last("cookie")) is not None and "dynamic" not in cookie.words:
         yield _at(cookie, "servers of hapsync's have no cookie; add `dynamic`, and `dynamic-cookie-key`")
-    if "shutdown-sessions" in config.server_options.split():
+    if "shutdown-sessions" in words:
         yield _at_head(section, f"`on-marked-down shutdown-sessions` in server_options: {_CUTS}")
     redispatch = section.has_option("redispatch")
     retries = section.last("retries")

@@ -109,13 +109,11 @@ def _ask(path: str, command: str, timeout_seconds: float) -> str:
     while True:
         try:
             return _ask_once(path, command, timeout_seconds)
-        except ConnectionRefusedError as error:
-            # The master replaces itself at every reload, and its socket refuses connections for 50 to 100 ms.
-            if time.monotonic() > refused_until:
-                raise _not_answered(path, error) from error
-            time.sleep(_POLL_SECONDS)
         except OSError as error:
-            raise _not_answered(path, error) from error
+            # The master replaces itself at every reload, and its socket refuses connections for 50 to 100 ms.
+            if not isinstance(error, ConnectionRefusedError) or time.monotonic() > refused_until:
+                raise _not_answered(path, error) from error
+        time.sleep(_POLL_SECONDS)
 
 
 def _ask_once(path: str, command: str, timeout_seconds: float) -> str:

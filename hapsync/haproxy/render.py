@@ -1,6 +1,7 @@
 """The target and the operator's template in, the text of haproxy.cfg out."""
 
 import re
+import traceback
 from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING
@@ -131,12 +132,9 @@ def _expand(template: Template, servers: Callable[[str], str], backends: Callabl
 
 def _line_of(error: BaseException) -> str:
     # Jinja2 rewrites tracebacks: the innermost `<template>` frame has the template's line.
-    trace, line = error.__traceback__, None
-    while trace is not None:
-        if trace.tb_frame.f_code.co_filename == "<template>":
-            line = trace.tb_lineno
-        trace = trace.tb_next
-    return f"line {line}: " if line is not None else ""
+    frames = traceback.walk_tb(error.__traceback__)
+    lines = [line for frame, line in frames if frame.f_code.co_filename == "<template>"]
+    return f"line {lines[-1]}: " if lines else ""
 
 
 def _servers(

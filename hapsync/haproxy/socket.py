@@ -252,21 +252,15 @@ def open_session(path: str, timeout_seconds: float) -> Iterator[RuntimeSession]:
         raise RuntimeAPIError(
             f"HAProxy's socket {path}: the path is longer than the 107 bytes a unix socket may have"
         )
-    try:
-        connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    except OSError as error:
-        raise RuntimeAPIError(f"HAProxy's socket {path}: {_words(error)}") from error
-    try:
-        connection.settimeout(timeout_seconds)
-        session = RuntimeSession(connection, path, timeout_seconds)
+    with contextlib.ExitStack() as stack:
         try:
+            connection = stack.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM))
+            connection.settimeout(timeout_seconds)
             connection.connect(path)
         except OSError as error:
             is_down = isinstance(error, FileNotFoundError | ConnectionRefusedError)
             raise RuntimeAPIError(f"HAProxy's socket {path}: {_words(error)}", is_down=is_down) from error
-        yield session
-    finally:
-        connection.close()
+        yield RuntimeSession(connection, path, timeout_seconds)
 
 
 def check_alive(path: str, timeout_seconds: float) -> HAProxyProcess:
