@@ -12,8 +12,8 @@ import attrs
 
 from hapsync.agent.guard_state import GuardState
 from hapsync.config.schema import Config
-from hapsync.haproxy.capabilities import NEWEST_SCANNED, spelled_out, version_of
-from hapsync.haproxy.cfg_diff import HAS_BACKENDS, Difference, PlainBackend, plain_backends
+from hapsync.haproxy.capabilities import HAS_BACKENDS, NEWEST_SCANNED, spelled_out, version_of
+from hapsync.haproxy.cfg_diff import Difference, PlainBackend, plain_backends
 from hapsync.haproxy.commands import (
     Command,
     closing_commands,

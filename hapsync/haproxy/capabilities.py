@@ -25,6 +25,8 @@ DIES_OF_ALPN = ((3, 0), (3, 2))
 """The versions, from the first up to and without the second, that die when a server with `check-alpn` is deleted
 during its check (measured: 7 of 16 times on 3.0.11, never on 2.6.12, 2.8.25, 3.2.26 and 3.4.7)."""
 HAS_WAIT = (3, 0)
+HAS_BACKENDS = (3, 4)
+"""The first version with `add backend` that is not experimental."""
 _NEVER = frozenset(
     {
         *("enabled", "check-sni-auto", "no-check-ssl", "resolvers", "resolve-net", "resolve-opts", "resolve-prefer"),

@@ -13,8 +13,6 @@ from hapsync.haproxy.cfg import Line, default_server_words, is_own_line, parse_s
 from hapsync.haproxy.dangers import has_check, safe_defaults
 from hapsync.model.server import is_slot_name, server_order
 
-HAS_BACKENDS = (3, 4)
-"""The first version with `add backend` that is not experimental."""
 _HEAD_WORDS = 4
 """`backend NAME from DEFAULTS`."""
 

@@ -15,6 +15,7 @@ from functools import lru_cache
 import attrs
 
 from hapsync.haproxy.cfg import TABLE_NAME
+from hapsync.haproxy.dangers import has_check
 from hapsync.model.changes import (
     Add,
     Change,
@@ -144,7 +145,7 @@ def _address_lines(change: Change, agents: Agents) -> tuple[str, ...]:
 
 def _check_lines(server: str, options: str) -> tuple[str, ...]:
     """Return the commands that switch on the checks of an added server."""
-    return (f"enable health {server}",) if "check" in options.split() else ()
+    return (f"enable health {server}",) if has_check(options) else ()
 
 
 def _has_agent(change: Change, agents: Agents) -> bool:

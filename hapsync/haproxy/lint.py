@@ -181,16 +181,17 @@ def _about_slots_by_name(section: Section, backends: Mapping[str, BackendConfig]
 
 
 def _about_checks(section: Section, config: BackendConfig) -> Iterator[Advice]:
-    words = config.server_options.split()
-    program = program_check(section) if has_check(config.server_options) else None
+    if not has_check(config.server_options):
+        return
+    program = program_check(section)
     if program is not None:
         why = (
             "HAProxy dies where a server with such a check is added live, so what finds no free slot costs a reload, "
             "and so does a new backend; with another kind of check both are added live"
         )
         yield _at(program, why)
-    inter = word_after(words, "inter") or "2s"
-    if "check" in words and _seconds(inter) > LONG_SECONDS:
+    inter = word_after(config.server_options.split(), "inter") or "2s"
+    if _seconds(inter) > LONG_SECONDS:
         yield _at_head(
             section,
             f"a new worker takes every server for up until its first check, here for up to {inter} after a reload; "
