@@ -181,15 +181,15 @@ def parse_stat(
     loads, first_checks, health, unread = {}, {}, {}, dict[str, str]()
     for text in filter(str.strip, texts):
         header, _, body = text.lstrip("\n").partition("\n")
-        at = places("show stat", text, header.removeprefix("# ").split(","), _STAT_COLUMNS)
+        backend, server, *others = places("show stat", text, header.removeprefix("# ").split(","), _STAT_COLUMNS)
         for row in _rows(body, only):
-            if len(row) <= max(at[:2]):
+            if len(row) <= backend or len(row) <= server:
                 continue
-            key = row[at[0]], row[at[1]]
+            key = row[backend], row[server]
             if key[0] not in names or (only is not None and key not in only):
                 continue
             try:
-                kind, status, check, description, *counts = (row[place] for place in at[2:])
+                kind, status, check, description, *counts = (row[place] for place in others)
                 if kind != _SERVER_ROW:
                     continue
                 sessions, queued, used, idle, *checked, since = (int(one or 0) for one in counts)
