@@ -30,16 +30,24 @@ class Allowance:
     """A bucket of `BURST` reloads, refilled at a given number an hour."""
 
     def __init__(self) -> None:
-        self._full_at = time.monotonic()
+        self._left = float(BURST)
+        self._at = time.monotonic()
 
     def wait_seconds(self, per_hour: int) -> float:
         """Return the wait before the next reload, with `per_hour` reloads an hour; 0 where it may be made now."""
-        return max(0.0, self._full_at - time.monotonic() - (BURST - 1) * 3600 / per_hour)
+        self._fill(per_hour)
+        return max(0.0, 1 - self._left) * 3600 / per_hour
 
     def spend(self, per_hour: int) -> None:
         """Count a reload, made or tried."""
-        now, each_seconds = time.monotonic(), 3600 / per_hour
-        self._full_at = min(max(now, self._full_at) + each_seconds, now + BURST * each_seconds)
+        self._fill(per_hour)
+        self._left = max(0.0, self._left - 1)
+
+    def _fill(self, per_hour: int) -> None:
+        # Reloads are kept, not times: an operator may change `per_hour` in between.
+        now = time.monotonic()
+        self._left = min(float(BURST), self._left + (now - self._at) * per_hour / 3600)
+        self._at = now
 
 
 class Discovering:

@@ -31,6 +31,20 @@ def test_so_many_reloads_may_follow_each_other_and_then_so_many_an_hour(monkeypa
     assert allowance.wait_seconds(20) > 0
 
 
+@pytest.mark.parametrize(("before", "after"), [(1, 3600), (3600, 1)])
+def test_another_number_an_hour_counts_from_its_change_on(
+    monkeypatch: pytest.MonkeyPatch, before: int, after: int
+) -> None:
+    now = 1000.0
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    allowance = Allowance()
+    for _ in range(BURST):
+        allowance.spend(before)
+    assert allowance.wait_seconds(after) == pytest.approx(3600 / after)
+    now += 3600 / after
+    assert allowance.wait_seconds(after) == pytest.approx(0)
+
+
 def test_each_name_is_told_once_however_often_the_list_changes(caplog: pytest.LogCaptureFixture) -> None:
     discovering = Discovering(Config(), lambda: None)
     for number in range(TOLD + 100):
