@@ -95,6 +95,27 @@ def test_a_reply_is_sent_once_the_report_with_its_result_is_on_disk(
     assert seen == [3]
 
 
+def test_a_reply_waits_for_the_disk_and_not_for_the_agents_thread(disk: Disk, publisher: Publisher) -> None:
+    replied = threading.Event()
+    disk.is_free.clear()
+    publish(publisher, 1, snapshot(1))
+    publish(publisher, 2, snapshot(1), replied.set)
+    disk.is_free.set()
+    assert replied.wait(20), "the agent's thread may be in a reload now, and calls nothing"
+    publisher.finish(wait=True)
+
+
+def test_a_reply_after_another_in_the_same_step_of_the_agent_is_sent_at_once(tmp_path: Path) -> None:
+    woken = threading.Event()
+    publisher = Publisher(AgentConfig(state_dir=str(tmp_path), runtime_dir=str(tmp_path)), Executor(woken.set))
+    publish(publisher, 1, snapshot(1))
+    assert woken.wait(20), "the first is written"
+    replied = threading.Event()
+    publish(publisher, 2, snapshot(1), replied.set)
+    assert replied.wait(20)
+    publisher.finish(wait=True)
+
+
 def test_a_reply_is_sent_though_nothing_can_be_written(
     disk: Disk, publisher: Publisher, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -2,10 +2,12 @@
 
 import logging
 import os
+import threading
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Set as AbstractSet
 from concurrent.futures import Future
 from pathlib import Path
+from typing import NamedTuple
 
 import attrs
 
@@ -236,7 +238,8 @@ class _Publication:
 class Publisher:
     """Writes reports and snapshots beside the passes, one pair after the other; the newest pair is written last.
 
-    The agent's thread calls all methods.
+    The agent's thread calls all public methods. What comes during a write is taken by the thread that writes: an
+    operator's reply does not wait until the agent's thread, maybe in a reload, has time.
     """
 
     def __init__(self, config: AgentConfig, executor: Executor) -> None:
@@ -244,8 +247,9 @@ class Publisher:
         self._done_seconds = 0.0
         self._config = config
         self._executor = executor
+        self._lock = threading.Lock()
         self._next: _Publication | None = None
-        self._job: Future[tuple[Snapshot | None, Mapping[str, OSError]] | HapsyncError] | None = None
+        self._job: Future[_Written | HapsyncError] | None = None
         self._on_disk: Snapshot | None = None
         self._unwritten: AbstractSet[str] = frozenset()
 
@@ -260,15 +264,18 @@ class Publisher:
         Each of `then` is called in another thread once both are written, or cannot be.
         """
         self.due_seconds, self._done_seconds = None, time.monotonic()
-        earlier = self._next.then if self._next is not None else ()
-        self._next = _Publication(attrs.evolve(report, written_at=time.time()), snapshot, (*earlier, *then))
+        report = attrs.evolve(report, written_at=time.time())
+        with self._lock:
+            earlier = self._next.then if self._next is not None else ()
+            self._next = _Publication(report, snapshot, (*earlier, *then))
+        self.finish()
         self._begin()
 
     def finish(self, *, wait: bool = False) -> None:
         """Take the result of a write that has ended, and begin the next; `wait`: until nothing is left to write."""
         while self._job is not None and (wait or self._job.done()):
             written, self._job = value_of(self._job), None
-            self._on_disk, errors = (None, {}) if isinstance(written, HapsyncError) else written
+            self._on_disk, errors = _Written(None, {}) if isinstance(written, HapsyncError) else written
             for name in sorted(errors.keys() - self._unwritten):
                 log.error("%s not written: %s; HAProxy is kept in sync nevertheless", name, errors[name])
             for name in sorted(self._unwritten - errors.keys()):
@@ -277,19 +284,36 @@ class Publisher:
             self._begin()
 
     def _begin(self) -> None:
-        if self._job is None and self._next is not None:
-            config, publication, on_disk = self._config, self._next, self._on_disk
-            self._next = None
-            self._job = self._executor.submit("report", lambda: _write(config, publication, on_disk))
+        if self._job is None and (first := self._take()) is not None:
+            config, on_disk = self._config, self._on_disk
+            self._job = self._executor.submit("report", lambda: _write_all(config, first, self._take, on_disk))
+
+    def _take(self) -> _Publication | None:
+        """Return the publication to write next, in any thread."""
+        with self._lock:
+            taken, self._next = self._next, None
+        return taken
 
 
-def _write(
-    config: AgentConfig, publication: _Publication, on_disk: Snapshot | None
-) -> tuple[Snapshot | None, Mapping[str, OSError]]:
-    """Write the report, and the snapshot where it differs from the one `on_disk`.
+class _Written(NamedTuple):
+    """The snapshot that is on disk after a write, and by file the error of the write."""
 
-    Returns the snapshot that is on disk then, and by file the error of its write.
-    """
+    on_disk: Snapshot | None
+    errors: Mapping[str, OSError]
+
+
+def _write_all(
+    config: AgentConfig, first: _Publication, take: Callable[[], _Publication | None], on_disk: Snapshot | None
+) -> _Written:
+    """Write `first`, then what `take` returns, until it returns None; return the result of the last write."""
+    written = _write(config, first, on_disk)
+    while (publication := take()) is not None:
+        written = _write(config, publication, written.on_disk)
+    return written
+
+
+def _write(config: AgentConfig, publication: _Publication, on_disk: Snapshot | None) -> _Written:
+    """Write the report, and the snapshot where it differs from the one `on_disk`."""
     report, snapshot, errors = publication.report, publication.snapshot, dict[str, OSError]()
     try:
         if _is_behind(on_disk, snapshot) or signature(str(Path(config.state_dir, SNAPSHOT_FILE))) is None:
@@ -306,7 +330,7 @@ def _write(
     finally:
         for one in publication.then:
             one()
-    return on_disk, errors
+    return _Written(on_disk, errors)
 
 
 def _is_behind(on_disk: Snapshot | None, snapshot: Snapshot) -> bool:
