@@ -33,3 +33,14 @@ def test_an_error_is_a_value_and_a_defect_is_logged(caplog: pytest.LogCaptureFix
     assert "KeyError: 'wrong'" in caplog.text
     with pytest.raises(KeyError):
         defect.result()
+
+
+def test_work_without_a_thread_is_done_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    woken = threading.Event()
+    future = Executor(woken.set).submit("sum", lambda: 1 + 1)
+    assert woken.is_set()
+    assert value_of(future) == 2

@@ -23,6 +23,8 @@ class Executor:
     def submit(self, name: str, function: Callable[[], T]) -> Future[T | HapsyncError]:
         """Run `function` in a thread named `name`; return the future of its value.
 
+        Where the machine has no thread left, the caller's thread runs `function`: late is better than never.
+
         A HapsyncError that `function` raises is a value, too. The future raises any other exception, a defect.
         """
         future: Future[T | HapsyncError] = Future()
@@ -36,7 +38,11 @@ class Executor:
                 future.set_exception(defect)
             self._wake()
 
-        threading.Thread(target=run, name=name, daemon=True).start()
+        try:
+            threading.Thread(target=run, name=name, daemon=True).start()
+        except RuntimeError as error:
+            log.warning("no thread for %s, the agent waits for it: %s", name, error)
+            run()
         return future
 
 
