@@ -3,9 +3,11 @@
 import attrs
 import pytest
 
-from hapsync.config.schema import BackendConfig
+from hapsync.agent.guard_state import GuardState
+from hapsync.config.schema import BackendConfig, Config
 from hapsync.model.catalog import Doubt
 from hapsync.model.changes import Add, Deferred, Disable, Drain, Reason, Remove, Reweigh, SetOverride, Shortage
+from hapsync.model.overrides import SavedState
 from hapsync.model.server import NO_LOAD, Address, AdminState, Backend, CheckStatus, FirstCheck, Observed, Server
 from hapsync.plan.desired import Desired, DesiredBackend, DesiredServer
 from hapsync.plan.diff import Diff, diff
@@ -368,10 +370,13 @@ def test_backends_are_guarded_one_by_one() -> None:
 
 
 def test_the_guard_of_a_backend_is_what_its_configuration_says() -> None:
-    config = BackendConfig(service="web", max_loss_fraction=0.25, min_ready=3)
+    backends = {
+        "web": BackendConfig(service="web", max_loss_fraction=0.25, min_ready=3),
+        "api": BackendConfig(service="api"),
+    }
+    state = GuardState(Config(backends=backends), SavedState())
 
-    assert Caution.of(config) == Caution(max_loss_fraction=0.25, min_ready=3)
-    assert Caution.of(BackendConfig(service="web")) == Caution()
+    assert state.cautions() == {"web": Caution(max_loss_fraction=0.25, min_ready=3), "api": Caution()}
 
 
 def test_first_checks_are_read_only_where_a_removal_is_due() -> None:

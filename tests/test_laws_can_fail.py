@@ -131,8 +131,8 @@ def duplicates_stay(patch: Patch) -> None:
 
 
 def distrusting(patch: Patch, broken: Callable[[DesiredBackend, Caution], tuple[DesiredBackend, Caution]]) -> None:
-    distrust = guard_module._distrust
-    patch.setattr(guard_module, "_distrust", lambda want, caution: distrust(*broken(want, caution)) if want else None)
+    distrust = guard_module.distrust
+    patch.setattr(guard_module, "distrust", lambda want, caution: distrust(*broken(want, caution)) if want else None)
 
 
 def the_whole_service_is_let_go(patch: Patch) -> None:
@@ -158,13 +158,13 @@ def a_weight_of_zero_is_no_removal(patch: Patch) -> None:
 
 def all_that_may_be_sent_to_counts(patch: Patch) -> None:
     patch.setattr(
-        guard_module, "_first_checked", lambda backend: {slot.address for slot in backend.slots if slot.can_serve}
+        guard_module, "first_checked", lambda backend: {slot.address for slot in backend.slots if slot.can_serve}
     )
 
 
 def first_checks_are_passed_over(patch: Patch) -> None:
     patch.setattr(
-        guard_module, "_first_checked", lambda backend: {slot.address for slot in backend.slots if slot.serves}
+        guard_module, "first_checked", lambda backend: {slot.address for slot in backend.slots if slot.serves}
     )
 
 
@@ -172,7 +172,7 @@ def each_slot_counts(patch: Patch) -> None:
     def broken(backend: Backend) -> list[Address | None]:
         return [slot.address for slot in backend.slots if slot.serves and slot.first_check is FirstCheck.PASSED]
 
-    patch.setattr(guard_module, "_first_checked", broken)
+    patch.setattr(guard_module, "first_checked", broken)
 
 
 def the_peak_is_forgotten(patch: Patch) -> None:

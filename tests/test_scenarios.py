@@ -48,7 +48,8 @@ def address(text: str) -> Address:
 
 def caution(config: BackendConfig, known: Mapping[str, Any]) -> Caution:
     damped = frozenset(map(address, known.get("damped", ())))
-    return attrs.evolve(Caution.of(config), **{**known, "damped": damped})
+    limits = {"max_loss_fraction": config.max_loss_fraction, "min_ready": config.min_ready}
+    return Caution(**{**limits, **known, "damped": damped})
 
 
 def facts_and_plan(scenario: Path) -> tuple[Facts, Plan]:

@@ -11,7 +11,6 @@ from types import MappingProxyType
 
 import attrs
 
-from hapsync.config.schema import BackendConfig
 from hapsync.model.catalog import Doubt
 from hapsync.model.changes import (
     REASON_OF,
@@ -53,11 +52,6 @@ class Caution:
     is_released: bool = False
     let_go: frozenset[str] = frozenset()
 
-    @classmethod
-    def of(cls, config: BackendConfig) -> "Caution":
-        """Return the caution of a backend without any history."""
-        return cls(max_loss_fraction=config.max_loss_fraction, min_ready=config.min_ready)
-
     def floor(self, capacity: int) -> int:
         """Return the least capacity that must stay; `capacity` is the present one."""
         # Without the rounding, 10 * (1 - 0.9) would be a little more than 1.
@@ -70,26 +64,17 @@ Cautions = Mapping[str, Caution]
 
 def capacity(backend: Backend) -> int:
     """Return the number of instances that HAProxy can send to; an address in two slots counts once."""
-    return len(_first_checked(backend))
+    return len(first_checked(backend))
 
 
-def _first_checked(backend: Backend) -> set[Address | None]:
+def first_checked(backend: Backend) -> Collection[Address | None]:
+    """Return the addresses of hapsync's servers in `backend` that HAProxy can send to."""
     # Written out for speed, because each pass asks it of every server.
     return {
         slot.address
         for slot in backend.slots
         if slot.is_up and slot.weight > 0 and slot.admin is AdminState.READY and slot.first_check is FirstCheck.PASSED
     }
-
-
-def first_checked(backend: Backend) -> Collection[Address | None]:
-    """Return the addresses of hapsync's servers in `backend` that HAProxy can send to."""
-    return _first_checked(backend)
-
-
-def distrust(want: DesiredBackend | None, caution: Caution) -> Reason | None:
-    """Return why a backend's reading is no evidence for a removal; None where it is, or where none was read."""
-    return _distrust(want, caution)
 
 
 def needs_first_checks(found: Diff, observed: Observed, cautions: Cautions = MappingProxyType({})) -> tuple[str, ...]:
@@ -196,14 +181,14 @@ def _guard_backend(
             deferred.append(Deferred(change, Reason.FALLBACK))
         else:
             go.append(change)
-    distrust = _distrust(want, caution)
-    if distrust is not None:
+    doubt = distrust(want, caution)
+    if doubt is not None:
         # The address of a duplicate stays served by another slot, so its removal needs no evidence.
         go += [change for change in leaving if change.reason is Reason.DUPLICATE]
         kept = [change for change in leaving if change.reason is not Reason.DUPLICATE]
         # Another service has the address now, and would answer the requests: its registration is the evidence.
         leaving = [change for change in kept if isinstance(change, Remove) and change.address in caution.taken]
-        deferred += [Deferred(change, distrust) for change in kept if change not in leaving]
+        deferred += [Deferred(change, doubt) for change in kept if change not in leaving]
     if not leaving:
         return go, deferred
     overrides = {change.server for change in changes if isinstance(change, SetOverride)}
@@ -240,7 +225,8 @@ def _fallback_is_needless(want: DesiredBackend | None, have: Backend) -> bool:
     return any(slot.serves and slot.address not in want.by_address for slot in have.slots)
 
 
-def _distrust(want: DesiredBackend | None, caution: Caution) -> Reason | None:
+def distrust(want: DesiredBackend | None, caution: Caution) -> Reason | None:
+    """Return why a backend's reading is no evidence for a removal; None where it is, or where none was read."""
     if want is None:
         return None
     if want.doubt is not None:
@@ -260,9 +246,9 @@ def _keep_capacity(
     server before its first check counts as no capacity, but stays while the rest is below the floor.
     """
     slots = {slot.name: slot for slot in have.slots if slot.name not in overrides}
-    first_checked = _first_checked(attrs.evolve(have, slots=tuple(slots.values())))
+    can_serve = first_checked(attrs.evolve(have, slots=tuple(slots.values())))
     floor = caution.floor(capacity(have))
-    left = len(first_checked)
+    left = len(can_serve)
     assigned: dict[Address | None, int] = {}
     for slot in slots.values():
         if slot.serves:
@@ -276,7 +262,7 @@ def _keep_capacity(
             if slot.serves:
                 assigned[slot.address] -= 1
             continue
-        cost = 1 if slot.address in first_checked else 0
+        cost = 1 if slot.address in can_serve else 0
         if left - cost >= floor:
             left -= cost
             go.append(change)

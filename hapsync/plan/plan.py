@@ -154,59 +154,45 @@ def _brings(change: Change) -> bool:
             return False
 
 
-_ORDER: Mapping[type, int] = {
-    kind: place
-    for place, kind in enumerate(
-        (
-            ClearOverride,
-            Enable,
-            Add,
-            Create,
-            Reweigh,
-            SetAgent,
-            SetOverride,
-            Drain,
-            Disable,
-            Remove,
-            EndSessions,
-            Delete,
-        )
-    )
+_VERBS: Mapping[type, str] = {
+    ClearOverride: "release",
+    Enable: "enable",
+    Add: "add",
+    Create: "create",
+    Reweigh: "weight",
+    SetAgent: "agent",
+    SetOverride: "hold",
+    Drain: "drain",
+    Disable: "disable",
+    Remove: "remove",
+    EndSessions: "end",
+    Delete: "delete",
 }
+"""The words for the changes, in the order in which they are made in a backend."""
+_PLACES = {kind: place for place, kind in enumerate(_VERBS)}
 
 
 def _order(change: Change) -> tuple[str, int, int, str]:
-    return change.backend, _ORDER[type(change)], len(change.server), change.server
+    return change.backend, _PLACES[type(change)], len(change.server), change.server
 
 
 def describe(change: Change) -> str:
     """Return one line about `change`, for `hapsync plan` and the log."""
-    where = f"{change.backend}/{change.server} {change.address}"
+    verb, reason = _VERBS[type(change)], f"({change.reason.value})"
     match change:
-        case Add(weight=weight, reason=reason):
-            return f"add     {where} weight {weight} ({reason.value})"
-        case Create(weight=weight, reason=reason):
-            return f"create  {where} weight {weight} ({reason.value})"
-        case Delete(reason=reason):
-            return f"delete  {where} ({reason.value})"
-        case EndSessions(sessions=sessions, reason=reason):
-            return f"end     {where} {plural(sessions, 'session')} ({reason.value})"
-        case Enable(weight=weight, reason=reason):
-            return f"enable  {where} weight {weight} ({reason.value})"
+        case Add(weight=weight) | Create(weight=weight) | Enable(weight=weight):
+            what = f"weight {weight} {reason}"
+        case EndSessions(sessions=sessions):
+            what = f"{plural(sessions, 'session')} {reason}"
         case Reweigh(weight=weight, was=was):
-            return f"weight  {where} {was} -> {weight}"
-        case Drain(reason=reason):
-            return f"drain   {where} ({reason.value})"
-        case Disable(reason=reason):
-            return f"disable {where} ({reason.value})"
-        case SetOverride(admin=admin, reason=reason):
-            return f"{'hold   ' if admin is AdminState.MAINT else 'drain  '} {where} ({reason.value})"
-        case ClearOverride(reason=reason):
-            return f"release {where} ({reason.value})"
-        case SetAgent(runs=runs, reason=reason):
-            return f"agent   {where} {'on' if runs else 'off'} ({reason.value})"
-        case Remove(reason=reason):
-            return f"remove  {where} ({reason.value})"
+            what = f"{was} -> {weight}"
+        case SetAgent(runs=runs):
+            what = f"{'on' if runs else 'off'} {reason}"
+        case SetOverride(admin=AdminState.DRAIN):
+            verb, what = _VERBS[Drain], reason
+        case _:
+            what = reason
+    return f"{verb:<7} {change.backend}/{change.server} {change.address} {what}"
 
 
 def describe_shortage(shortage: Shortage) -> str:
