@@ -8,9 +8,9 @@ from collections.abc import Mapping, Sequence
 from string import ascii_letters, digits
 
 from hapsync.model.catalog import Doubt
-from hapsync.model.changes import Change, ClearOverride, Create, EndSessions, SetOverride
+from hapsync.model.changes import Change, Create, EndSessions, SetOverride
 from hapsync.model.server import HAPROXY_NAME, MAX_WEIGHT, AdminState as Is, Observed
-from hapsync.plan.moves import OF_OPERATOR, Case, is_dynamic, is_own, is_ready, is_slot
+from hapsync.plan.moves import OF_OPERATOR, Case, are_plain, is_dynamic, is_own, is_ready, is_slot
 
 _HOST_SIGNS = b"0123456789abcdef:."
 _LINE_SIGNS = f"{ascii_letters}{digits}_:./ ,=%()@+*[]-".encode()
@@ -39,7 +39,7 @@ def only_plain_values(case: Case) -> bool:
     return (
         HAPROXY_NAME.fullmatch(case.name) is not None
         and 0 <= min(weights, default=0) <= max(weights, default=0) <= MAX_WEIGHT
-        and _are_plain([one.host for one in addresses], _HOST_SIGNS, 2, 45)
+        and are_plain([one.host for one in addresses], _HOST_SIGNS, 2, 45)
         and all(0 < one.port < 1 << 16 for one in addresses)
     )
 
@@ -53,18 +53,12 @@ def only_given_addresses(case: Case) -> bool:
 def no_busy_server_given_away(case: Case) -> bool:
     """No server that may be in use gets another address, and none is deleted before it is idle and unwanted."""
     for one in () if case.is_new_worker else case.effects.given_away:  # nothing runs on a new worker
-        was = one.before
-        if was is None:
-            continue
-        if one.was_in_use:
-            return False
-        if one.admin is not None:
-            if not is_slot(was.name):
-                return False
-            continue
-        is_ripe = is_dynamic(was.name) and was.load is not None and was.since_seconds >= _REST_SECONDS
-        is_unwanted = was.address in case.twice or was.address not in case.listed
-        if not (is_ripe and is_unwanted):
+        was, is_fit = one.before, is_slot(one.name)
+        if was is not None and one.admin is None:
+            is_unwanted = was.address in case.twice or was.address not in case.listed
+            is_idle = was.load is not None and was.since_seconds >= _REST_SECONDS
+            is_fit = is_dynamic(was.name) and is_idle and is_unwanted
+        if was is not None and (one.was_in_use or not is_fit):
             return False
     return True
 
@@ -113,16 +107,11 @@ def capacity_in_before_out(case: Case) -> bool:
 
 def operators_have_the_last_word(case: Case) -> bool:
     """A server that an operator put in maint or drain stays so until an operator releases it."""
-    asked = case.overrides
     for one in case.effects.overriding:
-        match one.change:
-            case SetOverride(address=address, admin=admin):
-                is_asked = asked.get(address) is admin
-            case ClearOverride(address=address):
-                is_asked = address in asked and asked[address] is None
-            case change:
-                is_asked = change is None and one.was_at in asked
-        if not is_asked:
+        at, to = one.was_at, one.change.admin if isinstance(one.change, SetOverride) else None
+        if at is None or at not in case.overrides:
+            return False
+        if one.change is not None and not (isinstance(one.change, OF_OPERATOR) and case.overrides[at] is to):
             return False
     return not case.overridden or not any(one.serves and one.address in case.overridden for one in case.moves)
 
@@ -136,7 +125,7 @@ def fallback_only_where_nothing_serves(case: Case) -> bool:
 def commands_say_their_changes(commands: Sequence[tuple[Change, str]]) -> bool:
     """A command is one line of the whitelist, and names exactly the server and the address of its change."""
     lines = [line for _, line in commands]
-    if not _are_plain(lines, _LINE_SIGNS, 1, 1024):
+    if not are_plain(lines, _LINE_SIGNS, 1, 1024):
         return False
     names = [f" {change.backend}/{change.server} " for change, _ in commands]
     unnamed = [line for name, line in zip(names, lines, strict=True) if name not in line and name not in f"{line} "]
@@ -149,16 +138,6 @@ def commands_say_their_changes(commands: Sequence[tuple[Change, str]]) -> bool:
         for change, line in with_address
         if line.startswith("add ") or (line.startswith("set ") and " addr " in line)
     )
-
-
-def _are_plain(texts: Sequence[str], signs: bytes, least: int, most: int) -> bool:
-    """Return whether each of `texts` has `least` to `most` characters, all of them in `signs`.
-
-    The check of all in one takes a quarter of the time of a regular expression for each.
-    """
-    lengths = {*map(len, texts)}
-    is_long_enough = not lengths or least <= min(lengths) <= max(lengths) <= most
-    return is_long_enough and not "".join(texts).encode("ascii", "replace").translate(None, signs)
 
 
 def emptied(observed: Observed, enabled: Mapping[str, int]) -> tuple[str, ...]:
