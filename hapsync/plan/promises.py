@@ -119,7 +119,7 @@ def operators_have_the_last_word(case: Case) -> bool:
 def fallback_only_where_nothing_serves(case: Case) -> bool:
     """The fallback list lets nobody in while others serve."""
     is_fallback = case.want is not None and case.want.doubt is Doubt.FALLBACK and not case.caution.is_released
-    return case.is_new_worker or not is_fallback or case.up <= case.given or not case.effects.entering
+    return case.is_new_worker or not is_fallback or case.up <= case.listed or not case.effects.entering
 
 
 def commands_say_their_changes(commands: Sequence[tuple[Change, str]]) -> bool:
