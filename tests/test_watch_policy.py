@@ -8,7 +8,7 @@ import attrs
 import pytest
 from hypothesis import given, strategies as st
 
-from hapsync.consul import watch_policy
+from hapsync.consul import watch_policy, watch_state
 from hapsync.consul.evidence import Finding, Trust, loses, loses_much, same_content
 from hapsync.consul.watch_policy import (
     DOUBT_CAP_SECONDS,
@@ -19,7 +19,17 @@ from hapsync.consul.watch_policy import (
     Step,
     advance,
 )
-from hapsync.consul.watch_state import Activity, Failed, Found, GivenUp, Moment, Read, Rested, Watching
+from hapsync.consul.watch_state import (
+    FILTERED_WAIT_SECONDS,
+    Activity,
+    Failed,
+    Found,
+    GivenUp,
+    Moment,
+    Read,
+    Rested,
+    Watching,
+)
 from hapsync.model.catalog import Doubt, Instance, Reading
 from hapsync.model.server import Address, CheckStatus
 
@@ -366,6 +376,14 @@ def test_no_query_waits_for_a_stream_that_may_have_lost_the_servers(sequence: Se
 
 
 @given(sequences)
+def test_the_rights_of_a_token_are_tried_again_soon_past_cache_and_stream(sequence: Sequence_) -> None:
+    for turn in turns(sequence):
+        read, now = turn.step.read, turn.step.watching
+        if read is not None and now.doubt is Doubt.FILTERED and now.activity is Activity.FOLLOW and read.index:
+            assert read.consistency == "cached" or read.wait_seconds <= FILTERED_WAIT_SECONDS
+
+
+@given(sequences)
 def test_a_query_never_waits_for_the_index_of_another_source(sequence: Sequence_) -> None:
     avoided: bool | None = None
     given: set[int] = set()
@@ -438,6 +456,10 @@ def a_lost_stream_is_followed(patch: Patch) -> None:
     patch.setattr(Watching, "read", lambda self, at: attrs.evolve(read(self, at), avoids_stream=False))
 
 
+def rights_are_tried_late(patch: Patch) -> None:
+    patch.setattr(watch_state, "FILTERED_WAIT_SECONDS", watch_state.UNCACHED_SECONDS)
+
+
 def the_index_outlives_its_source(patch: Patch) -> None:
     due = watch_policy._due
 
@@ -497,6 +519,7 @@ MISTAKES: dict[Callable[[Sequence_], None], tuple[Callable[[Patch], None], ...]]
         trouble_is_read_in_the_ordinary_way,
     ),
     test_no_query_waits_for_a_stream_that_may_have_lost_the_servers: (a_lost_stream_is_followed,),
+    test_the_rights_of_a_token_are_tried_again_soon_past_cache_and_stream: (rights_are_tried_late,),
     test_a_query_never_waits_for_the_index_of_another_source: (the_index_outlives_its_source,),
 }
 

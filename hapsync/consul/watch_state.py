@@ -249,9 +249,8 @@ class Watching:
         """Return the longest wait of the next blocking query, in seconds."""
         if self.trust.is_rewind_open(now):
             return OPEN_WAIT_SECONDS
-        if self.is_past_stream:
-            return max(1.0, min(UNCACHED_SECONDS, self.trust.wary_until - now))
         if self.is_through_cache:
             return CACHED_SECONDS
         longest = FILTERED_WAIT_SECONDS if self.doubt is Doubt.FILTERED else UNCACHED_SECONDS
-        return max(1.0, min(longest, self.cache_at - now))
+        until = self.trust.wary_until if self.is_past_stream else self.cache_at
+        return max(1.0, min(longest, until - now))
