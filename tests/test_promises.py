@@ -208,6 +208,11 @@ BREAKS: Mapping[str, tuple[str, Facts, Plan]] = {
         with_overrides({HERE[5]: AdminState.MAINT}),
         Plan((ENTER,)),
     ),
+    "another weight of what an operator holds": (
+        "operators_have_the_last_word",
+        with_overrides({HERE[1]: AdminState.MAINT}),
+        Plan((Reweigh("web", "srv1", HERE[1], 3, 1, PASSING),)),
+    ),
     "the fallback list": (
         "fallback_only_where_nothing_serves",
         with_want(doubt=Doubt.FALLBACK),

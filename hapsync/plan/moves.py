@@ -277,6 +277,12 @@ class Case:
         return kept | {one.address for one in self.moves if one.serves and self._is_up(one)}
 
     @cached_property
+    def given_traffic(self) -> AbstractSet[Address | None]:
+        """The addresses of servers that serve after a move, or with another weight."""
+        reweighed = {one.address for one in self.have.slots if one.name in self.reweighed}
+        return reweighed | {one.address for one in self.moves if one.serves}
+
+    @cached_property
     def staying(self) -> AbstractSet[Address | None]:
         """The addresses of servers that do not leave, in drain or serving."""
         kept = {one.address for one in self.unmoved if one.admin is not AdminState.MAINT}

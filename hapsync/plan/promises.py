@@ -113,7 +113,7 @@ def operators_have_the_last_word(case: Case) -> bool:
             return False
         if one.change is not None and not (isinstance(one.change, OF_OPERATOR) and case.overrides[at] is to):
             return False
-    return not case.overridden or not any(one.serves and one.address in case.overridden for one in case.moves)
+    return not case.overridden or case.overridden.isdisjoint(case.given_traffic)
 
 
 def fallback_only_where_nothing_serves(case: Case) -> bool:
