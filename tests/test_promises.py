@@ -297,6 +297,7 @@ CREATE = Create("web", "dyn-web-1000003", HERE[5], 1, "check", PASSING)
         (ENTER, "set server web/srv6 addr 10.0.0.5 port 81"),
         (ENTER, "set server web/srv6 addr 10.0.0.6 port 80"),
         (ENTER, "set server web/srv5 addr 10.0.0.5 port 80"),
+        (ENTER, "set server web/srv6 addr"),
         (ENTER, "set server api/srv6 state ready"),
         (ENTER, "set server web/srv6 state ready; quit"),
         (ENTER, "set server web/srv6 state ready\nquit"),

@@ -130,13 +130,13 @@ def commands_say_their_changes(commands: Sequence[tuple[Change, str]]) -> bool:
     names = [f" {change.backend}/{change.server} " for change, _ in commands]
     unnamed = [line for name, line in zip(names, lines, strict=True) if name not in line and name not in f"{line} "]
     text = "\n".join(lines)
-    with_address = commands if " addr " in text or "add server " in text else ()
+    with_address = commands if " addr" in text or "add server " in text else ()
     return all(line.startswith("clear ") for line in unnamed) and all(
         line.split(" ")[3] == str(change.address)
         if line.startswith("add ")
         else change.address is None or line.endswith(f" addr {change.address.host} port {change.address.port}")
         for change, line in with_address
-        if line.startswith("add ") or (line.startswith("set ") and " addr " in line)
+        if line.startswith("add ") or (line.startswith("set ") and " addr " in f"{line} ")
     )
 
 
