@@ -192,11 +192,11 @@ def test_haproxys_file_is_written_anew_when_it_is_deleted_and_a_link_to_it_stays
 
     with scene(prepare=link) as here:
         config = here.stage.haproxy.config
-        (here.stage.work / "real" / "haproxy.cfg").unlink()
-        here.wait_said("does not exist yet")
+        file = here.stage.work / "real" / "haproxy.cfg"
+        file.unlink()
+        wait_until(file.is_file, 20, "the file to be written anew")
         here.wait_in_step()
         assert config.is_symlink()
-        assert (here.stage.work / "real" / "haproxy.cfg").is_file()
         change(here)
         here.wait_in_step()
         here.stage.haproxy.kill()
