@@ -49,7 +49,7 @@ from hapsync.plan.plan import Plan, make_plan
 from hapsync.plan.promises import (
     capacity_in_before_out,
     capacity_stays_above_its_floor,
-    commands_say_their_changes,
+    command_says_its_change,
     no_busy_server_given_away,
     no_server_leaves_on_a_doubt,
     only_overdue_sessions_ended,
@@ -455,7 +455,7 @@ def test_only_plain_commands_are_ever_made_whatever_consul_answers(world: World,
     for change in plan.changes:
         for command in commands_of(change):
             assert COMMAND.fullmatch(command.line)
-            assert commands_say_their_changes([(change, command.line)])
+            assert command_says_its_change(change, command.line)
 
     assert breaking(only_plain_values, world, plan) == []
 

@@ -47,7 +47,7 @@ from hapsync.plan.guard import Caution
 from hapsync.plan.judge import broken_by_plan, broken_by_target, sentence_of
 from hapsync.plan.moves import Facts
 from hapsync.plan.plan import Plan
-from hapsync.plan.promises import PROMISES, commands_say_their_changes, emptied
+from hapsync.plan.promises import PROMISES, command_says_its_change, emptied
 from hapsync.plan.simulate import as_new_worker
 from hapsync.plan.target import TargetState, target_grown, target_now
 from tests.harness.tools import ROOT
@@ -305,7 +305,7 @@ CREATE = Create("web", "dyn-web-1000003", HERE[5], 1, "check", PASSING)
     ],
 )
 def test_a_command_that_does_not_say_its_change_breaks_its_promise(change: Change, line: str) -> None:
-    assert not commands_say_their_changes([(change, line)])
+    assert not command_says_its_change(change, line)
 
 
 CHECKED_ELSEWHERE = attrs.evolve(CREATE, options="check addr 10.0.0.9 port 81")
@@ -318,7 +318,7 @@ def test_the_commands_of_a_change_keep_their_promise(change: Change) -> None:
     commands = (*address_commands([change]), *state_commands([change]))
 
     assert commands
-    assert commands_say_their_changes([(change, command.line) for _, command in commands])
+    assert all(command_says_its_change(change, command.line) for _, command in commands)
 
 
 def test_a_server_that_has_a_port_of_0_may_leave() -> None:
@@ -351,7 +351,7 @@ def test_no_plan_breaks_a_promise(world: World) -> None:
 
     assert broken_by_plan(plan, facts) == ()
     steps = (*address_commands(plan.incoming), *state_commands(plan.changes))
-    assert commands_say_their_changes([(change, command.line) for change, command in steps])
+    assert all(command_says_its_change(change, command.line) for change, command in steps)
 
 
 @laws
@@ -378,7 +378,7 @@ OF_PLANS = (
 def test_the_table_in_the_documents_is_the_page() -> None:
     rows = [
         *((sentence_of(one), "plans" if one in OF_PLANS else "plans, files and reloads") for one in PROMISES),
-        (sentence_of(commands_say_their_changes), "commands"),
+        (sentence_of(command_says_its_change), "commands"),
         (sentence_of(emptied), "reloads"),
     ]
     table = "".join(f"| {sentence} | {of} |\n" for sentence, of in rows)

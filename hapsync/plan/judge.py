@@ -1,11 +1,11 @@
 """The judge of plans, targets and commands by the promises of promises.py; a broken promise is a `Defect`."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 
 from hapsync.model.changes import Change, Defect
 from hapsync.plan.moves import Case, Facts, plan_cases, target_cases
 from hapsync.plan.plan import Plan
-from hapsync.plan.promises import PROMISES, commands_say_their_changes
+from hapsync.plan.promises import PROMISES, command_says_its_change
 from hapsync.plan.target import TargetState
 
 
@@ -24,12 +24,10 @@ def broken_by_target(target: TargetState, facts: Facts) -> tuple[Defect, ...]:
     return _broken(target_cases(target, facts))
 
 
-def broken_by_commands(commands: Sequence[tuple[Change, str]]) -> tuple[Defect, ...]:
+def broken_by_commands(commands: Iterable[tuple[Change, str]]) -> tuple[Defect, ...]:
     """Return the promises that `commands`, pairs of a change and its line, would break, each with its backend."""
-    if commands_say_their_changes(commands):  # all in one, for a plan may have thousands
-        return ()
-    names = {change.backend: None for change, line in commands if not commands_say_their_changes([(change, line)])}
-    return tuple(Defect(name, sentence_of(commands_say_their_changes)) for name in names)
+    names = {change.backend: None for change, line in commands if not command_says_its_change(change, line)}
+    return tuple(Defect(name, sentence_of(command_says_its_change)) for name in names)
 
 
 def _broken(cases: Iterable[Case]) -> tuple[Defect, ...]:

@@ -148,16 +148,6 @@ def is_own(name: str) -> bool:
     return is_slot(name) or is_dynamic(name)
 
 
-def are_plain(texts: Sequence[str], signs: bytes, least: int, most: int) -> bool:
-    """Return whether each of `texts` has `least` to `most` characters, all of them in `signs`.
-
-    The check of all in one takes a quarter of the time of a regular expression for each.
-    """
-    lengths = {*map(len, texts)}
-    is_long_enough = not lengths or least <= min(lengths) <= max(lengths) <= most
-    return is_long_enough and not "".join(texts).encode("ascii", "replace").translate(None, signs)
-
-
 OF_OPERATOR = (SetOverride, ClearOverride)
 
 

@@ -4,16 +4,16 @@ The judge of diff, guard and plan: it calls nothing of theirs and reads the serv
 """
 
 import math
-from collections.abc import Mapping, Sequence
-from string import ascii_letters, digits
+import re
+from collections.abc import Mapping
 
 from hapsync.model.catalog import Doubt
 from hapsync.model.changes import Change, Create, EndSessions, SetOverride
 from hapsync.model.server import HAPROXY_NAME, MAX_WEIGHT, AdminState as Is, Observed
-from hapsync.plan.moves import OF_OPERATOR, Case, are_plain, is_dynamic, is_own, is_ready, is_slot
+from hapsync.plan.moves import OF_OPERATOR, Case, is_dynamic, is_own, is_ready, is_slot
 
-_HOST_SIGNS = b"0123456789abcdef:."
-_LINE_SIGNS = f"{ascii_letters}{digits}_:./ ,=%()@+*[]-".encode()
+_HOST = re.compile(r"[0-9a-f:.]{2,45}")
+_LINE = re.compile(r"[A-Za-z0-9_:./ ,=%()@+*\[\]-]{1,1024}")
 _REST_SECONDS = 3
 
 
@@ -39,8 +39,7 @@ def only_plain_values(case: Case) -> bool:
     return (
         HAPROXY_NAME.fullmatch(case.name) is not None
         and 0 <= min(weights, default=0) <= max(weights, default=0) <= MAX_WEIGHT
-        and are_plain([one.host for one in addresses], _HOST_SIGNS, 2, 45)
-        and all(0 < one.port < 1 << 16 for one in addresses)
+        and all(_HOST.fullmatch(one.host) and 0 < one.port < 1 << 16 for one in addresses)
     )
 
 
@@ -122,22 +121,14 @@ def fallback_only_where_nothing_serves(case: Case) -> bool:
     return case.is_new_worker or not is_fallback or case.up <= case.listed or not case.effects.entering
 
 
-def commands_say_their_changes(commands: Sequence[tuple[Change, str]]) -> bool:
+def command_says_its_change(change: Change, line: str) -> bool:
     """A command is one line of the whitelist, and names exactly the server and the address of its change."""
-    lines = [line for _, line in commands]
-    if not are_plain(lines, _LINE_SIGNS, 1, 1024):
+    words, where, address = line.split(" "), f"{change.backend}/{change.server}", change.address
+    if not _LINE.fullmatch(line) or (where not in words and words[0] != "clear"):
         return False
-    names = [f" {change.backend}/{change.server} " for change, _ in commands]
-    unnamed = [line for name, line in zip(names, lines, strict=True) if name not in line and name not in f"{line} "]
-    text = "\n".join(lines)
-    with_address = commands if " addr" in text or "add server " in text else ()
-    return all(line.startswith("clear ") for line in unnamed) and all(
-        line.split(" ")[3] == str(change.address)
-        if line.startswith("add ")
-        else change.address is None or line.endswith(f" addr {change.address.host} port {change.address.port}")
-        for change, line in with_address
-        if line.startswith("add ") or (line.startswith("set ") and " addr " in f"{line} ")
-    )
+    if words[0] == "set" and "addr" in words and address is not None:  # `addr` is a word of server_options, too
+        return words[-4:] == ["addr", address.host, "port", str(address.port)]
+    return words[0] != "add" or words[3:4] == [str(address)]
 
 
 def emptied(observed: Observed, enabled: Mapping[str, int]) -> tuple[str, ...]:
