@@ -21,6 +21,7 @@ NEEDED = {
     "markupsafe": "BSD-3-Clause",
     "mdurl": "MIT License",
     "pygments": "BSD-2-Clause",
+    "pyroute2": "GPL-2.0-or-later OR Apache-2.0",
     "python-consul2": "MIT",
     "requests": "Apache-2.0",
     "rich": "MIT",

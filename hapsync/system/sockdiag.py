@@ -3,9 +3,10 @@
 The functions read numbers and no names: any user may give a socket a name with line feeds, and /proc/net/unix shows
 it raw.
 
-The lists are read raw, without pyroute2. Its `DiagSocket` hides errors of the kernel and then shows no socket at all,
-takes 50 us a socket with the interpreter locked (4,000 connections: 190 ms, and 7 ms read raw), and its import of
-asyncio takes 60 ms (measured with pyroute2 0.9.7).
+pyroute2's `DiagSocket` hides errors of the kernel and then shows no socket at all (measured). Where an empty list
+would be an answer, the list must therefore show a socket of hapsync's own. pyroute2 also takes 50 us a socket with
+the interpreter locked (4,000 connections: 190 ms, and 7 ms read raw) and 60 ms to import (measured with 0.9.7).
+pyroute2 lists only the listeners shown to operators, and all other lists are read raw.
 """
 
 import contextlib
@@ -81,20 +82,38 @@ def socket_inodes(pid: int) -> set[int]:
     return inodes
 
 
-def read_listen_queues(pid: int) -> tuple[ListenQueue, ...]:
-    """Return the accept queues of the TCP listeners of process `pid`, the fullest first; takes a millisecond.
+def has_waiting(pid: int) -> bool:
+    """Return whether connections wait on any listener of process `pid`; takes a millisecond.
 
     Raises HapsyncError when this user may not read the process's descriptors, or the kernel does not tell.
     """
     inodes = socket_inodes(pid)
     with _told():
-        found = [
-            queue
-            for family in (socket.AF_INET, socket.AF_INET6)
-            for inode, queue in _whole_list(_request(family, None, _LISTEN), _listener)
-            if inode in inodes
-        ]
-    return tuple(sorted(found, key=lambda one: (-one.waiting, one.port, one.host)))
+        families = (socket.AF_INET, socket.AF_INET6)
+        listeners = [one for family in families for one in _whole_list(_request(family, None, _LISTEN), _listener)]
+    return any(waiting and inode in inodes for inode, waiting in listeners)
+
+
+def read_listen_queues(pid: int) -> tuple[ListenQueue, ...]:
+    """Return the accept queues of the TCP listeners of process `pid`, the fullest first.
+
+    Raises HapsyncError when this user may not read the process's descriptors, or the kernel does not tell.
+    """
+    from pyroute2 import DiagSocket  # noqa: PLC0415  (60 ms)
+
+    inodes = socket_inodes(pid)
+    with socket.create_server(("127.0.0.1", 0)) as ours, DiagSocket() as diag:
+        own = os.fstat(ours.fileno()).st_ino
+        families = (socket.AF_INET, socket.AF_INET6)
+        found = [one for family in families for one in diag.get_sock_stats(family=family, states=1 << _LISTEN)]
+    if all(one["idiag_inode"] != own for one in found):
+        raise HapsyncError("the kernel's socket diagnostics show no listener at all; is inet_diag available?")
+    queues = [
+        ListenQueue(one["idiag_src"], one["idiag_sport"], one["idiag_rqueue"], one["idiag_wqueue"])
+        for one in found
+        if one["idiag_inode"] in inodes
+    ]
+    return tuple(sorted(queues, key=lambda one: (-one.waiting, one.port, one.host)))
 
 
 def count_connections(pid: int, addresses: Collection[Address]) -> Mapping[Address, int]:
@@ -274,12 +293,10 @@ def _parsed(chunk: bytes, start: int, _end: int) -> tuple[bytes, int]:
     return chunk[start + 6 : start + 8] + chunk[start + 24 : end], inode
 
 
-def _listener(chunk: bytes, start: int, _end: int) -> tuple[int, ListenQueue]:
-    """Return the inode and the queue of the listener at `start`: struct inet_diag_msg, as above."""
-    end = start + (12 if chunk[start] == socket.AF_INET else 24)
-    host = socket.inet_ntop(chunk[start], chunk[start + 8 : end])
-    waiting, limit, _, inode = struct.unpack_from("=IIII", chunk, start + 56)
-    return inode, ListenQueue(host, int.from_bytes(chunk[start + 4 : start + 6]), waiting, limit)
+def _listener(chunk: bytes, start: int, _end: int) -> tuple[int, int]:
+    """Return the inode of the listener at `start`, and the number of connections that wait: struct inet_diag_msg."""
+    waiting, _, _, inode = struct.unpack_from("=IIII", chunk, start + 56)
+    return inode, waiting
 
 
 def _key(address: Address) -> bytes:

@@ -17,7 +17,7 @@ from hapsync.haproxy.master import ask_worker, read_processes
 from hapsync.model.server import Address, Backend, ListenQueue
 from hapsync.plan.desired import Desired, DesiredBackend
 from hapsync.system import sockdiag
-from hapsync.system.sockdiag import count_connections, read_listen_queues
+from hapsync.system.sockdiag import count_connections, has_waiting, read_listen_queues
 from tests.harness.haproxy import HAProxy, minimal_config
 from tests.harness.origins import Origins
 from tests.harness.ports import free_ports
@@ -194,12 +194,13 @@ def test_a_listener_whose_queue_fills_is_noticed(host: str) -> None:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.create_server((host, 0), family=family, backlog=5) as listener:
         port = listener.getsockname()[1]
-        before = read_listen_queues(os.getpid())
+        before = has_waiting(os.getpid()), read_listen_queues(os.getpid())
         with socket.create_connection((host, port)):
             time.sleep(0.05)
-            after = read_listen_queues(os.getpid())
+            after = has_waiting(os.getpid()), read_listen_queues(os.getpid())
 
-    assert (before, after) == ((ListenQueue(host, port, 0, 5),), (ListenQueue(host, port, 1, 5),))
+    assert before == (False, (ListenQueue(host, port, 0, 5),))
+    assert after == (True, (ListenQueue(host, port, 1, 5),))
 
 
 def test_the_listeners_of_another_process_are_not_shown() -> None:
