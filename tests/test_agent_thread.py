@@ -13,6 +13,7 @@ from hapsync.agent.report_file import REPORT_FILE, report_from_json
 from hapsync.agent.schedule import FileDue, Finding
 from hapsync.agent.settings import Settings
 from hapsync.config.schema import Config, Template, parse_config
+from hapsync.errors import CatalogError
 from hapsync.model.catalog import Catalog, Instance, Reading
 from hapsync.model.changes import Defect
 from hapsync.model.overrides import SavedState
@@ -82,6 +83,24 @@ def test_a_backend_that_is_configured_no_more_keeps_nothing_out_of_sync(agent: A
 
     assert not agent._reporter.report.defects
     assert agent._passes.coverage.withheld == {"web"}
+
+
+def test_the_settings_before_hold_also_where_consuls_certificates_became_unfit(
+    agent: Agent, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unfit(_config: Config) -> None:
+        raise CatalogError("consul.ca_file cannot be read")
+
+    def given_up(*_: object) -> None:
+        agent._reloads.rollout = attrs.evolve(agent._reloads.rollout, settings=settings)
+
+    left = {"web": settings.config.backends["web"]}
+    agent._use(attrs.evolve(settings, config=attrs.evolve(settings.config, backends=left)), "hapsync.toml changed")
+    monkeypatch.setattr(agent._following, "use", unfit)
+    monkeypatch.setattr(agent._reloads, "step", given_up)
+    agent._grow()
+
+    assert set(agent._guard_state.cautions()) == {"web", "api"}
 
 
 def test_a_defect_in_writing_the_file_leaves_the_file_due(agent: Agent) -> None:

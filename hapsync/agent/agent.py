@@ -38,7 +38,7 @@ from hapsync.agent.rollout import CATALOG_SECONDS, NotMade, Reloads
 from hapsync.agent.schedule import DUE, RETRY_SECONDS, Finding, Follower, Schedule
 from hapsync.agent.settings import Settings
 from hapsync.api.server import Pending
-from hapsync.errors import HapsyncError, RuntimeAPIError
+from hapsync.errors import CatalogError, HapsyncError, RuntimeAPIError
 from hapsync.haproxy.cfg_diff import Difference
 from hapsync.haproxy.socket import check_alive
 from hapsync.model.catalog import Catalog
@@ -286,10 +286,14 @@ class Agent:
     def _use(self, settings: Settings, why: str | None = None) -> None:
         """Switch to `settings`; the docstring of `Reloads.use` explains `why`. Raises CatalogError."""
         self._following.use(settings.config)
-        self._discovering.use(settings.config)
         self._reloads.use(settings, why)
+        self._fit()
+
+    def _fit(self) -> None:
+        """Fit everything that goes by the settings to the rollout's."""
+        self._discovering.use(self._settings.config)
         self._reconciler.forget()
-        names = set(settings.config.backends)
+        names = set(self._settings.config.backends)
         self._passes.schedule.only(names)
         self._reporter.only(names)
         self._passes.coverage.use(names, self._reconciler.desired())
@@ -325,8 +329,12 @@ class Agent:
         except RuntimeAPIError as lost:
             self._passes.lost(lost)
             return
-        if self._settings is not before:
-            self._use(self._settings)
+        if self._settings is not before:  # the rollout gave up the settings, or a part of them
+            try:
+                self._following.use(self._settings.config)
+            except CatalogError as unfit:  # a certificate has become unfit since
+                log.error("Consul is watched by the settings that were given up: %s", unfit)  # noqa: TRY400
+            self._fit()
         elif made is not None and not isinstance(made, NotMade) and before.next_socket is not None:
             self._use(before.moved)
         error, is_tried_again = None, False
