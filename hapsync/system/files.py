@@ -99,7 +99,7 @@ def write_atomically(path: str, text: str, *, mode: int | None = None, durable: 
 def write_in_folder(folder: str, name: str, text: str, *, durable: bool) -> None:
     """Write one of hapsync's own files, as `write_atomically` does, in a folder that may have been removed.
 
-    Raises OSError; the old file then stays.
+    The file belongs to the folder's owner and group where this user is root. Raises OSError; the old file then stays.
     """
     path = str(Path(folder, name))
     try:
@@ -169,6 +169,7 @@ def _beside(target: Path, text: str, like: Path | int, *, durable: bool) -> Iter
             file.flush()
             if isinstance(like, int):
                 os.fchmod(file.fileno(), like)
+                give_to_owner_of(target.parent, file.fileno())
             else:
                 _take_after(like, file.fileno())
             if durable:
@@ -205,6 +206,18 @@ def _real(path: str) -> Path:
         return Path(path).resolve()
     except RuntimeError as error:  # Python up to 3.12 reports a loop of links so
         raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), path) from error
+
+
+def give_to_owner_of(folder: Path, descriptor: int) -> None:
+    """Give an open file to the owner and the group of `folder`, where this user is root.
+
+    A command that root runs while the agent is stopped leaves no file behind that the agent's user cannot open. A
+    file with a second name stays as it is: the owner of the folder may have given another user's file a name there.
+    """
+    if os.geteuid() == 0 and os.fstat(descriptor).st_nlink == 1:
+        found = folder.stat()
+        with contextlib.suppress(OSError):  # a folder of a server that has a root of its own
+            os.fchown(descriptor, found.st_uid, found.st_gid)
 
 
 def _take_after(like: Path, descriptor: int) -> None:

@@ -14,9 +14,10 @@ import os
 import socket
 import time
 from collections.abc import Iterable
+from pathlib import Path
 
 from hapsync.errors import LockHeld
-from hapsync.system.files import open_regular
+from hapsync.system.files import give_to_owner_of, open_regular
 from hapsync.system.sockdiag import peer_of
 
 AGENT = b"hapsync agent"
@@ -75,6 +76,7 @@ def lock(path: str, owner: str, trusted: Iterable[str] = ()) -> contextlib.closi
 def _lock_file(path: str, owner: str) -> int:
     descriptor = open_regular(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW)
     try:
+        give_to_owner_of(Path(path).parent, descriptor)
         try:
             _take_lock(descriptor)
         except BlockingIOError:

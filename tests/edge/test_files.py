@@ -18,6 +18,7 @@ from hapsync.system.files import (
     read_text,
     read_text_or_none,
     write_atomically,
+    write_in_folder,
 )
 from hapsync.system.lock import HeldLock, lock, lock_owner
 
@@ -267,6 +268,21 @@ def test_a_new_file_has_the_group_of_its_folder(tmp_path: Path) -> None:
     write_atomically(str(tmp_path / "haproxy.cfg"), "text")
 
     assert (tmp_path / "haproxy.cfg").stat().st_gid == NOBODY
+
+
+def test_a_file_that_root_writes_in_hapsyncs_folder_belongs_to_the_folders_owner(tmp_path: Path) -> None:
+    os.chown(tmp_path, NOBODY, NOBODY)
+    foreign = tmp_path.parent / "foreign"
+    foreign.write_text("of root")
+    (tmp_path / "lock of another").hardlink_to(foreign)
+
+    write_in_folder(str(tmp_path), "memory.json", "text", durable=True)
+    for name in ("lock", "lock of another"):
+        with lock(str(tmp_path / name), "somebody"):
+            pass
+
+    owners = {one.name: (one.stat().st_uid, one.stat().st_gid) for one in tmp_path.iterdir()}
+    assert owners == {"memory.json": (NOBODY, NOBODY), "lock": (NOBODY, NOBODY), "lock of another": (0, 0)}
 
 
 def test_a_full_disk_leaves_the_old_file_and_nothing_else_and_names_the_file(tiny_disk: Path) -> None:
