@@ -4,7 +4,6 @@ Settings that reach neither would leave the agent blind, and unable to report it
 """
 
 import os
-import shutil
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from operator import attrgetter
 from pathlib import Path
@@ -24,6 +23,7 @@ from hapsync.haproxy.master import read_processes
 from hapsync.haproxy.render import render
 from hapsync.haproxy.socket import open_session
 from hapsync.system.files import read_text_or_none
+from hapsync.system.process import no_program, program_path
 from hapsync.text import quoted
 
 HAPROXY_SECONDS = 3.0
@@ -159,8 +159,8 @@ def _about_reloads(haproxy: HAProxyConfig, running: HAProxyConfig) -> Iterator[s
         ("reload_command", haproxy.reload_command, running.reload_command),
         ("check_command", haproxy.check_command, running.check_command),
     ):
-        if words is not None and words != old and shutil.which(words[0]) is None:
-            yield f"haproxy.{key}: there is no program {quoted(words[0])}"
+        if words is not None and words != old and program_path(words[0]) is None:
+            yield f"haproxy.{key}: {no_program(words[0])}"
     folder = Path(haproxy.config).parent
     if haproxy.config != running.config and not os.access(folder, os.W_OK | os.X_OK):
         yield f"haproxy.config: this user may not write to the folder {folder}"

@@ -24,6 +24,7 @@ from hapsync.haproxy.socket import check_alive, open_session
 from hapsync.model.server import HAProxyProcess
 from hapsync.plan.target import TargetState
 from hapsync.system.files import candidate_file, keep_copy, move_into_place, read_text_or_none, write_atomically
+from hapsync.system.process import no_program, program_path
 from hapsync.text import reason
 
 log = logging.getLogger(__name__)
@@ -215,15 +216,22 @@ def _put_back(config: HAProxyConfig, old: str | None) -> None:
 
 
 def _run(words: Sequence[str], timeout_seconds: float, key: str) -> subprocess.CompletedProcess[str]:
+    """Run the command of `key` in `/`, where an init system starts HAProxy: relative names mean the same to both."""
     # The output goes into a file, not a pipe: a daemon started by the command would keep a pipe open forever.
+    program = program_path(words[0]) or words[0]
     with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as output:
         try:
             # The command has a session of its own, so that a timeout ends its children, too.
             process = subprocess.Popen(
-                words, stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True
+                (program, *words[1:]),
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                cwd="/",
+                start_new_session=True,
             )
         except FileNotFoundError as error:
-            raise ReloadUnavailable(f"{key}: there is no program {words[0]!r}") from error
+            raise ReloadUnavailable(f"{key}: {no_program(words[0])}") from error
         except OSError as error:
             raise ReloadUnavailable(f"{key}: {words[0]!r} cannot be run: {error.strerror}") from error
         try:

@@ -2,12 +2,32 @@
 
 import ctypes
 import gc
+import os
 import resource
+import shutil
+
+from hapsync.text import quoted
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8
 """Constants of glibc's <malloc.h>, mallopt(3)."""
 _SPARE_FILES = 16
 """The descriptors for all but Consul: HAProxy's sockets, written files, the check command, a few requests."""
+
+
+SBIN = ("/usr/local/sbin", "/usr/sbin", "/sbin")
+"""The folders of the superuser's programs, haproxy among them. The PATH of cron and of most users leaves them out."""
+
+
+def program_path(name: str) -> str | None:
+    """Return the absolute path of the program `name`, searched in PATH and then in `SBIN`; None without one."""
+    found = shutil.which(name) or shutil.which(name, path=os.pathsep.join(SBIN))
+    return os.path.abspath(found) if found is not None else None  # noqa: PTH100
+
+
+def no_program(name: str) -> str:
+    """Return the message that `program_path` found no program `name`."""
+    where = "" if "/" in name else f" in PATH, nor in {', '.join(SBIN)}; give its whole path"
+    return f"there is no program {quoted(name)}{where}"
 
 
 def return_free_heap() -> None:
