@@ -1,10 +1,14 @@
 """The harness itself, against the real programs: what the other tests rest on."""
 
+import contextlib
 import functools
+import http.client
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -99,6 +103,34 @@ def test_consul_registers_through_its_agent_and_forgets_all_when_restarted(work:
         consul.start()
 
         assert consul.health("app") == []
+
+
+def test_consul_takes_a_change_once_its_limit_of_connections_leaves_room(work: Path) -> None:
+    with Consul(work, config={"limits": {"http_max_conns_per_client": 2}}) as consul, ThreadPoolExecutor(1) as pool:
+        pool.submit(consul.health, "web").result()  # each thread keeps a connection of its own
+        other = http.client.HTTPConnection(consul.host, consul.port, timeout=30)
+        with contextlib.closing(other):
+            consul.hang_up()
+            pool.submit(consul.health, "web").result()
+            wait_until(lambda: _answers(other), 10, "the second connection to be taken")
+            room = threading.Timer(1, other.close)
+            room.start()
+
+            consul.put("web", "w1", node="n1", address="10.0.0.1", port=1)
+
+            assert other.sock is None, "the change was taken beyond the limit"
+        assert [entry["Service"]["ID"] for entry in consul.health("web")] == ["w1"]
+
+
+def _answers(connection: http.client.HTTPConnection) -> bool:
+    try:
+        connection.request("GET", "/v1/status/leader")
+        response = connection.getresponse()
+        response.read()
+    except (http.client.HTTPException, OSError):
+        connection.close()
+        return False
+    return response.status == http.client.OK
 
 
 def test_haproxy_is_reloaded_killed_and_started_again(work: Path) -> None:

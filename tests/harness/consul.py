@@ -4,6 +4,7 @@ import http.client
 import json
 import signal
 import threading
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -245,14 +246,33 @@ class Agent:
         Raises `ConsulError` unless the status is 200, `OSError` when Consul cannot be reached in 30 s.
         """
         data = None if body is None else json.dumps(body).encode()
-        try:
-            status, text = self._exchange(method, path, data)
-        except (http.client.HTTPException, OSError):
-            # A kept connection may have ended with an earlier agent; a new one has not.
-            status, text = self._exchange(method, path, data)
+        status, text = self._exchange_again(method, path, data)
         if status != http.client.OK:
             raise ConsulError(f"{method} {path}: {status} {text.decode(errors='replace').strip()}")
         return json.loads(text) if text.strip() else None
+
+    def _exchange_again(self, method: str, path: str, data: bytes | None) -> tuple[int, bytes]:
+        """Exchange, anew where that failed.
+
+        A kept connection may have ended with an earlier agent. An agent at its limit of connections closes a new one
+        at once, until hapsync's turns leave room.
+        """
+        until = time.monotonic() + 30
+        is_first = True
+        while True:
+            may_try = is_first or time.monotonic() < until
+            try:
+                status, text = self._exchange(method, path, data)
+                if status != http.client.TOO_MANY_REQUESTS or not may_try:
+                    return status, text
+            except (http.client.RemoteDisconnected, ConnectionResetError, BrokenPipeError):
+                if not may_try:
+                    raise
+            except (http.client.HTTPException, OSError):
+                if not is_first:
+                    raise
+            time.sleep(0.0 if is_first else 0.1)
+            is_first = False
 
     def _exchange(self, method: str, path: str, data: bytes | None) -> tuple[int, bytes]:
         connection = self._connection()
