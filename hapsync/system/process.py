@@ -1,4 +1,4 @@
-"""Settings of the agent's own process: a small heap, a rare garbage collection, enough descriptors."""
+"""The agent's own process (heap, garbage collection, descriptors), and the search for the programs that it runs."""
 
 import ctypes
 import gc
